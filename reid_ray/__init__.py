@@ -1,0 +1,38 @@
+"""reid_ray: person re-identification without labels, from a folder of crops to a Ray cluster.
+
+>>> import reid_ray
+>>> config = reid_ray.load_config("demo", ["training.epochs=2"])
+>>> run = reid_ray.train(config)                 # doctest: +SKIP
+>>> run.embed(["a.jpg", "b.jpg"])                # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reid_ray.api import train
+    from reid_ray.config import Config, load_config
+    from reid_ray.errors import UserError
+    from reid_ray.run import Run, load_run
+
+__version__ = "0.1.0"
+__all__ = ["Config", "Run", "UserError", "load_config", "load_run", "train"]
+
+_HOMES = {
+    "Config": "reid_ray.config",
+    "Run": "reid_ray.run",
+    "UserError": "reid_ray.errors",
+    "load_config": "reid_ray.config",
+    "load_run": "reid_ray.run",
+    "train": "reid_ray.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names on first use, so that `reid-ray --help` need not wait for PyTorch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'reid_ray' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

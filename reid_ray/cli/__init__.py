@@ -1,0 +1,34 @@
+"""The `reid-ray` command: parse, call one function, print. A user's mistake is one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from reid_ray.cli import data, retrieval, train
+from reid_ray.errors import UserError
+
+EXIT_USER_ERROR = 2
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train person re-identification without labels, from a folder of crops to a Ray cluster. "
+    "Begin with 'reid-ray demo', then 'reid-ray train ice data.root=FOLDER'.",
+)
+for section in (train, retrieval):
+    app.registered_commands.extend(section.app.registered_commands)
+app.add_typer(data.app, name="data")
+
+
+def main() -> None:
+    """Entry point: run the command line; a `UserError` becomes its sentence and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(EXIT_USER_ERROR)

@@ -1,0 +1,226 @@
+"""`reid-ray data`: look at a dataset before training on it, and pack it for fast reading."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from reid_ray.config import DataConfig, SyntheticConfig
+from reid_ray.config.data import Layout
+from reid_ray.errors import ConfigError, DataError
+from reid_ray.types import UNKNOWN
+
+# Readers bring PyTorch with them, so they are imported where they are used: --help should not wait for it.
+if TYPE_CHECKING:
+    from reid_ray.data.check import CheckReport
+    from reid_ray.data.pack import Progress as Report
+
+SYNTHETIC: Literal["synthetic"] = "synthetic"
+
+app = typer.Typer(help="Check a dataset, pack it, or draw the synthetic one.", no_args_is_help=True)
+
+Source = Annotated[
+    str,
+    typer.Argument(help="Folder of the dataset, a CSV or Parquet file, or the word 'synthetic'.", show_default=False),
+]
+LayoutOption = Annotated[
+    Layout | None,
+    typer.Option(help="How the data is laid out. Found out from the folder where not given.", show_default=False),
+]
+DetectedOption = Annotated[bool, typer.Option("--detected/--labeled", help="CUHK03-np: detected or labelled boxes.")]
+LevelOption = Annotated[
+    int | None,
+    typer.Option(min=0, help="Folder layout: the folder level that names the camera, 0 = first.", show_default=False),
+]
+CameraRegexOption = Annotated[
+    str | None,
+    typer.Option(help="Folder layout: regular expression whose first group is the camera.", show_default=False),
+]
+PidRegexOption = Annotated[
+    str | None,
+    typer.Option(help="Folder layout: regular expression whose first group is the identity.", show_default=False),
+]
+ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads that read and decode images.")]
+
+
+@app.command("check")
+def check_command(
+    source: Source,
+    layout: LayoutOption = None,
+    detected: DetectedOption = True,
+    camera_level: LevelOption = None,
+    camera_regex: CameraRegexOption = None,
+    pid_regex: PidRegexOption = None,
+    threads: ThreadsOption = 4,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, for scripts.")] = False,
+) -> None:
+    """Decode every image and list what is wrong.
+
+    Exit code: 0 where all is well, 1 where there are problems, 2 where there is nothing to check.
+    """
+    from reid_ray.data.check import check
+
+    config = _config(source, layout, detected, camera_level, camera_regex, pid_regex)
+    with _progress("Checking") as progress:
+        report = check(config, threads=threads, progress=progress)
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=2))
+    else:
+        _print_report(report)
+    if not report.clean:
+        raise typer.Exit(1)
+
+
+@app.command("pack")
+def pack_command(
+    source: Source,
+    out: Annotated[Path, typer.Argument(help="Folder to make; it must not exist, or be empty.", show_default=False)],
+    layout: LayoutOption = None,
+    detected: DetectedOption = True,
+    camera_level: LevelOption = None,
+    camera_regex: CameraRegexOption = None,
+    pid_regex: PidRegexOption = None,
+    shard_mb: Annotated[int, typer.Option(min=1, help="Close a shard once it holds this many MB of images.")] = 256,
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(
+            metavar="HEIGHT WIDTH",
+            help="Resize images to this first, and store them as PNG.",
+            show_default=False,
+        ),
+    ] = None,
+    threads: ThreadsOption = 4,
+) -> None:
+    """Write a dataset as a few large Arrow files, for disks that are slow with many small ones.
+
+    Train on it with data.layout=packed and data.root=OUT.
+    """
+    from reid_ray.data.pack import pack
+    from reid_ray.data.readers import read_dataset
+
+    if size is not None and min(size) < 1:
+        raise ConfigError(f"--size {size[0]} {size[1]}: give a height and a width of at least one pixel.")
+    dataset = read_dataset(_config(source, layout, detected, camera_level, camera_regex, pid_regex))
+    with _progress("Packing") as progress:
+        pack(dataset, out, shard_mb=shard_mb, size=size, threads=threads, progress=progress)
+    typer.echo(f"{len(dataset.table)} images packed into {out}; use it with data.layout=packed data.root={out}")
+
+
+@app.command("sheet")
+def sheet_command(
+    out: Annotated[Path, typer.Argument(help="PNG file to write.", show_default=False)],
+    people: Annotated[int, typer.Option(min=1, help="People, a line each.")] = 8,
+    images: Annotated[int, typer.Option(min=1, help="Images of each.")] = 16,
+    cameras: Annotated[int, typer.Option(min=1, help="Cameras of the world.")] = 6,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the world.")] = 0,
+) -> None:
+    """Draw a contact sheet of the synthetic world: a line per person, from camera to camera."""
+    import torch
+    from torchvision.io import encode_png
+
+    from reid_ray.data.synthetic import contact_sheet, make_dataset
+
+    config = SyntheticConfig(n_train_ids=people, n_test_ids=0, n_cameras=cameras, images_per_id=images, seed=seed)
+    dataset = make_dataset(config)
+    sheet = contact_sheet(dataset, range(len(dataset.table)), n_columns=images)
+    data = encode_png(torch.from_numpy(sheet).permute(2, 0, 1)).numpy().tobytes()
+    try:
+        out.write_bytes(data)
+    except OSError as error:
+        raise DataError(f"Cannot write {out}: {error.strerror or error}.") from error
+    typer.echo(f"{people} people × {images} images written to {out}")
+
+
+def _config(
+    source: str,
+    layout: Layout | None,
+    detected: bool,
+    camera_level: int | None,
+    camera_regex: str | None,
+    pid_regex: str | None,
+) -> DataConfig:
+    from reid_ray.data.readers import detect_layout
+
+    if layout is None:
+        synthetic = source == SYNTHETIC and not Path(source).exists()
+        layout = SYNTHETIC if synthetic else detect_layout(Path(source).expanduser())
+    if layout != "folder" and (camera_level, camera_regex, pid_regex) != (None, None, None):
+        raise ConfigError(
+            f"--camera-level, --camera-regex and --pid-regex are for the folder layout, but {source} "
+            f"is read as {layout}; drop them, or add --layout folder."
+        )
+    try:
+        return DataConfig(
+            layout=layout,
+            root=None if layout == SYNTHETIC else source,
+            detected=detected,
+            camera_level=camera_level,
+            camera_regex=camera_regex,
+            pid_regex=pid_regex,
+        )
+    except ValidationError as error:
+        raise ConfigError(error.errors()[0]["msg"].removeprefix("Value error, ") + ".") from error
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Report]:
+    """A bar on stderr, so that stdout stays clean; where stderr is a file, only its last state is written."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _print_report(report: CheckReport) -> None:
+    console = Console()
+    console.print(_counts_table(report))
+    if any(split.n_cameras for split in report.splits):
+        console.print(_camera_table(report))
+    if report.sizes is not None:
+        console.print(_size_table(report))
+    for note in report.notes:
+        typer.echo(f"note: {note}")
+    for problem in report.problems:  # plain lines, however long: they are for grep as much as for eyes
+        typer.echo(f"{problem.kind}: {problem.detail}")
+    found = ", ".join(f"{n} {kind}" for kind, n in report.counts().items())
+    typer.echo(f"{len(report.problems)} problems ({found})" if report.problems else "No problems found.")
+
+
+def _counts_table(report: CheckReport) -> Table:
+    table = Table("split", title=f"{report.name} (layout {report.layout})")
+    for heading in ("images", "pids", "cameras"):
+        table.add_column(heading, justify="right")
+    for split in report.splits:
+        table.add_row(split.split, f"{split.images:,}", f"{split.pids:,}", str(split.n_cameras))
+    return table
+
+
+def _camera_table(report: CheckReport) -> Table:
+    table = Table("camera", title="Images per camera")
+    for split in report.splits:
+        table.add_column(split.split, justify="right")
+    for camid in sorted({camid for split in report.splits for camid in split.cameras}):
+        name = "unknown" if camid == UNKNOWN else str(camid)
+        table.add_row(name, *(f"{split.cameras.get(camid, 0):,}" for split in report.splits))
+    return table
+
+
+def _size_table(report: CheckReport) -> Table:
+    sizes = report.sizes
+    assert sizes is not None
+    title = f"Sizes: {sizes.distinct:,} different, {sizes.total_bytes / 2**20:,.1f} MB in all"
+    table = Table("", title=title)
+    for heading in ("smallest", "median", "largest"):
+        table.add_column(heading, justify="right")
+    for name, triple in (("height", sizes.height), ("width", sizes.width), ("file bytes", sizes.file_bytes)):
+        table.add_row(name, *(f"{value:,}" for value in triple))
+    return table

@@ -1,0 +1,155 @@
+"""Progress of a run on the terminal: bars where there is a terminal, plain lines where there is none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.progress import TimeRemainingColumn as Remaining
+
+from reid_ray.training.metrics import Event
+
+SECONDS_BETWEEN_LINES = 15.0
+"""Of step lines, where there is no terminal; other events always have a line."""
+
+NO_TERMINAL_WIDTH = 140
+
+
+class RunProgress:
+    """Shows the events of a run; use as a context manager and as the `listener` of a run."""
+
+    def __init__(self, console: Console, n_epochs: int, n_iterations: int) -> None:
+        self._console = console
+        self._n_epochs = n_epochs
+        self._n_iterations = n_iterations
+        self._bars: Progress | None = None
+        self._last_line = 0.0
+        if console.is_terminal:
+            self._bars = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                Remaining(),
+                TextColumn("{task.fields[note]}"),
+                console=console,
+                transient=True,
+            )
+            self._task = self._bars.add_task("starting", total=n_epochs * n_iterations, note="")
+
+    def __enter__(self) -> RunProgress:
+        if self._bars:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        if self._bars:
+            self._move(event)
+        if event["event"] != "step" or self._step_line_is_due():
+            self._console.print(describe(event), highlight=False, markup=False, soft_wrap=True)
+
+    def _step_line_is_due(self) -> bool:
+        due = self._bars is None and time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES
+        if due:
+            self._last_line = time.monotonic()
+        return due
+
+    def _move(self, event: Event) -> None:
+        assert self._bars is not None
+        kind, epoch = event["event"], event.get("epoch", 0)
+        if kind == "step":
+            done = epoch * self._n_iterations + event["step"]
+            note = f"loss {event['loss']:.3f}"
+            self._bars.update(self._task, description=f"epoch {epoch + 1}/{self._n_epochs}", completed=done, note=note)
+        elif kind == "refresh":
+            self._bars.update(self._task, description=f"epoch {epoch + 1}/{self._n_epochs}", note="")
+        elif kind in ("start", "epoch", "evaluate"):
+            waiting = "refreshing labels" if kind != "epoch" else "evaluating"
+            self._bars.update(self._task, description=waiting)
+
+
+def describe(event: Event) -> str:
+    """One line about an event."""
+    kind = event["event"]
+    if kind == "start":
+        return (
+            f"start     {event['n_images']} images, workers: {event['n_workers']} on {event['device']}, "
+            f"ready after {event['startup_seconds']:.1f} s"
+            + (f", going on from epoch {event['epoch'] + 1}, step {event['step']}" if _resumed(event) else "")
+        )
+    if kind == "refresh":
+        quality = "".join(
+            f", {label} {event[key]:.3f}"
+            for key, label in (("ari", "ARI"), ("nmi", "NMI"), ("pairwise_f1", "F1"))
+            if event.get(key) is not None
+        )
+        return (
+            f"labels    epoch {event['epoch'] + 1}: {event['n_clusters']} clusters, {event['n_outliers']} outliers"
+            f"{quality} ({event['extract_seconds']:.1f} s extraction, {event['label_seconds']:.1f} s labelling)"
+            + ("  [degenerate: the labels before are kept]" if event["degenerate"] else "")
+        )
+    if kind == "step":
+        return f"step      epoch {event['epoch'] + 1}, step {event['step']}: loss {_number(event['loss'])}"
+    if kind == "epoch":
+        return (
+            f"trained   epoch {event['epoch'] + 1} in {event['train_seconds']:.1f} s "
+            f"({event['images_per_second']:.0f} images/s)"
+        )
+    if kind == "evaluate":
+        return (
+            f"evaluated after epoch {event['epoch']}: mAP {event['mAP']:.1%}, R1 {event['R1']:.1%} "
+            f"({event['evaluate_seconds']:.1f} s)"
+        )
+    if kind == "end":
+        return f"end       {event['epochs']} epochs, {event['seconds']:.0f} s"
+    return str(kind)
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console; where there is no terminal to ask for its width, tables get enough of it."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=NO_TERMINAL_WIDTH)
+
+
+@contextmanager
+def counting(console: Console, description: str, total: int) -> Iterator[Progress]:
+    """A bar for work of known length; silent where there is no terminal. Advance task 0."""
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Remaining(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bars:
+        bars.add_task(description, total=total)
+        yield bars
+
+
+def _resumed(event: Event) -> bool:
+    return bool(event["epoch"] or event["step"])
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.3f}"

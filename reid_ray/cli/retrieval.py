@@ -1,0 +1,136 @@
+"""`reid-ray evaluate`, `extract` and `rank`: what a trained model is for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from reid_ray.cli.progress import counting, make_console
+from reid_ray.errors import DataError
+
+if TYPE_CHECKING:
+    from reid_ray.data.images import Dataset
+    from reid_ray.data.table import ImageTable
+    from reid_ray.run import Run
+    from reid_ray.types import FloatArray
+
+app = typer.Typer()
+
+RunArgument = Annotated[Path, typer.Argument(help="A run directory.")]
+DataOverrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[data.KEY=VALUE]...",
+        help="Other data than the run's own, such as data.layout=market1501 data.root=FOLDER.",
+    ),
+]
+Which = Annotated[str, typer.Option("--model", help="'last', or 'best' by the mAP of the run's own evaluations.")]
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    overrides: DataOverrides = None,
+    model: Which = "last",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
+) -> None:
+    """mAP, CMC and mINP of a run's model on query and gallery, by the standard protocol."""
+    from reid_ray.evaluation.protocols import camera_note, evaluable, evaluate_table
+
+    opened, dataset = _open(run, overrides, model)
+    reason = evaluable(dataset.table)
+    if reason is not None:
+        raise DataError(reason)
+    console = make_console(stderr=True)
+    features = [embed_with_progress(opened, split, dataset, console) for split in (dataset.query, dataset.gallery)]
+    metrics = evaluate_table(features[0], features[1], dataset.table, ap=opened.config.evaluation.ap)
+    values = metrics.as_dict()
+    if as_json:
+        typer.echo(json.dumps(values))
+        return
+    table = Table(title=f"{opened.config.name} ({model} model) on {dataset.table.name}")
+    for name in values:
+        table.add_column(name, justify="right")
+    table.add_row(*(_shown(name, value) for name, value in values.items()))
+    make_console().print(table)
+    note = camera_note(dataset.table)
+    if note:
+        make_console().print(note, highlight=False)
+
+
+@app.command()
+def extract(
+    run: RunArgument,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Features file, .npy; its rows are described in .parquet.")],
+    overrides: DataOverrides = None,
+    split: Annotated[str, typer.Option(help="'train', 'query', 'gallery' or 'all'.")] = "all",
+    model: Which = "last",
+) -> None:
+    """Write the L2-normalised features of images, float32 [N, D], and beside them the table of their rows."""
+    import numpy as np
+
+    from reid_ray.training.rundir import parquet_bytes, write_atomically
+
+    opened, dataset = _open(run, overrides, model)
+    table = dataset.table if split == "all" else dataset.table.split(split)
+    if not len(table):
+        raise DataError(f"{dataset.table.name} has no images in split '{split}'; use train, query, gallery or all.")
+    if not out.parent.is_dir():
+        raise DataError(f"The folder of {out} does not exist; create it, or give another --out.")
+    features = embed_with_progress(opened, table, dataset, make_console(stderr=True))
+    temporary = out.with_name(f".{out.name}.tmp.npy")
+    np.save(temporary, features)
+    write_atomically(out.with_suffix(".parquet"), parquet_bytes(table.arrow))
+    temporary.replace(out)
+    make_console().print(
+        f"{features.shape[0]} × {features.shape[1]} features: {out}, rows: {out.with_suffix('.parquet')}"
+    )
+
+
+@app.command()
+def rank(
+    run: RunArgument,
+    overrides: DataOverrides = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The PNG to write.")] = Path("ranked.png"),
+    queries: Annotated[int, typer.Option(min=1, help="Queries to show, from the worst to the best.")] = 8,
+    top: Annotated[int, typer.Option(min=1, max=50, help="Matches per query.")] = 10,
+    model: Which = "last",
+) -> None:
+    """Draw queries with their best matches, right ones framed green and wrong ones red."""
+    from reid_ray.reports import draw_ranking
+
+    opened, dataset = _open(run, overrides, model)
+    for name, table in (("query", dataset.query), ("gallery", dataset.gallery)):
+        if not len(table):
+            raise DataError(f"{dataset.table.name} has no {name} split, so there is nothing to rank.")
+    console = make_console(stderr=True)
+    features = [embed_with_progress(opened, split, dataset, console) for split in (dataset.query, dataset.gallery)]
+    draw_ranking(dataset, features[0], features[1], out, n=queries, k=top)
+    make_console().print(f"Ranked gallery: {out}")
+
+
+def embed_with_progress(run: Run, table: ImageTable, dataset: Dataset, console: Console) -> FloatArray:
+    """`Run.embed_table` with a bar."""
+    with counting(console, f"Extracting {table.name}", len(table)) as bars:
+        return run.embed_table(table, dataset, on_batch=lambda n: bars.advance(bars.task_ids[0], n))
+
+
+def _open(path: Path, overrides: list[str] | None, model: str) -> tuple[Run, Dataset]:
+    """The run with its model, and the data to use it on."""
+    from reid_ray.config import load_config
+    from reid_ray.data.readers import read_dataset
+    from reid_ray.run import load_run
+
+    run = load_run(path)
+    run.use_model(model)
+    config = load_config(run.directory.config_file, overrides or [])
+    return run, read_dataset(config.data)
+
+
+def _shown(name: str, value: Any) -> str:
+    return f"{value:.1%}" if isinstance(value, float) else str(value)

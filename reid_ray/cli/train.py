@@ -1,0 +1,121 @@
+"""`reid-ray demo`, `train` and `report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from reid_ray.cli.progress import RunProgress, make_console
+from reid_ray.config import Config, config_hash, dump_config, load_config, recipe_names
+from reid_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from reid_ray.run import Run
+
+app = typer.Typer()
+
+EXIT_INTERRUPTED = 130
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Settings to change, such as training.epochs=10 or data.root=FOLDER (docs/configuration.md lists all).",
+    ),
+]
+
+
+@app.command(
+    epilog="Examples:  reid-ray train ice data.root=Market-1501-v15.09.15   |   "
+    "reid-ray train ice-agnostic data.layout=folder data.root=crops runtime.backend=inline"
+)
+def train(
+    recipe: Annotated[
+        str,
+        typer.Argument(help=f"A recipe ({', '.join(recipe_names())}), or a YAML file such as a run's config.yaml."),
+    ],
+    overrides: Overrides = None,
+    show_config: Annotated[
+        bool, typer.Option("--show-config", help="Print the resolved configuration and its hash, and stop.")
+    ] = False,
+) -> None:
+    """Train a model, or go on with a run that was stopped: the same command continues.
+
+    Leaves a run directory OUTPUT/NAME with the configuration, metrics.jsonl, the labels of each epoch,
+    checkpoints, curves and report.html.
+    """
+    config = load_config(recipe, overrides or [])
+    console = make_console()
+    if show_config:
+        console.print(f"# config hash: {config_hash(config)}\n{dump_config(config)}", highlight=False)
+        return
+    run = train_with_progress(config, console)
+    finish(run, console)
+
+
+@app.command()
+def demo(overrides: Overrides = None) -> None:
+    """See it work: train ICE without labels on drawn pedestrians, through Ray, in some minutes. No download."""
+    from reid_ray.evaluation.baselines import histogram_metrics
+    from reid_ray.reports.run import rank_run
+
+    config = load_config("demo", overrides or [])
+    console = make_console()
+    run = train_with_progress(config, console)
+    with console.status("Colour-histogram baseline and ranked sheet"):
+        baseline = histogram_metrics(run.dataset, config.evaluation.ap)
+        rank_run(run)
+    finish(run, console)
+    evaluations = run.metrics("evaluate")
+    comparison = Table("", "mAP", "R1", title="Retrieval of people never seen in training")
+    for name, metrics in (
+        ("colour histogram", baseline.as_dict()),
+        ("network at the start", evaluations[0]),
+        ("network at the end", evaluations[-1]),
+    ):
+        comparison.add_row(name, f"{metrics['mAP']:.1%}", f"{metrics['R1']:.1%}")
+    console.print(comparison)
+    console.print(f"Ranked gallery: {run.path / 'ranked.png'}")
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="A run directory, finished or running.")]) -> None:
+    """Draw a run's curves and write its report.html anew."""
+    from reid_ray.reports.run import report_run
+    from reid_ray.run import load_run
+
+    make_console().print(f"Report: {report_run(load_run(run))}")
+
+
+def train_with_progress(config: Config, console: Console) -> Run:
+    """`reid_ray.train` with a progress display."""
+    from reid_ray.api import train as train_run
+
+    try:
+        with RunProgress(console, config.training.epochs, config.training.iterations) as progress:
+            return train_run(config, listener=progress)
+    except KeyboardInterrupt:
+        console.print("Interrupted. The same command goes on from the last checkpoint.")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def finish(run: Run, console: Console) -> None:
+    """Print the epochs of a finished run, say what could not be evaluated, and write the report."""
+    from reid_ray.evaluation.protocols import camera_note, evaluable
+    from reid_ray.reports import epoch_table
+    from reid_ray.reports.run import report_run
+
+    console.print(epoch_table(run.metrics()))
+    table = run.dataset.table
+    for note in (evaluable(table), camera_note(table) if evaluable(table) is None else None):
+        if note:
+            console.print(note, highlight=False)
+    try:
+        console.print(f"Report: {report_run(run)}")
+    except UserError as error:
+        console.print(f"No report: {error}")
+    console.print(f"Model:  {run.directory.model_file('last')}")

@@ -1,0 +1,70 @@
+"""The configuration: one frozen tree, a file per section.
+
+`Config` is what every part of the system reads. `load_config` builds one from a recipe, files and `key=value`
+overrides; `dump_config` writes it back; `config_hash` names what it computes.
+"""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import Field, model_validator
+
+from reid_ray.config.base import Section
+from reid_ray.config.data import DataConfig, StrongViewConfig, SyntheticConfig
+from reid_ray.config.labels import LabelsConfig
+from reid_ray.config.method import ICEConfig
+from reid_ray.config.model import ModelConfig
+from reid_ray.config.training import EvaluationConfig, RuntimeConfig, TrainingConfig, check_batch
+
+
+class Config(Section):
+    """Everything a run is."""
+
+    name: str = Field(default="run", min_length=1)
+    """Name of the run: letters, digits, dot, dash, underscore."""
+    output: str = "runs"
+    """Folder that holds the run directories; the run is `output`/`name`."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Seed of all randomness in training."""
+    data: DataConfig = DataConfig()
+    """The images."""
+    model: ModelConfig = ModelConfig()
+    """The network and its teacher."""
+    method: ICEConfig = ICEConfig()
+    """What the method computes."""
+    labels: LabelsConfig = LabelsConfig()
+    """How features become pseudo-labels."""
+    training: TrainingConfig = TrainingConfig()
+    """Epochs, batches, optimisation."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Retrieval on query and gallery."""
+    runtime: RuntimeConfig = RuntimeConfig()
+    """Where things run."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Config:
+        if not re.fullmatch(r"[\w.-]+", self.name):
+            raise ValueError(f"name '{self.name}' may hold letters, digits, '.', '-' and '_' only")
+        check_batch(self.training, self.model.bn_group, self.runtime.n_workers)
+        return self
+
+
+from reid_ray.config.loading import config_hash, dump_config, load_config, recipe_names  # noqa: E402
+
+__all__ = [
+    "Config",
+    "DataConfig",
+    "EvaluationConfig",
+    "ICEConfig",
+    "LabelsConfig",
+    "ModelConfig",
+    "RuntimeConfig",
+    "StrongViewConfig",
+    "SyntheticConfig",
+    "TrainingConfig",
+    "config_hash",
+    "dump_config",
+    "load_config",
+    "recipe_names",
+]

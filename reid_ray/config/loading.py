@@ -1,0 +1,170 @@
+"""From a recipe, a file and `key=value` overrides to a `Config`, and back.
+
+A recipe is a YAML mapping of the config tree. `base: NAME` names another recipe that it stands on. Mistakes become one
+sentence that names the key and, for an unknown key, the nearest one that exists.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from reid_ray.config import Config
+from reid_ray.errors import ConfigError
+
+NOT_HASHED: dict[str, Any] = {
+    "name": True,
+    "output": True,
+    "runtime": True,
+    "data": {"cache_mb", "loader_threads"},
+    "training": {"epochs", "keep_checkpoints", "log_every"},
+    "evaluation": {"every", "at_start"},
+}
+"""Settings that do not change what a run computes up to a given step. A run may be resumed with others of these."""
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("reid_ray") / "recipes"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_config(recipe: str | Path = "ice", overrides: Sequence[str] = ()) -> Config:
+    """Build the configuration of a run.
+
+    Args:
+        recipe: the name of a recipe of the package, or the path of a YAML file (a run's `config.yaml` is one).
+        overrides: `section.key=value` strings, the value in YAML; later ones win.
+
+    Raises:
+        ConfigError: unknown recipe or key, a value of the wrong type, or values that do not fit together.
+    """
+    tree = _read_recipe(str(recipe), seen=())
+    tree.setdefault("name", Path(str(recipe)).stem)
+    for override in overrides:
+        _apply(tree, override)
+    return validate(tree, source=f"recipe '{recipe}'")
+
+
+def validate(tree: Mapping[str, Any], *, source: str) -> Config:
+    """Check a nested mapping and freeze it; `source` is for the message."""
+    _refuse_unknown_keys(tree, Config, prefix="", source=source)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_describe(error, source)) from error
+
+
+def dump_config(config: Config) -> str:
+    """The resolved configuration as YAML that `load_config` reads back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def config_hash(config: Config) -> str:
+    """A short hash of what the run computes; see `NOT_HASHED` for what may differ under one hash."""
+    tree = config.model_dump(mode="json", exclude=NOT_HASHED)
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
+    """Every key of the tree, dotted, leaves only."""
+    for name, field in model.model_fields.items():
+        section = _section_of(field.annotation)
+        if section is None:
+            yield prefix + name
+        else:
+            yield from known_keys(section, f"{prefix}{name}.")
+
+
+def _read_recipe(recipe: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    if recipe in seen:
+        raise ConfigError(f"Recipe '{recipe}' stands on itself ({' → '.join((*seen, recipe))}).")
+    if recipe in recipe_names():
+        text = (resources.files("reid_ray") / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8")
+    elif Path(recipe).is_file():
+        text = Path(recipe).read_text(encoding="utf-8")
+    else:
+        raise ConfigError(
+            f"Unknown recipe '{recipe}'{_nearest(recipe, recipe_names())}; recipes are {', '.join(recipe_names())}, "
+            f"or the path of a YAML file."
+        )
+    try:
+        tree = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"Recipe '{recipe}' is not valid YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"Recipe '{recipe}' should be a mapping of settings, not a {type(tree).__name__}.")
+    base = tree.pop("base", None)
+    return _merged(_read_recipe(str(base), (*seen, recipe)), tree) if base else tree
+
+
+def _merged(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in top.items():
+        below = result.get(key)
+        result[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return result
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"'{override}' is not an override; write key=value, for instance training.epochs=10.")
+    try:
+        value = yaml.safe_load(text) if text else None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"The value of '{override}' is not valid YAML.") from error
+    *path, last = key.strip().split(".")
+    for part in path:
+        below = tree.setdefault(part, {})
+        if not isinstance(below, dict):
+            raise ConfigError(f"'{key}' goes below '{part}', which is a value and not a section.")
+        tree = below
+    tree[last] = value
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def _refuse_unknown_keys(tree: Mapping[str, Any], model: type[BaseModel], *, prefix: str, source: str) -> None:
+    for key, value in tree.items():
+        if key not in model.model_fields:
+            raise ConfigError(
+                f"Unknown key '{prefix}{key}' in {source}{_nearest(f'{prefix}{key}', list(known_keys()))}."
+            )
+        section = _section_of(model.model_fields[key].annotation)
+        if section is None:
+            continue
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"'{prefix}{key}' in {source} is a section; give its keys, as {prefix}{key}.KEY=VALUE.")
+        _refuse_unknown_keys(value, section, prefix=f"{prefix}{key}.", source=source)
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    """`; did you mean 'x'?`, or nothing when no name is near. The last part of a dotted key counts on its own."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if not near:
+        leaf = word.rpartition(".")[2]
+        near = [key for key in known if key.rpartition(".")[2] == leaf][:1]
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def _describe(error: ValidationError, source: str) -> str:
+    first, *others = error.errors()
+    where = ".".join(str(part) for part in first["loc"])
+    reason = first["msg"].removeprefix("Value error, ")
+    given = "" if first["type"] == "value_error" else f", not {first['input']!r}"
+    more = f" ({len(others)} more like this)" if others else ""
+    return f"{where + ': ' if where else ''}{reason}{given}, in {source}{more}."

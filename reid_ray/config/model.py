@@ -1,0 +1,35 @@
+"""The network and the teacher."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from reid_ray.config.base import Section
+
+Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "ibn_resnet50"]
+
+
+class ModelConfig(Section):
+    """Backbone, pooling, normalisation. Defaults are the papers' common ground (ResNet-50, last stride 1, BN neck)."""
+
+    backbone: Backbone = "resnet50"
+    """Convolutional trunk."""
+    weights: str | None = "torchvision"
+    """Initial weights: `torchvision` (downloads ImageNet weights), a file, or null for random."""
+    stride_in: Literal["conv1", "conv2"] = "conv2"
+    """Where a bottleneck's stride sits: `conv2` (3×3, torchvision) or `conv1` (1×1, ResNet v1 files). Keys match both,
+    so a wrong value loads without an error and computes another function."""
+    last_stride: Literal[1, 2] = 1
+    """Stride of the last residual stage; 1 keeps a finer map (all papers)."""
+    pooling: Literal["avg", "max", "gem"] = "avg"
+    """Global pooling; `gem` is the generalised mean with a learnt exponent."""
+    bn_group: int | None = Field(default=8, ge=2)
+    """Images per batch-norm group, counted in the global batch whatever the worker count; null = the whole batch.
+    ICE was trained on 4 GPUs with 8 images each, so its recipe says 8."""
+    bn_buffers: Literal["first", "mean"] = "first"
+    """Running statistics from the first BN group of each batch (as DataParallel kept them; made the published
+    tables) or from the mean over groups (sounder)."""
+    ema: float = Field(default=0.999, ge=0, lt=1)
+    """Teacher momentum α: θ_teacher ← α·θ_teacher + (1−α)·θ_student each step (Eq. 6.2); parameters only."""

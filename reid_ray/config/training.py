@@ -1,0 +1,95 @@
+"""Epochs, batches, optimisation, checkpoints; evaluation; and what runs where."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from reid_ray.config.base import Section
+
+
+class TrainingConfig(Section):
+    """One stage of training."""
+
+    epochs: int = Field(default=40, ge=1)
+    """Epochs; labels are refreshed before each."""
+    iterations: int = Field(default=400, ge=1)
+    """Optimizer steps per epoch."""
+    n_pids: int = Field(default=8, ge=1)
+    """P: (pseudo-)identities in the global batch."""
+    n_instances: int = Field(default=4, ge=1)
+    """K: images of each."""
+    lr: float = Field(default=3.5e-4, gt=0)
+    """Learning rate of Adam after the warm-up."""
+    weight_decay: float = Field(default=5e-4, ge=0)
+    """L2 penalty, added to the gradient as Adam (not AdamW) does it."""
+    warmup_epochs: int = Field(default=10, ge=0)
+    """Epochs over which the rate grows linearly from `warmup_factor`·lr to lr, by epoch."""
+    warmup_factor: float = Field(default=0.1, gt=0, le=1)
+    """Share of the rate at the start of the warm-up."""
+    precision: Literal["float32", "bf16", "float64"] = "bf16"
+    """Arithmetic of the networks; losses, weights and labels are float32 or better. `float64` is for tests."""
+    checkpoint_every: int = Field(default=100, ge=1)
+    """Steps between checkpoints inside an epoch; one is always written at an epoch's start and end."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """Newest checkpoints kept; the best and the last model are kept besides."""
+    log_every: int = Field(default=20, ge=1)
+    """Steps between lines of losses in metrics.jsonl."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images in the global batch."""
+        return self.n_pids * self.n_instances
+
+
+class EvaluationConfig(Section):
+    """Retrieval on the query and gallery splits."""
+
+    every: int = Field(default=1, ge=0)
+    """Epochs between evaluations; 0 = only after the last."""
+    at_start: bool = False
+    """Evaluate before the first epoch too."""
+    batch_size: int = Field(default=64, ge=1)
+    """Images per forward pass in extraction. Fixed batches: results do not depend on how many extractors share them."""
+    ap: Literal["mean", "trapezoid"] = "mean"
+    """Average precision: mean over hits, as the field computes it, or Market-1501's original trapezoid form."""
+
+
+class RuntimeConfig(Section):
+    """Where things run. Nothing here changes the result, save `float32` rounding."""
+
+    backend: Literal["ray", "inline"] = "ray"
+    """`ray`: Ray Train workers and an actor pool. `inline`: this process, or the ranks of `torchrun`."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes CUDA where there is one."""
+    n_workers: int = Field(default=1, ge=1)
+    """Training workers; they share one global batch."""
+    n_extractors: int = Field(default=1, ge=1)
+    """Actors that extract features for the refresh and for evaluation."""
+    cpus_per_worker: float = Field(default=1, gt=0)
+    """CPUs reserved for a worker or extractor."""
+    threads: int | None = Field(default=None, ge=1)
+    """Threads of one worker or extractor, null = its CPUs. In the synchronous schedule the two take turns, so
+    each may use all cores."""
+    address: str | None = None
+    """Ray address; null starts a local Ray, `auto` joins a running one."""
+    max_failures: int = Field(default=3, ge=0)
+    """Worker failures that are survived by restarting from the last checkpoint."""
+
+
+def check_batch(training: TrainingConfig, bn_group: int | None, n_workers: int) -> None:
+    """Raise ValueError where the batch cannot be shared by the workers, or cut in BN groups."""
+    batch = training.batch_size
+    if batch % n_workers:
+        raise ValueError(
+            f"runtime.n_workers={n_workers} does not divide the global batch of {batch} "
+            f"(training.n_pids × training.n_instances)"
+        )
+    if bn_group is None:
+        return
+    local = batch // n_workers
+    if batch % bn_group:
+        raise ValueError(f"model.bn_group={bn_group} does not divide the global batch of {batch}")
+    if local % bn_group and bn_group % local:
+        raise ValueError(f"model.bn_group={bn_group} and the {local} images of one worker: one must divide the other")

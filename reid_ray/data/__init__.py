@@ -1,0 +1,9 @@
+"""Data: tables of images, the readers that make them, and what reads the pixels."""
+
+from __future__ import annotations
+
+from reid_ray.data.images import Dataset, FileImages, ImageReader
+from reid_ray.data.readers import read_dataset
+from reid_ray.data.table import ImageTable
+
+__all__ = ["Dataset", "FileImages", "ImageReader", "ImageTable", "read_dataset"]

@@ -1,0 +1,15 @@
+"""What `reid-ray data pack` has written."""
+
+from __future__ import annotations
+
+from reid_ray.config import DataConfig
+from reid_ray.data.pack import MANIFEST, PackedImages, read_manifest, read_packed_table
+from reid_ray.data.readers.scan import Scan, existing_root
+
+
+def scan(config: DataConfig) -> Scan:
+    """Read a packed dataset: its table and, where an image is asked for, its shards."""
+    root = existing_root(config.root, f"a folder written by 'reid-ray data pack', with {MANIFEST} in it")
+    manifest = read_manifest(root)
+    table = read_packed_table(root, manifest)
+    return Scan(table, PackedImages(str(root)), needs=(("train", str(root)),))

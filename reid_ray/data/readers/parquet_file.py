@@ -1,0 +1,32 @@
+"""A Parquet file of images: `path`, and optionally `pid`, `camid` and `split`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from reid_ray.config import DataConfig
+from reid_ray.data.readers.listed import COLUMNS, Listing, listing_file, scan_listing
+from reid_ray.data.readers.scan import Scan
+from reid_ray.errors import DataError
+
+
+def scan(config: DataConfig) -> Scan:
+    """Read the Parquet file `config.root`; see `scan_listing` for the columns. Messages count rows from 0."""
+    return scan_listing(_read(listing_file(config.root, "a Parquet file with a column 'path'")))
+
+
+def _read(file: Path) -> Listing:
+    try:
+        table = pq.read_table(file)
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise DataError(f"Cannot read {file} as Parquet: {reason}; write it again.") from error
+    names = table.column_names
+    for name in COLUMNS:
+        if names.count(name) > 1:
+            raise DataError(f"{file} has the column '{name}' twice; keep one.")
+    columns = {name: table[name].to_pylist() if name in COLUMNS else () for name in dict.fromkeys(names)}
+    return Listing(file, columns, lambda row: f"row {row}")

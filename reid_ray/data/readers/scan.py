@@ -1,0 +1,183 @@
+"""What a dataset reader hands back: a table, and every problem met on the way.
+
+Readers do not stop at the first bad file. `read_dataset` turns the first problem into an error, `reid-ray
+data check` lists them all; both see the same scan.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from reid_ray.data.images import FileImages, ImageReader
+from reid_ray.data.table import SPLITS, ImageTable
+from reid_ray.errors import DataError
+from reid_ray.types import UNKNOWN
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp"})
+"""What `torchvision.io.decode_image` reads."""
+
+Kind = Literal["empty split", "misnamed", "missing", "empty", "truncated", "unreadable", "duplicate", "not an image"]
+"""What can be wrong with a dataset, in the order in which a report lists it."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong.
+
+    Attributes:
+        kind: the sort of problem.
+        path: the file (or folder) it is about.
+        detail: a sentence: what is wrong and what to do.
+    """
+
+    kind: Kind
+    path: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A dataset as it was found, good rows and bad files.
+
+    Attributes:
+        table: the rows that could be read, train first, then query, then gallery.
+        images: reads what the table's `path` names.
+        problems: files that belong to the dataset and cannot be rows.
+        folders: folders in which every file is expected to be an image.
+        needs: split → where its images should be; each of these splits must have a row.
+        notes: what was left out on purpose, in words.
+    """
+
+    table: ImageTable
+    images: ImageReader = field(default_factory=FileImages)
+    problems: tuple[Problem, ...] = ()
+    folders: tuple[Path, ...] = ()
+    needs: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def empty_splits(self) -> list[Problem]:
+        """A problem for each needed split without rows."""
+        present = set(self.table.arrow["split"].unique().to_pylist())
+        return [
+            Problem(
+                "empty split",
+                where,
+                f"The {split} split is empty: no usable images in {where} (jpg, png, gif and webp are read); "
+                f"put images there, or choose another data.layout.",
+            )
+            for split, where in self.needs
+            if split not in present
+        ]
+
+
+class Rows:
+    """Collects the rows and problems of a scan."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[str, int, int, str]] = []
+        self.problems: list[Problem] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, path: Path, split: str, pid: int = UNKNOWN, camid: int = UNKNOWN) -> None:
+        """Add a row, or a problem where the name cannot be stored (Arrow strings are UTF-8)."""
+        text = str(path)
+        if is_utf8(text):
+            self._rows.append((text, pid, camid, split))
+        else:
+            self.refuse("misnamed", path, "has a name that is not valid UTF-8; rename it")
+
+    def refuse(self, kind: Kind, path: Path, what: str) -> None:
+        """Note that `path` cannot be a row; `what` continues the sentence that begins with the path."""
+        text = printable(path)
+        self.problems.append(Problem(kind, text, f"{text} {what}."))
+
+    def table(self, name: str) -> ImageTable:
+        """The rows as a table: by split, within a split in the order in which they were added."""
+        rank = {split: i for i, split in enumerate(SPLITS)}
+        rows = sorted(self._rows, key=lambda row: rank[row[3]])
+        return ImageTable.from_columns(
+            path=[row[0] for row in rows],
+            pid=[row[1] for row in rows],
+            camid=[row[2] for row in rows],
+            split=[row[3] for row in rows],
+            name=name,
+        )
+
+
+def walk_files(folder: Path) -> Iterator[Path]:
+    """Every file below `folder`, sorted by relative path, links to folders followed once each.
+
+    Raises:
+        DataError: a folder cannot be listed.
+    """
+
+    def stop(error: OSError) -> None:
+        raise DataError(f"Cannot list the folder {error.filename}: {error.strerror}; check its permissions.") from error
+
+    found: list[Path] = []
+    seen: set[str] = set()
+    for where, folders, names in os.walk(folder, followlinks=True, onerror=stop):
+        real = os.path.realpath(where)
+        if real in seen:  # a link back up would never end
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        found.extend(Path(where, name) for name in names)
+    return iter(sorted(found))
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether a file claims to be an image that is read. Dot files (macOS leaves `._0001.jpg`) do not."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Every image below `folder`, sorted; empty where there is no such folder."""
+    return [path for path in walk_files(folder) if is_image_name(path)] if folder.is_dir() else []
+
+
+def missing_files(paths: Iterable[Path]) -> set[Path]:
+    """Those paths that are no files. Each folder is listed once; on network disks a stat each is dear."""
+    present: dict[Path, set[str]] = {}
+    missing = set()
+    for path in paths:
+        if path.parent not in present:
+            present[path.parent] = _names(path.parent)
+        if path.name not in present[path.parent]:
+            missing.add(path)
+    return missing
+
+
+def existing_root(root: str | None, expected: str) -> Path:
+    """The dataset's folder, or `DataError` naming it and what was expected there."""
+    folder = Path(root or "").expanduser()
+    if not root or not folder.is_dir():
+        raise DataError(f"There is no folder {root or '(none given)'}; data.root should be {expected}.")
+    return folder
+
+
+def is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def printable(path: Path) -> str:
+    """The path as text that can be printed and stored, whatever bytes its name has."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
+
+
+def _names(folder: Path) -> set[str]:
+    try:
+        return {entry.name for entry in os.scandir(folder) if entry.is_file()}
+    except OSError:
+        return set()

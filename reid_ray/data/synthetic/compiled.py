@@ -1,0 +1,21 @@
+"""How the per-pixel kernels are compiled: cached on disk, with exact arithmetic, and without holding the GIL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar, cast
+
+from numba import njit
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """`function` as machine code. Without fast-math, so that the same key gives the same bytes in every
+    process.
+
+    A kernel and the compiled functions it calls must stand in one file: the disk cache looks at that file
+    only.
+    """
+    return cast("Callable[P, R]", njit(cache=True, nogil=True, error_model="numpy")(function))

@@ -1,0 +1,22 @@
+"""Keyed randomness: everything in the world has its own generator, so that nothing depends on drawing order."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+
+
+class Stream(IntEnum):
+    """What is drawn. The numbers are part of the world: changing one changes every image of that kind."""
+
+    PERSON = 1
+    CAMERA = 2
+    SCHEDULE = 3
+    TRACKLET = 4
+    FRAME = 5
+
+
+def generator(seed: int, stream: Stream, *ids: int) -> np.random.Generator:
+    """The generator of one thing in the world of `seed`, named by non-negative `ids`."""
+    return np.random.default_rng([seed, int(stream), *ids])

@@ -1,0 +1,80 @@
+"""From a table to numbers: what of it can be evaluated, and the evaluation itself.
+
+A protocol is a function of query features, gallery features and the table. The one here is the single-query
+protocol of `ranking`; one that draws galleries (CUHK03 single-shot, SYSU-MM01) would be a function beside
+it, of the same form, that calls `rank_metrics` on rows it has drawn.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from reid_ray.data.table import ImageTable
+from reid_ray.errors import DataError
+from reid_ray.evaluation.ranking import APForm, Array, RankMetrics, rank_metrics
+from reid_ray.types import UNKNOWN
+
+
+def evaluate_table(
+    q_features: Array, g_features: Array, table: ImageTable, *, ap: APForm = "mean", chunk: int = 256
+) -> RankMetrics:
+    """Evaluate features of a table's query and gallery splits, rows in the order of `table.split(...)`.
+
+    Args:
+        q_features: [Q, D] L2-normalised.
+        g_features: [G, D] L2-normalised.
+        table: with splits `query` and `gallery`; other rows are ignored.
+        ap: as in `rank_metrics`.
+        chunk: as in `rank_metrics`.
+
+    Raises:
+        DataError: the table cannot be evaluated (the sentence of `evaluable`), or features that do not fit
+            it.
+    """
+    reason = evaluable(table)
+    if reason is not None:
+        raise DataError(reason)
+    query, gallery = table.split("query"), table.split("gallery")
+    return rank_metrics(
+        q_features, g_features, query.pids, gallery.pids, query.camids, gallery.camids, ap=ap, chunk=chunk
+    )
+
+
+def evaluable(table: ImageTable) -> str | None:
+    """None where `evaluate_table` will give numbers, else one sentence that says why it will not.
+
+    To be asked before features are extracted: it only reads the table.
+    """
+    query, gallery = table.split("query"), table.split("gallery")
+    if len(query) == 0 and len(gallery) == 0:
+        return f"{table.name} cannot be evaluated: it has no query and no gallery split."
+    if len(query) == 0:
+        return f"{table.name} cannot be evaluated: it has a gallery but no query split."
+    if len(gallery) == 0:
+        return f"{table.name} cannot be evaluated: it has a query but no gallery split."
+    for side, name in ((query, "query"), (gallery, "gallery")):
+        if not side.has_pids:
+            return f"{table.name} cannot be evaluated: the identities of its {name} images are not known."
+    if not _has_valid_match(query, gallery):
+        return f"{table.name} cannot be evaluated: the gallery holds no image of a query's person by another camera."
+    return None
+
+
+def camera_note(table: ImageTable) -> str | None:
+    """One sentence to print with the numbers where cameras are missing and less is removed, else None."""
+    missing = sum(int((table.split(name).camids == UNKNOWN).sum()) for name in ("query", "gallery"))
+    if not missing:
+        return None
+    n_images = len(table.split("query")) + len(table.split("gallery"))
+    which = "has no cameras" if missing == n_images else f"has {missing} of {n_images} images without a camera"
+    return f"{table.name} {which}: same-camera matches are not removed for them, so numbers come out higher."
+
+
+def _has_valid_match(query: ImageTable, gallery: ImageTable) -> bool:
+    per_pid = Counter(gallery.pids.tolist())
+    per_pid_and_camera = Counter(zip(gallery.pids.tolist(), gallery.camids.tolist(), strict=True))
+    for pid, camid in set(zip(query.pids.tolist(), query.camids.tolist(), strict=True)):
+        n_removed = 0 if camid == UNKNOWN else per_pid_and_camera[pid, camid]
+        if pid != UNKNOWN and per_pid[pid] > n_removed:
+            return True
+    return False

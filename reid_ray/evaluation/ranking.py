@@ -1,0 +1,318 @@
+"""CMC, mAP and mINP of queries against a gallery, by the single-query protocol that the field reports.
+
+Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015 (CMC, mAP, junk and same-camera
+removal); Ye et al., "Deep Learning for Person Re-identification: A Survey and Outlook", TPAMI 2021 (mINP).
+
+For one query, gallery images of the same person *and* the same camera are taken out of the ranking, because
+finding them says nothing about re-identification; so are junk images (pid −1). Distractors (say,
+Market-1501's pid 0) stay: nobody searches for them, but they are there to be confused with. What is left is
+ranked by similarity, equal similarities by gallery index.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from reid_ray.errors import DataError
+from reid_ray.types import UNKNOWN, IntArray
+
+Array: TypeAlias = npt.NDArray[Any] | Tensor
+Ids: TypeAlias = npt.NDArray[Any] | Tensor | Sequence[int]
+Float64Array: TypeAlias = npt.NDArray[np.float64]
+APForm: TypeAlias = Literal["mean", "trapezoid"]
+
+MAX_RANK = 50
+"""Length of the CMC curve, as torchreid and fast-reid keep it."""
+
+
+@dataclass(frozen=True, eq=False)
+class RankMetrics:
+    """Retrieval quality over all queries that have something to find. All rates lie in 0 … 1.
+
+    Attributes:
+        mAP: mean average precision.
+        cmc: float64 [50]; `cmc[k-1]` is the share of queries with a match among their first k. In a gallery
+            of fewer than 50 images it stays at its last value.
+        mINP: mean inverse negative penalty: n hits / rank of the last hit.
+        n_queries: queries that were counted.
+        n_skipped: queries that were not, because their identity is unknown or they have no valid match.
+    """
+
+    mAP: float  # noqa: N815  (the field's name)
+    cmc: Float64Array
+    mINP: float  # noqa: N815
+    n_queries: int
+    n_skipped: int
+
+    def rank(self, k: int) -> float:
+        """The rank-k rate, k = 1 … 50."""
+        if not 1 <= k <= len(self.cmc):
+            raise ValueError(f"rank({k}): the CMC curve goes from 1 to {len(self.cmc)}")
+        return float(self.cmc[k - 1])
+
+    def as_dict(self) -> dict[str, float | int]:
+        """Plain numbers for logs: mAP, R1, R5, R10, mINP, n_queries, n_skipped."""
+        return {
+            "mAP": self.mAP,
+            "R1": self.rank(1),
+            "R5": self.rank(5),
+            "R10": self.rank(10),
+            "mINP": self.mINP,
+            "n_queries": self.n_queries,
+            "n_skipped": self.n_skipped,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class QueryScores:
+    """How well each query was answered; NaN (and 0 in `first_hit`) where a query is skipped.
+
+    Attributes:
+        ap: float64 [Q], average precision.
+        inp: float64 [Q], n hits / rank of the last hit.
+        first_hit: int64 [Q], rank of the first hit, from 1.
+    """
+
+    ap: Float64Array
+    inp: Float64Array
+    first_hit: IntArray
+
+    @property
+    def valid(self) -> npt.NDArray[np.bool_]:
+        """bool [Q]: the query is counted."""
+        return self.first_hit > 0
+
+
+def rank_metrics(
+    query: Array,
+    gallery: Array,
+    q_pids: Ids,
+    g_pids: Ids,
+    q_camids: Ids,
+    g_camids: Ids,
+    *,
+    ap: APForm = "mean",
+    chunk: int = 256,
+) -> RankMetrics:
+    """CMC, mAP and mINP of the queries that have a valid match.
+
+    The similarity is the dot product, so features should be L2-normalised; then the order is that of the
+    cosine and of the Euclidean distance. It is computed in float32 (float64 where either side is), on the
+    gallery's device: tensors on a GPU are ranked there. Similarities that differ by rounding only may swap
+    places with another `chunk`; equal features may be told apart in the same way. Nothing is Q × G: memory
+    is O(chunk × G).
+
+    Where the query's or the gallery image's camera is `UNKNOWN`, nothing is removed on camera grounds. A
+    query image that is also in the gallery then finds itself: keep it out of one of them.
+
+    Args:
+        query: [Q, D] retrieval features.
+        gallery: [G, D] retrieval features.
+        q_pids: [Q] identities; a query with `UNKNOWN` (−1) is skipped.
+        g_pids: [G] identities; `UNKNOWN` (−1) is junk and leaves every ranking.
+        q_camids: [Q] cameras, `UNKNOWN` where not known.
+        g_camids: [G] cameras, `UNKNOWN` where not known.
+        ap: `mean`: mean over hits of (hits so far / rank), as torchreid and fast-reid compute it.
+            `trapezoid`: the area under the precision-recall polygon, as Market-1501's original Matlab code
+            computes it; a hit at rank r adds the mean of the precisions at r−1 and r (1 for the former when
+            r = 1). The two do not compare.
+        chunk: queries ranked at a time.
+
+    Raises:
+        DataError: no queries, no gallery, shapes that do not fit, NaN or infinite features, or no query
+            with a match.
+    """
+    scores = score_queries(query, gallery, q_pids, g_pids, q_camids, g_camids, ap=ap, chunk=chunk)
+    valid = scores.valid
+    n_queries = int(valid.sum())
+    if n_queries == 0:
+        raise DataError(
+            f"None of the {len(valid)} queries has a match in the gallery: evaluation needs gallery "
+            f"images of the queries' identities by other cameras; check pids and camids of both splits."
+        )
+    hits_per_rank = np.bincount(scores.first_hit[valid], minlength=MAX_RANK + 1)[1 : MAX_RANK + 1]
+    return RankMetrics(
+        mAP=float(scores.ap[valid].mean()),
+        cmc=np.cumsum(hits_per_rank) / n_queries,
+        mINP=float(scores.inp[valid].mean()),
+        n_queries=n_queries,
+        n_skipped=len(valid) - n_queries,
+    )
+
+
+def score_queries(
+    query: Array,
+    gallery: Array,
+    q_pids: Ids,
+    g_pids: Ids,
+    q_camids: Ids,
+    g_camids: Ids,
+    *,
+    ap: APForm = "mean",
+    chunk: int = 256,
+) -> QueryScores:
+    """AP, INP and first hit of each query; as `rank_metrics`, but no query need have a match."""
+    if ap not in ("mean", "trapezoid"):
+        raise ValueError(f"ap={ap!r}: use 'mean' or 'trapezoid'")
+    sides = _checked(query, gallery, q_pids, g_pids, q_camids, g_camids)
+    parts = [_score(ranking.is_hit, ap) for ranking in _rankings(*sides, chunk)]
+    return QueryScores(
+        ap=np.concatenate([part.ap for part in parts]),
+        inp=np.concatenate([part.inp for part in parts]),
+        first_hit=np.concatenate([part.first_hit for part in parts]),
+    )
+
+
+def top_matches(
+    query: Array,
+    gallery: Array,
+    q_pids: Ids,
+    g_pids: Ids,
+    q_camids: Ids,
+    g_camids: Ids,
+    k: int = 10,
+    *,
+    chunk: int = 256,
+) -> IntArray:
+    """The first k gallery images of each query's ranking, after the protocol's removals.
+
+    Arguments and errors as `rank_metrics`. A query without a known pid or a match is ranked like any other.
+
+    Returns:
+        int64 [Q, k], rows of `gallery`; −1 where fewer than k are left.
+    """
+    if k < 1:
+        raise ValueError(f"k={k}: ask for at least one match")
+    sides = _checked(query, gallery, q_pids, g_pids, q_camids, g_camids)
+    parts = []
+    for ranking in _rankings(*sides, chunk):
+        order = ranking.order[:, :k]
+        position = torch.arange(order.shape[1], device=order.device)
+        parts.append(order.masked_fill(position >= ranking.n_kept[:, None], -1).cpu().numpy())
+    matches = np.concatenate(parts)
+    return np.pad(matches, ((0, 0), (0, k - matches.shape[1])), constant_values=-1)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Query or gallery, checked: features [N, D], pids [N] and camids [N] on one device."""
+
+    features: Tensor
+    pids: Tensor
+    camids: Tensor
+
+
+@dataclass(frozen=True)
+class _Ranking:
+    """B queries ranked: `order` int64 [B, G] has the ranking in its first `n_kept` [B] places.
+
+    `is_hit` bool [B, G] goes along `order`, and is false beyond them.
+    """
+
+    order: Tensor
+    n_kept: Tensor
+    is_hit: Tensor
+
+
+def _rankings(query: _Side, gallery: _Side, chunk: int) -> Iterator[_Ranking]:
+    if chunk < 1:
+        raise ValueError(f"chunk={chunk}: at least one query is ranked at a time")
+    is_junk = gallery.pids == UNKNOWN
+    for start in range(0, len(query.pids), chunk):
+        rows = slice(start, start + chunk)
+        features, pids, camids = query.features[rows], query.pids[rows], query.camids[rows]
+        same_pid = pids[:, None] == gallery.pids
+        same_camera = (camids[:, None] == gallery.camids) & (camids != UNKNOWN)[:, None]
+        removed = (same_pid & same_camera) | is_junk
+        # Under autocast (a training loop that evaluates) the product would be bf16, and the ranking another.
+        with torch.autocast(features.device.type, enabled=False):
+            similarity_mat = features @ gallery.features.T
+        similarity_mat.masked_fill_(removed, -torch.inf)
+        order = torch.sort(similarity_mat, dim=1, descending=True, stable=True).indices
+        yield _Ranking(order, (~removed).sum(dim=1), (same_pid & ~removed).gather(1, order))
+
+
+def _score(is_hit: Tensor, ap: APForm) -> QueryScores:
+    """Scores of B queries from their hits bool [B, G] in ranking order, from the list of hits alone."""
+    query_of_hit, position = is_hit.nonzero().cpu().numpy().T
+    rank = position + 1.0
+    n_queries = is_hit.shape[0]
+    n_hits = np.bincount(query_of_hit, minlength=n_queries)
+    last = np.cumsum(n_hits) - 1
+    first = last - n_hits + 1
+    nth = np.arange(len(rank)) - first[query_of_hit] + 1.0
+
+    gain = nth / rank
+    if ap == "trapezoid":
+        before = np.where(rank > 1, (nth - 1) / np.maximum(rank - 1, 1), 1.0)
+        gain = (before + gain) / 2
+
+    valid = n_hits > 0
+    scores = QueryScores(np.full(n_queries, np.nan), np.full(n_queries, np.nan), np.zeros(n_queries, np.int64))
+    scores.ap[valid] = np.bincount(query_of_hit, gain, minlength=n_queries)[valid] / n_hits[valid]
+    scores.inp[valid] = n_hits[valid] / rank[last[valid]]
+    scores.first_hit[valid] = rank[first[valid]]
+    return scores
+
+
+def _checked(
+    query: Array, gallery: Array, q_pids: Ids, g_pids: Ids, q_camids: Ids, g_camids: Ids
+) -> tuple[_Side, _Side]:
+    if len(query) == 0:
+        raise DataError("There are no query images to evaluate: give the data a query split.")
+    if len(gallery) == 0:
+        raise DataError("There are query images but no gallery to search: give the data a gallery split.")
+    g_side = _side("gallery", gallery, g_pids, g_camids)
+    q_side = _side("query", query, q_pids, q_camids)
+    if q_side.features.shape[1] != g_side.features.shape[1]:
+        raise DataError(
+            f"Query features have {q_side.features.shape[1]} dimensions and gallery features "
+            f"{g_side.features.shape[1]}; extract both with the same weights."
+        )
+    dtype = torch.promote_types(q_side.features.dtype, g_side.features.dtype)
+    device = g_side.features.device
+    q_side = _Side(q_side.features.to(device, dtype), q_side.pids.to(device), q_side.camids.to(device))
+    return q_side, _Side(g_side.features.to(dtype), g_side.pids, g_side.camids)
+
+
+def _side(name: str, features: Array, pids: Ids, camids: Ids) -> _Side:
+    values = _tensor(features)
+    if values.dtype != torch.float64:
+        values = values.float()
+    if values.ndim != 2:
+        raise DataError(f"The {name} features have shape {list(values.shape)}; they should be [images, dimensions].")
+    # Finite norms mean finite features and, by Cauchy-Schwarz, finite similarities.
+    bad_rows = (~torch.linalg.vector_norm(values, dim=1).isfinite()).nonzero()
+    if len(bad_rows):
+        raise DataError(
+            f"The {name} features hold NaN or infinity in {len(bad_rows)} of {len(values)} rows, first in "
+            f"row {int(bad_rows[0])}; check the weights that made them."
+        )
+    columns = []
+    for column_name, ids in (("pids", pids), ("camids", camids)):
+        column = _tensor(ids if isinstance(ids, Tensor) else np.asarray(ids)).to(values.device, torch.int64)
+        if column.shape != values.shape[:1]:
+            raise DataError(
+                f"The {name} has {len(values)} features and {column_name} of shape {list(column.shape)}; "
+                f"give one for each image."
+            )
+        columns.append(column)
+    return _Side(values, *columns)
+
+
+def _tensor(array: Array) -> Tensor:
+    if isinstance(array, Tensor):
+        return array.detach()
+    with warnings.catch_warnings():
+        # Arrays from Ray's object store are read-only. Nothing here writes to them, and a copy would cost
+        # gigabytes.
+        warnings.filterwarnings("ignore", message=".*not writable.*")
+        return torch.from_numpy(np.ascontiguousarray(array))

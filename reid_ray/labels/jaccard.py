@@ -1,0 +1,157 @@
+"""The k-reciprocal Jaccard distance (Zhong et al., CVPR 2017), sparse from end to end.
+
+Neighbours → k-reciprocal sets, expanded by half sets → weights V, rows summing to 1 → query expansion (the mean of V over
+the k2 nearest) → J = 1 − m/(2 − m) with m = Σ min(V_i, V_j). Only pairs with J ≤ max_distance are kept: a few per row.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.sparse import csr_array
+
+from reid_ray.errors import ConfigError
+from reid_ray.labels.neighbours import Neighbours, nearest
+from reid_ray.types import FloatArray, IntArray
+
+Variant = Literal["spcl", "cvpr17"]
+
+ROWS_PER_BLOCK = 512
+"""Rows that a thread takes at a time."""
+
+
+def jaccard_graph(
+    features: FloatArray,
+    *,
+    k1: int,
+    k2: int,
+    max_distance: float,
+    variant: Variant = "spcl",
+    camids: IntArray | None = None,
+    device: torch.device | str | None = None,
+) -> csr_array:
+    """Jaccard distances of all pairs that are at most `max_distance` apart.
+
+    | variant | neighbours tested K, half H (self counted) | weight of neighbour j of i |
+    |---|---|---|
+    | `spcl` | k1, round(k1/2)+1 | exp(−(2 − 2·cos)) |
+    | `cvpr17` | k1+1, round(k1/2)+1 | exp(−d²/max d² of the row), d² = 2 − 2·cos |
+
+    `round` is to even, as in the published codes. Distances of one variant mean nothing in the other.
+
+    Args:
+        features: float32 [N, D], L2-normalised.
+        k1: neighbours of the k-reciprocal encoding.
+        k2: neighbours of the query expansion, self included; 1 switches it off.
+        max_distance: pairs farther apart are left out.
+        camids: int64 [N]; not read by these variants.
+        device: where neighbours are searched.
+
+    Returns:
+        float32 [N, N], symmetric; the diagonal and other zeros are stored; columns ascend in each row.
+
+    Raises:
+        ConfigError: unknown variant.
+        DataError: features that are not finite.
+    """
+    if variant not in get_args(Variant):
+        raise ConfigError(f"Unknown Jaccard variant '{variant}'; use {' or '.join(get_args(Variant))}.")
+    k_full, k_half = (k1, round(k1 / 2) + 1) if variant == "spcl" else (k1 + 1, round(k1 / 2) + 1)
+    neighbours = nearest(features, max(k_full, k_half, k2), device=device)
+    return graph_of_neighbours(
+        features, neighbours, k_full=k_full, k_half=k_half, k2=k2, max_distance=max_distance, variant=variant
+    )
+
+
+def graph_of_neighbours(
+    features: FloatArray,
+    neighbours: Neighbours,
+    *,
+    k_full: int,
+    k_half: int,
+    k2: int,
+    max_distance: float,
+    variant: Variant,
+) -> csr_array:
+    """`jaccard_graph`, from neighbours on."""
+    from reid_ray.labels import kernels  # numba takes seconds to import, and nothing else needs it
+
+    n_rows = len(features)
+    if not n_rows:
+        return csr_array((0, 0), dtype=np.float32)
+    indices = neighbours.indices
+    k_full, k_half = min(k_full, indices.shape[1]), min(k_half, indices.shape[1])
+
+    sets = _over_blocks(lambda first, last: kernels.expanded_sets(indices, k_full, k_half, first, last), n_rows)
+    indptr = _indptr([counts for counts, _ in sets])
+    columns = np.concatenate([found for _, found in sets])
+    features = np.ascontiguousarray(features, dtype=np.float32)
+    similarities = np.concatenate(
+        _over_blocks(lambda first, last: kernels.pair_similarities(features, indptr, columns, first, last), n_rows)
+    )
+    weights = csr_array((_weights(similarities, indptr, neighbours.least, variant), columns, indptr), (n_rows, n_rows))
+    weights = _expand_queries(weights, indices[:, :k2])
+    transposed = weights.T.tocsr()
+    transposed.sort_indices()
+    rows = _over_blocks(
+        lambda first, last: kernels.jaccard_rows(
+            weights.indptr,
+            weights.indices,
+            weights.data,
+            transposed.indptr,
+            transposed.indices,
+            transposed.data,
+            max_distance,
+            first,
+            last,
+        ),
+        n_rows,
+    )
+    return csr_array(
+        (
+            np.concatenate([values for _, _, values in rows]),
+            np.concatenate([found for _, found, _ in rows]),
+            _indptr([counts for counts, _, _ in rows]),
+        ),
+        (n_rows, n_rows),
+    )
+
+
+def _weights(similarities: FloatArray, indptr: IntArray, least: FloatArray, variant: Variant) -> FloatArray:
+    """Weights of the stored pairs, each row summing to 1."""
+    distances = 2 - 2 * similarities.astype(np.float64)
+    if variant == "cvpr17":
+        largest = np.maximum(2 - 2 * least.astype(np.float64), np.finfo(np.float32).tiny)
+        distances /= np.repeat(largest, np.diff(indptr))
+    weights = np.exp(-distances)
+    totals = np.add.reduceat(weights, indptr[:-1])  # no row is empty: each holds itself
+    return np.asarray(weights / np.repeat(totals, np.diff(indptr)), dtype=np.float32)
+
+
+def _expand_queries(weights: csr_array, nearest_rows: npt.NDArray[np.int32]) -> csr_array:
+    """Mean of V over each row's first neighbours."""
+    n_rows, k2 = nearest_rows.shape
+    if k2 == 1:
+        return weights
+    share = np.full(nearest_rows.size, 1 / k2, dtype=np.float32)
+    mean = csr_array((share, nearest_rows.ravel(), np.arange(0, nearest_rows.size + 1, k2)), (n_rows, n_rows))
+    expanded = mean @ weights
+    expanded.sort_indices()
+    return expanded
+
+
+def _over_blocks(function: Callable[[int, int], Any], n_rows: int) -> list[Any]:
+    """`function(first, last)` for all blocks of rows, on threads, in order."""
+    starts = range(0, n_rows, ROWS_PER_BLOCK)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(lambda first: function(first, min(first + ROWS_PER_BLOCK, n_rows)), starts))
+
+
+def _indptr(counts: list[IntArray]) -> IntArray:
+    return np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int64)

@@ -1,0 +1,115 @@
+"""What a method is: that which differs between papers, and nothing else.
+
+The loop owns batches, backward, gradient exchange, optimizer steps, the teacher's moving average, checkpoints and
+logs. A method owns its networks, what it keeps for an epoch (proxies, memories, classifiers) and its losses.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reid_ray.config import Config
+from reid_ray.types import PseudoLabels
+
+
+class Exchange(Protocol):
+    """What a method may ask of the other workers; `reid_ray.training.world.World` is one."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    def gather(self, local: Tensor) -> Tensor:
+        """[n, ...] of each worker → the global batch [size·n, ...], differentiable."""
+        ...
+
+    def local(self, whole: Tensor) -> Tensor:
+        """This worker's slice of a global batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's data.
+
+    Attributes:
+        views: view name → this worker's images, float [n, 3, H, W].
+        labels: int64 [B], labels of the *global* batch; this worker's slice is contiguous in it.
+        camids: int64 [B], cameras of the global batch.
+        rows: int64 [B], rows of the training table.
+        key: (seed, epoch, step), for randomness that all workers share.
+    """
+
+    views: Mapping[str, Tensor]
+    labels: Tensor
+    camids: Tensor
+    rows: Tensor
+    key: tuple[int, int, int]
+
+    def rng(self) -> np.random.Generator:
+        """A generator that gives the same numbers on every worker."""
+        return np.random.default_rng([*self.key, 0x5EED])
+
+
+@dataclass(frozen=True)
+class Update:
+    """One optimizer step: minimise `loss`, the loss of the global batch; `parts` are its terms, for the log."""
+
+    optimizer: str
+    loss: Tensor
+    parts: Mapping[str, Tensor]
+
+
+class Method(ABC):
+    """A system of the papers."""
+
+    views: ClassVar[tuple[str, ...]]
+    """Views that a batch holds; names that begin with `strong` are augmented."""
+    student: nn.Module
+    teacher: nn.Module
+
+    def __init__(self, config: Config, exchange: Exchange) -> None:
+        self.config = config
+        self.exchange = exchange
+
+    @classmethod
+    @abstractmethod
+    def labels_source(cls, config: Config) -> Literal["pseudo", "truth"]:
+        """Where training labels come from: clusters, or true identities."""
+
+    @abstractmethod
+    def parameters(self) -> Mapping[str, list[nn.Parameter]]:
+        """Optimizer name → what it trains."""
+
+    @abstractmethod
+    def begin_epoch(self, labels: PseudoLabels) -> None:
+        """Rebuild what the epoch's losses read."""
+
+    @abstractmethod
+    def updates(self, batch: Batch) -> Iterator[Update]:
+        """The optimizer steps of one batch, in order; each is applied before the next is asked for."""
+
+    @abstractmethod
+    def ema_momentum(self, step: int) -> float:
+        """α of the teacher's moving average after global step `step`, counted from 0."""
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        """What a checkpoint saves."""
+        return {"student": self.student, "teacher": self.teacher}
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Move the networks; images arrive in the same dtype, or are autocast."""
+        for network in self.networks.values():
+            network.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def train(self) -> None:
+        for network in self.networks.values():
+            network.train()

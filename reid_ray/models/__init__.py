@@ -1,0 +1,35 @@
+"""Networks: ResNet trunks with batch-norm groups, pooling, BN neck, the mean teacher, and their weights."""
+
+from reid_ray.models.batchnorm import GroupBatchNorm, prepare_bn_groups, synchronise_buffers
+from reid_ray.models.embedder import Embedder, Embedding, build_embedder
+from reid_ray.models.pooling import AveragePooling, GeMPooling, MaxPooling, build_pooling
+from reid_ray.models.resnet import Backbone, InstanceBatchNorm, build_backbone
+from reid_ray.models.teacher import make_teacher, update_teacher
+from reid_ray.models.weights import (
+    from_numpy,
+    load_backbone_weights,
+    load_torchvision_weights,
+    to_numpy,
+)
+
+__all__ = [
+    "AveragePooling",
+    "Backbone",
+    "Embedder",
+    "Embedding",
+    "GeMPooling",
+    "GroupBatchNorm",
+    "InstanceBatchNorm",
+    "MaxPooling",
+    "build_backbone",
+    "build_embedder",
+    "build_pooling",
+    "from_numpy",
+    "load_backbone_weights",
+    "load_torchvision_weights",
+    "make_teacher",
+    "prepare_bn_groups",
+    "synchronise_buffers",
+    "to_numpy",
+    "update_teacher",
+]

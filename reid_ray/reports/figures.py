@@ -1,0 +1,39 @@
+"""What all pictures share: the palette, and figures that do not touch pyplot's global state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, which people with any colour vision tell apart.
+BLUE = "#0072B2"
+ORANGE = "#E69F00"
+GREEN = "#009E73"
+VERMILION = "#D55E00"
+SKY = "#56B4E9"
+PURPLE = "#CC79A7"
+SERIES = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
+
+INK = "#1F2430"
+MUTED = "#6B7280"
+FAINT = "#E5E7EB"
+
+DPI = 150
+
+
+def new_figure(width: float, height: float) -> Any:
+    """A white figure of width × height inches, drawn by Agg."""
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Any, out: Path) -> None:
+    """Write a PNG, never half of one: a running run's report is read while it is written."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial")
+    figure.savefig(partial, format="png")
+    partial.replace(out)

@@ -1,0 +1,274 @@
+"""Ranked galleries as papers show them: a row a query, with its first matches framed by right and wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from matplotlib.lines import Line2D
+from matplotlib.patches import Circle, Rectangle
+from torch import Tensor
+
+from reid_ray.data.images import Dataset
+from reid_ray.data.table import ImageTable
+from reid_ray.evaluation import score_queries, top_matches
+from reid_ray.evaluation.ranking import Array
+from reid_ray.reports.figures import FAINT, GREEN, INK, MUTED, VERMILION, new_figure, save
+from reid_ray.types import UNKNOWN, IntArray
+
+MAX_CANDIDATES = 512
+"""Queries among which the drawn ones are chosen; ranking more would cost an evaluation for a picture."""
+
+# Layout, in widths of an image cell; y points down.
+CELL_INCHES = 0.8
+GAP = 0.2
+CAPTION_WIDTH = 1.5
+QUERY_GAP = 0.34
+SCORE_HEIGHT = 0.42
+TITLE_HEIGHT = 0.95
+HEADING_HEIGHT = 0.42
+MARGIN = 0.3
+MIN_WIDTH = 11.0  # room for the legend and its remark
+
+
+def draw_ranking(
+    dataset: Dataset,
+    q_features: Array,
+    g_features: Array,
+    out: Path,
+    *,
+    queries: Sequence[int] | None = None,
+    n: int = 8,
+    k: int = 10,
+    height: int = 256,
+    width: int = 128,
+    title: str | None = None,
+) -> None:
+    """Draw the rankings of some queries of a dataset to a PNG.
+
+    Where identities are known, the evaluation protocol decides what is ranked, and the queries are spread
+    evenly over average precision, from the worst to the best. (Of more than 512 queries, 512 at even steps
+    are looked at.) Where they are not known, the whole gallery is ranked, nothing is marked right or wrong,
+    and the queries are taken at even steps.
+
+    Args:
+        dataset: with query and gallery splits.
+        q_features: [Q, D] of `dataset.query`.
+        g_features: [G, D] of `dataset.gallery`.
+        out: the PNG to write.
+        queries: rows of `dataset.query` to draw instead, in this order.
+        n: queries to draw, fewer where there are fewer.
+        k: matches per query.
+        height: height of the drawn crops, pixels.
+        width: width of the drawn crops, pixels.
+        title: headline of the sheet.
+
+    Raises:
+        DataError: no queries, no gallery, features that do not fit the splits, an image that cannot be read.
+    """
+    query, gallery = dataset.query, dataset.gallery
+    judged = query.has_pids and gallery.has_pids
+    # Without identities nothing may be removed or counted as a hit: stand-ins that never equal each other.
+    q_pids = query.pids if judged else np.zeros(len(query), np.int64)
+    g_pids = gallery.pids if judged else np.ones(len(gallery), np.int64)
+
+    asked_for = None if queries is None else np.asarray(queries, np.int64)
+    candidates = _evenly(np.arange(len(query)), MAX_CANDIDATES) if asked_for is None else asked_for
+    ids = (q_pids[candidates], g_pids, query.camids[candidates], gallery.camids)
+    ap = score_queries(q_features[candidates], g_features, *ids).ap
+    chosen = _spread(ap, n) if asked_for is None else np.arange(len(candidates))
+    rows, ap = candidates[chosen], ap[chosen]
+
+    ids = (q_pids[rows], g_pids, query.camids[rows], gallery.camids)
+    matches = top_matches(q_features[rows], g_features, *ids, k=k)
+    similarities = _similarities(q_features[rows], g_features, matches)
+    judged = judged and bool((q_pids[rows] != UNKNOWN).all())
+
+    def read(table: ImageTable, image_rows: IntArray) -> list[Tensor]:
+        paths = table.take(image_rows).paths
+        return [_resized(dataset.images.read(path), height, width) for path in paths]
+
+    ranked_sheet(
+        read(query, rows),
+        [read(gallery, row[row >= 0]) for row in matches],
+        (g_pids[matches] == q_pids[rows, None]) if judged else None,
+        out,
+        similarities=similarities,
+        note="" if queries is not None or not judged else "queries from the worst to the best AP",
+        captions=[_caption(query, row, score) for row, score in zip(rows, ap, strict=True)],
+        title=f"Ranked gallery: {dataset.table.name}" if title is None else title,
+        k=k,
+    )
+
+
+def ranked_sheet(
+    query_images: Sequence[Tensor],
+    gallery_images: Sequence[Sequence[Tensor]],
+    correct: npt.NDArray[np.bool_] | None,
+    out: Path,
+    *,
+    similarities: npt.NDArray[Any] | None = None,
+    captions: Sequence[str] | None = None,
+    title: str = "",
+    note: str = "",
+    k: int | None = None,
+) -> None:
+    """Draw n queries with their first k gallery images to a PNG.
+
+    Right matches have a green frame and a tick, wrong ones a dashed vermilion frame and a cross, so that
+    nothing rests on colour alone.
+
+    Args:
+        query_images: n images uint8 RGB [3, H, W]; the first gives the aspect ratio of all cells.
+        gallery_images: for each query its matches in order, at most k; missing ones leave an empty cell.
+        correct: bool [n, k], the match shows the query's person; None where that is not known.
+        out: the PNG to write.
+        similarities: [n, k], written below the images.
+        captions: n texts beside the queries; lines may be broken with a newline.
+        title: headline.
+        note: a remark beside the legend.
+        k: columns; by default those of the longest row.
+    """
+    if len(query_images) == 0 or len(query_images) != len(gallery_images):
+        raise ValueError(f"{len(query_images)} queries, {len(gallery_images)} rows of matches: give one for each")
+    n_columns = k or max(1, *(len(row) for row in gallery_images))
+    sheet = _Sheet(len(query_images), n_columns, float(query_images[0].shape[1] / query_images[0].shape[2]))
+    remarks = ("cosine similarity below each image" if similarities is not None else "", note)
+    sheet.head(title, ";  ".join(filter(None, remarks)), judged=correct is not None)
+    for i, (query_image, row) in enumerate(zip(query_images, gallery_images, strict=True)):
+        sheet.query(i, query_image, captions[i] if captions is not None else "")
+        for j in range(n_columns):
+            if j >= len(row):
+                sheet.nothing(i, j)
+                continue
+            right = None if correct is None else bool(correct[i, j])
+            sheet.match(i, j, row[j], right, None if similarities is None else float(similarities[i, j]))
+    save(sheet.figure, out)
+
+
+class _Sheet:
+    """One axes over the whole figure, its unit the width of a cell; knows where things go."""
+
+    def __init__(self, n_rows: int, n_columns: int, aspect: float) -> None:
+        self.aspect = aspect
+        self.left = MARGIN + CAPTION_WIDTH
+        self.top = MARGIN + TITLE_HEIGHT + HEADING_HEIGHT
+        self.row_height = aspect + SCORE_HEIGHT
+        self.n_columns = n_columns
+        self.width = max(MIN_WIDTH, self.column(n_columns) - GAP + MARGIN)
+        height = self.top + n_rows * self.row_height + MARGIN - 0.1
+        self.figure = new_figure(self.width * CELL_INCHES, height * CELL_INCHES)
+        self.axes = self.figure.add_axes((0, 0, 1, 1))
+        self.axes.set_axis_off()
+        self.axes.set(xlim=(0, self.width), ylim=(height, 0), autoscale_on=False)
+
+    def column(self, j: int) -> float:
+        return self.left + 1 + QUERY_GAP + j * (1 + GAP)
+
+    def head(self, title: str, note: str, *, judged: bool) -> None:
+        y = MARGIN + 0.25
+        self.text(MARGIN, y, title, size=13, weight="bold", ha="left", color=INK)
+        legend_y = y + 0.45
+        if judged:
+            self.badge(MARGIN + 0.14, legend_y, True)
+            self.text(MARGIN + 0.4, legend_y, "same person", ha="left")
+            self.badge(MARGIN + 1.84, legend_y, False)
+            self.text(MARGIN + 2.1, legend_y, "another person", ha="left")
+        else:
+            self.text(MARGIN, legend_y, "identities are not known: nothing is marked right or wrong", ha="left")
+        self.text(self.width - MARGIN, legend_y, note, ha="right")
+        heading_y = self.top - 0.2
+        self.text(self.left + 0.5, heading_y, "query", size=9.5, color=INK)
+        for j in range(self.n_columns):
+            self.text(self.column(j) + 0.5, heading_y, str(j + 1), size=9.5, color=INK)
+
+    def query(self, i: int, image: Tensor, caption: str) -> None:
+        x, y = self.left, self.top + i * self.row_height
+        self.image(x, y, image)
+        self.frame(x, y, INK, "solid")
+        self.text(x - 0.2, y + self.aspect / 2, caption, ha="right", linespacing=1.5)
+
+    def match(self, i: int, j: int, image: Tensor, right: bool | None, similarity: float | None) -> None:
+        x, y = self.column(j), self.top + i * self.row_height
+        self.image(x, y, image)
+        if right is None:
+            self.frame(x, y, MUTED, "solid")
+        else:
+            self.frame(x, y, GREEN if right else VERMILION, "solid" if right else (0, (3, 1.3)))
+            self.badge(x + 0.02, y + 0.02, right)
+        if similarity is not None:
+            self.text(x + 0.5, y + self.aspect + 0.18, f"{similarity:.2f}", size=8)
+
+    def nothing(self, i: int, j: int) -> None:
+        x, y = self.column(j), self.top + i * self.row_height
+        self.axes.add_patch(Rectangle((x, y), 1, self.aspect, facecolor="#F7F8FA", edgecolor=FAINT, linewidth=1))
+
+    def image(self, x: float, y: float, image: Tensor) -> None:
+        pixels = image.permute(1, 2, 0).cpu().numpy()
+        extent = (x, x + 1, y + self.aspect, y)
+        self.axes.imshow(pixels, extent=extent, aspect="auto", interpolation="lanczos", zorder=1)
+
+    def frame(self, x: float, y: float, color: str, style: Any) -> None:
+        pad = 0.012
+        corner, size = (x - pad, y - pad), (1 + 2 * pad, self.aspect + 2 * pad)
+        look = {"edgecolor": color, "linestyle": style, "linewidth": 2.2, "joinstyle": "miter"}
+        self.axes.add_patch(Rectangle(corner, *size, fill=False, zorder=2, **look))
+
+    def badge(self, x: float, y: float, right: bool) -> None:
+        color = GREEN if right else VERMILION
+        self.axes.add_patch(Circle((x, y), 0.15, facecolor=color, edgecolor="white", linewidth=1, zorder=3))
+        tick = [[(-0.07, 0.0), (-0.02, 0.06), (0.075, -0.055)]]
+        cross = [[(-0.055, -0.055), (0.055, 0.055)], [(-0.055, 0.055), (0.055, -0.055)]]
+        for stroke in tick if right else cross:
+            dx, dy = np.array(stroke).T
+            line = Line2D(x + dx, y + dy, color="white", linewidth=1.6, solid_capstyle="round", zorder=4)
+            self.axes.add_line(line)
+
+    def text(self, x: float, y: float, text: str, **look: Any) -> None:
+        defaults = {"size": 8.5, "color": MUTED, "ha": "center", "va": "center"}
+        # parse_math off: a dollar in a file's or dataset's name is a dollar.
+        self.axes.text(x, y, text, parse_math=False, **(defaults | look))
+
+
+def _spread(ap: npt.NDArray[np.float64], n: int) -> IntArray:
+    """Indices of n values at even steps from the lowest to the highest; NaN if nothing else."""
+    valid = np.flatnonzero(~np.isnan(ap))
+    if not len(valid):
+        return _evenly(np.arange(len(ap)), n)
+    return _evenly(valid[np.argsort(ap[valid], kind="stable")], n)
+
+
+def _evenly(values: IntArray, n: int) -> IntArray:
+    """At most n of the values at even steps, first and last among them."""
+    if len(values) <= n:
+        return values
+    return values[np.linspace(0, len(values) - 1, n).round().astype(np.int64)]
+
+
+def _similarities(q_features: Array, g_features: Array, matches: IntArray) -> npt.NDArray[np.float32]:
+    """Dot products [n, k] of queries and their matches; meaningless where a match is −1."""
+    query = torch.as_tensor(q_features).detach().float().cpu()
+    gallery = torch.as_tensor(g_features[np.maximum(matches, 0).ravel()]).detach().float().cpu()
+    products: npt.NDArray[np.float32] = (query[:, None] * gallery.view(*matches.shape, -1)).sum(dim=2).numpy()
+    return products
+
+
+def _caption(query: ImageTable, row: int, ap: float) -> str:
+    lines = []
+    if query.pids[row] != UNKNOWN:
+        lines.append(f"person {query.pids[row]}")
+    if query.camids[row] != UNKNOWN:
+        lines.append(f"camera {query.camids[row]}")
+    if not np.isnan(ap):
+        lines.append(f"AP {100 * ap:.1f}")
+    return "\n".join(lines) or f"row {row}"
+
+
+def _resized(image: Tensor, height: int, width: int) -> Tensor:
+    resized = F.interpolate(image[None].float(), (height, width), mode="bicubic", antialias=True)[0]
+    return resized.round().clamp(0, 255).to(torch.uint8)

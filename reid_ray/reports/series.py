@@ -1,0 +1,150 @@
+"""A run's events put in order: one row an epoch, as curves, report and console show it.
+
+Events are the lines of metrics.jsonl, in the order in which they were written. A run that was killed and went
+on may have written an epoch or step twice; the later line counts. Values that are missing, null or not finite
+are left out.
+
+Epoch n of the rows (n = 1, 2, …) is the n-th: the labels it trained on (event `refresh` with epoch n−1), its
+training (`step` and `epoch` with n−1), and the evaluation after it (`evaluate` with n, as it counts completed
+epochs). Row 0 is the evaluation before training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+Event: TypeAlias = Mapping[str, Any]
+
+
+@dataclass
+class EpochRow:
+    """What is known of one epoch; each part is empty until its event is there."""
+
+    epoch: int
+    refresh: Event = field(default_factory=dict)
+    training: Event = field(default_factory=dict)
+    evaluation: Event = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+
+    @property
+    def loss(self) -> float | None:
+        """Mean of the epoch's logged losses."""
+        return sum(self.losses) / len(self.losses) if self.losses else None
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall-clock seconds of all parts that are known."""
+        known = [value for _, value in self.seconds_per_part()]
+        return sum(known) if known else None
+
+    def seconds_per_part(self) -> list[tuple[str, float]]:
+        parts = (
+            ("extract", number(self.refresh, "extract_seconds")),
+            ("label", number(self.refresh, "label_seconds")),
+            ("train", number(self.training, "train_seconds")),
+            ("evaluate", number(self.evaluation, "evaluate_seconds")),
+        )
+        return [(name, value) for name, value in parts if value is not None]
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The evaluations that a summary shows, `evaluate` events or None, and whether the run has ended."""
+
+    start: Event | None
+    best: Event | None
+    last: Event | None
+    ended: bool
+
+
+def number(event: Event, key: str) -> float | None:
+    """The finite number under `key`, or None."""
+    value = event.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def steps(events: Iterable[Event]) -> list[Event]:
+    """`step` events by global step, each step once."""
+    by_step: dict[int, Event] = {}
+    for event in events:
+        step = number(event, "global_step")
+        if event.get("event") == "step" and step is not None:
+            by_step[int(step)] = event
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def epoch_rows(events: Sequence[Event]) -> list[EpochRow]:
+    """One row an epoch, in order."""
+    rows: dict[int, EpochRow] = {}
+    for event in events:
+        kind, epoch = event.get("event"), number(event, "epoch")
+        if epoch is None or kind not in ("refresh", "epoch", "evaluate"):
+            continue
+        row_number = int(epoch) + (kind != "evaluate")
+        row = rows.setdefault(row_number, EpochRow(row_number))
+        if kind == "refresh":
+            row.refresh = event
+        elif kind == "epoch":
+            row.training = event
+        else:
+            row.evaluation = event
+    for event in steps(events):
+        epoch, loss = number(event, "epoch"), number(event, "loss")
+        if epoch is not None and loss is not None:
+            rows.setdefault(int(epoch) + 1, EpochRow(int(epoch) + 1)).losses.append(loss)
+    return [rows[epoch] for epoch in sorted(rows)]
+
+
+def headline(events: Sequence[Event]) -> Headline:
+    """First-of-all, best (highest mAP, the earlier of equals) and last evaluation."""
+    evaluations = [row.evaluation for row in epoch_rows(events) if number(row.evaluation, "mAP") is not None]
+    last_kind = [event.get("event") for event in events if event.get("event") in ("start", "end")][-1:]
+    return Headline(
+        start=next((event for event in evaluations if number(event, "epoch") == 0), None),
+        best=max(evaluations, key=lambda event: number(event, "mAP") or 0, default=None),
+        last=evaluations[-1] if evaluations else None,
+        ended=last_kind == ["end"],
+    )
+
+
+def table(events: Sequence[Event]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of formatted cells; a column that no epoch fills is left out."""
+    rows = epoch_rows(events)
+    cells = {heading: [cell(row) for row in rows] for heading, cell in _COLUMNS.items()}
+    headings = [heading for heading, column in cells.items() if any(column)]
+    return headings, [[cells[heading][i] for heading in headings] for i in range(len(rows))]
+
+
+def _formatter(part: str, key: str, form: str, factor: float = 1) -> Callable[[EpochRow], str]:
+    def cell(row: EpochRow) -> str:
+        value = number(getattr(row, part), key)
+        return "" if value is None else form.format(factor * value)
+
+    return cell
+
+
+def _optional(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
+_COLUMNS: dict[str, Callable[[EpochRow], str]] = {
+    "epoch": lambda row: str(row.epoch) if row.epoch else "start",
+    "mAP": _formatter("evaluation", "mAP", "{:.1f}", 100),
+    "R1": _formatter("evaluation", "R1", "{:.1f}", 100),
+    "R5": _formatter("evaluation", "R5", "{:.1f}", 100),
+    "R10": _formatter("evaluation", "R10", "{:.1f}", 100),
+    "mINP": _formatter("evaluation", "mINP", "{:.1f}", 100),
+    "clusters": _formatter("refresh", "n_clusters", "{:.0f}"),
+    "outliers": _formatter("refresh", "outlier_share", "{:.1f}%", 100),
+    "ARI": _formatter("refresh", "ari", "{:.3f}"),
+    "NMI": _formatter("refresh", "nmi", "{:.3f}"),
+    "F1": _formatter("refresh", "pairwise_f1", "{:.3f}"),
+    "loss": lambda row: _optional(row.loss, "{:.3f}"),
+    "images/s": _formatter("training", "images_per_second", "{:.0f}"),
+    "seconds": lambda row: _optional(row.seconds, "{:.0f}"),
+}

@@ -1,0 +1,148 @@
+"""A run as a Python object: configuration, metrics, labels, model. Works for finished and for running runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from reid_ray.config import Config, load_config
+from reid_ray.data.images import Dataset, FileImages
+from reid_ray.data.loader import ImageBank
+from reid_ray.data.readers import read_dataset
+from reid_ray.data.table import ImageTable
+from reid_ray.data.views import normalize, resize
+from reid_ray.errors import RunError
+from reid_ray.models import Embedder, build_embedder
+from reid_ray.training.devices import choose_device, parameter_dtype
+from reid_ray.training.extraction import assemble, batch_rows, embed_batch, extract
+from reid_ray.training.metrics import Event, read_metrics
+from reid_ray.training.rundir import RunDirectory
+from reid_ray.types import FloatArray
+
+
+class Run:
+    """One run directory. Reads on demand; nothing is written.
+
+    Example:
+        >>> run = load_run("runs/demo")            # doctest: +SKIP
+        >>> run.metrics("evaluate")[-1]["mAP"]     # doctest: +SKIP
+        >>> run.embed(["a.jpg", "b.jpg"]).shape    # doctest: +SKIP
+        (2, 2048)
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.directory = RunDirectory(Path(path).expanduser().resolve())
+        if not self.directory.config_file.exists():
+            raise RunError(f"{path} is not a run directory: it has no config.yaml.")
+        self._model: Embedder | None = None
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @property
+    def path(self) -> Path:
+        return self.directory.path
+
+    @cached_property
+    def config(self) -> Config:
+        """The resolved configuration."""
+        return load_config(self.directory.config_file)
+
+    def metrics(self, event: str | None = None) -> list[Event]:
+        """Events of metrics.jsonl so far, all or of one kind (`refresh`, `step`, `epoch`, `evaluate` …)."""
+        return [line for line in read_metrics(self.directory.metrics_file) if event in (None, line["event"])]
+
+    @property
+    def finished(self) -> bool:
+        return any(event["event"] == "end" for event in self.metrics())
+
+    def labels(self, epoch: int = -1) -> pa.Table:
+        """Pseudo-labels of an epoch (negative counts from the last): path, label, camid and, where known, pid."""
+        files = sorted(self.directory.labels.glob("epoch-*.parquet"))
+        if not -len(files) <= epoch < len(files):
+            raise RunError(f"{self.path} has labels of {len(files)} epochs; there is none numbered {epoch}.")
+        return pq.read_table(files[epoch])
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The run's images."""
+        return read_dataset(self.config.data)
+
+    @property
+    def model(self) -> Embedder:
+        """The exported teacher, in evaluation mode; of the last epoch, if `use_model` did not say otherwise."""
+        if self._model is None:
+            self._model = self.load_model("last")
+        return self._model
+
+    def use_model(self, which: str) -> None:
+        """Take the `last` or the `best` model from now on."""
+        self._model = self.load_model(which)
+
+    def load_model(self, which: str = "last") -> Embedder:
+        """The exported teacher: `last`, or `best` by the mAP of the run's own evaluations."""
+        if which not in ("last", "best"):
+            raise RunError(f"There is no '{which}' model; use 'last' or 'best'.")
+        file = self.directory.model_file(which)
+        if not file.exists():
+            raise RunError(f"{self.path} has no {which} model yet; one is written at the end of the first epoch.")
+        training = self.config.training
+        model = build_embedder(
+            self.config.model.model_copy(update={"weights": None}), bf16=training.precision == "bf16"
+        )
+        model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True)["model"])
+        device = choose_device(self.config.runtime)
+        return model.to(device=device, dtype=parameter_dtype(training)).eval()
+
+    def embed(self, images: Tensor | Sequence[Any]) -> FloatArray:
+        """Retrieval features of images, float32 [n, D], L2-normalised.
+
+        Args:
+            images: uint8 tensor [n, 3, h, w], or a list of file paths, uint8 tensors [3, h, w] or PIL images / arrays
+                [h, w, 3], of any sizes.
+        """
+        height, width = self.config.data.height, self.config.data.width
+        resized = [resize(_as_tensor(image), height, width) for image in images]
+        device = next(self.model.parameters()).device
+        dtype = next(self.model.parameters()).dtype
+        size = self.config.evaluation.batch_size
+        parts = [
+            embed_batch(self.model, normalize(torch.stack(resized[i : i + size])), device=device, dtype=dtype)
+            for i in range(0, len(resized), size)
+        ]
+        return assemble(parts)
+
+    def embed_table(self, table: ImageTable, dataset: Dataset | None = None, **extract_options: Any) -> FloatArray:
+        """Features of a table's images, float32 [N, D], in the table's order."""
+        source = (dataset or self.dataset).images
+        data = self.config.data
+        bank = ImageBank(table, source, height=data.height, width=data.width, cache_mb=0)
+        batches = batch_rows(len(table), self.config.evaluation.batch_size)
+        device = next(self.model.parameters()).device
+        return assemble(
+            extract(self.model, bank, batches, device=device, n_threads=data.loader_threads, **extract_options)
+        )
+
+
+def load_run(path: str | Path) -> Run:
+    """Open a run directory; `RunError` where there is none."""
+    return Run(path)
+
+
+def _as_tensor(image: Any) -> Tensor:
+    if isinstance(image, Tensor):
+        return image
+    if isinstance(image, (str, Path)):
+        return FileImages().read(str(image))
+    array = np.asarray(image)
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+        raise RunError(f"An image to embed should be RGB, uint8 [h, w, 3]; this one is {array.dtype} {array.shape}.")
+    return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)

@@ -1,0 +1,171 @@
+"""The actor pool that refreshes labels: extractors turn images into features, a labeller turns features into labels.
+
+Actors are built from small arguments (a path and a reader), so that Ray can restart one anywhere; every task is
+deterministic, so a task that runs twice gives the same answer twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import ray
+from torch import nn
+
+from reid_ray.config import Config
+from reid_ray.data.images import Dataset, ImageReader
+from reid_ray.data.loader import ImageBank
+from reid_ray.data.table import ImageTable
+from reid_ray.errors import UserError
+from reid_ray.models import build_embedder, from_numpy, to_numpy
+from reid_ray.training.devices import choose_device, parameter_dtype, set_threads
+from reid_ray.training.extraction import assemble, batch_rows, extract
+from reid_ray.training.rundir import RunDirectory
+from reid_ray.training.services import first_answers, label, make_bank, score, search_table, with_seconds
+from reid_ray.training.world import World
+from reid_ray.types import Features, FloatArray, PseudoLabels, Weights
+
+BATCHES_PER_TASK = 8
+"""Small enough to share a table evenly and to lose little with an actor, large enough to hide a task's cost."""
+
+MAX_TASK_RETRIES = 3
+"""Times a task is run again when its actor dies."""
+
+
+class Extractor:
+    """Features of the rows it is asked for. Keeps decoded images between epochs."""
+
+    def __init__(self, config: Config, images: ImageReader) -> None:
+        set_threads(config.runtime)
+        self._config = config
+        self._device = choose_device(config.runtime)
+        dataset = Dataset(ImageTable.read(RunDirectory.of(config).images_file), images)
+        self._banks: dict[str, ImageBank] = {"train": make_bank(dataset.train, dataset, config)}
+        search = search_table(dataset)
+        if search is not None:
+            self._banks["search"] = make_bank(search, dataset, config)
+        training = config.training
+        model = build_embedder(config.model.model_copy(update={"weights": None}), bf16=training.precision == "bf16")
+        self._model: nn.Module = model.to(device=self._device, dtype=parameter_dtype(training))
+
+    def ready(self) -> bool:
+        """True, once the constructor has run."""
+        return True
+
+    def extract(self, bank: str, weights: Weights, batches: list[range]) -> FloatArray:
+        """float32 [n, D] features of the batches' rows, in order."""
+        self._model.load_state_dict(from_numpy(weights.state))
+        threads = self._config.data.loader_threads
+        return assemble(extract(self._model, self._banks[bank], batches, device=self._device, n_threads=threads))
+
+
+class Labeller:
+    """Clusters features, and scores them."""
+
+    def __init__(self, config: Config, images: ImageReader) -> None:
+        set_threads(config.runtime)
+        self._config = config
+        dataset = Dataset(ImageTable.read(RunDirectory.of(config).images_file), images)
+        self._train = dataset.train
+        self._search = search_table(dataset)
+
+    def ready(self) -> bool:
+        """True, once the constructor has run."""
+        return True
+
+    def label(self, version: int, *parts: FloatArray) -> tuple[PseudoLabels, float]:
+        """Labels of the training table, and the seconds they took."""
+        started = time.perf_counter()
+        labels = label(Features(assemble(parts), version), self._train, self._config)
+        return labels, time.perf_counter() - started
+
+    def score(self, *parts: FloatArray) -> dict[str, Any]:
+        """Metrics of query and gallery."""
+        assert self._search is not None
+        return score(assemble(parts), self._search, self._config)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Handles of the pool's actors. They live as long as the driver that made them."""
+
+    extractors: tuple[Any, ...]
+    labeller: Any
+
+    @classmethod
+    def start(cls, config: Config, images: ImageReader, *, cpus: float, gpus: float) -> Pool:
+        """Create the actors; returns before they are ready."""
+        options = {"num_cpus": cpus, "max_restarts": -1, "max_task_retries": MAX_TASK_RETRIES}
+        extractor = ray.remote(Extractor).options(num_gpus=gpus, **options)
+        labeller = ray.remote(Labeller).options(**options)
+        return cls(
+            tuple(extractor.remote(config, images) for _ in range(config.runtime.n_extractors)),
+            labeller.remote(config, images),
+        )
+
+    def wait(self) -> None:
+        """Block until every actor is built; raises what a constructor raised."""
+        _get([actor.ready.remote() for actor in (*self.extractors, self.labeller)])
+
+    def stop(self) -> None:
+        for actor in (*self.extractors, self.labeller):
+            ray.kill(actor)
+
+    def features(self, bank: str, n_rows: int, batch_size: int, weights: Weights) -> list[Any]:
+        """References to the features of all rows of a bank, in order, as they are being extracted."""
+        batches = batch_rows(n_rows, batch_size)
+        tasks = [batches[i : i + BATCHES_PER_TASK] for i in range(0, len(batches), BATCHES_PER_TASK)]
+        shared = ray.put(weights)
+        return [
+            self.extractors[i % len(self.extractors)].extract.remote(bank, shared, task) for i, task in enumerate(tasks)
+        ]
+
+
+class PoolServices:
+    """`Services` answered by the pool: rank 0 asks, all workers get the answer."""
+
+    def __init__(self, config: Config, dataset: Dataset, world: World, pool: Pool) -> None:
+        self._config = config
+        self._world = world
+        self._pool = pool
+        self._n_train = len(dataset.train)
+        search = search_table(dataset)
+        self._n_search = len(search) if search is not None else 0
+
+    def refresh(self, teacher: nn.Module, version: int) -> PseudoLabels:
+        def ask() -> PseudoLabels:
+            started = time.perf_counter()
+            parts = self._features("train", self._n_train, teacher, version)
+            labels, label_seconds = _get(self._pool.labeller.label.remote(version, *parts))
+            total = time.perf_counter() - started
+            return with_seconds(labels, extract=total - label_seconds, label=label_seconds)
+
+        return cast(PseudoLabels, first_answers(self._world, ask))
+
+    def evaluate(self, teacher: nn.Module, version: int) -> dict[str, Any] | None:
+        if not self._n_search:
+            return None
+
+        def ask() -> dict[str, Any]:
+            started = time.perf_counter()
+            parts = self._features("search", self._n_search, teacher, version)
+            metrics = _get(self._pool.labeller.score.remote(*parts))
+            return {**metrics, "evaluate_seconds": time.perf_counter() - started}
+
+        return cast(dict[str, Any], first_answers(self._world, ask))
+
+    def _features(self, bank: str, n_rows: int, teacher: nn.Module, version: int) -> Sequence[Any]:
+        weights = Weights(version, to_numpy(teacher.state_dict()))
+        return self._pool.features(bank, n_rows, self._config.evaluation.batch_size, weights)
+
+
+def _get(references: Any) -> Any:
+    """`ray.get`, with a user's mistake in an actor raised as itself and not as a remote traceback."""
+    try:
+        return ray.get(references)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        raise

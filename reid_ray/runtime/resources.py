@@ -1,0 +1,55 @@
+"""What a run asks of a Ray cluster, and whether the cluster has it, before anything is started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reid_ray.config import RuntimeConfig
+from reid_ray.errors import ConfigError
+
+CONTROLLER_CPUS = 1.0
+"""Ray Train's controller takes no CPU by its declaration, but its threads need some."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """CPUs and GPUs of a run's processes: trainers, extractors, one labeller."""
+
+    n_workers: int
+    n_extractors: int
+    cpus_per_process: float
+    gpus_per_process: float
+
+    @property
+    def cpus(self) -> float:
+        return self.cpus_per_process * (self.n_workers + self.n_extractors + 1)
+
+    @property
+    def gpus(self) -> float:
+        return self.gpus_per_process * (self.n_workers + self.n_extractors)
+
+    def describe(self) -> str:
+        gpus = f" and {self.gpus:g} GPUs" if self.gpus else ""
+        return (
+            f"{self.cpus:g} CPUs{gpus} ({self.n_workers} trainers, {self.n_extractors} extractors and a labeller, "
+            f"{self.cpus_per_process:g} CPUs each)"
+        )
+
+
+def plan(runtime: RuntimeConfig, *, use_gpu: bool) -> Plan:
+    """The resources of a run; on GPUs every trainer and every extractor has its own."""
+    return Plan(runtime.n_workers, runtime.n_extractors, runtime.cpus_per_worker, 1.0 if use_gpu else 0.0)
+
+
+def check_fits(plan: Plan, cluster: dict[str, float]) -> None:
+    """Raise `ConfigError` with one sentence where a cluster's total resources cannot hold the plan."""
+    missing = [
+        f"{needed - cluster.get(name, 0):g} more {name}s"
+        for name, needed in (("CPU", plan.cpus), ("GPU", plan.gpus))
+        if needed > cluster.get(name, 0)
+    ]
+    if missing:
+        raise ConfigError(
+            f"The run needs {plan.describe()}, and the cluster lacks {' and '.join(missing)}; lower runtime.n_workers, "
+            f"runtime.n_extractors or runtime.cpus_per_worker, or add nodes."
+        )

@@ -1,0 +1,122 @@
+"""Checkpoints: everything a run needs to go on as if it had not been stopped.
+
+Randomness needs no saving: every draw is keyed by (seed, epoch, step, …). Files are written beside and renamed, so a
+kill leaves a whole checkpoint or none; one that cannot be read is passed over for the one before.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reid_ray.types import PseudoLabels
+
+LABEL_ARRAYS = ("labels", "centroids", "proxies", "proxy_labels", "proxy_camids")
+
+
+@dataclass
+class Position:
+    """Where a run stands.
+
+    Attributes:
+        epoch: epochs completed.
+        step: steps completed in the current epoch.
+        global_step: steps completed in all.
+        degenerate: refreshes in a row that gave nothing to train on.
+        best_map: best mAP seen by the run's evaluations.
+        refreshed: whether the labels at hand are those of the current epoch.
+        metrics: bytes of metrics.jsonl that belong to this state.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    global_step: int = 0
+    degenerate: int = 0
+    best_map: float = -1.0
+    refreshed: bool = False
+    metrics: int = 0
+
+
+@dataclass
+class Checkpoint:
+    """A resumable state. `networks` and `optimizers` are state dicts by name."""
+
+    position: Position
+    networks: dict[str, Any]
+    optimizers: dict[str, Any]
+    labels: PseudoLabels | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: Path, keep: int) -> Path:
+        """Write `step-NNNNNNNN-E.pt` into `folder` and remove all but the newest `keep`."""
+        state = {
+            "position": asdict(self.position),
+            "networks": self.networks,
+            "optimizers": self.optimizers,
+            "labels": _pack_labels(self.labels),
+            "extra": self.extra,
+        }
+        path = folder / f"step-{self.position.global_step:08d}-{int(self.position.refreshed)}.pt"
+        save_atomically(state, path)
+        for old in checkpoint_files(folder)[keep:]:
+            old.unlink(missing_ok=True)
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> Checkpoint:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return cls(
+            position=Position(**state["position"]),
+            networks=state["networks"],
+            optimizers=state["optimizers"],
+            labels=_unpack_labels(state["labels"]),
+            extra=state["extra"],
+        )
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Resumable states in `folder`, newest first."""
+    return sorted(folder.glob("step-*.pt"), reverse=True)
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that can be read; a damaged one is named in a warning and passed over."""
+    for path in checkpoint_files(folder):
+        try:
+            Checkpoint.load(path)
+            return path
+        except Exception as error:  # whatever a damaged file makes torch.load raise
+            warnings.warn(f"Checkpoint {path} cannot be read ({error}); trying the one before.", stacklevel=2)
+    return None
+
+
+def save_atomically(state: Any, path: Path) -> None:
+    """`torch.save` so that `path` is never half-written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _pack_labels(labels: PseudoLabels | None) -> dict[str, Any] | None:
+    if labels is None:
+        return None
+    arrays = {name: torch.tensor(getattr(labels, name)) for name in LABEL_ARRAYS}
+    return {"version": labels.version, **arrays}
+
+
+def _unpack_labels(packed: dict[str, Any] | None) -> PseudoLabels | None:
+    if packed is None:
+        return None
+    arrays: dict[str, Any] = {name: packed[name].numpy() for name in LABEL_ARRAYS}
+    return PseudoLabels(version=packed["version"], **arrays)

@@ -1,0 +1,35 @@
+"""Device, precision and threads of a process."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from reid_ray.config import RuntimeConfig, TrainingConfig
+from reid_ray.errors import ConfigError
+
+
+def choose_device(runtime: RuntimeConfig, local_rank: int = 0) -> torch.device:
+    """The device of this process; `ConfigError` where CUDA is asked for and there is none."""
+    available = torch.cuda.is_available()
+    if runtime.device == "cuda" and not available:
+        raise ConfigError("runtime.device=cuda, but PyTorch finds no CUDA device here; use runtime.device=auto or cpu.")
+    if runtime.device == "cpu" or not available:
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank % torch.cuda.device_count())
+
+
+def parameter_dtype(training: TrainingConfig) -> torch.dtype:
+    """dtype of weights and images; bf16 keeps float32 weights and lowers the arithmetic only."""
+    return torch.float64 if training.precision == "float64" else torch.float32
+
+
+def n_threads(runtime: RuntimeConfig) -> int:
+    """Threads of one worker or extractor."""
+    return runtime.threads or max(1, min(int(runtime.cpus_per_worker), os.cpu_count() or 1))
+
+
+def set_threads(runtime: RuntimeConfig) -> None:
+    """Give PyTorch this process's threads. The number is part of what makes float32 sums repeatable on a CPU."""
+    torch.set_num_threads(n_threads(runtime))

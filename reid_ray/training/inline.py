@@ -1,0 +1,69 @@
+"""Training without Ray: one process, or the ranks that `torchrun` started."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from reid_ray.config import Config
+from reid_ray.data.images import Dataset
+from reid_ray.errors import ConfigError
+from reid_ray.training.devices import choose_device, set_threads
+from reid_ray.training.loop import Trainer
+from reid_ray.training.metrics import Event
+from reid_ray.training.rundir import RunDirectory
+from reid_ray.training.services import InlineServices, make_bank
+from reid_ray.training.world import World
+
+COLLECTIVE_TIMEOUT = timedelta(hours=2)
+"""Longer than a refresh on rank 0, during which the other ranks wait."""
+
+
+def train_inline(config: Config, dataset: Dataset, listener: Callable[[Event], None] | None = None) -> None:
+    """Run, or resume, in this process. Ctrl-C inside an epoch writes a checkpoint first where one process is alone."""
+    started = time.time()
+    with process_group(config) as world:
+        set_threads(config.runtime)
+        device = choose_device(config.runtime, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
+        if world.is_first:
+            RunDirectory.of(config).create(config, dataset.table)
+        world.barrier()
+        bank = make_bank(dataset.train, dataset, config)
+        trainer = Trainer(
+            config,
+            dataset,
+            world,
+            device,
+            InlineServices(config, dataset, world, device, train_bank=bank),
+            bank,
+            listener=listener,
+            started=started,
+        )
+        trainer.run()
+
+
+@contextmanager
+def process_group(config: Config) -> Iterator[World]:
+    """The world of `torchrun`, joined for the time of the block, or of one."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size != config.runtime.n_workers:
+        wanted = config.runtime.n_workers
+        raise ConfigError(
+            f"runtime.n_workers={wanted}, but WORLD_SIZE is {size}; start runtime.backend=inline with "
+            f"torchrun --nproc-per-node={wanted}, or set runtime.n_workers={size}."
+        )
+    if size == 1:
+        yield World()
+        return
+    backend = "nccl" if torch.cuda.is_available() and config.runtime.device != "cpu" else "gloo"
+    dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+    try:
+        yield World.current()
+    finally:
+        dist.destroy_process_group()

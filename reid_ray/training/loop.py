@@ -1,0 +1,312 @@
+"""The training loop: refresh labels, train an epoch, evaluate, remember; from wherever the last checkpoint stands.
+
+The same code runs in one process, under `torchrun` and inside Ray Train workers. What differs between methods is in
+`reid_ray.methods`, what differs between runtimes in `Services`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reid_ray.config import Config, TrainingConfig
+from reid_ray.data.images import Dataset
+from reid_ray.data.loader import ImageBank, ViewLoader
+from reid_ray.data.samplers import plan_epoch, worker_columns
+from reid_ray.errors import DataError, DegenerateLabelsError, LoaderError, RunError
+from reid_ray.methods import Batch, build_method
+from reid_ray.models import prepare_bn_groups, synchronise_buffers, update_teacher
+from reid_ray.training.checkpoint import Checkpoint, Position, latest_checkpoint, save_atomically
+from reid_ray.training.devices import parameter_dtype
+from reid_ray.training.interrupt import deferred_interrupt
+from reid_ray.training.metrics import Event, MetricsLog
+from reid_ray.training.rundir import RunDirectory
+from reid_ray.training.services import Services
+from reid_ray.training.world import World
+from reid_ray.types import IntArray, PseudoLabels
+
+MIN_CLUSTERS = 2
+"""Fewer give no negatives, and nothing to learn."""
+
+
+def learning_rate(training: TrainingConfig, epoch: int) -> float:
+    """The rate of an epoch: linear warm-up from `warmup_factor`·lr, by epoch, then constant."""
+    if epoch >= training.warmup_epochs:
+        return training.lr
+    share = epoch / training.warmup_epochs
+    return training.lr * (training.warmup_factor * (1 - share) + share)
+
+
+class Trainer:
+    """One worker's part of a run.
+
+    Args:
+        config: the run.
+        dataset: its images; pids are read in supervised mode, and for label quality and evaluation.
+        world: this worker's place.
+        device: where it computes.
+        services: answers for labels and evaluations.
+        bank: the training images.
+        listener: called with every logged event (progress bars); rank 0 only.
+        started: `time.time()` at which the run was asked for; the `start` event reports the seconds since.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        world: World,
+        device: torch.device,
+        services: Services,
+        bank: ImageBank,
+        *,
+        listener: Callable[[Event], None] | None = None,
+        started: float | None = None,
+    ) -> None:
+        self.config = config
+        self.world = world
+        self.device = device
+        self._started = started or time.time()
+        self._dtype = parameter_dtype(config.training)
+        torch.manual_seed(config.seed)
+        self.method = build_method(config, world)
+        self.method.to(device, self._dtype)
+        self.method.train()
+        batch_size = config.training.batch_size
+        for network in self.method.networks.values():
+            prepare_bn_groups(network, config.model.bn_group, batch_size // world.size)
+        self._optimizers = {
+            name: torch.optim.Adam(parameters, lr=config.training.lr, weight_decay=config.training.weight_decay)
+            for name, parameters in self.method.parameters().items()
+        }
+        self._services = services
+        self._table = dataset.train
+        self._camids = self._table.camids
+        self._loader = ViewLoader(bank, config.data, self.method.views, config.seed)
+        self._columns = worker_columns(batch_size, world.rank, world.size)
+        self._directory = RunDirectory.of(config)
+        self._log = MetricsLog(self._directory.metrics_file if world.is_first else None, listener)
+        self._labels: PseudoLabels | None = None
+        self._position = Position()
+
+    def run(self) -> Position:
+        """Train to the last epoch and return where the run stands; an already finished run returns at once."""
+        self._resume()
+        training = self.config.training
+        if self._position.epoch >= training.epochs:
+            return self._position
+        self._log.write(
+            "start",
+            epoch=self._position.epoch,
+            step=self._position.step,
+            epochs=training.epochs,
+            iterations=training.iterations,
+            n_images=len(self._table),
+            n_workers=self.world.size,
+            device=str(self.device),
+            startup_seconds=time.time() - self._started,
+        )
+        if self.config.evaluation.at_start and self._position.global_step == 0 and not self._position.refreshed:
+            self._evaluate()
+        while self._position.epoch < training.epochs:
+            if not self._position.refreshed:
+                self._refresh()
+                self._save()
+            self._train_epoch()
+            self._finish_epoch()
+        self._log.write("end", epochs=self._position.epoch, seconds=time.time() - self._started)
+        return self._position
+
+    def _refresh(self) -> None:
+        epoch = self._position.epoch
+        labels = self._services.refresh(self.method.teacher, epoch)
+        self.world.check_same_labels(labels)
+        degenerate = labels.n_clusters < MIN_CLUSTERS
+        self._position.degenerate = self._position.degenerate + 1 if degenerate else 0
+        self._log.write("refresh", epoch=epoch, degenerate=degenerate, **labels.statistics)
+        if degenerate:
+            labels = self._fall_back(labels)
+        self._labels = labels
+        self._position.refreshed = True
+        self._position.step = 0
+        if self.world.is_first:
+            self._directory.write_labels(replace(labels, version=epoch), self._table)
+
+    def _fall_back(self, labels: PseudoLabels) -> PseudoLabels:
+        """The labels to go on with when clustering gives nothing to train on, or the error that ends the run."""
+        settings = self.config.labels
+        advice = (
+            f"labels.eps={settings.eps}, labels.min_samples={settings.min_samples} and labels.k1={settings.k1} decide; "
+            f"a larger eps gives fewer outliers, a smaller one more clusters, and better initial weights help most"
+        )
+        found = f"{labels.n_clusters} cluster{'s' if labels.n_clusters != 1 else ''}"
+        if self._labels is None:
+            raise DegenerateLabelsError(
+                f"The first clustering gave {found} of {len(labels.labels)} images, so there is nothing to train on: "
+                f"{advice}."
+            )
+        if self._position.degenerate > settings.max_degenerate_epochs:
+            raise DegenerateLabelsError(
+                f"Clustering gave fewer than {MIN_CLUSTERS} clusters {self._position.degenerate} epochs in a row "
+                f"({found} now; labels.max_degenerate_epochs={settings.max_degenerate_epochs}): {advice}."
+            )
+        return self._labels
+
+    def _train_epoch(self) -> None:
+        labels, epoch, training = self._labels, self._position.epoch, self.config.training
+        assert labels is not None
+        rate = learning_rate(training, epoch)
+        for optimizer in self._optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        self.method.begin_epoch(labels)
+        plan = plan_epoch(
+            labels.labels,
+            self._camids,
+            n_pids=training.n_pids,
+            n_instances=training.n_instances,
+            iterations=training.iterations,
+            rng=np.random.default_rng([self.config.seed, epoch]),
+        )
+        started, first_step = time.perf_counter(), self._position.step
+        batches = self._loader.batches(plan, self._columns, epoch=epoch, start=first_step)
+        with closing(batches), deferred_interrupt() as interrupt:
+            for views in _naming_worker(batches, self.world):
+                parts = self._step(self._batch(plan[self._position.step], labels, views))
+                self._position.step += 1
+                self._position.global_step += 1
+                last = self._position.step == training.iterations
+                if last or self._position.step % training.log_every == 0:
+                    self._log_step(parts, rate)
+                if not last and self._position.step % training.checkpoint_every == 0:
+                    self._save()
+                if interrupt.requested:
+                    self._stop()
+        seconds = time.perf_counter() - started
+        n_images = (training.iterations - first_step) * training.batch_size
+        self._log.write("epoch", epoch=epoch, train_seconds=seconds, images_per_second=n_images / seconds)
+
+    def _stop(self) -> None:
+        """End an interrupted run. Alone, save first; other workers would not join the save."""
+        if self.world.size == 1:
+            self._save()
+        raise KeyboardInterrupt
+
+    def _batch(self, rows: IntArray, labels: PseudoLabels, views: dict[str, Tensor]) -> Batch:
+        device = self.device
+        return Batch(
+            views={
+                name: images.to(device=device, dtype=self._dtype, memory_format=torch.channels_last)
+                for name, images in views.items()
+            },
+            labels=torch.tensor(labels.labels[rows], device=device),
+            camids=torch.tensor(self._camids[rows], device=device),
+            rows=torch.tensor(rows, device=device),
+            key=(self.config.seed, self._position.epoch, self._position.step),
+        )
+
+    def _step(self, batch: Batch) -> dict[str, Tensor]:
+        logged: dict[str, Tensor] = {}
+        for update in self.method.updates(batch):
+            optimizer = self._optimizers[update.optimizer]
+            optimizer.zero_grad(set_to_none=True)
+            (update.loss / self.world.size).backward()  # type: ignore[no-untyped-call]
+            self.world.sum_gradients(self.method.parameters()[update.optimizer])
+            optimizer.step()
+            logged.update({name: value.detach() for name, value in update.parts.items()})
+            logged["loss"] = update.loss.detach()
+        update_teacher(self.method.teacher, self.method.student, self.method.ema_momentum(self._position.global_step))
+        return logged
+
+    def _log_step(self, parts: dict[str, Tensor], rate: float) -> None:
+        values = {name: float(value) for name, value in parts.items()}
+        loss = values.pop("loss")
+        position = self._position
+        self._log.write(
+            "step",
+            epoch=position.epoch,
+            step=position.step,
+            global_step=position.global_step,
+            lr=rate,
+            loss=loss,
+            parts=values,
+        )
+        if not np.isfinite(loss):
+            raise RunError(
+                f"The loss became {loss} at epoch {position.epoch}, step {position.step} ({values}); the last "
+                f"checkpoint is sound. Lower training.lr or raise a temperature, under another name."
+            )
+
+    def _finish_epoch(self) -> None:
+        position = self._position
+        for network in self.method.networks.values():
+            synchronise_buffers(network)
+        position.epoch += 1
+        position.step = 0
+        position.refreshed = False
+        self._export("last")
+        every = self.config.evaluation.every
+        if position.epoch == self.config.training.epochs or (every and position.epoch % every == 0):
+            self._evaluate()
+        self._save()
+
+    def _evaluate(self) -> None:
+        metrics = self._services.evaluate(self.method.teacher, self._position.epoch)
+        if metrics is None:
+            return
+        self._log.write("evaluate", epoch=self._position.epoch, **metrics)
+        if metrics["mAP"] > self._position.best_map:
+            self._position.best_map = float(metrics["mAP"])
+            self._export("best")
+
+    def _export(self, which: str) -> None:
+        """Write the teacher, the model that is used after training."""
+        if self.world.is_first:
+            state = {
+                "model": self.method.teacher.state_dict(),
+                "epoch": self._position.epoch,
+                "config": self.config.model.model_dump(mode="json"),
+            }
+            save_atomically(state, self._directory.model_file(which))
+
+    def _save(self) -> None:
+        for network in self.method.networks.values():
+            synchronise_buffers(network)
+        self._position.metrics = self._log.position
+        if self.world.is_first:
+            Checkpoint(
+                position=replace(self._position),
+                networks={name: network.state_dict() for name, network in self.method.networks.items()},
+                optimizers={name: optimizer.state_dict() for name, optimizer in self._optimizers.items()},
+                labels=self._labels,
+            ).save(self._directory.checkpoints, self.config.training.keep_checkpoints)
+
+    def _resume(self) -> None:
+        path = self.world.broadcast(latest_checkpoint(self._directory.checkpoints) if self.world.is_first else None)
+        if path is None:
+            self._log.rewind(0)
+            return
+        checkpoint = Checkpoint.load(path)
+        for name, network in self.method.networks.items():
+            network.load_state_dict(checkpoint.networks[name])
+        for name, optimizer in self._optimizers.items():
+            optimizer.load_state_dict(checkpoint.optimizers[name])
+        self._labels = checkpoint.labels
+        self._position = checkpoint.position
+        self._log.rewind(checkpoint.position.metrics)
+
+
+def _naming_worker(batches: Iterator[dict[str, Tensor]], world: World) -> Iterator[dict[str, Tensor]]:
+    """The batches; an unreadable image becomes the error of this worker alone, which a runtime must treat otherwise."""
+    try:
+        yield from batches
+    except DataError as error:
+        if world.size == 1:
+            raise
+        raise LoaderError(str(error)) from error

@@ -1,0 +1,90 @@
+"""metrics.jsonl: every event of a run, one JSON object a line, written by rank 0.
+
+Events: `start`, `refresh`, `step`, `epoch`, `evaluate`, `end`; docs/runs.md lists their fields. A
+resumed run cuts the file back to where its checkpoint was written, so that no event stands twice.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+Event = dict[str, Any]
+
+
+class MetricsLog:
+    """Appends events to a file and hands them to listeners (progress bars).
+
+    Args:
+        path: the file; None on workers other than the first, where nothing is written.
+        listener: called with every event after it is written.
+    """
+
+    def __init__(self, path: Path | None, listener: Callable[[Event], None] | None = None) -> None:
+        self._path = path
+        self._listener = listener
+
+    @property
+    def position(self) -> int:
+        """Bytes written so far; a checkpoint remembers it."""
+        return self._path.stat().st_size if self._path and self._path.exists() else 0
+
+    def rewind(self, position: int) -> None:
+        """Forget the events after `position`."""
+        if self._path and self._path.exists():
+            with self._path.open("r+b") as file:
+                file.truncate(position)
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Append one event; numbers that JSON lacks (NaN, infinities) become null."""
+        record: Event = {"event": event, "time": round(time.time(), 3), **_plain(fields)}
+        if self._path:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        if self._listener:
+            self._listener(record)
+
+
+def read_metrics(path: Path) -> list[Event]:
+    """The events of a run, finished or running; a last line that is still being written is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+class MetricsFollower:
+    """Reads what another process appends to a metrics file, from now on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._position = path.stat().st_size if path.exists() else 0
+
+    def read(self) -> list[Event]:
+        """The whole lines written since the last call. A file cut back by a resumed run is followed from its end."""
+        if not self._path.exists():
+            return []
+        size = self._path.stat().st_size
+        self._position = min(self._position, size)
+        with self._path.open("rb") as file:
+            file.seek(self._position)
+            data = file.read(size - self._position)
+        whole = data[: data.rfind(b"\n") + 1]
+        self._position += len(whole)
+        return [json.loads(line) for line in whole.splitlines() if line]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    if hasattr(value, "item"):
+        return _plain(value.item())
+    return value

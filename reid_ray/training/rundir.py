@@ -1,0 +1,149 @@
+"""The run directory: what a run leaves on disk, and the rule that one directory is one configuration.
+
+config.yaml            the resolved configuration and its hash
+images.parquet         the table of images it trains and is evaluated on
+metrics.jsonl          one event a line
+labels/epoch-000.parquet   the pseudo-labels of each epoch
+checkpoints/           resumable states, and the exported models `model-last.pt`, `model-best.pt`
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from reid_ray.config import Config, config_hash, dump_config
+from reid_ray.data.table import ImageTable
+from reid_ray.errors import RunError
+from reid_ray.training.metrics import read_metrics
+from reid_ray.types import PseudoLabels
+
+HASH_PREFIX = "# config hash: "
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths of one run, and what may be done to them."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, config: Config) -> RunDirectory:
+        """Where this configuration's run lies, absolute; nothing is created."""
+        return cls((Path(config.output).expanduser() / config.name).resolve())
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def images_file(self) -> Path:
+        return self.path / "images.parquet"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def labels(self) -> Path:
+        return self.path / "labels"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def model_file(self, which: str) -> Path:
+        """`which` is `last` or `best`."""
+        return self.checkpoints / f"model-{which}.pt"
+
+    def check(self, config: Config) -> None:
+        """Raise `RunError` if this directory holds another configuration's run, or cannot be one."""
+        if not self.config_file.exists():
+            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+                raise RunError(
+                    f"{self.path} exists and is not a run directory; choose another name=… or output=…, or remove it."
+                )
+            return
+        text = self.config_file.read_text(encoding="utf-8")
+        if text.splitlines()[0].removeprefix(HASH_PREFIX) != config_hash(config):
+            changes = _differences(yaml.safe_load(text), config.model_dump(mode="json"))
+            raise RunError(
+                f"{self.path} holds a run of another configuration ({'; '.join(changes[:3]) or 'of another version'}); "
+                f"choose another name=…, or remove the directory."
+            )
+
+    def is_complete(self, config: Config) -> bool:
+        """Whether this run has been trained for the configured number of epochs."""
+        ended = [event for event in read_metrics(self.metrics_file) if event["event"] == "end"]
+        return bool(ended) and bool(ended[-1]["epochs"] >= config.training.epochs)
+
+    def create(self, config: Config, table: ImageTable) -> None:
+        """Make the directory, write configuration and table; the same again is a resumption.
+
+        Raises:
+            RunError: it cannot be written, or holds a run of another configuration or of other images.
+        """
+        self.check(config)
+        if self.images_file.exists() and not ImageTable.read(self.images_file).arrow.equals(table.arrow):
+            raise RunError(
+                f"{self.path} holds a run on other images: {table.name} has changed since it began. Choose another "
+                f"name=…, or bring the images back as they were."
+            )
+        try:
+            for folder in (self.path, self.labels, self.checkpoints):
+                folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.images_file, parquet_bytes(table.arrow))
+            write_atomically(self.config_file, f"{HASH_PREFIX}{config_hash(config)}\n{dump_config(config)}".encode())
+        except OSError as error:
+            raise RunError(
+                f"Cannot write the run directory {self.path} ({error.strerror or error}); choose another output=FOLDER."
+            ) from error
+
+    def write_labels(self, labels: PseudoLabels, table: ImageTable) -> None:
+        """labels/epoch-EEE.parquet: path, label and camid of every training image, and pid where it is known."""
+        columns: dict[str, Any] = {
+            "path": table.arrow["path"],
+            "label": pa.array(labels.labels),
+            "camid": table.arrow["camid"],
+        }
+        if table.has_pids:
+            columns["pid"] = table.arrow["pid"]
+        write_atomically(self.labels / f"epoch-{labels.version:03d}.parquet", parquet_bytes(pa.table(columns)))
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A table as the bytes of a Parquet file."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old one or the whole new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """`key: old → new` for each leaf that differs."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [] if old == new else [f"{prefix.rstrip('.')} was {old} and is {new}"]
+    changes = []
+    for key in sorted(set(old) | set(new)):
+        if f"{prefix}{key}" not in ("name", "output", "runtime"):
+            changes += _differences(old.get(key), new.get(key), f"{prefix}{key}.")
+    return changes

@@ -1,0 +1,164 @@
+"""The two services that training asks for at an epoch's border: new labels, and an evaluation.
+
+The loop knows only `Services`. `InlineServices` answers inside the training processes; the Ray runtime answers from
+an actor pool. Both call the same functions below on the same fixed batches, so the answers are equal.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from reid_ray.labels.refresh import labels_from_truth, refresh
+from torch import nn
+
+from reid_ray.config import Config
+from reid_ray.data.images import Dataset
+from reid_ray.data.loader import ImageBank
+from reid_ray.data.table import ImageTable
+from reid_ray.errors import UserError
+from reid_ray.evaluation.protocols import evaluable, evaluate_table
+from reid_ray.methods import METHODS
+from reid_ray.training.extraction import assemble, batch_rows, extract
+from reid_ray.training.world import World
+from reid_ray.types import Features, FloatArray, PseudoLabels
+
+
+class Services(Protocol):
+    """Called by every worker at the same point; the answer is the same on all."""
+
+    def refresh(self, teacher: nn.Module, version: int) -> PseudoLabels:
+        """Labels of the training table from the teacher's features; `statistics` holds quality and seconds."""
+        ...
+
+    def evaluate(self, teacher: nn.Module, version: int) -> dict[str, Any] | None:
+        """Metrics on query and gallery, with `evaluate_seconds`; None where the data cannot be evaluated."""
+        ...
+
+
+def make_bank(table: ImageTable, dataset: Dataset, config: Config) -> ImageBank:
+    """The images of a table at the configured size."""
+    data = config.data
+    return ImageBank(table, dataset.images, height=data.height, width=data.width, cache_mb=data.cache_mb)
+
+
+def search_table(dataset: Dataset) -> ImageTable | None:
+    """Query rows followed by gallery rows, or None where there is nothing to evaluate."""
+    if evaluable(dataset.table) is not None:
+        return None
+    splits = dataset.table.arrow["split"].to_pylist()
+    rows = [i for name in ("query", "gallery") for i, split in enumerate(splits) if split == name]
+    return dataset.table.take(torch.tensor(rows).numpy())
+
+
+def label(features: Features, table: ImageTable, config: Config) -> PseudoLabels:
+    """Labels for epoch `features.version`, from clusters or from true identities, as the method asks."""
+    if METHODS[config.method.name].labels_source(config) == "truth":
+        return labels_from_truth(features, table.pids, table.camids, version=features.version)
+    return refresh(
+        features,
+        config.labels,
+        table.camids,
+        version=features.version,
+        true_pids=table.pids if table.has_pids else None,
+    )
+
+
+def score(features: FloatArray, table: ImageTable, config: Config) -> dict[str, Any]:
+    """Metrics of a table's query and gallery rows, in that order in `features`."""
+    n_query = len(table.split("query"))
+    metrics = evaluate_table(features[:n_query], features[n_query:], table, ap=config.evaluation.ap)
+    return metrics.as_dict()
+
+
+class InlineServices:
+    """Extraction shared by the training workers; rank 0 clusters and scores.
+
+    Args:
+        train_bank: the training images, shared with the loader so that each is decoded once.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        world: World,
+        device: torch.device,
+        *,
+        train_bank: ImageBank,
+    ) -> None:
+        self._config = config
+        self._world = world
+        self._device = device
+        self._train = dataset.train
+        self._train_bank = train_bank
+        self._search = search_table(dataset)
+        self._search_bank = make_bank(self._search, dataset, config) if self._search is not None else None
+
+    def refresh(self, teacher: nn.Module, version: int) -> PseudoLabels:
+        started = time.perf_counter()
+        features = self._extract(teacher, self._train_bank)
+        extracted = time.perf_counter()
+        labels = self._on_first(lambda: label(Features(features, version), self._train, self._config))
+        return with_seconds(labels, extract=extracted - started, label=time.perf_counter() - extracted)
+
+    def evaluate(self, teacher: nn.Module, version: int) -> dict[str, Any] | None:
+        if self._search is None or self._search_bank is None:
+            return None
+        table, started = self._search, time.perf_counter()
+        features = self._extract(teacher, self._search_bank)
+        metrics = self._on_first(lambda: score(features, table, self._config))
+        return {**metrics, "evaluate_seconds": time.perf_counter() - started}
+
+    def _extract(self, teacher: nn.Module, bank: ImageBank) -> FloatArray:
+        """Features of all rows, on every worker."""
+        batches = batch_rows(len(bank), self._config.evaluation.batch_size)
+        mine = batches[self._world.rank :: self._world.size]
+        threads = self._config.data.loader_threads
+        found: list[FloatArray] | UserError
+        try:
+            found = extract(teacher, bank, mine, device=self._device, n_threads=threads)
+        except UserError as error:
+            found = error
+        parts: list[FloatArray] = [None] * len(batches)  # type: ignore[list-item]
+        for rank, answer in enumerate(self._world.gather_objects(found)):
+            if isinstance(answer, UserError):
+                raise answer
+            parts[rank :: self._world.size] = answer
+        return assemble(parts)
+
+    def _on_first(self, function: Callable[[], Any]) -> Any:
+        return first_answers(self._world, function)
+
+
+def first_answers(world: World, function: Callable[[], Any]) -> Any:
+    """Call `function` on rank 0 and give its answer, or its `UserError`, to every worker.
+
+    An error that only rank 0 raised would leave the others waiting for a broadcast that never comes.
+    """
+    answer: Any = None
+    if world.is_first:
+        try:
+            answer = function()
+        except UserError as error:
+            answer = error
+    answer = world.broadcast(answer)
+    if isinstance(answer, UserError):
+        raise answer
+    return answer
+
+
+def with_seconds(labels: PseudoLabels, *, extract: float, label: float) -> PseudoLabels:
+    """The labels, with the seconds of their making among the statistics."""
+    statistics = {**labels.statistics, "extract_seconds": extract, "label_seconds": label}
+    return PseudoLabels(
+        labels.version,
+        labels.labels,
+        labels.centroids,
+        labels.proxies,
+        labels.proxy_labels,
+        labels.proxy_camids,
+        statistics,
+    )

@@ -1,0 +1,127 @@
+"""A configuration says what a run is: mistakes are named with their key, and the tree survives a round trip."""
+
+import pytest
+import yaml
+
+from reid_ray.config import Config, config_hash, dump_config, load_config, recipe_names
+from reid_ray.config.loading import known_keys
+from reid_ray.errors import ConfigError
+
+NEEDS_ROOT = {"ice", "ice-agnostic", "ice-supervised"}
+
+
+def load(recipe: str, *overrides: str) -> Config:
+    root = ("data.root=/data",) if recipe in NEEDS_ROOT else ()
+    return load_config(recipe, (*root, *overrides))
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_every_recipe_loads_and_survives_a_round_trip(recipe, tmp_path):
+    config = load(recipe)
+    file = tmp_path / "config.yaml"
+    file.write_text(dump_config(config), encoding="utf-8")
+    assert load_config(file) == config
+    assert config.name == recipe
+
+
+def test_ice_is_the_published_setting():
+    config = load("ice")
+    assert (config.training.epochs, config.training.iterations, config.training.batch_size) == (40, 400, 32)
+    assert (config.labels.k1, config.labels.k2, config.labels.eps, config.labels.min_samples) == (30, 6, 0.55, 4)
+    assert (config.model.bn_group, config.model.ema) == (8, 0.999)
+    assert config.data.strong.erase == 0.6
+
+
+def test_a_recipe_stands_on_its_base():
+    aware, agnostic = load("ice"), load("ice-agnostic")
+    assert agnostic.method.mode == "agnostic"
+    assert agnostic.model_copy(update={"name": "ice", "method": aware.method}) == aware
+
+
+def test_overrides_win_in_order_and_are_yaml():
+    config = load("ice", "training.epochs=3", "training.epochs=5", "model.bn_group=null", "training.lr=1e-4")
+    assert (config.training.epochs, config.model.bn_group, config.training.lr) == (5, None, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("training.epoch=3", ["training.epoch", "did you mean 'training.epochs'"]),
+        ("epochs=3", ["Unknown key 'epochs'", "training.epochs"]),
+        ("method.lambda_hard=1", ["Unknown key 'method.lambda_hard'"]),
+        ("training.epochs=many", ["training.epochs", "integer", "many"]),
+        ("labels.eps=1.5", ["labels.eps", "less than 1"]),
+        ("labels.eps=.nan", ["labels.eps", "finite"]),
+        ("training=3", ["'training'", "section"]),
+        ("training.epochs.x=3", ["training.epochs"]),
+        ("training.epochs", ["not an override"]),
+        ("data.root=[", ["not valid YAML"]),
+        ("name=a/b", ["name 'a/b'"]),
+        ("runtime.n_workers=5", ["does not divide"]),
+        ("model.bn_group=5", ["model.bn_group=5"]),
+        ("data.root=null", ["data.root"]),
+    ],
+)
+def test_a_mistake_is_one_sentence_that_names_the_key(override, parts):
+    with pytest.raises(ConfigError) as caught:
+        load("ice", override)
+    message = str(caught.value)
+    assert all(part in message for part in parts), message
+    assert "\n" not in message
+
+
+def test_bn_group_and_worker_share_must_divide_one_another():
+    load("ice", "runtime.n_workers=2", "model.bn_group=32")  # a group over two workers
+    with pytest.raises(ConfigError, match="one must divide the other"):
+        load("ice", "training.n_pids=12", "runtime.n_workers=4", "model.bn_group=8")
+
+
+def test_unknown_recipe_names_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'ice-agnostic'"):
+        load_config("ice-agnostik")
+
+
+def test_a_recipe_file_that_is_not_a_mapping(tmp_path):
+    file = tmp_path / "bad.yaml"
+    file.write_text("- 1\n- 2\n")
+    with pytest.raises(ConfigError, match="mapping"):
+        load_config(file)
+
+
+def test_a_recipe_cannot_stand_on_itself(tmp_path):
+    file = tmp_path / "loop.yaml"
+    file.write_text(yaml.safe_dump({"base": str(file)}))
+    with pytest.raises(ConfigError, match="stands on itself"):
+        load_config(file)
+
+
+def test_yaml_cannot_run_code(tmp_path):
+    file = tmp_path / "evil.yaml"
+    file.write_text("name: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_config(file)
+
+
+def test_hash_names_what_is_computed_not_where():
+    base = load("ice")
+    for same in ("name=x", "output=elsewhere", "runtime.n_workers=2", "training.epochs=99", "data.cache_mb=0"):
+        assert config_hash(load("ice", same)) == config_hash(base), same
+    for other in ("seed=1", "training.lr=1e-3", "labels.eps=0.5", "data.height=128", "model.bn_group=16"):
+        assert config_hash(load("ice", other)) != config_hash(base), other
+
+
+def test_config_is_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        load("ice").seed = 3  # type: ignore[misc]
+
+
+def test_every_field_has_a_description():
+    def undocumented(model, prefix=""):
+        for name, field in model.model_fields.items():
+            if not field.description:
+                yield prefix + name
+            if hasattr(field.annotation, "model_fields"):
+                yield from undocumented(field.annotation, f"{prefix}{name}.")
+
+    assert list(undocumented(Config)) == []
+    assert "labels.eps" in set(known_keys())

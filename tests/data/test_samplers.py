@@ -1,0 +1,99 @@
+"""The plan of an epoch: P×K batches, cameras first, equal for every worker."""
+
+import numpy as np
+import pytest
+
+from reid_ray.data.samplers import plan_epoch, worker_columns
+
+
+def plan(labels, camids=None, *, n_pids=4, n_instances=4, iterations=20, seed=0):
+    labels = np.asarray(labels)
+    camids = np.zeros_like(labels) if camids is None else np.asarray(camids)
+    return plan_epoch(
+        labels,
+        camids,
+        n_pids=n_pids,
+        n_instances=n_instances,
+        iterations=iterations,
+        rng=np.random.default_rng(seed),
+    )
+
+
+def test_batches_hold_p_identities_of_k_images_that_stand_together():
+    rng = np.random.default_rng(1)
+    labels = rng.integers(-1, 12, 300)
+    batches = plan(labels, rng.integers(0, 4, 300))
+    assert batches.shape == (20, 16)
+    for batch in batches:
+        groups = labels[batch].reshape(4, 4)
+        assert (groups == groups[:, :1]).all()
+        assert len(set(groups[:, 0])) == 4
+        assert (groups >= 0).all()
+
+
+def test_distinct_cameras_come_first():
+    labels = np.repeat(np.arange(6), 12)
+    camids = np.tile(np.repeat(np.arange(3), 4), 6)
+    for batch in plan(labels, camids, n_instances=4):
+        for group in batch.reshape(4, 4):
+            assert set(camids[group]) == {0, 1, 2}
+            assert len(set(group)) == 4  # twelve images: no need to repeat one
+    for batch in plan(labels, camids, n_instances=2):
+        for group in batch.reshape(4, 2):
+            assert len(set(camids[group])) == 2
+
+
+def test_a_camera_seen_once_is_always_in():
+    labels = np.zeros(40, dtype=int)
+    labels[20:] = 1
+    camids = np.zeros(40, dtype=int)
+    camids[[7, 33]] = 1
+    for batch in plan(labels, camids, n_pids=2):
+        assert {7, 33} <= set(batch)
+
+
+def test_small_identities_repeat_but_use_all_their_images_first():
+    labels = [0, 0, 1, 2, 2, 2, 3, 3, 3, 3]
+    for batch in plan(labels):
+        for group in batch.reshape(4, 4):
+            members = {i for i, label in enumerate(labels) if label == labels[group[0]]}
+            assert set(group) == members
+
+
+def test_all_identities_are_dealt_before_one_comes_again():
+    labels = np.repeat(np.arange(12), 5)
+    batches = plan(labels, n_pids=4, iterations=3)
+    assert sorted(labels[batches[:, ::4]].ravel()) == list(range(12))
+
+
+@pytest.mark.parametrize("n_clusters", [1, 2, 3])
+def test_fewer_identities_than_p_share_the_batch_evenly(n_clusters):
+    labels = np.repeat(np.arange(n_clusters), 30)
+    for batch in plan(labels, n_pids=4, n_instances=4):
+        _, counts = np.unique(labels[batch], return_counts=True)
+        assert len(counts) == n_clusters
+        assert counts.max() - counts.min() <= 1
+        assert counts.sum() == 16
+
+
+def test_no_label_at_all_is_an_error():
+    with pytest.raises(ValueError, match="no image has a label"):
+        plan([-1, -1, -1])
+
+
+def test_unknown_cameras_count_as_one():
+    plan(np.repeat(np.arange(5), 6), np.full(30, -1))
+
+
+def test_same_seed_same_plan_other_seed_other_plan():
+    labels = np.repeat(np.arange(9), 7)
+    assert (plan(labels, seed=3) == plan(labels, seed=3)).all()
+    assert (plan(labels, seed=3) != plan(labels, seed=4)).any()
+
+
+@pytest.mark.parametrize("n_workers", [1, 2, 4, 8])
+def test_worker_columns_partition_the_batch_in_order(n_workers):
+    columns = np.arange(16)
+    parts = [columns[worker_columns(16, rank, n_workers)] for rank in range(n_workers)]
+    assert np.concatenate(parts).tolist() == columns.tolist()
+    assert len({len(part) for part in parts}) == 1

@@ -1,0 +1,125 @@
+"""Trunks: strides of every block, sizes, agreement with torchvision, IBN-a."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from reid_ray.models import Backbone, InstanceBatchNorm, build_backbone
+
+BLOCKS = {
+    "resnet18": [2, 2, 2, 2],
+    "resnet50": [3, 4, 6, 3],
+    "resnet101": [3, 4, 23, 3],
+    "ibn_resnet50": [3, 4, 6, 3],
+}
+
+
+def stages(backbone: Backbone) -> list[nn.Sequential]:
+    return [getattr(backbone, f"layer{number}") for number in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("last_stride", [1, 2])
+@pytest.mark.parametrize("stride_in", ["conv1", "conv2"])
+@pytest.mark.parametrize("name", list(BLOCKS))
+def test_strides_of_every_block(name: str, stride_in: str, last_stride: int) -> None:
+    backbone = build_backbone(name, stride_in=stride_in, last_stride=last_stride, norm=nn.BatchNorm2d)
+    assert [len(stage) for stage in stages(backbone)] == BLOCKS[name]
+    carrier = "conv1" if name == "resnet18" else stride_in
+    for stage, stride in zip(stages(backbone), (1, 2, 2, last_stride), strict=True):
+        for position, block in enumerate(stage):
+            expected = stride if position == 0 else 1
+            for conv in ("conv1", "conv2"):
+                assert getattr(block, conv).stride == ((expected,) * 2 if conv == carrier else (1, 1))
+            if block.downsample is not None:
+                assert block.downsample[0].stride == (expected, expected)
+    assert backbone.stride_in == (None if name == "resnet18" else stride_in)
+
+
+@pytest.mark.parametrize(("last_stride", "height", "width"), [(1, 8, 4), (2, 4, 2)])
+@pytest.mark.parametrize("stride_in", ["conv1", "conv2"])
+@pytest.mark.parametrize(
+    ("name", "channels"), [("resnet18", 512), ("resnet34", 512), ("resnet50", 2048), ("ibn_resnet50", 2048)]
+)
+def test_output_size(name: str, channels: int, stride_in: str, last_stride: int, height: int, width: int) -> None:
+    backbone = build_backbone(name, stride_in=stride_in, last_stride=last_stride, norm=nn.BatchNorm2d).eval()
+    with torch.no_grad():
+        feature_map = backbone(torch.randn(1, 3, 128, 64))
+    assert feature_map.shape == (1, channels, height, width)
+    assert backbone.out_channels == channels
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_equals_torchvision_with_its_strides(name: str) -> None:
+    torch.manual_seed(0)
+    reference = getattr(torchvision.models, name)().eval()
+    backbone = build_backbone(name, stride_in="conv2", last_stride=2, norm=nn.BatchNorm2d).eval()
+    state = {key: value for key, value in reference.state_dict().items() if not key.startswith("fc.")}
+    backbone.load_state_dict(state, strict=True)
+    images = torch.randn(2, 3, 64, 32)
+    with torch.no_grad():
+        expected = nn.Sequential(*list(reference.children())[:-2])(images)
+        assert torch.equal(backbone(images), expected)
+
+
+def test_the_place_of_the_stride_is_another_function() -> None:
+    """The trap: one state dict loads into both without an error."""
+    torch.manual_seed(0)
+    kinds = [
+        build_backbone("resnet50", stride_in=place, last_stride=2, norm=nn.BatchNorm2d).eval()
+        for place in ("conv1", "conv2")
+    ]
+    kinds[1].load_state_dict(kinds[0].state_dict(), strict=True)
+    images = torch.randn(1, 3, 64, 32)
+    with torch.no_grad():
+        first, second = (backbone(images) for backbone in kinds)
+    assert first.shape == second.shape
+    assert not torch.allclose(first, second, rtol=0.1, atol=0.1)
+
+
+def test_norm_layer_is_used_everywhere() -> None:
+    made: list[int] = []
+
+    def norm(channels: int) -> nn.Module:
+        made.append(channels)
+        return nn.Identity()
+
+    backbone = build_backbone("resnet50", stride_in="conv2", last_stride=1, norm=norm)
+    assert len(made) == 53
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
+
+
+def test_ibn_keys_are_those_of_the_public_weights() -> None:
+    plain = build_backbone("resnet50", stride_in="conv2", last_stride=1, norm=nn.BatchNorm2d).state_dict()
+    ibn = build_backbone("ibn_resnet50", stride_in="conv2", last_stride=1, norm=nn.BatchNorm2d).state_dict()
+    replaced = [f"layer{stage}.{block}.bn1" for stage, n in ((1, 3), (2, 4), (3, 6)) for block in range(n)]
+    batch_norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    expected = {key for key in plain if key.rpartition(".")[0] not in replaced}
+    for prefix in replaced:
+        expected |= {f"{prefix}.IN.weight", f"{prefix}.IN.bias"} | {f"{prefix}.BN.{name}" for name in batch_norm}
+    assert set(ibn) == expected
+    assert ibn["layer3.0.bn1.IN.weight"].shape == ibn["layer3.0.bn1.BN.weight"].shape == (128,)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("channels", [6, 7])
+def test_instance_batch_norm_treats_each_half_its_way(channels: int, memory_format: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    layer = InstanceBatchNorm(channels, nn.BatchNorm2d).double()
+    nn.init.normal_(layer.IN.weight)
+    nn.init.normal_(layer.IN.bias)
+    features = torch.randn(4, channels, 5, 3, dtype=torch.float64).to(memory_format=memory_format)
+    output = layer(features)
+    for channel in range(3):
+        for image in range(4):
+            values = features[image, channel]
+            normal = (values - values.mean()) / (values.var(correction=0) + 1e-5).sqrt()
+            expected = normal * layer.IN.weight[channel] + layer.IN.bias[channel]
+            torch.testing.assert_close(output[image, channel], expected)
+    for channel in range(3, channels):
+        values = features[:, channel]
+        expected = (values - values.mean()) / (values.var(correction=0) + 1e-5).sqrt()
+        torch.testing.assert_close(output[:, channel], expected)
+    assert output.is_contiguous(memory_format=memory_format)

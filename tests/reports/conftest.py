@@ -1,0 +1,60 @@
+"""A run's events, and a small dataset of coloured crops."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from reid_ray.data.images import Dataset
+from reid_ray.data.table import ImageTable
+
+
+@dataclass(frozen=True)
+class ColouredCrops:
+    """`path` is the pid; crops come in two sizes."""
+
+    def read(self, path: str) -> torch.Tensor:
+        pid = int(path)
+        height = 40 if pid % 2 else 52
+        colour = torch.tensor([40 * (pid % 6), 90, 255 - 40 * (pid % 6)], dtype=torch.uint8)
+        return colour[:, None, None].expand(3, height, 20)
+
+
+@pytest.fixture
+def crops() -> tuple[Dataset, np.ndarray, np.ndarray]:
+    """Nine queries, thirty gallery images, and unit features [9, 8] and [30, 8]."""
+    rng = np.random.default_rng(0)
+    pids = np.concatenate([np.arange(9) % 6, np.arange(30) % 6])
+    camids = np.concatenate([np.zeros(9, int), rng.integers(0, 3, 30)])
+    table = ImageTable.from_columns(
+        path=[str(pid) for pid in pids],
+        pid=pids,
+        camid=camids,
+        split=["query"] * 9 + ["gallery"] * 30,
+        name="crops & co",
+    )
+    features = rng.standard_normal((6, 8))[pids] + rng.standard_normal((39, 8))
+    features = (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
+    return Dataset(table, ColouredCrops()), features[:9], features[9:]
+
+
+@pytest.fixture
+def events() -> list[dict]:
+    """Three epochs of a run that is still going on."""
+    log: list[dict] = [{"event": "start", "time": 1.0, "epoch": 0, "device": "cpu", "startup_seconds": 3.25}]
+    log.append({"event": "evaluate", "epoch": 0, "mAP": 0.1, "R1": 0.2, "evaluate_seconds": 4.0})
+    for epoch in range(3):
+        quality = {"ari": 0.2 + 0.1 * epoch, "nmi": 0.6, "pairwise_f1": 0.4}
+        seconds = {"extract_seconds": 3.0, "label_seconds": 1.0}
+        clusters = {"n_clusters": 20 - epoch, "n_outliers": 5, "outlier_share": 0.05}
+        log.append({"event": "refresh", "epoch": epoch, **clusters, **quality, **seconds})
+        for step in range(5):
+            loss = 3.0 / (1 + 5 * epoch + step)
+            parts = {"hard": loss / 2, "soft": loss / 200}
+            place = {"epoch": epoch, "step": step, "global_step": 5 * epoch + step + 1}
+            log.append({"event": "step", **place, "lr": 1e-4, "loss": loss, "parts": parts})
+        log.append({"event": "epoch", "epoch": epoch, "train_seconds": 9.0, "images_per_second": 50.0})
+        rates = {"mAP": 0.3 - 0.05 * (epoch - 1) ** 2, "R1": 0.5, "R5": 0.7, "R10": 0.8, "mINP": 0.1}
+        log.append({"event": "evaluate", "epoch": epoch + 1, **rates, "evaluate_seconds": 4.0})
+    return log

@@ -1,0 +1,34 @@
+from io import StringIO
+
+from rich.console import Console
+
+from reid_ray.reports import epoch_table
+
+
+def printed(table) -> list[str]:
+    console = Console(file=StringIO(), width=160, force_terminal=True, color_system="standard")
+    console.print(table)
+    return console.file.getvalue().splitlines()
+
+
+def test_a_line_an_epoch_and_the_best_in_bold(events):
+    lines = printed(epoch_table(events))
+    rows = [line for line in lines if "│" in line]
+    assert len(rows) == 4
+    assert "10.0" in rows[0]
+    assert "start" in rows[0]
+    bold = [i for i, line in enumerate(rows) if "\x1b[1m" in line]
+    assert bold == [2]
+    assert any("chosen by test mAP" in line for line in lines)
+
+
+def test_label_quality_without_evaluation(events):
+    text = "\n".join(printed(epoch_table([event for event in events if event["event"] == "refresh"])))
+    for word in ("clusters", "outliers", "ARI", "NMI", "F1", "5.0%", "0.300"):
+        assert word in text
+    assert "mAP" not in text
+
+
+def test_no_events():
+    assert epoch_table([]).row_count == 0
+    printed(epoch_table([]))

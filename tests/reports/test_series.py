@@ -1,0 +1,86 @@
+import math
+
+import pytest
+
+from reid_ray.reports.series import epoch_rows, headline, number, steps, table
+
+
+def evaluate(epoch: int, value: float, **more):
+    return {"event": "evaluate", "epoch": epoch, "mAP": value, "R1": value + 0.1, **more}
+
+
+EVENTS = [
+    {"event": "start", "epoch": 0, "n_images": 100},
+    evaluate(0, 0.05, evaluate_seconds=1.0),
+    {"event": "refresh", "epoch": 0, "n_clusters": 7, "outlier_share": 0.5, "ari": None, "extract_seconds": 2.0},
+    {"event": "step", "epoch": 0, "step": 1, "global_step": 1, "loss": 4.0},
+    {"event": "step", "epoch": 0, "step": 2, "global_step": 2, "loss": 2.0},
+    {"event": "epoch", "epoch": 0, "train_seconds": 8.0, "images_per_second": 64.0},
+    evaluate(1, 0.30),
+    {"event": "refresh", "epoch": 1, "n_clusters": 9, "outlier_share": 0.25, "ari": 0.5},
+]
+
+
+def test_an_epoch_shows_its_labels_its_training_and_the_evaluation_after_it():
+    start, first, second = epoch_rows(EVENTS)
+    assert [row.epoch for row in (start, first, second)] == [0, 1, 2]
+    assert (start.evaluation["mAP"], start.refresh, start.loss, start.seconds) == (0.05, {}, None, 1.0)
+    assert (first.refresh["n_clusters"], first.loss, first.evaluation["mAP"]) == (7, 3.0, 0.30)
+    assert first.seconds_per_part() == [("extract", 2.0), ("train", 8.0)]
+    assert (second.refresh["n_clusters"], second.evaluation, second.seconds) == (9, {}, None)
+
+
+def test_what_was_written_twice_counts_once_and_as_it_was_last():
+    again = [
+        {"event": "step", "epoch": 0, "global_step": 2, "loss": 8.0},
+        {"event": "refresh", "epoch": 1, "n_clusters": 11},
+    ]
+    rows = epoch_rows(EVENTS + again)
+    assert [event["loss"] for event in steps(EVENTS + again)] == [4.0, 8.0]
+    assert rows[1].loss == 6.0
+    assert rows[2].refresh["n_clusters"] == 11
+
+
+def test_headline_takes_the_earlier_of_equal_bests():
+    summary = headline([*EVENTS, evaluate(2, 0.4), evaluate(3, 0.4), evaluate(4, 0.1)])
+    assert summary.start is EVENTS[1]
+    assert [event and event["epoch"] for event in (summary.best, summary.last)] == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "ended"),
+    [([], False), (["start"], False), (["start", "end"], True), (["start", "end", "start"], False)],
+)
+def test_a_run_that_was_started_again_has_not_ended(kinds, ended):
+    assert headline([{"event": kind} for kind in kinds]).ended is ended
+
+
+def test_headline_without_evaluation():
+    summary = headline([event for event in EVENTS if event["event"] != "evaluate"])
+    assert (summary.start, summary.best, summary.last) == (None, None, None)
+
+
+def test_table_has_only_columns_that_some_epoch_fills():
+    headings, rows = table(EVENTS)
+    assert headings == ["epoch", "mAP", "R1", "clusters", "outliers", "ARI", "loss", "images/s", "seconds"]
+    assert rows[0][:4] == ["start", "5.0", "15.0", ""]
+    assert rows[1] == ["1", "30.0", "40.0", "7", "50.0%", "", "3.000", "64", "10"]
+    assert table([]) == ([], [])
+
+
+@pytest.mark.parametrize("value", [None, "3", True, math.nan, math.inf, [1.0]])
+def test_number_takes_finite_numbers_only(value):
+    assert number({"x": value}, "x") is None
+    assert number({}, "x") is None
+    assert number({"x": 3}, "x") == 3.0
+
+
+def test_events_of_other_kinds_or_without_an_epoch_are_passed_over():
+    odd = [
+        {},
+        {"event": "resume", "epoch": 3},
+        {"event": "refresh"},
+        {"event": "step", "loss": 1.0},
+        {"event": "epoch"},
+    ]
+    assert epoch_rows(odd) == []
