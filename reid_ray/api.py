@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from reid_ray.config import Config
+from reid_ray.config import Config, with_absolute_paths
 from reid_ray.data.readers import read_dataset
+from reid_ray.errors import DataError
+from reid_ray.methods import METHODS
 from reid_ray.run import Run, load_run
 from reid_ray.training.metrics import Event
 from reid_ray.training.rundir import RunDirectory
@@ -25,11 +27,17 @@ def train(config: Config, *, listener: Callable[[Event], None] | None = None) ->
         UserError: with one sentence, for anything the caller can mend.
         KeyboardInterrupt: after Ctrl-C; the run can be continued.
     """
+    config = with_absolute_paths(config)
     directory = RunDirectory.of(config)
     directory.check(config)
     if directory.is_complete(config):
         return load_run(directory.path)
     dataset = read_dataset(config.data)
+    if METHODS[config.method.name].labels_source(config) == "truth" and not dataset.train.has_pids:
+        raise DataError(
+            f"{dataset.table.name} has no identities in its training split, which this method learns from; use "
+            f"method.mode=aware or agnostic."
+        )
     if config.runtime.backend == "ray":
         from reid_ray.runtime.run import train_on_ray  # Ray is slow to import, and not needed elsewhere
 

@@ -66,7 +66,7 @@ class Run:
 
     def labels(self, epoch: int = -1) -> pa.Table:
         """Pseudo-labels of an epoch (negative counts from the last): path, label, camid and, where known, pid."""
-        files = sorted(self.directory.labels.glob("epoch-*.parquet"))
+        files = sorted(self.directory.labels.glob("epoch-*.parquet"), key=lambda file: (len(file.name), file.name))
         if not -len(files) <= epoch < len(files):
             raise RunError(f"{self.path} has labels of {len(files)} epochs; there is none numbered {epoch}.")
         return pq.read_table(files[epoch])
@@ -139,6 +139,9 @@ def load_run(path: str | Path) -> Run:
 
 def _as_tensor(image: Any) -> Tensor:
     if isinstance(image, Tensor):
+        if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8:
+            shape = list(image.shape)
+            raise RunError(f"A tensor to embed should be RGB, uint8 [3, h, w]; this one is {image.dtype} {shape}.")
         return image
     if isinstance(image, (str, Path)):
         return FileImages().read(str(image))

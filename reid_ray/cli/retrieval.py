@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reid_ray.cli.progress import counting, make_console
-from reid_ray.errors import DataError
+from reid_ray.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from reid_ray.data.images import Dataset
@@ -80,6 +80,8 @@ def extract(
     table = dataset.table if split == "all" else dataset.table.split(split)
     if not len(table):
         raise DataError(f"{dataset.table.name} has no images in split '{split}'; use train, query, gallery or all.")
+    if out.suffix != ".npy":
+        raise DataError(f"--out {out} should end in .npy; the rows are described beside it, in .parquet.")
     if not out.parent.is_dir():
         raise DataError(f"The folder of {out} does not exist; create it, or give another --out.")
     features = embed_with_progress(opened, table, dataset, make_console(stderr=True))
@@ -126,6 +128,9 @@ def _open(path: Path, overrides: list[str] | None, model: str) -> tuple[Run, Dat
     from reid_ray.data.readers import read_dataset
     from reid_ray.run import load_run
 
+    for override in overrides or []:
+        if not override.startswith("data."):
+            raise ConfigError(f"'{override}' cannot be changed after training; only data.KEY=VALUE can.")
     run = load_run(path)
     run.use_model(model)
     config = load_config(run.directory.config_file, overrides or [])

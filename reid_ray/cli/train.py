@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from reid_ray.cli.progress import RunProgress, make_console
-from reid_ray.config import Config, config_hash, dump_config, load_config, recipe_names
-from reid_ray.errors import UserError
+from reid_ray.config import Config, config_hash, dump_config, load_config, recipe_names, with_absolute_paths
+from reid_ray.errors import DataError, UserError
 
 if TYPE_CHECKING:
     from reid_ray.run import Run
@@ -48,22 +49,28 @@ def train(
     Leaves a run directory OUTPUT/NAME with the configuration, metrics.jsonl, the labels of each epoch,
     checkpoints, curves and report.html.
     """
-    config = load_config(recipe, overrides or [])
+    config = with_absolute_paths(load_config(recipe, overrides or []))
     console = make_console()
     if show_config:
         console.print(f"# config hash: {config_hash(config)}\n{dump_config(config)}", highlight=False)
         return
     run = train_with_progress(config, console)
-    finish(run, console)
+    if is_first_process():
+        finish(run, console)
 
 
 @app.command()
 def demo(overrides: Overrides = None) -> None:
     """See it work: train ICE without labels on drawn pedestrians, through Ray, in some minutes. No download."""
+    from reid_ray.data.readers import read_dataset
     from reid_ray.evaluation.baselines import histogram_metrics
+    from reid_ray.evaluation.protocols import evaluable
     from reid_ray.reports.run import rank_run
 
     config = load_config("demo", overrides or [])
+    reason = evaluable(read_dataset(config.data).table)
+    if reason is not None:
+        raise DataError(f"The demo compares retrieval before and after: {reason}")
     console = make_console()
     run = train_with_progress(config, console)
     with console.status("Colour-histogram baseline and ranked sheet"):
@@ -95,12 +102,19 @@ def train_with_progress(config: Config, console: Console) -> Run:
     """`reid_ray.train` with a progress display."""
     from reid_ray.api import train as train_run
 
+    if not is_first_process():
+        return train_run(config)
     try:
         with RunProgress(console, config.training.epochs, config.training.iterations) as progress:
             return train_run(config, listener=progress)
     except KeyboardInterrupt:
         console.print("Interrupted. The same command goes on from the last checkpoint.")
         raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def is_first_process() -> bool:
+    """Whether this is the one process that speaks; `torchrun` starts others beside it."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def finish(run: Run, console: Console) -> None:

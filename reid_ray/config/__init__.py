@@ -50,7 +50,14 @@ class Config(Section):
         return self
 
 
-from reid_ray.config.loading import config_hash, dump_config, load_config, recipe_names  # noqa: E402
+from reid_ray.config.loading import (  # noqa: E402
+    config_hash,
+    dump_config,
+    hashed_settings,
+    load_config,
+    recipe_names,
+    with_absolute_paths,
+)
 
 __all__ = [
     "Config",
@@ -65,6 +72,8 @@ __all__ = [
     "TrainingConfig",
     "config_hash",
     "dump_config",
+    "hashed_settings",
     "load_config",
     "recipe_names",
+    "with_absolute_paths",
 ]

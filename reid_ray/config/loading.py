@@ -25,7 +25,7 @@ NOT_HASHED: dict[str, Any] = {
     "output": True,
     "runtime": True,
     "data": {"cache_mb", "loader_threads"},
-    "training": {"epochs", "keep_checkpoints", "log_every"},
+    "training": {"epochs", "checkpoint_every", "keep_checkpoints", "log_every"},
     "evaluation": {"every", "at_start"},
 }
 """Settings that do not change what a run computes up to a given step. A run may be resumed with others of these."""
@@ -70,8 +70,30 @@ def dump_config(config: Config) -> str:
 
 def config_hash(config: Config) -> str:
     """A short hash of what the run computes; see `NOT_HASHED` for what may differ under one hash."""
-    tree = config.model_dump(mode="json", exclude=NOT_HASHED)
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(hashed_settings(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def hashed_settings(config: Config) -> dict[str, Any]:
+    """The settings that say what a run computes, as a nested dict."""
+    return config.model_dump(mode="json", exclude=NOT_HASHED)
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The same configuration with paths that mean the same in every process: Ray workers have other working folders."""
+
+    def absolute(path: str | None) -> str | None:
+        return path if path is None or "://" in path else str(Path(path).expanduser().absolute())
+
+    weights = config.model.weights
+    return config.model_copy(
+        update={
+            "output": absolute(config.output),
+            "data": config.data.model_copy(update={"root": absolute(config.data.root)}),
+            "model": config.model.model_copy(
+                update={"weights": weights if weights == "torchvision" else absolute(weights)}
+            ),
+        }
+    )
 
 
 def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:

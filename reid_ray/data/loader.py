@@ -115,7 +115,10 @@ def prefetch(
     Closing the iterator early cancels what has not begun.
     """
     source = iter(items)
-    pool = ThreadPoolExecutor(n_threads, thread_name_prefix="reid-loader")
+    # One kernel thread each: teams of threads inside these would spin beside the network's and take its cores.
+    pool = ThreadPoolExecutor(
+        n_threads, thread_name_prefix="reid-loader", initializer=torch.set_num_threads, initargs=(1,)
+    )
     waiting: list[Future[Result]] = [pool.submit(function, item) for item in islice(source, n_threads + ahead)]
     try:
         while waiting:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
+from reid_ray.errors import ConfigError
 from reid_ray.types import OUTLIER, IntArray
 
 Backend = Literal["auto", "components", "sklearn"]
@@ -18,6 +19,7 @@ def dbscan(graph: csr_array, *, eps: float, min_samples: int, backend: Backend =
 
     Labels, their numbers and the choice of a border point between two clusters are those of scikit-learn's DBSCAN on
     the same matrix: clusters are numbered by their first core point, and a border point goes to the lowest of them.
+    Distances are compared with eps in float32.
 
     Args:
         graph: float32 [N, N] distances, symmetric; the diagonal and other zeros are stored.
@@ -27,14 +29,22 @@ def dbscan(graph: csr_array, *, eps: float, min_samples: int, backend: Backend =
 
     Returns:
         int64 [N]: 0 … n_clusters−1, or `OUTLIER`.
+
+    Raises:
+        ConfigError: unknown backend.
     """
+    if backend not in get_args(Backend):
+        raise ConfigError(f"Unknown DBSCAN backend '{backend}'; use {', '.join(get_args(Backend))}.")
+    n_rows = graph.shape[0]
+    labels = np.full(n_rows, OUTLIER, dtype=np.int64)
+    if not n_rows:
+        return labels
+    eps = float(eps)  # a NumPy scalar would widen the comparison to float64
     if backend == "sklearn":
         from sklearn.cluster import DBSCAN
 
         found = DBSCAN(eps=eps, min_samples=min_samples, metric="precomputed").fit_predict(graph)
         return np.asarray(found, dtype=np.int64)
-    n_rows = graph.shape[0]
-    labels = np.full(n_rows, OUTLIER, dtype=np.int64)
     near = graph.data <= eps
     rows = np.repeat(np.arange(n_rows), np.diff(graph.indptr))[near]
     columns = graph.indices[near]

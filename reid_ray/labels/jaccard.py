@@ -1,12 +1,12 @@
 """The k-reciprocal Jaccard distance (Zhong et al., CVPR 2017), sparse from end to end.
 
-Neighbours → k-reciprocal sets, expanded by half sets → weights V, rows summing to 1 → query expansion (the mean of V over
-the k2 nearest) → J = 1 − m/(2 − m) with m = Σ min(V_i, V_j). Only pairs with J ≤ max_distance are kept: a few per row.
+Neighbours → k-reciprocal sets, expanded by half sets → weights V, rows summing to 1 → query expansion (the mean of V
+over the k2 nearest) → J = 1 − m/(2 − m) with m = Σ min(V_i, V_j). Only pairs with J ≤ max_distance are kept: a few per
+row.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, get_args
@@ -23,7 +23,13 @@ from reid_ray.types import FloatArray, IntArray
 Variant = Literal["spcl", "cvpr17"]
 
 ROWS_PER_BLOCK = 512
-"""Rows that a thread takes at a time."""
+"""Rows that a thread takes at a time, at least."""
+
+MAX_BLOCKS = 256
+"""Blocks in all, at most: each needs a few zeroed arrays of length N."""
+
+LEAST_SCALE = 1e-5
+"""d² that float32 similarities cannot tell from 0: the floor of what `cvpr17` divides by, for rows that are all one."""
 
 
 def jaccard_graph(
@@ -49,7 +55,7 @@ def jaccard_graph(
         features: float32 [N, D], L2-normalised.
         k1: neighbours of the k-reciprocal encoding.
         k2: neighbours of the query expansion, self included; 1 switches it off.
-        max_distance: pairs farther apart are left out.
+        max_distance: pairs farther apart are left out, as are those that share nothing (J = 1).
         camids: int64 [N]; not read by these variants.
         device: where neighbours are searched.
 
@@ -57,9 +63,11 @@ def jaccard_graph(
         float32 [N, N], symmetric; the diagonal and other zeros are stored; columns ascend in each row.
 
     Raises:
-        ConfigError: unknown variant.
-        DataError: features that are not finite.
+        ConfigError: unknown variant, k1 or k2 below 1.
+        DataError: features that are not finite or not normalised.
     """
+    if min(k1, k2) < 1:
+        raise ConfigError(f"k1 and k2 count neighbours, self included, so both are at least 1; here k1={k1}, k2={k2}.")
     if variant not in get_args(Variant):
         raise ConfigError(f"Unknown Jaccard variant '{variant}'; use {' or '.join(get_args(Variant))}.")
     k_full, k_half = (k1, round(k1 / 2) + 1) if variant == "spcl" else (k1 + 1, round(k1 / 2) + 1)
@@ -92,13 +100,13 @@ def graph_of_neighbours(
     indptr = _indptr([counts for counts, _ in sets])
     columns = np.concatenate([found for _, found in sets])
     features = np.ascontiguousarray(features, dtype=np.float32)
-    similarities = np.concatenate(
-        _over_blocks(lambda first, last: kernels.pair_similarities(features, indptr, columns, first, last), n_rows)
+    scale = _scale(neighbours.least, variant)
+    blocks = _over_blocks(
+        lambda first, last: kernels.pair_weights(features, scale, indptr, columns, first, last), n_rows
     )
-    weights = csr_array((_weights(similarities, indptr, neighbours.least, variant), columns, indptr), (n_rows, n_rows))
+    weights = csr_array((np.concatenate(blocks), columns, indptr), (n_rows, n_rows))
     weights = _expand_queries(weights, indices[:, :k2])
     transposed = weights.T.tocsr()
-    transposed.sort_indices()
     rows = _over_blocks(
         lambda first, last: kernels.jaccard_rows(
             weights.indptr,
@@ -107,7 +115,7 @@ def graph_of_neighbours(
             transposed.indptr,
             transposed.indices,
             transposed.data,
-            max_distance,
+            np.float32(max_distance),  # as DBSCAN will compare: in float32
             first,
             last,
         ),
@@ -123,15 +131,11 @@ def graph_of_neighbours(
     )
 
 
-def _weights(similarities: FloatArray, indptr: IntArray, least: FloatArray, variant: Variant) -> FloatArray:
-    """Weights of the stored pairs, each row summing to 1."""
-    distances = 2 - 2 * similarities.astype(np.float64)
-    if variant == "cvpr17":
-        largest = np.maximum(2 - 2 * least.astype(np.float64), np.finfo(np.float32).tiny)
-        distances /= np.repeat(largest, np.diff(indptr))
-    weights = np.exp(-distances)
-    totals = np.add.reduceat(weights, indptr[:-1])  # no row is empty: each holds itself
-    return np.asarray(weights / np.repeat(totals, np.diff(indptr)), dtype=np.float32)
+def _scale(least: FloatArray, variant: Variant) -> npt.NDArray[np.float64]:
+    """float64 [N]: what the d² of each row are divided by."""
+    if variant == "spcl":
+        return np.ones(len(least))
+    return np.maximum(2 - 2 * least.astype(np.float64), LEAST_SCALE)
 
 
 def _expand_queries(weights: csr_array, nearest_rows: npt.NDArray[np.int32]) -> csr_array:
@@ -148,9 +152,9 @@ def _expand_queries(weights: csr_array, nearest_rows: npt.NDArray[np.int32]) -> 
 
 def _over_blocks(function: Callable[[int, int], Any], n_rows: int) -> list[Any]:
     """`function(first, last)` for all blocks of rows, on threads, in order."""
-    starts = range(0, n_rows, ROWS_PER_BLOCK)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(lambda first: function(first, min(first + ROWS_PER_BLOCK, n_rows)), starts))
+    size = max(ROWS_PER_BLOCK, -(-n_rows // MAX_BLOCKS))
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return list(pool.map(lambda first: function(first, min(first + size, n_rows)), range(0, n_rows, size)))
 
 
 def _indptr(counts: list[IntArray]) -> IntArray:

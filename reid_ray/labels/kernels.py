@@ -1,7 +1,7 @@
 """Numba kernels of the Jaccard graph, each over a block of rows.
 
-They hold no interpreter lock, so blocks run on Python threads. A row is computed whole, by one thread, with sums taken in
-ascending column order: nothing depends on the number of threads, and J(i, j) = J(j, i) to the last bit.
+They hold no interpreter lock, so blocks run on Python threads. A row is computed whole, by one thread, with sums taken
+in ascending column order: nothing depends on the number of threads, and J(i, j) = J(j, i) to the last bit.
 """
 
 from __future__ import annotations
@@ -11,9 +11,6 @@ from typing import Any
 import numba
 import numpy as np
 import numpy.typing as npt
-
-EXPANSION_SHARE = 2.0 / 3.0
-"""Share of a candidate's half set that must lie in the set it joins (Zhong et al., CVPR 2017, Eq. 4)."""
 
 Array = npt.NDArray[Any]
 
@@ -36,6 +33,8 @@ def _reciprocal(indices: Array, row: int, size: int) -> Array:
 def expanded_sets(indices: Array, k_full: int, k_half: int, first: int, last: int) -> tuple[Array, Array]:
     """Expanded k-reciprocal sets of rows first … last−1.
 
+    A candidate's half set joins where more than two thirds of it lie in the set (Zhong et al., CVPR 2017, Eq. 4).
+
     Args:
         indices: int32 [N, ≥ k_full], the row itself first.
 
@@ -43,13 +42,14 @@ def expanded_sets(indices: Array, k_full: int, k_half: int, first: int, last: in
         counts int64 [last − first] and the sets one after the other, int32, each ascending.
     """
     n_rows = len(indices)
+    largest_set = min(n_rows, k_full * (1 + k_half))
     in_base = np.zeros(n_rows, dtype=np.uint8)
     in_set = np.zeros(n_rows, dtype=np.uint8)
     counts = np.empty(last - first, dtype=np.int64)
-    columns = np.empty((last - first) * 2 * k_full + n_rows, dtype=np.int32)
+    columns = np.empty((last - first) * 2 * k_full + largest_set, dtype=np.int32)
     used = 0
     for row in range(first, last):
-        if used + n_rows > len(columns):
+        if used + largest_set > len(columns):
             columns = np.concatenate((columns, np.empty(len(columns), dtype=np.int32)))
         start = used
         base = _reciprocal(indices, row, k_full)
@@ -63,7 +63,7 @@ def expanded_sets(indices: Array, k_full: int, k_half: int, first: int, last: in
             common = 0
             for j in half:
                 common += in_base[j]
-            if common > EXPANSION_SHARE * len(half):
+            if 3 * common > 2 * len(half):
                 for j in half:
                     if not in_set[j]:
                         in_set[j] = 1
@@ -79,14 +79,29 @@ def expanded_sets(indices: Array, k_full: int, k_half: int, first: int, last: in
 
 
 @numba.njit(cache=True, nogil=True)
-def pair_similarities(features: Array, indptr: Array, columns: Array, first: int, last: int) -> Array:
-    """float32: dot product of the row's and the column's feature, for each stored pair of rows first … last−1."""
+def pair_weights(features: Array, scale: Array, indptr: Array, columns: Array, first: int, last: int) -> Array:
+    """float32: exp(−d²/scale of the row), d² = 2 − 2·cos, of the stored pairs of rows first … last−1; rows sum to 1.
+
+    d² is kept within [0, 4], whatever rounding does, so that every weight is positive: `jaccard_rows` relies on it.
+    """
     offset = indptr[first]
-    values = np.empty(indptr[last] - offset, dtype=np.float32)
+    weights = np.empty(indptr[last] - offset, dtype=np.float64)
     for row in range(first, last):
+        total = 0.0
         for at in range(indptr[row], indptr[row + 1]):
-            values[at - offset] = np.dot(features[row], features[columns[at]])
-    return values
+            squared = 2.0 - 2.0 * np.float64(np.dot(features[row], features[columns[at]]))
+            weight = np.exp(-min(max(squared, 0.0), 4.0) / scale[row])
+            weights[at - offset] = weight
+            total += weight
+        for at in range(indptr[row], indptr[row + 1]):
+            weights[at - offset] /= total
+    return weights.astype(np.float32)
+
+
+@numba.njit(cache=True, nogil=True)
+def _distance(shared: np.float32) -> np.float32:
+    """J = 1 − m/(2 − m), at least 0."""
+    return max(np.float32(0.0), np.float32(1.0) - shared / (np.float32(2.0) - shared))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -97,15 +112,15 @@ def jaccard_rows(
     t_indptr: Array,
     t_rows: Array,
     t_values: Array,
-    max_distance: float,
+    max_distance: np.float32,
     first: int,
     last: int,
 ) -> tuple[Array, Array, Array]:
-    """Jaccard distances ≤ `max_distance` of rows first … last−1 to all rows: J = 1 − m/(2 − m), m = Σ_c min(V_ic, V_jc).
+    """Distances J ≤ `max_distance` of rows first … last−1 to all rows, from m = Σ_c min(V_ic, V_jc).
 
     Args:
-        indptr, columns, values: V in CSR, columns ascending.
-        t_indptr, t_rows, t_values: its transpose in CSR, rows ascending.
+        indptr, columns, values: V in CSR, columns ascending, values positive (a sum of 0 means "not met yet").
+        t_indptr, t_rows, t_values: its transpose in CSR.
 
     Returns:
         counts int64 [last − first], columns int32 (ascending in each row) and distances float32.
@@ -133,11 +148,7 @@ def jaccard_rows(
             kept_values = np.concatenate((kept_values, np.empty(len(kept_values) + n, dtype=np.float32)))
         start = used
         for j in touched[:n]:
-            shared = sums[j]
-            distance = max(np.float32(0.0), np.float32(1.0) - shared / (np.float32(2.0) - shared))
-            if j == row:
-                distance = np.float32(0.0)
-            if distance <= max_distance:
+            if j == row or _distance(sums[j]) <= max_distance:
                 kept_columns[used] = j
                 used += 1
             else:
@@ -145,9 +156,7 @@ def jaccard_rows(
         kept_columns[start:used].sort()
         for at in range(start, used):
             j = kept_columns[at]
-            shared = sums[j]
+            kept_values[at] = np.float32(0.0) if j == row else _distance(sums[j])
             sums[j] = 0.0
-            distance = max(np.float32(0.0), np.float32(1.0) - shared / (np.float32(2.0) - shared))
-            kept_values[at] = np.float32(0.0) if j == row else distance
         counts[row - first] = used - start
     return counts, kept_columns[:used].copy(), kept_values[:used].copy()

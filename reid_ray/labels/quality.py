@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_array
 
 from reid_ray.types import OUTLIER, UNKNOWN, IntArray
 
@@ -17,10 +17,9 @@ SIZE_BINS = (2, 3, 5, 9, 17, 33, 65, 129)
 def label_statistics(labels: IntArray) -> dict[str, Any]:
     """Counts of a labelling int64 [N]; needs no truth. Sizes are 0 where there is no cluster."""
     n_images, n_outliers = len(labels), int((labels == OUTLIER).sum())
-    _, sizes = np.unique(labels[labels != OUTLIER], return_counts=True)
+    sizes = _sizes(labels[labels != OUTLIER])
     histogram = np.bincount(np.searchsorted(SIZE_BINS, sizes, side="right"), minlength=len(SIZE_BINS) + 1)
-    names = ["1", *(f"{low}-{high - 1}" for low, high in zip(SIZE_BINS, SIZE_BINS[1:], strict=False))]
-    names = [*(name.split("-")[0] if len(set(name.split("-"))) == 1 else name for name in names), f"{SIZE_BINS[-1]}+"]
+    bounds = [str(low) if high == low + 1 else f"{low}-{high - 1}" for low, high in pairwise((1, *SIZE_BINS))]
     return {
         "n_images": n_images,
         "n_clusters": len(sizes),
@@ -28,7 +27,7 @@ def label_statistics(labels: IntArray) -> dict[str, Any]:
         "outlier_share": n_outliers / n_images if n_images else 0.0,
         "size_median": float(np.median(sizes)) if len(sizes) else 0.0,
         "size_max": int(sizes.max()) if len(sizes) else 0,
-        "sizes": dict(zip(names, histogram.tolist(), strict=True)),
+        "sizes": dict(zip([*bounds, f"{SIZE_BINS[-1]}+"], histogram.tolist(), strict=True)),
     }
 
 
@@ -36,43 +35,59 @@ def truth_scores(labels: IntArray, pids: IntArray) -> dict[str, float]:
     """Agreement of labels with identities, over images whose identity is known.
 
     `ari` and `nmi` (adjusted Rand index, normalised mutual information) are over clustered images. The pairwise scores
-    are over all of them, each outlier a cluster of its own: precision is the share of same-cluster pairs that are of one
-    person, recall the share of same-person pairs that are in one cluster, F1 their harmonic mean. A share of nothing
-    is 0.
+    are over all of them, each outlier a cluster of its own: precision is the share of same-cluster pairs that are of
+    one person, recall the share of same-person pairs that are in one cluster, F1 their harmonic mean. A share of
+    nothing is 0, and so are all scores where no image is clustered.
     """
-    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
-
     known = pids != UNKNOWN
-    labels, pids = labels[known], pids[known]
-    clustered = labels != OUTLIER
-    if clustered.any():
-        ari = float(adjusted_rand_score(pids[clustered], labels[clustered]))
-        nmi = float(normalized_mutual_info_score(pids[clustered], labels[clustered]))
-    else:
-        ari = nmi = 0.0
-    in_cluster = _pairs(np.unique(labels[clustered], return_counts=True)[1])
-    of_person = _pairs(np.unique(pids, return_counts=True)[1])
-    both = _pairs(_contingency(labels[clustered], pids[clustered]))
+    clustered = known & (labels != OUTLIER)
+    # scikit-learn computes ARI and NMI too, but takes many small clusters for a regression and warns at each epoch.
+    clusters, persons = _sizes(labels[clustered]), _sizes(pids[clustered])
+    overlaps = _sizes(_joint(labels[clustered], pids[clustered]))
+    both, in_cluster, of_person = _pairs(overlaps), _pairs(clusters), _pairs(_sizes(pids[known]))
     precision = both / in_cluster if in_cluster else 0.0
     recall = both / of_person if of_person else 0.0
     return {
-        "ari": ari,
-        "nmi": nmi,
+        "ari": _adjusted_rand(clusters, persons, overlaps),
+        "nmi": _mutual_information(clusters, persons, overlaps),
         "pairwise_precision": precision,
         "pairwise_recall": recall,
         "pairwise_f1": 2 * precision * recall / (precision + recall) if both else 0.0,
     }
 
 
-def _contingency(labels: IntArray, pids: IntArray) -> npt.NDArray[Any]:
-    """Sizes of the intersections of clusters and persons that are not empty."""
-    _, rows = np.unique(labels, return_inverse=True)
-    _, columns = np.unique(pids, return_inverse=True)
-    table = csr_array((np.ones(len(rows), dtype=np.int64), (rows, columns)))
-    return np.asarray(table.data if len(rows) else np.empty(0, dtype=np.int64))
+def _adjusted_rand(clusters: IntArray, persons: IntArray, overlaps: IntArray) -> float:
+    """(pairs together in both − expected) / (largest possible − expected), from sizes (Hubert & Arabie, 1985)."""
+    if not len(overlaps):
+        return 0.0
+    everything = _pairs(overlaps.sum(keepdims=True))
+    a, b, both = _pairs(clusters), _pairs(persons), _pairs(overlaps)
+    possible = (a + b) * everything - 2 * a * b
+    return 2 * (both * everything - a * b) / possible if possible else 1.0
 
 
-def _pairs(sizes: npt.NDArray[Any]) -> int:
-    """Pairs within groups of these sizes."""
-    exact = sizes.astype(object)  # whole numbers of any size: 10 million images have 5·10^13 pairs
-    return int((exact * (exact - 1) // 2).sum()) if len(sizes) else 0
+def _mutual_information(clusters: IntArray, persons: IntArray, overlaps: IntArray) -> float:
+    """Mutual information over the mean of the two entropies; 1 where both are one group."""
+    if not len(overlaps):
+        return 0.0
+    of_both = _entropy(clusters) + _entropy(persons)
+    return max(0.0, 2 * (of_both - _entropy(overlaps)) / of_both) if of_both else 1.0
+
+
+def _entropy(sizes: IntArray) -> float:
+    shares = sizes / sizes.sum()
+    return float(-(shares * np.log(shares)).sum()) if len(sizes) > 1 else 0.0
+
+
+def _joint(labels: IntArray, pids: IntArray) -> npt.NDArray[Any]:
+    """One number per pair of label and pid."""
+    return np.unique(labels, return_inverse=True)[1] * len(pids) + np.unique(pids, return_inverse=True)[1]
+
+
+def _sizes(groups: npt.NDArray[Any]) -> IntArray:
+    return np.asarray(np.unique(groups, return_counts=True)[1], dtype=np.int64)
+
+
+def _pairs(sizes: IntArray) -> int:
+    """Pairs within groups of these sizes, as a whole number that products of it do not overflow."""
+    return int((sizes * (sizes - 1) // 2).sum())

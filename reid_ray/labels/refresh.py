@@ -13,6 +13,9 @@ from reid_ray.labels.jaccard import jaccard_graph
 from reid_ray.labels.quality import label_statistics, truth_scores
 from reid_ray.types import OUTLIER, UNKNOWN, Features, FloatArray, IntArray, PseudoLabels
 
+COLUMNS_PER_BLOCK = 128
+"""Feature dimensions that are averaged at a time, in float64."""
+
 
 def refresh(
     features: Features,
@@ -25,7 +28,8 @@ def refresh(
 ) -> PseudoLabels:
     """Cluster features into pseudo-labels.
 
-    No cluster, one cluster, all outliers and none are all valid results; whether to train on them is the caller's to say.
+    No cluster, one cluster, all outliers and none are all valid results; whether to train on them is the caller's to
+    say.
 
     Args:
         features: float32 [N, D], L2-normalised.
@@ -58,15 +62,23 @@ def labels_from_truth(features: Features, pids: IntArray, camids: IntArray, *, v
 
 
 def group_means(features: FloatArray, groups: IntArray, n_groups: int) -> FloatArray:
-    """float32 [n_groups, D]: means of rows by group, summed in float64 in row order; rows of group −1 are left out."""
-    sums = np.zeros((n_groups, features.shape[1]), dtype=np.float64)
+    """float32 [n_groups, D]: means of rows by group, summed in float64 in row order.
+
+    Args:
+        groups: int64 [N], the group of each row; −1 is left out, and each of 0 … n_groups−1 has a row.
+    """
+    means = np.empty((n_groups, features.shape[1]), dtype=np.float32)
+    if not n_groups:
+        return means
     rows = np.flatnonzero(groups >= 0)
     order = rows[np.argsort(groups[rows], kind="stable")]
-    if len(order):
-        starts = np.searchsorted(groups[order], np.arange(n_groups))
-        sums = np.add.reduceat(features[order].astype(np.float64), starts, axis=0)
-    counts = np.bincount(groups[rows], minlength=n_groups)
-    return np.asarray(sums / np.maximum(counts, 1)[:, None], dtype=np.float32)
+    starts = np.searchsorted(groups[order], np.arange(n_groups))
+    counts = np.bincount(groups[rows], minlength=n_groups)[:, None]
+    for first in range(0, features.shape[1], COLUMNS_PER_BLOCK):
+        columns = slice(first, first + COLUMNS_PER_BLOCK)
+        values = features[order, columns].astype(np.float64)
+        means[:, columns] = np.add.reduceat(values, starts, axis=0) / counts
+    return means
 
 
 def _with_proxies(
@@ -80,11 +92,12 @@ def _with_proxies(
     n_clusters = int(labels.max(initial=OUTLIER)) + 1
     with_proxy = (labels != OUTLIER) & (camids != UNKNOWN)
     # Proxies by camera, then cluster, as the released code lists them.
-    keys = np.stack([camids[with_proxy], labels[with_proxy]], axis=1)
-    unique, inverse = np.unique(keys, axis=0, return_inverse=True)
+    cameras, camera_numbers = np.unique(camids[with_proxy], return_inverse=True)
+    keys, proxy_of = np.unique(camera_numbers * n_clusters + labels[with_proxy], return_inverse=True)
+    proxy_cameras, proxy_labels = np.divmod(keys, max(n_clusters, 1))
     groups = np.full(len(labels), -1, dtype=np.int64)
-    groups[with_proxy] = inverse.ravel()
-    proxies = group_means(features, groups, len(unique))
+    groups[with_proxy] = proxy_of
+    proxies = group_means(features, groups, len(keys))
     norms = np.linalg.norm(proxies, axis=1, keepdims=True)
     statistics = label_statistics(labels) | seconds
     if true_pids is not None:
@@ -94,7 +107,7 @@ def _with_proxies(
         labels=labels,
         centroids=group_means(features, labels, n_clusters),
         proxies=proxies / np.maximum(norms, np.finfo(np.float32).tiny),
-        proxy_labels=unique[:, 1].copy(),
-        proxy_camids=unique[:, 0].copy(),
+        proxy_labels=proxy_labels,
+        proxy_camids=np.asarray(cameras[proxy_cameras], dtype=np.int64),
         statistics=statistics,
     )

@@ -3,6 +3,9 @@
 L = L_agnostic + ½·L_cross + λ_h·L_hard + λ_s·L_soft (Eq. 6.3, 6.8). The student sees strong views; the teacher, whose
 parameters follow the student's (Eq. 6.2), gives centroids and proxies once an epoch, hard positives from strong
 views, and soft targets from weak ones (table 6.1).
+
+The released code also forwards the second strong view through the student. That moves nothing but the student's running
+BN statistics, which nothing reads (the teacher is what clusters and is exported), so it is left out here.
 """
 
 from __future__ import annotations
@@ -55,7 +58,6 @@ class ICE(Method):
         settings = self.config.method
         anchors = self.exchange.gather(self.student(batch.views["strong_1"]).feature)
         with torch.no_grad():
-            self.student(batch.views["strong_2"])  # only moves the student's BN statistics
             hard_targets, soft_targets = self._teacher_features(batch)
         parts = {
             "agnostic": centroid_loss(

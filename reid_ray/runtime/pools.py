@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import ray
+import torch
 from torch import nn
 
 from reid_ray.config import Config
@@ -20,7 +21,7 @@ from reid_ray.data.loader import ImageBank
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import UserError
 from reid_ray.models import build_embedder, from_numpy, to_numpy
-from reid_ray.training.devices import choose_device, parameter_dtype, set_threads
+from reid_ray.training.devices import choose_device, parameter_dtype, prepare_process
 from reid_ray.training.extraction import assemble, batch_rows, extract
 from reid_ray.training.rundir import RunDirectory
 from reid_ray.training.services import first_answers, label, make_bank, score, search_table, with_seconds
@@ -38,7 +39,7 @@ class Extractor:
     """Features of the rows it is asked for. Keeps decoded images between epochs."""
 
     def __init__(self, config: Config, images: ImageReader) -> None:
-        set_threads(config.runtime)
+        prepare_process(config.runtime)
         self._config = config
         self._device = choose_device(config.runtime)
         dataset = Dataset(ImageTable.read(RunDirectory.of(config).images_file), images)
@@ -65,7 +66,7 @@ class Labeller:
     """Clusters features, and scores them."""
 
     def __init__(self, config: Config, images: ImageReader) -> None:
-        set_threads(config.runtime)
+        prepare_process(config.runtime)
         self._config = config
         dataset = Dataset(ImageTable.read(RunDirectory.of(config).images_file), images)
         self._train = dataset.train
@@ -78,7 +79,8 @@ class Labeller:
     def label(self, version: int, *parts: FloatArray) -> tuple[PseudoLabels, float]:
         """Labels of the training table, and the seconds they took."""
         started = time.perf_counter()
-        labels = label(Features(assemble(parts), version), self._train, self._config)
+        # It has reserved CPUs only; a GPU that it happens to see is somebody else's.
+        labels = label(Features(assemble(parts), version), self._train, self._config, torch.device("cpu"))
         return labels, time.perf_counter() - started
 
     def score(self, *parts: FloatArray) -> dict[str, Any]:

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from reid_ray.config import RuntimeConfig
 from reid_ray.errors import ConfigError
 
-CONTROLLER_CPUS = 1.0
-"""Ray Train's controller takes no CPU by its declaration, but its threads need some."""
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -36,9 +33,15 @@ class Plan:
         )
 
 
-def plan(runtime: RuntimeConfig, *, use_gpu: bool) -> Plan:
-    """The resources of a run; on GPUs every trainer and every extractor has its own."""
-    return Plan(runtime.n_workers, runtime.n_extractors, runtime.cpus_per_worker, 1.0 if use_gpu else 0.0)
+def plan(runtime: RuntimeConfig, *, n_gpus: float) -> Plan:
+    """The resources of a run where `n_gpus` are to be used (0: none).
+
+    Every trainer and every extractor has a GPU of its own; a single GPU is shared by one of each, which take turns.
+    """
+    share = 1.0 if n_gpus else 0.0
+    if n_gpus == 1 and runtime.n_workers == runtime.n_extractors == 1:
+        share = 0.5
+    return Plan(runtime.n_workers, runtime.n_extractors, runtime.cpus_per_worker, share)
 
 
 def check_fits(plan: Plan, cluster: dict[str, float]) -> None:

@@ -13,19 +13,20 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from reid_ray.config import Config
 from reid_ray.data.images import Dataset
-from reid_ray.errors import RunError, UserError
+from reid_ray.errors import ConfigError, RunError, UserError
+from reid_ray.methods import build_method
 from reid_ray.runtime.pools import Pool
 from reid_ray.runtime.resources import Plan, check_fits, plan
 from reid_ray.runtime.workers import Assignment, Failure, train_worker
 from reid_ray.training.inline import COLLECTIVE_TIMEOUT
 from reid_ray.training.metrics import Event, MetricsFollower
 from reid_ray.training.rundir import RunDirectory
+from reid_ray.training.world import World
 
 NAMESPACE = "reid_ray"
 """Ray namespace of every job of ours; without one each driver gets a random one and cannot see its own actors."""
@@ -34,6 +35,7 @@ NAMESPACE = "reid_ray"
 def train_on_ray(config: Config, dataset: Dataset, listener: Callable[[Event], None] | None = None) -> None:
     """Run, or resume, with Ray Train workers and an actor pool; the same call continues an interrupted run."""
     started = time.time()
+    build_method(config, World())  # weights that do not fit are found here, before anything is started or written
     with cluster(config) as resources:
         directory = RunDirectory.of(config)
         directory.create(config, dataset.table)
@@ -61,31 +63,30 @@ def cluster(config: Config) -> Iterator[Plan]:
     joined = ray.is_initialized()
     if not joined:
         remote = runtime.address or os.environ.get("RAY_ADDRESS")
-        local = plan(runtime, use_gpu=_use_gpu(runtime.device, torch.cuda.is_available()))
+        local = plan(runtime, n_gpus=0)
         # On one machine the processes take turns, so it may promise more CPUs than it has.
         options: dict[str, Any] = (
             {"address": remote}
             if remote
-            else {"num_cpus": max(os.cpu_count() or 1, int(local.cpus) + 1), "include_dashboard": False}
+            else {"num_cpus": max(os.cpu_count() or 1, int(local.cpus) + 1), "include_dashboard": True}
         )
         try:
-            ray.init(namespace=NAMESPACE, logging_level=logging.WARNING, **options)
+            ray.init(namespace=NAMESPACE, logging_level=logging.ERROR, log_to_driver=False, **options)
         except ConnectionError as error:
             raise RunError(
                 f"No Ray cluster answers at {remote}: {error}. Start one with 'ray start --head'."
             ) from error
     try:
         available = ray.cluster_resources()
-        resources = plan(runtime, use_gpu=_use_gpu(runtime.device, bool(available.get("GPU"))))
+        n_gpus = 0 if runtime.device == "cpu" else available.get("GPU", 0)
+        if runtime.device == "cuda" and not n_gpus:
+            raise ConfigError("runtime.device=cuda, but the Ray cluster has no GPU; use runtime.device=auto or cpu.")
+        resources = plan(runtime, n_gpus=n_gpus)
         check_fits(resources, available)
         yield resources
     finally:
         if not joined:
             ray.shutdown()
-
-
-def _use_gpu(device: str, available: bool) -> bool:
-    return device == "cuda" or (device == "auto" and available)
 
 
 def _fit(config: Config, resources: Plan, assignment: Assignment) -> Failure | None:
@@ -112,6 +113,8 @@ def _fit(config: Config, resources: Plan, assignment: Assignment) -> Failure | N
         )
         try:
             result = trainer.fit()
+        except SystemExit as error:  # how Ray Train's own handler ends a run on Ctrl-C
+            raise KeyboardInterrupt from error
         except ray.train.TrainingFailedError as error:
             raise _plain(error) from error
     answer: Failure | None = result.return_value

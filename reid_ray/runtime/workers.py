@@ -11,7 +11,7 @@ from reid_ray.data.images import Dataset, ImageReader
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import UserError
 from reid_ray.runtime.pools import Pool, PoolServices
-from reid_ray.training.devices import choose_device, set_threads
+from reid_ray.training.devices import choose_device, prepare_process
 from reid_ray.training.loop import Trainer
 from reid_ray.training.rundir import RunDirectory
 from reid_ray.training.services import make_bank
@@ -45,22 +45,14 @@ def train_worker(loop_config: dict[str, Assignment]) -> Failure | None:
     """Ray Train's `train_loop_per_worker`."""
     assignment = loop_config["assignment"]
     config = assignment.config
-    set_threads(config.runtime)
+    prepare_process(config.runtime)
     device = choose_device(config.runtime, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
     dataset = Dataset(ImageTable.read(RunDirectory.of(config).images_file), assignment.images)
     world = World.current()
     bank = make_bank(dataset.train, dataset, config)
-    trainer = Trainer(
-        config,
-        dataset,
-        world,
-        device,
-        PoolServices(config, dataset, world, assignment.pool),
-        bank,
-        started=assignment.started,
-    )
+    services = PoolServices(config, dataset, world, assignment.pool)
     try:
-        trainer.run()
+        Trainer(config, dataset, world, device, services, bank, started=assignment.started).run()
     except errors.LoaderError:
         raise  # met by this worker alone: the others wait in a collective, and only Ray can end them
     except UserError as error:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import warnings
+import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from reid_ray.errors import RunError
 from reid_ray.types import PseudoLabels
 
 LABEL_ARRAYS = ("labels", "centroids", "proxies", "proxy_labels", "proxy_camids")
@@ -85,14 +87,31 @@ def checkpoint_files(folder: Path) -> list[Path]:
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that can be read; a damaged one is named in a warning and passed over."""
-    for path in checkpoint_files(folder):
-        try:
-            Checkpoint.load(path)
+    """The newest whole checkpoint, or None where there is none yet.
+
+    A damaged one is named in a warning and passed over; where all are damaged, `RunError`: to begin again without a
+    word would lose work.
+    """
+    files = checkpoint_files(folder)
+    for path in files:
+        if _is_whole(path):
             return path
-        except Exception as error:  # whatever a damaged file makes torch.load raise
-            warnings.warn(f"Checkpoint {path} cannot be read ({error}); trying the one before.", stacklevel=2)
+        warnings.warn(f"Checkpoint {path} is damaged; trying the one before.", stacklevel=2)
+    if files:
+        raise RunError(
+            f"No checkpoint in {folder} can be read ({', '.join(path.name for path in files)}); bring one back from a "
+            f"copy, or remove the run directory to begin again."
+        )
     return None
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether every part of the file is there and has its checksum (torch files are zip archives)."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, OSError):
+        return False
 
 
 def save_atomically(state: Any, path: Path) -> None:

@@ -14,11 +14,11 @@ import torch.distributed as dist
 from reid_ray.config import Config
 from reid_ray.data.images import Dataset
 from reid_ray.errors import ConfigError
-from reid_ray.training.devices import choose_device, set_threads
+from reid_ray.training.devices import choose_device, prepare_process
 from reid_ray.training.loop import Trainer
 from reid_ray.training.metrics import Event
 from reid_ray.training.rundir import RunDirectory
-from reid_ray.training.services import InlineServices, make_bank
+from reid_ray.training.services import InlineServices, first_answers, make_bank
 from reid_ray.training.world import World
 
 COLLECTIVE_TIMEOUT = timedelta(hours=2)
@@ -29,11 +29,8 @@ def train_inline(config: Config, dataset: Dataset, listener: Callable[[Event], N
     """Run, or resume, in this process. Ctrl-C inside an epoch writes a checkpoint first where one process is alone."""
     started = time.time()
     with process_group(config) as world:
-        set_threads(config.runtime)
-        device = choose_device(config.runtime, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
-        if world.is_first:
-            RunDirectory.of(config).create(config, dataset.table)
-        world.barrier()
+        prepare_process(config.runtime)
+        device = choose_device(config.runtime, local_rank=_local_rank())
         bank = make_bank(dataset.train, dataset, config)
         trainer = Trainer(
             config,
@@ -45,6 +42,8 @@ def train_inline(config: Config, dataset: Dataset, listener: Callable[[Event], N
             listener=listener,
             started=started,
         )
+        # After the network is built: weights that do not fit leave no directory behind.
+        first_answers(world, lambda: RunDirectory.of(config).create(config, dataset.table))
         trainer.run()
 
 
@@ -62,8 +61,14 @@ def process_group(config: Config) -> Iterator[World]:
         yield World()
         return
     backend = "nccl" if torch.cuda.is_available() and config.runtime.device != "cpu" else "gloo"
+    if backend == "nccl":
+        torch.cuda.set_device(choose_device(config.runtime, local_rank=_local_rank()))
     dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
     try:
         yield World.current()
     finally:
         dist.destroy_process_group()
+
+
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))

@@ -82,7 +82,9 @@ class Trainer:
         for network in self.method.networks.values():
             prepare_bn_groups(network, config.model.bn_group, batch_size // world.size)
         self._optimizers = {
-            name: torch.optim.Adam(parameters, lr=config.training.lr, weight_decay=config.training.weight_decay)
+            name: torch.optim.Adam(
+                parameters, lr=config.training.lr, weight_decay=config.training.weight_decay, fused=True
+            )
             for name, parameters in self.method.parameters().items()
         }
         self._services = services
@@ -99,8 +101,13 @@ class Trainer:
         """Train to the last epoch and return where the run stands; an already finished run returns at once."""
         self._resume()
         training = self.config.training
-        if self._position.epoch >= training.epochs:
-            return self._position
+        if self._position.epoch < training.epochs:
+            self._train()
+        self._log.write("end", epochs=self._position.epoch, seconds=time.time() - self._started)
+        return self._position
+
+    def _train(self) -> None:
+        training = self.config.training
         self._log.write(
             "start",
             epoch=self._position.epoch,
@@ -120,8 +127,6 @@ class Trainer:
                 self._save()
             self._train_epoch()
             self._finish_epoch()
-        self._log.write("end", epochs=self._position.epoch, seconds=time.time() - self._started)
-        return self._position
 
     def _refresh(self) -> None:
         epoch = self._position.epoch
@@ -179,6 +184,7 @@ class Trainer:
         with closing(batches), deferred_interrupt() as interrupt:
             for views in _naming_worker(batches, self.world):
                 parts = self._step(self._batch(plan[self._position.step], labels, views))
+                self._check_finite(parts)
                 self._position.step += 1
                 self._position.global_step += 1
                 last = self._position.step == training.iterations
@@ -224,6 +230,15 @@ class Trainer:
         update_teacher(self.method.teacher, self.method.student, self.method.ema_momentum(self._position.global_step))
         return logged
 
+    def _check_finite(self, parts: dict[str, Tensor]) -> None:
+        """End the run before a loss that is not a number reaches a checkpoint."""
+        if not bool(torch.isfinite(parts["loss"])):
+            values = ", ".join(f"{name} {float(value):g}" for name, value in parts.items())
+            raise RunError(
+                f"The loss is no longer finite at epoch {self._position.epoch}, step {self._position.step} ({values}); "
+                f"the last checkpoint is sound. Lower training.lr or raise a temperature, under another name."
+            )
+
     def _log_step(self, parts: dict[str, Tensor], rate: float) -> None:
         values = {name: float(value) for name, value in parts.items()}
         loss = values.pop("loss")
@@ -237,11 +252,6 @@ class Trainer:
             loss=loss,
             parts=values,
         )
-        if not np.isfinite(loss):
-            raise RunError(
-                f"The loss became {loss} at epoch {position.epoch}, step {position.step} ({values}); the last "
-                f"checkpoint is sound. Lower training.lr or raise a temperature, under another name."
-            )
 
     def _finish_epoch(self) -> None:
         position = self._position

@@ -16,11 +16,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
-from reid_ray.config import Config, config_hash, dump_config
+from reid_ray.config import Config, config_hash, dump_config, hashed_settings, load_config
 from reid_ray.data.table import ImageTable
-from reid_ray.errors import RunError
+from reid_ray.errors import ConfigError, RunError
+from reid_ray.training.checkpoint import checkpoint_files
 from reid_ray.training.metrics import read_metrics
 from reid_ray.types import PseudoLabels
 
@@ -63,20 +63,32 @@ class RunDirectory:
         return self.checkpoints / f"model-{which}.pt"
 
     def check(self, config: Config) -> None:
-        """Raise `RunError` if this directory holds another configuration's run, or cannot be one."""
+        """Raise `RunError` if this directory holds another configuration's run, or cannot be one.
+
+        A run that has no checkpoint yet has nothing to lose, and may begin again with another configuration.
+        """
         if not self.config_file.exists():
             if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
                 raise RunError(
                     f"{self.path} exists and is not a run directory; choose another name=… or output=…, or remove it."
                 )
             return
-        text = self.config_file.read_text(encoding="utf-8")
-        if text.splitlines()[0].removeprefix(HASH_PREFIX) != config_hash(config):
-            changes = _differences(yaml.safe_load(text), config.model_dump(mode="json"))
+        if not checkpoint_files(self.checkpoints):
+            return
+        first_line = self.config_file.read_text(encoding="utf-8").partition("\n")[0]
+        if first_line.removeprefix(HASH_PREFIX) != config_hash(config):
+            changes = self._differences(config)
             raise RunError(
                 f"{self.path} holds a run of another configuration ({'; '.join(changes[:3]) or 'of another version'}); "
                 f"choose another name=…, or remove the directory."
             )
+
+    def _differences(self, config: Config) -> list[str]:
+        """What differs from the configuration that stands here, where that can still be read."""
+        try:
+            return _leaf_changes(hashed_settings(load_config(self.config_file)), hashed_settings(config))
+        except ConfigError:
+            return []
 
     def is_complete(self, config: Config) -> bool:
         """Whether this run has been trained for the configured number of epochs."""
@@ -90,7 +102,8 @@ class RunDirectory:
             RunError: it cannot be written, or holds a run of another configuration or of other images.
         """
         self.check(config)
-        if self.images_file.exists() and not ImageTable.read(self.images_file).arrow.equals(table.arrow):
+        begun = self.images_file.exists() and bool(checkpoint_files(self.checkpoints))
+        if begun and not ImageTable.read(self.images_file).arrow.equals(table.arrow):
             raise RunError(
                 f"{self.path} holds a run on other images: {table.name} has changed since it began. Choose another "
                 f"name=…, or bring the images back as they were."
@@ -138,12 +151,12 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """`key: old → new` for each leaf that differs."""
+def _leaf_changes(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """`key was old and is new` for each leaf that differs."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return [] if old == new else [f"{prefix.rstrip('.')} was {old} and is {new}"]
-    changes = []
-    for key in sorted(set(old) | set(new)):
-        if f"{prefix}{key}" not in ("name", "output", "runtime"):
-            changes += _differences(old.get(key), new.get(key), f"{prefix}{key}.")
-    return changes
+    return [
+        change
+        for key in sorted(set(old) | set(new))
+        for change in _leaf_changes(old.get(key), new.get(key), f"{prefix}{key}.")
+    ]

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
-from reid_ray.labels.refresh import labels_from_truth, refresh
 from torch import nn
 
 from reid_ray.config import Config
@@ -20,6 +19,7 @@ from reid_ray.data.loader import ImageBank
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import UserError
 from reid_ray.evaluation.protocols import evaluable, evaluate_table
+from reid_ray.labels.refresh import labels_from_truth, refresh
 from reid_ray.methods import METHODS
 from reid_ray.training.extraction import assemble, batch_rows, extract
 from reid_ray.training.world import World
@@ -53,7 +53,7 @@ def search_table(dataset: Dataset) -> ImageTable | None:
     return dataset.table.take(torch.tensor(rows).numpy())
 
 
-def label(features: Features, table: ImageTable, config: Config) -> PseudoLabels:
+def label(features: Features, table: ImageTable, config: Config, device: torch.device) -> PseudoLabels:
     """Labels for epoch `features.version`, from clusters or from true identities, as the method asks."""
     if METHODS[config.method.name].labels_source(config) == "truth":
         return labels_from_truth(features, table.pids, table.camids, version=features.version)
@@ -63,6 +63,7 @@ def label(features: Features, table: ImageTable, config: Config) -> PseudoLabels
         table.camids,
         version=features.version,
         true_pids=table.pids if table.has_pids else None,
+        device=device,
     )
 
 
@@ -101,7 +102,7 @@ class InlineServices:
         started = time.perf_counter()
         features = self._extract(teacher, self._train_bank)
         extracted = time.perf_counter()
-        labels = self._on_first(lambda: label(Features(features, version), self._train, self._config))
+        labels = self._on_first(lambda: label(Features(features, version), self._train, self._config, self._device))
         return with_seconds(labels, extract=extracted - started, label=time.perf_counter() - extracted)
 
     def evaluate(self, teacher: nn.Module, version: int) -> dict[str, Any] | None:

@@ -105,7 +105,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        whole = gradients[0].contiguous()
+        whole = gradients[0].clone(memory_format=torch.contiguous_format)  # others may hold the same gradient
         dist.all_reduce(whole)
         return whole[ctx.rank * ctx.n : (ctx.rank + 1) * ctx.n], None, None
 

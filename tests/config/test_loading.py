@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from reid_ray.config import Config, config_hash, dump_config, load_config, recipe_names
+from reid_ray.config import Config, config_hash, dump_config, load_config, recipe_names, with_absolute_paths
 from reid_ray.config.loading import known_keys
 from reid_ray.errors import ConfigError
 
@@ -108,6 +108,17 @@ def test_hash_names_what_is_computed_not_where():
         assert config_hash(load("ice", same)) == config_hash(base), same
     for other in ("seed=1", "training.lr=1e-3", "labels.eps=0.5", "data.height=128", "model.bn_group=16"):
         assert config_hash(load("ice", other)) != config_hash(base), other
+
+
+def test_paths_become_absolute_once_and_urls_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = with_absolute_paths(load("ice", "data.root=crops", "output=runs", "model.weights=w.pth"))
+    assert (config.data.root, config.output) == (str(tmp_path / "crops"), str(tmp_path / "runs"))
+    assert config.model.weights == str(tmp_path / "w.pth")
+    monkeypatch.chdir("/")
+    assert with_absolute_paths(config) == config
+    assert with_absolute_paths(load("ice", "data.root=s3://bucket/crops")).data.root == "s3://bucket/crops"
+    assert with_absolute_paths(load("ice")).model.weights == "torchvision"
 
 
 def test_config_is_frozen():

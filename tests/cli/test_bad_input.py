@@ -1,0 +1,168 @@
+"""Promise 7: bad input gets one sentence, exit code 2, no traceback, and leaves nothing half-written."""
+
+import sys
+
+import pytest
+import torch
+from torchvision.io import write_jpeg
+
+from reid_ray.api import train
+from reid_ray.cli import main
+from reid_ray.config import dump_config
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run `reid-ray` in this process; gives exit code and what it printed, on one line."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["reid-ray", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err + captured.out
+        return ended.value.code or 0, " ".join((captured.err + captured.out).split())
+
+    return run
+
+
+@pytest.fixture
+def crops(tmp_path):
+    """A folder of crops as users have them, without identities."""
+    folder = tmp_path / "crops"
+    for camera in ("a", "b"):
+        (folder / camera).mkdir(parents=True)
+        for i in range(4):
+            pixels = torch.randint(0, 256, (3, 32, 16), dtype=torch.uint8)
+            write_jpeg(pixels, str(folder / camera / f"{i}.jpg"))
+    return folder
+
+
+def small(tmp_path, *overrides):
+    return [
+        *("train", "demo", "runtime.backend=inline", "runtime.n_workers=1", f"output={tmp_path / 'runs'}"),
+        *("data.height=32", "data.width=16", "training.epochs=1", "training.iterations=1", *overrides),
+    ]
+
+
+def assert_refused(result, *parts):
+    code, text = result
+    assert code == 2, text
+    assert text.startswith("error:"), text
+    for part in parts:
+        assert part in text, text
+
+
+def test_missing_folder(command, tmp_path):
+    result = command(*small(tmp_path, "data.layout=market1501", f"data.root={tmp_path / 'nowhere'}"))
+    assert_refused(result, "nowhere")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_empty_split(command, tmp_path):
+    for split in ("bounding_box_train", "query", "bounding_box_test"):
+        (tmp_path / "market" / split).mkdir(parents=True)
+    result = command(*small(tmp_path, "data.layout=market1501", f"data.root={tmp_path / 'market'}"))
+    assert_refused(result, "bounding_box_train")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_corrupt_image(command, tmp_path, crops):
+    (crops / "a" / "2.jpg").write_bytes(b"this is no image")
+    result = command(*small(tmp_path, "data.layout=folder", f"data.root={crops}"))
+    assert_refused(result, "2.jpg", "data check")
+
+
+def test_unknown_recipe(command):
+    assert_refused(command("train", "icee"), "icee", "did you mean 'ice'")
+
+
+def test_unknown_key(command):
+    assert_refused(command("train", "demo", "training.epoch=3"), "training.epoch", "training.epochs")
+
+
+def test_wrong_type(command):
+    assert_refused(command("train", "demo", "training.epochs=many"), "training.epochs", "integer")
+
+
+def test_query_without_gallery(command, tmp_path, crops, tiny):
+    run = train(tiny("training.epochs=1"))
+    table = tmp_path / "table.csv"
+    table.write_text("path,pid,camid,split\ncrops/a/0.jpg,1,0,train\ncrops/a/1.jpg,1,0,query\n")
+    result = command("evaluate", run.path, "data.layout=csv", f"data.root={table}")
+    assert_refused(result, "gallery")
+
+
+def test_a_table_without_identities_says_what_cannot_be_evaluated(command, tmp_path, crops, tiny):
+    run = train(tiny("training.epochs=1"))
+    result = command("evaluate", run.path, "data.layout=folder", f"data.root={crops}")
+    assert_refused(result, "cannot be evaluated", "no query and no gallery")
+
+
+def test_weights_that_do_not_fit(command, tmp_path):
+    weights = tmp_path / "weights.pth"
+    torch.save({"conv1.weight": torch.zeros(3, 3)}, weights)
+    result = command(*small(tmp_path, f"model.weights={weights}"))
+    assert_refused(result, "weights.pth")
+    assert not (tmp_path / "runs" / "demo" / "metrics.jsonl").exists()
+
+
+def test_weights_file_that_is_not_one(command, tmp_path):
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"nonsense")
+    assert_refused(command(*small(tmp_path, f"model.weights={weights}")), "weights.pth")
+
+
+def test_unwritable_run_directory(command, tmp_path):
+    (tmp_path / "runs").write_text("a file where the folder should be")
+    assert_refused(command(*small(tmp_path)), "runs", "output=")
+
+
+def test_run_directory_of_another_configuration(command, tmp_path, tiny):
+    run = train(tiny("training.epochs=1", "name=demo"))
+    recipe = tmp_path / "other.yaml"
+    recipe.write_text(dump_config(run.config).replace("eps: 0.7", "eps: 0.6"))
+    before = sorted(path.name for path in run.path.rglob("*"))
+    result = command("train", recipe)
+    assert_refused(result, "labels.eps was 0.7 and is 0.6", "name=")
+    assert sorted(path.name for path in run.path.rglob("*")) == before
+
+
+def test_a_folder_that_is_no_run_directory_is_left_alone(command, tmp_path):
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    (tmp_path / "runs" / "demo" / "thesis.doc").write_text("important")
+    assert_refused(command(*small(tmp_path)), "not a run directory")
+    assert (tmp_path / "runs" / "demo" / "thesis.doc").read_text() == "important"
+
+
+def test_images_that_changed_since_the_run_began(command, tmp_path, crops):
+    arguments = small(tmp_path, "data.layout=folder", f"data.root={crops}", "labels.min_samples=1", "labels.eps=0.9")
+    command(*arguments)
+    (crops / "a" / "0.jpg").unlink()
+    assert_refused(command(*arguments, "training.epochs=2"), "other images")
+
+
+def test_workers_without_torchrun(command, tmp_path):
+    assert_refused(command(*small(tmp_path, "runtime.n_workers=2", "model.bn_group=16")), "torchrun")
+
+
+def test_cuda_where_there_is_none(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert_refused(command(*small(tmp_path, "runtime.device=cuda")), "cuda", "runtime.device")
+
+
+def test_no_run_directory_to_evaluate(command, tmp_path):
+    assert_refused(command("evaluate", tmp_path), "not a run directory")
+
+
+def test_unknown_model_and_split(command, tiny, tmp_path):
+    run = train(tiny("training.epochs=1"))
+    assert_refused(command("evaluate", run.path, "--model", "worst"), "worst")
+    assert_refused(command("extract", run.path, "-o", tmp_path / "f.npy", "--split", "test"), "'test'")
+    assert not list(tmp_path.glob("*f.npy*"))
+
+
+def test_usage_errors_are_exit_code_2_too(command):
+    assert command("train")[0] == 2
+    assert command("nonsense")[0] == 2
+    assert command("train", "demo", "--nonsense")[0] == 2
