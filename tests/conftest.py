@@ -48,14 +48,20 @@ def tiny(tmp_path):
 
 
 @pytest.fixture
-def reid_ray_process(tmp_path):
+def reid_ray_process(tmp_path, tmp_path_factory):
     """`reid_ray_process(*arguments, n_workers=1)`: start `reid-ray` in a process group of its own."""
     started = []
 
     def start(*arguments, n_workers=1):
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_workers}"]
         command = [sys.executable, *(torchrun if n_workers > 1 else []), "-m", "reid_ray", *arguments]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HOME": str(tmp_path), "RAY_AUTH_MODE": "disabled"}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "HOME": str(tmp_path),
+            "MPLCONFIGDIR": str(tmp_path_factory.getbasetemp() / "matplotlib"),  # one font cache for all processes
+            "RAY_AUTH_MODE": "disabled",
+        }
         process = subprocess.Popen(
             command,
             cwd=tmp_path,

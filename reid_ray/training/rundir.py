@@ -111,6 +111,8 @@ class RunDirectory:
         try:
             for folder in (self.path, self.labels, self.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
+                for abandoned in folder.glob(".*.tmp"):  # what a killed process was writing
+                    abandoned.unlink(missing_ok=True)
             write_atomically(self.images_file, parquet_bytes(table.arrow))
             write_atomically(self.config_file, f"{HASH_PREFIX}{config_hash(config)}\n{dump_config(config)}".encode())
         except OSError as error:

@@ -136,8 +136,9 @@ def test_a_folder_that_is_no_run_directory_is_left_alone(command, tmp_path):
 
 
 def test_images_that_changed_since_the_run_began(command, tmp_path, crops):
-    arguments = small(tmp_path, "data.layout=folder", f"data.root={crops}", "labels.min_samples=1", "labels.eps=0.9")
-    command(*arguments)
+    identities = (r"data.pid_regex=(\d)\.jpg", "method.mode=supervised")
+    arguments = small(tmp_path, "data.layout=folder", f"data.root={crops}", *identities)
+    assert command(*arguments)[0] == 0
     (crops / "a" / "0.jpg").unlink()
     assert_refused(command(*arguments, "training.epochs=2"), "other images")
 

@@ -73,17 +73,17 @@ def test_ray_adds_nothing_to_the_weights_and_survives_its_processes(tiny, reid_r
     # More iterations than elsewhere, so that a kill falls inside an epoch.
     longer = ("training.iterations=30", "training.checkpoint_every=10", "evaluation.every=1")
 
-    inline = tiny("name=inline", "training.precision=float64", *longer)
+    inline = tiny("name=inline", "runtime.n_workers=2", "training.precision=float64", *longer)
     recipe = tmp_path / "inline.yaml"
     recipe.write_text(dump_config(inline))
-    finish(reid_ray_process("train", str(recipe)))
+    finish(reid_ray_process("train", str(recipe), n_workers=2))
     expected = checkpoint(RunDirectory.of(inline))
 
     directory, process = on_ray(tiny, reid_ray_process, "name=calm", *longer)
     output = finish(process)
     assert "Traceback" not in output
     calm = checkpoint(directory)
-    assert largest_relative_difference(expected, calm) < 1e-6
+    assert largest_relative_difference(expected, calm) == 0.0
     assert [event["event"] for event in read_metrics(directory.metrics_file)].count("evaluate") == 2
     assert not processes_named("ray::", tmp_path), "actors outlive the run"
 
