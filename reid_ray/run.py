@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reid_ray.config import Config, load_config
 from reid_ray.data.images import Dataset, FileImages
@@ -20,7 +20,7 @@ from reid_ray.data.readers import read_dataset
 from reid_ray.data.table import ImageTable
 from reid_ray.data.views import normalize, resize
 from reid_ray.errors import RunError
-from reid_ray.models import Embedder, build_embedder
+from reid_ray.models import Embedder, build_embedder, for_extraction
 from reid_ray.training.devices import choose_device, parameter_dtype
 from reid_ray.training.extraction import assemble, batch_rows, embed_batch, extract
 from reid_ray.training.metrics import Event, read_metrics
@@ -43,6 +43,7 @@ class Run:
         if not self.directory.config_file.exists():
             raise RunError(f"{path} is not a run directory: it has no config.yaml.")
         self._model: Embedder | None = None
+        self._fast: nn.Module | None = None
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -85,7 +86,7 @@ class Run:
 
     def use_model(self, which: str) -> None:
         """Take the `last` or the `best` model from now on."""
-        self._model = self.load_model(which)
+        self._model, self._fast = self.load_model(which), None
 
     def load_model(self, which: str = "last") -> Embedder:
         """The exported teacher: `last`, or `best` by the mAP of the run's own evaluations."""
@@ -115,10 +116,16 @@ class Run:
         dtype = next(self.model.parameters()).dtype
         size = self.config.evaluation.batch_size
         parts = [
-            embed_batch(self.model, normalize(torch.stack(resized[i : i + size])), device=device, dtype=dtype)
+            embed_batch(self._extractor(), normalize(torch.stack(resized[i : i + size])), device=device, dtype=dtype)
             for i in range(0, len(resized), size)
         ]
         return assemble(parts)
+
+    def _extractor(self) -> nn.Module:
+        """The model as extraction wants it, made once."""
+        if self._fast is None:
+            self._fast = for_extraction(self.model)
+        return self._fast
 
     def embed_table(self, table: ImageTable, dataset: Dataset | None = None, **extract_options: Any) -> FloatArray:
         """Features of a table's images, float32 [N, D], in the table's order."""
@@ -128,7 +135,14 @@ class Run:
         batches = batch_rows(len(table), self.config.evaluation.batch_size)
         device = next(self.model.parameters()).device
         return assemble(
-            extract(self.model, bank, batches, device=device, n_threads=data.loader_threads, **extract_options)
+            extract(
+                self._extractor(),
+                bank,
+                batches,
+                device=device,
+                n_threads=data.loader_threads,
+                **extract_options,
+            )
         )
 
 

@@ -2,6 +2,7 @@
 
 from reid_ray.models.batchnorm import GroupBatchNorm, prepare_bn_groups, synchronise_buffers
 from reid_ray.models.embedder import Embedder, Embedding, build_embedder
+from reid_ray.models.inference import for_extraction
 from reid_ray.models.pooling import AveragePooling, GeMPooling, MaxPooling, build_pooling
 from reid_ray.models.resnet import Backbone, InstanceBatchNorm, build_backbone
 from reid_ray.models.teacher import make_teacher, update_teacher
@@ -24,6 +25,7 @@ __all__ = [
     "build_backbone",
     "build_embedder",
     "build_pooling",
+    "for_extraction",
     "from_numpy",
     "load_backbone_weights",
     "load_torchvision_weights",

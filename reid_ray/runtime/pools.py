@@ -20,7 +20,7 @@ from reid_ray.data.images import Dataset, ImageReader
 from reid_ray.data.loader import ImageBank
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import UserError
-from reid_ray.models import build_embedder, from_numpy, to_numpy
+from reid_ray.models import build_embedder, for_extraction, from_numpy, to_numpy
 from reid_ray.training.devices import choose_device, parameter_dtype, prepare_process
 from reid_ray.training.extraction import assemble, batch_rows, extract
 from reid_ray.training.rundir import RunDirectory
@@ -50,6 +50,8 @@ class Extractor:
         training = config.training
         model = build_embedder(config.model.model_copy(update={"weights": None}), bf16=training.precision == "bf16")
         self._model: nn.Module = model.to(device=self._device, dtype=parameter_dtype(training))
+        self._ready: nn.Module = self._model
+        self._version: int | None = None
 
     def ready(self) -> bool:
         """True, once the constructor has run."""
@@ -57,9 +59,11 @@ class Extractor:
 
     def extract(self, bank: str, weights: Weights, batches: list[range]) -> FloatArray:
         """float32 [n, D] features of the batches' rows, in order."""
-        self._model.load_state_dict(from_numpy(weights.state))
+        if weights.version != self._version:
+            self._model.load_state_dict(from_numpy(weights.state))
+            self._ready, self._version = for_extraction(self._model), weights.version
         threads = self._config.data.loader_threads
-        return assemble(extract(self._model, self._banks[bank], batches, device=self._device, n_threads=threads))
+        return assemble(extract(self._ready, self._banks[bank], batches, device=self._device, n_threads=threads))
 
 
 class Labeller:

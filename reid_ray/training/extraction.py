@@ -28,23 +28,17 @@ def extract(
 ) -> list[FloatArray]:
     """L2-normalised features of some batches of rows, each float32 [len(batch), D].
 
-    The model is used in evaluation mode and left in the mode it was in.
 
     Args:
-        model: has `embed(images) -> [n, D]`.
+        model: has `embed(images) -> [n, D]`; as `for_extraction` gives it.
         on_batch: called with the number of images after each batch, for a progress bar.
     """
     dtype = next(model.parameters()).dtype
-    was_training = model.training
-    model.eval()
     features = []
-    try:
-        for images in prefetch(bank.normalized, batches, n_threads=n_threads):
-            features.append(embed_batch(model, images, device=device, dtype=dtype))
-            if on_batch:
-                on_batch(len(images))
-    finally:
-        model.train(was_training)
+    for images in prefetch(bank.normalized, batches, n_threads=n_threads):
+        features.append(embed_batch(model, images, device=device, dtype=dtype))
+        if on_batch:
+            on_batch(len(images))
     return features
 
 

@@ -21,6 +21,7 @@ from reid_ray.errors import UserError
 from reid_ray.evaluation.protocols import evaluable, evaluate_table
 from reid_ray.labels.refresh import labels_from_truth, refresh
 from reid_ray.methods import METHODS
+from reid_ray.models import for_extraction
 from reid_ray.training.extraction import assemble, batch_rows, extract
 from reid_ray.training.world import World
 from reid_ray.types import Features, FloatArray, PseudoLabels
@@ -120,7 +121,7 @@ class InlineServices:
         threads = self._config.data.loader_threads
         found: list[FloatArray] | UserError
         try:
-            found = extract(teacher, bank, mine, device=self._device, n_threads=threads)
+            found = extract(for_extraction(teacher), bank, mine, device=self._device, n_threads=threads)
         except UserError as error:
             found = error
         parts: list[FloatArray] = [None] * len(batches)  # type: ignore[list-item]

@@ -1,0 +1,77 @@
+"""The network as extraction wants it: batch norms folded into convolutions, laid out for the processor it runs on.
+
+A ResNet-50 at 128×64 extracts a third more images per second on two CPU cores than the network as it is trained.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.utils import mkldnn
+
+from reid_ray.models.batchnorm import GroupBatchNorm
+from reid_ray.models.resnet import Backbone, InstanceBatchNorm
+
+
+def for_extraction(model: nn.Module) -> nn.Module:
+    """A copy of `model` in evaluation mode, equal to it up to rounding, and faster.
+
+    In every `Backbone` the running statistics become part of the convolutions before them. Where the network computes
+    in bfloat16 on a CPU, its weights are also reordered once for oneDNN instead of at each call.
+    """
+    copied = copy.deepcopy(model).eval()
+    for module in list(copied.modules()):
+        if isinstance(module, Backbone):
+            fold_batch_norms(module)
+    on_cpu = next(copied.parameters()).device.type == "cpu"
+    for module in list(copied.modules()):
+        backbone = getattr(module, "backbone", None)
+        if getattr(module, "bf16", False) and isinstance(backbone, Backbone) and on_cpu and _is_plain(backbone):
+            module.backbone = OneDNNBackbone(backbone)
+    return copied
+
+
+def fold_batch_norms(backbone: Backbone) -> None:
+    """Make each convolution with a batch norm right after it compute both, in evaluation mode."""
+    for parent in backbone.modules():
+        previous: nn.Module | None = None
+        for name, child in parent.named_children():
+            if isinstance(child, GroupBatchNorm) and isinstance(previous, nn.Conv2d):
+                previous.weight, previous.bias = fuse_conv_bn_weights(
+                    previous.weight,
+                    previous.bias,
+                    cast(Tensor, child.running_mean),
+                    cast(Tensor, child.running_var),
+                    child.eps,
+                    child.weight,
+                    child.bias,
+                )
+                setattr(parent, name, nn.Identity())
+            previous = child
+
+
+class OneDNNBackbone(nn.Module):
+    """A folded backbone that computes in bfloat16 in oneDNN's own layouts. [N, 3, H, W] → bfloat16 [N, C, h, w]."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        with warnings.catch_warnings():  # it traces its wrappers with TorchScript, which PyTorch deprecates
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            self.layers = mkldnn.to_mkldnn(backbone, torch.bfloat16)  # type: ignore[no-untyped-call]
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, enabled=False):
+            return cast(Tensor, self.layers(images.to(torch.bfloat16).to_mkldnn()).to_dense())
+
+
+def _is_plain(backbone: Backbone) -> bool:
+    """Whether oneDNN's layouts carry all layers: slices of channels, as IBN takes them, they do not."""
+    return bool(torch.backends.mkldnn.is_available()) and not any(  # type: ignore[no-untyped-call]
+        isinstance(module, InstanceBatchNorm) for module in backbone.modules()
+    )
