@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,15 @@ class Weights:
     state: Mapping[str, npt.NDArray[Any]]
 
 
+class FeatureRows(Protocol):
+    """A float32 matrix [N, D] that is read by contiguous rows: an array, a memory map, or parts somewhere else."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, rows: slice, /) -> FloatArray: ...
+
+
 @dataclass(frozen=True)
 class Features:
     """L2-normalised retrieval features.
@@ -46,7 +55,7 @@ class Features:
         version: the version of the weights that made them.
     """
 
-    values: FloatArray
+    values: FeatureRows
     version: int
 
 

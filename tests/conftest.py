@@ -1,66 +1,91 @@
-"""What all tests share: a world small enough to train in seconds, and a way to run the command line in a process."""
+"""What all tests share: a world small enough to train in seconds, and runs in processes of their own."""
 
 import os
+import resource
+import shutil
 import subprocess
 import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
-from reid_ray.config import load_config
+from reid_ray.config import dump_config
 
-TINY = (
-    "data.height=32",
-    "data.width=16",
-    "data.loader_threads=1",
-    "data.synthetic.n_train_ids=8",
-    "data.synthetic.n_test_ids=4",
-    "data.synthetic.n_cameras=2",
-    "data.synthetic.images_per_id=6",
-    "data.synthetic.height=64",
-    "data.synthetic.width=32",
-    "labels.k1=6",
-    "labels.k2=2",
-    "labels.eps=0.7",
-    "labels.min_samples=2",
-    "training.n_pids=4",
-    "training.n_instances=4",
-    "training.epochs=2",
-    "training.iterations=4",
-    "training.log_every=1",
-    "training.checkpoint_every=2",
-    "model.bn_group=4",
-    "evaluation.every=0",
-    "evaluation.at_start=false",
-    "runtime.n_workers=1",
-    "runtime.max_failures=2",
-)
-"""Overrides of the `demo` recipe that make an epoch take about a second."""
+
+@pytest.fixture(autouse=True)
+def _nothing_left(request):
+    """Remove what a test leaves as soon as it ends: a run takes up to half a gigabyte, and pytest would keep them all
+    until the session's end."""
+    if "tmp_path" not in request.fixturenames:
+        yield
+        return
+    folder = request.getfixturevalue("tmp_path")
+    yield
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
 def tiny(tmp_path):
     """`tiny("key=value", …)`: the configuration of a small run in `tmp_path`, inline unless told otherwise."""
+    from small_runs import tiny_config  # not above: it brings PyTorch, which not all tests need
 
-    def make(*overrides):
-        return load_config("demo", [*TINY, "runtime.backend=inline", f"output={tmp_path}", *overrides])
+    return lambda *overrides: tiny_config(tmp_path, *overrides)
 
-    return make
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    """A run of one epoch with an evaluation, for the tests of a file that only read it."""
+    from small_runs import tiny_config
+
+    from reid_ray.api import train
+
+    folder = tmp_path_factory.mktemp("finished")
+    yield train(tiny_config(folder, "training.epochs=1", "evaluation.every=1"))
+    shutil.rmtree(folder)
 
 
 @pytest.fixture
-def reid_ray_process(tmp_path, tmp_path_factory):
-    """`reid_ray_process(*arguments, n_workers=1)`: start `reid-ray` in a process group of its own."""
+def file_size_limit():
+    """`with file_size_limit(n):` writes beyond n bytes of a file fail, as on a full disk."""
+
+    @contextmanager
+    def limited(n_bytes):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited
+
+
+@pytest.fixture(scope="session")
+def ray_folder():
+    """Where Ray keeps its sessions. Its sockets lie there, and their paths must be short, so not in pytest's folder."""
+    with tempfile.TemporaryDirectory(prefix="reid-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def reid_ray_process(tmp_path, tmp_path_factory, ray_folder):
+    """`reid_ray_process(config, n_workers=1)`: `reid-ray train` of a configuration, in a process group of its own."""
     started = []
 
-    def start(*arguments, n_workers=1):
+    def start(config, *, n_workers=1):
+        recipe = tmp_path / f"{config.name}.yaml"
+        recipe.write_text(dump_config(config), encoding="utf-8")
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_workers}"]
-        command = [sys.executable, *(torchrun if n_workers > 1 else []), "-m", "reid_ray", *arguments]
+        command = [sys.executable, *(torchrun if n_workers > 1 else []), "-m", "reid_ray", "train", str(recipe)]
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
             "HOME": str(tmp_path),
             "MPLCONFIGDIR": str(tmp_path_factory.getbasetemp() / "matplotlib"),  # one font cache for all processes
             "RAY_AUTH_MODE": "disabled",
+            "RAY_TMPDIR": str(ray_folder),
         }
         process = subprocess.Popen(
             command,

@@ -38,9 +38,15 @@ def evaluate(
     overrides: DataOverrides = None,
     model: Which = "last",
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
+    rerank: Annotated[bool, typer.Option("--rerank", help="Add the metrics after k-reciprocal re-ranking.")] = False,
+    k1: Annotated[int, typer.Option(min=1, help="Re-ranking: neighbours of the k-reciprocal sets.")] = 20,
+    k2: Annotated[int, typer.Option(min=1, help="Re-ranking: neighbours of the query expansion; 1 = off.")] = 6,
+    lambda_value: Annotated[
+        float, typer.Option("--lambda", min=0, max=1, help="Re-ranking: weight of the original distance.")
+    ] = 0.3,
 ) -> None:
     """mAP, CMC and mINP of a run's model on query and gallery, by the standard protocol."""
-    from reid_ray.evaluation.protocols import camera_note, evaluable, evaluate_table
+    from reid_ray.evaluation.protocols import camera_note, evaluable, evaluate_distances, evaluate_table
 
     opened, dataset = _open(run, overrides, model)
     reason = evaluable(dataset.table)
@@ -48,15 +54,28 @@ def evaluate(
         raise DataError(reason)
     console = make_console(stderr=True)
     features = [embed_with_progress(opened, split, dataset, console) for split in (dataset.query, dataset.gallery)]
-    metrics = evaluate_table(features[0], features[1], dataset.table, ap=opened.config.evaluation.ap)
-    values = metrics.as_dict()
+    ap = opened.config.evaluation.ap
+    plain = evaluate_table(features[0], features[1], dataset.table, ap=ap).as_dict()
+    printed: dict[str, Any] = dict(plain)
+    rows, caption = {"cosine": plain}, None
+    if rerank:
+        from reid_ray.labels.rerank import reranked_distances
+        from reid_ray.training.devices import choose_device
+
+        device = choose_device(opened.config.runtime)
+        with console.status("Re-ranking"):
+            blocks = reranked_distances(*features, k1=k1, k2=k2, lambda_value=lambda_value, device=device)
+            rows["re-ranked"] = evaluate_distances(blocks, dataset.table, ap=ap).as_dict()
+        printed["reranked"] = {"k1": k1, "k2": k2, "lambda": lambda_value, **rows["re-ranked"]}
+        caption = f"re-ranked: k-reciprocal encoding, k1={k1}, k2={k2}, λ={lambda_value:g}"
     if as_json:
-        typer.echo(json.dumps(values))
+        typer.echo(json.dumps(printed))
         return
-    table = Table(title=f"{opened.config.name} ({model} model) on {dataset.table.name}")
-    for name in values:
+    table = Table("by", title=f"{opened.config.name} ({model} model) on {dataset.table.name}", caption=caption)
+    for name in plain:
         table.add_column(name, justify="right")
-    table.add_row(*(_shown(name, value) for name, value in values.items()))
+    for by, values in rows.items():
+        table.add_row(by, *(_shown(name, value) for name, value in values.items()))
     make_console().print(table)
     note = camera_note(dataset.table)
     if note:

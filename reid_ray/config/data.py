@@ -73,7 +73,8 @@ class DataConfig(Section):
     width: int = Field(default=128, ge=16)
     """Width that images are resized to, pixels."""
     cache_mb: int = Field(default=4096, ge=0)
-    """Memory for decoded and resized images, MB per process for training images and for others; 0 = off."""
+    """Memory for decoded and resized images, MB: for the training images, and as much again for query and gallery, in
+    each process that reads them; 0 = off."""
     loader_threads: int = Field(default=2, ge=1)
     """Threads that decode and augment for one training worker."""
     synthetic: SyntheticConfig = SyntheticConfig()

@@ -12,16 +12,34 @@ from reid_ray.config.base import Section
 class LabelsConfig(Section):
     """k-reciprocal Jaccard distance and DBSCAN; defaults are ICE's."""
 
-    variant: Literal["spcl", "cvpr17"] = "spcl"
-    """Form of the Jaccard distance; eps is not portable between them (docs/labels.md)."""
+    variant: Literal["spcl", "cvpr17", "camera"] = "spcl"
+    """Form of the Jaccard distance; eps is not portable between them (docs/labels.md). `camera` is CA-Jaccard (CVPR
+    2024), whose settings are k1=20, k2=4 and the two below."""
     k1: int = Field(default=30, ge=1)
-    """Neighbours of the k-reciprocal encoding."""
+    """Neighbours of the k-reciprocal encoding; for `camera`, those of other cameras."""
     k2: int = Field(default=6, ge=1)
-    """Neighbours of the query expansion, self included; 1 switches it off."""
+    """Neighbours of the query expansion, self included; 1 switches it off. For `camera`, those of other cameras."""
+    k1_within: int = Field(default=5, ge=1)
+    """For `camera`: neighbours of the encoding in the image's own camera."""
+    k2_within: int = Field(default=2, ge=1)
+    """For `camera`: neighbours of the query expansion in the image's own camera, self included."""
+    neighbours: Literal["exact", "ivf", "hnsw"] = "exact"
+    """How neighbours are searched: exactly, or approximately by faiss (`pip install reid_ray[ann]`)."""
+    clusterer: Literal["dbscan", "hdbscan", "kmeans"] = "dbscan"
+    """What clusters: DBSCAN or HDBSCAN on the Jaccard graph, or k-means on the features (ABMT's ablation)."""
     eps: float = Field(default=0.55, gt=0, lt=1)
     """DBSCAN radius in Jaccard distance."""
+    rho: float | None = Field(default=None, gt=0, le=0.1)
+    """Share of all pairs, the closest ones, whose mean distance is taken for eps at each refresh (ABMT: 0.002); null
+    takes `eps`."""
     min_samples: int = Field(default=4, ge=1)
-    """Images within eps, self included, that make a core point."""
+    """Images within eps, self included, that make a core point; for HDBSCAN also the smallest cluster."""
+    n_clusters: int = Field(default=500, ge=1)
+    """Clusters of k-means."""
+    outliers: Literal["drop", "singleton"] = "drop"
+    """Images in no cluster are left out of training, or are a cluster each."""
+    memory_mb: int = Field(default=1024, ge=64)
+    """Memory of the neighbour search in each labeller, beyond features and results, MB."""
     staleness: Literal[0] = 0
     """Epochs that labels may lag behind the weights; 0 is the papers' schedule."""
     max_degenerate_epochs: int = Field(default=3, ge=0)

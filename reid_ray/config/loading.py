@@ -25,6 +25,7 @@ NOT_HASHED: dict[str, Any] = {
     "output": True,
     "runtime": True,
     "data": {"cache_mb", "loader_threads"},
+    "labels": {"memory_mb"},
     "training": {"epochs", "checkpoint_every", "keep_checkpoints", "log_every"},
     "evaluation": {"every", "at_start"},
 }

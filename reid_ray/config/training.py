@@ -65,6 +65,8 @@ class RuntimeConfig(Section):
     """`auto` takes CUDA where there is one."""
     n_workers: int = Field(default=1, ge=1)
     """Training workers; they share one global batch."""
+    n_labellers: int = Field(default=1, ge=1)
+    """Actors that share the rows of a refresh. Their number changes speed and memory per actor, not the labels."""
     n_extractors: int = Field(default=1, ge=1)
     """Actors that extract features for the refresh and for evaluation."""
     cpus_per_worker: float = Field(default=1, gt=0)

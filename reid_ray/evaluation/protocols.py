@@ -1,8 +1,8 @@
 """From a table to numbers: what of it can be evaluated, and the evaluation itself.
 
-A protocol is a function of query features, gallery features and the table. The one here is the single-query
-protocol of `ranking`; one that draws galleries (CUHK03 single-shot, SYSU-MM01) would be a function beside
-it, of the same form, that calls `rank_metrics` on rows it has drawn.
+A protocol is a function of query features, gallery features and the table, or of distances and the table. The one here
+is the single-query protocol of `ranking`; one that draws galleries (CUHK03 single-shot, SYSU-MM01) would be a function
+beside it, of the same form, that calls `rank_metrics` on rows it has drawn.
 """
 
 from __future__ import annotations
@@ -11,8 +11,15 @@ from collections import Counter
 
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import DataError
-from reid_ray.evaluation.ranking import APForm, Array, RankMetrics, rank_metrics
-from reid_ray.types import UNKNOWN
+from reid_ray.evaluation.ranking import (
+    APForm,
+    Array,
+    DistanceBlocks,
+    RankMetrics,
+    rank_metrics,
+    rank_metrics_of_distances,
+)
+from reid_ray.types import UNKNOWN, IntArray
 
 
 def evaluate_table(
@@ -31,13 +38,21 @@ def evaluate_table(
         DataError: the table cannot be evaluated (the sentence of `evaluable`), or features that do not fit
             it.
     """
-    reason = evaluable(table)
-    if reason is not None:
-        raise DataError(reason)
-    query, gallery = table.split("query"), table.split("gallery")
-    return rank_metrics(
-        q_features, g_features, query.pids, gallery.pids, query.camids, gallery.camids, ap=ap, chunk=chunk
-    )
+    return rank_metrics(q_features, g_features, *_ids(table), ap=ap, chunk=chunk)
+
+
+def evaluate_distances(blocks: DistanceBlocks, table: ImageTable, *, ap: APForm = "mean") -> RankMetrics:
+    """The same from distances, such as re-ranked ones.
+
+    Args:
+        blocks: rows of the query split, in order, each with their distances [rows, G] to the gallery split.
+        table, ap: as in `evaluate_table`.
+
+    Raises:
+        DataError: the table cannot be evaluated (the sentence of `evaluable`), or distances are not finite.
+        ValueError: blocks that do not fit the table.
+    """
+    return rank_metrics_of_distances(blocks, *_ids(table), ap=ap)
 
 
 def evaluable(table: ImageTable) -> str | None:
@@ -68,6 +83,15 @@ def camera_note(table: ImageTable) -> str | None:
     n_images = len(table.split("query")) + len(table.split("gallery"))
     which = "has no cameras" if missing == n_images else f"has {missing} of {n_images} images without a camera"
     return f"{table.name} {which}: same-camera matches are not removed for them, so numbers come out higher."
+
+
+def _ids(table: ImageTable) -> tuple[IntArray, IntArray, IntArray, IntArray]:
+    """pids of query and gallery, then camids."""
+    reason = evaluable(table)
+    if reason is not None:
+        raise DataError(reason)
+    query, gallery = table.split("query"), table.split("gallery")
+    return query.pids, gallery.pids, query.camids, gallery.camids
 
 
 def _has_valid_match(query: ImageTable, gallery: ImageTable) -> bool:

@@ -6,13 +6,13 @@ removal); Ye et al., "Deep Learning for Person Re-identification: A Survey and O
 For one query, gallery images of the same person *and* the same camera are taken out of the ranking, because
 finding them says nothing about re-identification; so are junk images (pid −1). Distractors (say,
 Market-1501's pid 0) stay: nobody searches for them, but they are there to be confused with. What is left is
-ranked by similarity, equal similarities by gallery index.
+ranked by similarity, or by distances that somebody else has computed; equal ones by gallery index.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -28,6 +28,9 @@ Array: TypeAlias = npt.NDArray[Any] | Tensor
 Ids: TypeAlias = npt.NDArray[Any] | Tensor | Sequence[int]
 Float64Array: TypeAlias = npt.NDArray[np.float64]
 APForm: TypeAlias = Literal["mean", "trapezoid"]
+
+DistanceBlocks: TypeAlias = Iterable[tuple[slice, Array]]
+"""Rows of the query, in order and without gaps, each with their distances [rows, G] to the gallery."""
 
 MAX_RANK = 50
 """Length of the CMC curve, as torchreid and fast-reid keep it."""
@@ -130,22 +133,23 @@ def rank_metrics(
         DataError: no queries, no gallery, shapes that do not fit, NaN or infinite features, or no query
             with a match.
     """
-    scores = score_queries(query, gallery, q_pids, g_pids, q_camids, g_camids, ap=ap, chunk=chunk)
-    valid = scores.valid
-    n_queries = int(valid.sum())
-    if n_queries == 0:
-        raise DataError(
-            f"None of the {len(valid)} queries has a match in the gallery: evaluation needs gallery "
-            f"images of the queries' identities by other cameras; check pids and camids of both splits."
-        )
-    hits_per_rank = np.bincount(scores.first_hit[valid], minlength=MAX_RANK + 1)[1 : MAX_RANK + 1]
-    return RankMetrics(
-        mAP=float(scores.ap[valid].mean()),
-        cmc=np.cumsum(hits_per_rank) / n_queries,
-        mINP=float(scores.inp[valid].mean()),
-        n_queries=n_queries,
-        n_skipped=len(valid) - n_queries,
-    )
+    return _means(score_queries(query, gallery, q_pids, g_pids, q_camids, g_camids, ap=ap, chunk=chunk))
+
+
+def rank_metrics_of_distances(
+    blocks: DistanceBlocks, q_pids: Ids, g_pids: Ids, q_camids: Ids, g_camids: Ids, *, ap: APForm = "mean"
+) -> RankMetrics:
+    """`rank_metrics` of distances instead of features: the smallest comes first, equal ones by gallery index.
+
+    Blocks are taken one after the other and left as they are, so Q × G distances need never exist at once.
+
+    Raises:
+        DataError: as `rank_metrics`; distances that are not finite.
+        ValueError: blocks that are not the queries in order, or not as wide as the gallery.
+    """
+    _check_not_empty(len(q_pids), len(g_pids))
+    query, gallery = _ids("query", len(q_pids), q_pids, q_camids), _ids("gallery", len(g_pids), g_pids, g_camids)
+    return _means(_scores(_rankings(query, gallery, _negated(blocks, len(q_pids), len(g_pids))), ap))
 
 
 def score_queries(
@@ -160,15 +164,7 @@ def score_queries(
     chunk: int = 256,
 ) -> QueryScores:
     """AP, INP and first hit of each query; as `rank_metrics`, but no query need have a match."""
-    if ap not in ("mean", "trapezoid"):
-        raise ValueError(f"ap={ap!r}: use 'mean' or 'trapezoid'")
-    sides = _checked(query, gallery, q_pids, g_pids, q_camids, g_camids)
-    parts = [_score(ranking.is_hit, ap) for ranking in _rankings(*sides, chunk)]
-    return QueryScores(
-        ap=np.concatenate([part.ap for part in parts]),
-        inp=np.concatenate([part.inp for part in parts]),
-        first_hit=np.concatenate([part.first_hit for part in parts]),
-    )
+    return _scores(_rankings(*_compared(query, gallery, q_pids, g_pids, q_camids, g_camids, chunk)), ap)
 
 
 def top_matches(
@@ -191,9 +187,8 @@ def top_matches(
     """
     if k < 1:
         raise ValueError(f"k={k}: ask for at least one match")
-    sides = _checked(query, gallery, q_pids, g_pids, q_camids, g_camids)
     parts = []
-    for ranking in _rankings(*sides, chunk):
+    for ranking in _rankings(*_compared(query, gallery, q_pids, g_pids, q_camids, g_camids, chunk)):
         order = ranking.order[:, :k]
         position = torch.arange(order.shape[1], device=order.device)
         parts.append(order.masked_fill(position >= ranking.n_kept[:, None], -1).cpu().numpy())
@@ -202,10 +197,9 @@ def top_matches(
 
 
 @dataclass(frozen=True)
-class _Side:
-    """Query or gallery, checked: features [N, D], pids [N] and camids [N] on one device."""
+class _Ids:
+    """Query or gallery, checked: pids [N] and camids [N], int64, on one device."""
 
-    features: Tensor
     pids: Tensor
     camids: Tensor
 
@@ -222,22 +216,75 @@ class _Ranking:
     is_hit: Tensor
 
 
-def _rankings(query: _Side, gallery: _Side, chunk: int) -> Iterator[_Ranking]:
-    if chunk < 1:
-        raise ValueError(f"chunk={chunk}: at least one query is ranked at a time")
+def _rankings(query: _Ids, gallery: _Ids, blocks: Iterable[tuple[slice, Tensor]]) -> Iterator[_Ranking]:
+    """Rank queries by their similarities [B, G] to the gallery, which are overwritten."""
     is_junk = gallery.pids == UNKNOWN
-    for start in range(0, len(query.pids), chunk):
-        rows = slice(start, start + chunk)
-        features, pids, camids = query.features[rows], query.pids[rows], query.camids[rows]
+    for rows, similarity_mat in blocks:
+        pids, camids = query.pids[rows], query.camids[rows]
         same_pid = pids[:, None] == gallery.pids
         same_camera = (camids[:, None] == gallery.camids) & (camids != UNKNOWN)[:, None]
         removed = (same_pid & same_camera) | is_junk
-        # Under autocast (a training loop that evaluates) the product would be bf16, and the ranking another.
-        with torch.autocast(features.device.type, enabled=False):
-            similarity_mat = features @ gallery.features.T
         similarity_mat.masked_fill_(removed, -torch.inf)
         order = torch.sort(similarity_mat, dim=1, descending=True, stable=True).indices
         yield _Ranking(order, (~removed).sum(dim=1), (same_pid & ~removed).gather(1, order))
+
+
+def _products(query: Tensor, gallery: Tensor, chunk: int) -> Iterator[tuple[slice, Tensor]]:
+    for start in range(0, len(query), chunk):
+        rows = slice(start, start + chunk)
+        # Under autocast (a training loop that evaluates) the product would be bf16, and the ranking another.
+        with torch.autocast(query.device.type, enabled=False):
+            yield rows, query[rows] @ gallery.T
+
+
+def _negated(blocks: DistanceBlocks, n_queries: int, n_gallery: int) -> Iterator[tuple[slice, Tensor]]:
+    """Distances as similarities, in float32 or float64, on the CPU."""
+    n_seen = 0
+    for rows, block in blocks:
+        distances = _floats(block).cpu()
+        if rows.start != n_seen or distances.shape != (rows.stop - rows.start, n_gallery):
+            raise ValueError(
+                f"{rows} came with distances {list(distances.shape)}; the next query is {n_seen} of {n_queries}, and "
+                f"the gallery has {n_gallery} images"
+            )
+        if not distances.isfinite().all():
+            raise DataError(
+                f"The distances of queries {rows.start} to {rows.stop - 1} hold NaN or infinity; check the features "
+                f"they come from."
+            )
+        n_seen = rows.stop
+        yield rows, -distances
+    if n_seen != n_queries:
+        raise ValueError(f"distances of {n_seen} queries, but ids of {n_queries}")
+
+
+def _scores(rankings: Iterable[_Ranking], ap: APForm) -> QueryScores:
+    if ap not in ("mean", "trapezoid"):
+        raise ValueError(f"ap={ap!r}: use 'mean' or 'trapezoid'")
+    parts = [_score(ranking.is_hit, ap) for ranking in rankings]
+    return QueryScores(
+        ap=np.concatenate([part.ap for part in parts]),
+        inp=np.concatenate([part.inp for part in parts]),
+        first_hit=np.concatenate([part.first_hit for part in parts]),
+    )
+
+
+def _means(scores: QueryScores) -> RankMetrics:
+    valid = scores.valid
+    n_queries = int(valid.sum())
+    if n_queries == 0:
+        raise DataError(
+            f"None of the {len(valid)} queries has a match in the gallery: evaluation needs gallery "
+            f"images of the queries' identities by other cameras; check pids and camids of both splits."
+        )
+    hits_per_rank = np.bincount(scores.first_hit[valid], minlength=MAX_RANK + 1)[1 : MAX_RANK + 1]
+    return RankMetrics(
+        mAP=float(scores.ap[valid].mean()),
+        cmc=np.cumsum(hits_per_rank) / n_queries,
+        mINP=float(scores.inp[valid].mean()),
+        n_queries=n_queries,
+        n_skipped=len(valid) - n_queries,
+    )
 
 
 def _score(is_hit: Tensor, ap: APForm) -> QueryScores:
@@ -263,30 +310,35 @@ def _score(is_hit: Tensor, ap: APForm) -> QueryScores:
     return scores
 
 
-def _checked(
-    query: Array, gallery: Array, q_pids: Ids, g_pids: Ids, q_camids: Ids, g_camids: Ids
-) -> tuple[_Side, _Side]:
-    if len(query) == 0:
-        raise DataError("There are no query images to evaluate: give the data a query split.")
-    if len(gallery) == 0:
-        raise DataError("There are query images but no gallery to search: give the data a gallery split.")
-    g_side = _side("gallery", gallery, g_pids, g_camids)
-    q_side = _side("query", query, q_pids, q_camids)
-    if q_side.features.shape[1] != g_side.features.shape[1]:
+def _compared(
+    query: Array, gallery: Array, q_pids: Ids, g_pids: Ids, q_camids: Ids, g_camids: Ids, chunk: int
+) -> tuple[_Ids, _Ids, Iterator[tuple[slice, Tensor]]]:
+    """What `_rankings` takes, from features, on the gallery's device."""
+    if chunk < 1:
+        raise ValueError(f"chunk={chunk}: at least one query is ranked at a time")
+    _check_not_empty(len(query), len(gallery))
+    g_features, q_features = _features("gallery", gallery), _features("query", query)
+    g_ids = _ids("gallery", len(gallery), g_pids, g_camids, g_features.device)
+    q_ids = _ids("query", len(query), q_pids, q_camids, g_features.device)
+    if q_features.shape[1] != g_features.shape[1]:
         raise DataError(
-            f"Query features have {q_side.features.shape[1]} dimensions and gallery features "
-            f"{g_side.features.shape[1]}; extract both with the same weights."
+            f"Query features have {q_features.shape[1]} dimensions and gallery features {g_features.shape[1]}; extract "
+            f"both with the same weights."
         )
-    dtype = torch.promote_types(q_side.features.dtype, g_side.features.dtype)
-    device = g_side.features.device
-    q_side = _Side(q_side.features.to(device, dtype), q_side.pids.to(device), q_side.camids.to(device))
-    return q_side, _Side(g_side.features.to(dtype), g_side.pids, g_side.camids)
+    dtype = torch.promote_types(q_features.dtype, g_features.dtype)
+    q_features, g_features = q_features.to(g_features.device, dtype), g_features.to(dtype)
+    return q_ids, g_ids, _products(q_features, g_features, chunk)
 
 
-def _side(name: str, features: Array, pids: Ids, camids: Ids) -> _Side:
-    values = _tensor(features)
-    if values.dtype != torch.float64:
-        values = values.float()
+def _check_not_empty(n_queries: int, n_gallery: int) -> None:
+    if n_queries == 0:
+        raise DataError("There are no query images to evaluate: give the data a query split.")
+    if n_gallery == 0:
+        raise DataError("There are query images but no gallery to search: give the data a gallery split.")
+
+
+def _features(name: str, features: Array) -> Tensor:
+    values = _floats(features)
     if values.ndim != 2:
         raise DataError(f"The {name} features have shape {list(values.shape)}; they should be [images, dimensions].")
     # Finite norms mean finite features and, by Cauchy-Schwarz, finite similarities.
@@ -296,16 +348,25 @@ def _side(name: str, features: Array, pids: Ids, camids: Ids) -> _Side:
             f"The {name} features hold NaN or infinity in {len(bad_rows)} of {len(values)} rows, first in "
             f"row {int(bad_rows[0])}; check the weights that made them."
         )
+    return values
+
+
+def _ids(name: str, n_images: int, pids: Ids, camids: Ids, device: torch.device | None = None) -> _Ids:
     columns = []
     for column_name, ids in (("pids", pids), ("camids", camids)):
-        column = _tensor(ids if isinstance(ids, Tensor) else np.asarray(ids)).to(values.device, torch.int64)
-        if column.shape != values.shape[:1]:
+        column = _tensor(ids if isinstance(ids, Tensor) else np.asarray(ids)).to(device or "cpu", torch.int64)
+        if column.shape != (n_images,):
             raise DataError(
-                f"The {name} has {len(values)} features and {column_name} of shape {list(column.shape)}; "
-                f"give one for each image."
+                f"The {name} has {n_images} images and {column_name} of shape {list(column.shape)}; give one for each."
             )
         columns.append(column)
-    return _Side(values, *columns)
+    return _Ids(*columns)
+
+
+def _floats(array: Array) -> Tensor:
+    """As float32, or float64 where it is that."""
+    values = _tensor(array)
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def _tensor(array: Array) -> Tensor:

@@ -1,18 +1,36 @@
 """The pseudo-label engine: features → neighbours → Jaccard graph → clusters. Usable on its own."""
 
 from reid_ray.labels.clustering import dbscan
-from reid_ray.labels.jaccard import jaccard_graph
-from reid_ray.labels.neighbours import Neighbours, nearest
+from reid_ray.labels.encoding import Scheme, encode, search
+from reid_ray.labels.features import open_features
+from reid_ray.labels.hdbscan import hdbscan
+from reid_ray.labels.jaccard import graph_of_weights, jaccard_graph
+from reid_ray.labels.kmeans import kmeans
+from reid_ray.labels.label_free import label_free_scores
+from reid_ray.labels.neighbours import Neighbours, nearest, nearest_by_camera
 from reid_ray.labels.quality import label_statistics, truth_scores
-from reid_ray.labels.refresh import labels_from_truth, refresh
+from reid_ray.labels.refresh import Labelling, cluster_rows, labels_from_truth, refresh
+from reid_ray.labels.thresholds import eps_for_share
 
 __all__ = [
+    "Labelling",
     "Neighbours",
+    "Scheme",
+    "cluster_rows",
     "dbscan",
+    "encode",
+    "eps_for_share",
+    "graph_of_weights",
+    "hdbscan",
     "jaccard_graph",
+    "kmeans",
+    "label_free_scores",
     "label_statistics",
     "labels_from_truth",
     "nearest",
+    "nearest_by_camera",
+    "open_features",
     "refresh",
+    "search",
     "truth_scores",
 ]

@@ -21,6 +21,8 @@ def _reciprocal(indices: Array, row: int, size: int) -> Array:
     found = np.empty(size, dtype=np.int32)
     n = 0
     for j in indices[row, :size]:
+        if j < 0:  # the row has fewer neighbours
+            break
         for back in indices[j, :size]:
             if back == row:
                 found[n] = j
@@ -79,23 +81,85 @@ def expanded_sets(indices: Array, k_full: int, k_half: int, first: int, last: in
 
 
 @numba.njit(cache=True, nogil=True)
-def pair_weights(features: Array, scale: Array, indptr: Array, columns: Array, first: int, last: int) -> Array:
-    """float32: exp(−d²/scale of the row), d² = 2 − 2·cos, of the stored pairs of rows first … last−1; rows sum to 1.
+def joined_sets(
+    within: Array, k_within: int, across: Array, k_across: int, first: int, last: int
+) -> tuple[Array, Array]:
+    """k-reciprocal sets of rows first … last−1 within their camera and across cameras, joined (CA-Jaccard, CVPR 2024).
+
+    Args:
+        within: int32 [N, ≥ k_within], neighbours of the same camera, the row itself first.
+        across: int32 [N, ≥ k_across], neighbours of other cameras.
+
+    Returns as `expanded_sets`. The two sets share no row.
+    """
+    counts = np.empty(last - first, dtype=np.int64)
+    columns = np.empty((last - first) * (k_within + k_across), dtype=np.int32)
+    used = 0
+    for row in range(first, last):
+        start = used
+        for j in _reciprocal(within, row, k_within):
+            columns[used] = j
+            used += 1
+        for j in _reciprocal(across, row, k_across):
+            columns[used] = j
+            used += 1
+        columns[start:used].sort()
+        counts[row - first] = used - start
+    return counts, columns[:used].copy()
+
+
+@numba.njit(cache=True, nogil=True)
+def known_similarities(
+    indices: Array,
+    similarities: Array,
+    first_row: int,
+    indptr: Array,
+    columns: Array,
+    answers: Array,
+    start: int,
+    stop: int,
+) -> None:
+    """Fill in what the neighbour lists know of the stored pairs of rows start … stop−1, counted from `first_row`.
+
+    Args:
+        indices, similarities: int32 and float32 [N, k], the lists of all rows.
+        indptr, columns: the pairs, in CSR.
+        answers: float32, one per pair; pairs that no list holds are left as they are.
+    """
+    place = np.full(len(indices), -1, dtype=np.int32)
+    for at in range(start, stop):
+        row = first_row + at
+        for n in range(indices.shape[1]):
+            if indices[row, n] >= 0:
+                place[indices[row, n]] = n
+        for pair in range(indptr[at], indptr[at + 1]):
+            column = columns[pair]
+            if place[column] >= 0:
+                answers[pair] = similarities[row, place[column]]
+                continue
+            for n in range(indices.shape[1]):
+                if indices[column, n] == row:
+                    answers[pair] = similarities[column, n]
+                    break
+        for n in range(indices.shape[1]):
+            if indices[row, n] >= 0:
+                place[indices[row, n]] = -1
+
+
+@numba.njit(cache=True, nogil=True)
+def set_weights(similarities: Array, scale: Array, indptr: Array, weights: Array, start: int, stop: int) -> None:
+    """float32: exp(−d²/scale of the row), d² = 2 − 2·cos, of the stored pairs of rows start … stop−1; rows sum to 1.
 
     d² is kept within [0, 4], whatever rounding does, so that every weight is positive: `jaccard_rows` relies on it.
     """
-    offset = indptr[first]
-    weights = np.empty(indptr[last] - offset, dtype=np.float64)
-    for row in range(first, last):
+    for row in range(start, stop):
         total = 0.0
-        for at in range(indptr[row], indptr[row + 1]):
-            squared = 2.0 - 2.0 * np.float64(np.dot(features[row], features[columns[at]]))
-            weight = np.exp(-min(max(squared, 0.0), 4.0) / scale[row])
-            weights[at - offset] = weight
-            total += weight
-        for at in range(indptr[row], indptr[row + 1]):
-            weights[at - offset] /= total
-    return weights.astype(np.float32)
+        for pair in range(indptr[row], indptr[row + 1]):
+            squared = 2.0 - 2.0 * np.float64(similarities[pair])
+            total += np.exp(-min(max(squared, 0.0), 4.0) / scale[row])
+        for pair in range(indptr[row], indptr[row + 1]):
+            squared = 2.0 - 2.0 * np.float64(similarities[pair])
+            weights[pair] = np.float32(np.exp(-min(max(squared, 0.0), 4.0) / scale[row]) / total)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -1,113 +1,205 @@
-"""Exact nearest neighbours by cosine, in blocks of rows: memory is one block of similarities, never N×N."""
+"""Exact nearest neighbours by cosine: memory is a few blocks and one list per row, never N×N.
+
+A block of similarities is first computed as the hardware does it fastest, with a bound on its error (`products`). Each
+row keeps every candidate that the bound cannot exclude (`candidates`); they are few, and are then scored exactly, in
+float64. So the answer is that of the exact product, whatever the device, the blocks and the number of workers.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from reid_ray.errors import DataError
-from reid_ray.types import FloatArray
+from reid_ray.errors import ConfigError
+from reid_ray.labels.candidates import Search, Wanted
+from reid_ray.labels.features import READ_ROWS, blocks, check_features, read
+from reid_ray.labels.products import Centre, find_centre, gains_from_bf16
+from reid_ray.labels.search_kernels import OTHER, SAME, pair_similarities
+from reid_ray.types import FeatureRows, FloatArray, IntArray
 
-BLOCK_ELEMENTS = 2**26
-"""Similarities held at a time: 256 MB in float32."""
+IndexArray = npt.NDArray[np.int32]
 
-NORM_TOLERANCE = 0.01
-"""How far from 1 the norm of a feature may be; features normalised in bfloat16 are a thousandth off."""
+DEFAULT_MEMORY_MB = 1024
+
+NO_GROUPS: IntArray = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The nearest rows of each row, itself first.
+    """The nearest rows of some rows, best first.
 
     Attributes:
-        indices: int32 [N, k].
-        similarities: float32 [N, k], dot products; the row's with itself in column 0.
-        least: float32 [N], the smallest similarity of the row to any row.
+        indices: int32 [R, k]; −1 where there are fewer.
+        similarities: float32 [R, k], dot products.
+        least: float32 [R], the smallest similarity of the row to any row; None where it was not asked for.
     """
 
-    indices: npt.NDArray[np.int32]
+    indices: IndexArray
     similarities: FloatArray
-    least: FloatArray
+    least: FloatArray | None = None
 
 
-def nearest(features: FloatArray, k: int, *, device: torch.device | str | None = None) -> Neighbours:
+def nearest(
+    features: FeatureRows,
+    k: int,
+    *,
+    rows: range | None = None,
+    least: bool = False,
+    centre: Centre | None = None,
+    device: torch.device | str | None = None,
+    bf16: bool | None = None,
+    memory_mb: int = DEFAULT_MEMORY_MB,
+    on_rows: Callable[[int], None] | None = None,
+) -> Neighbours:
     """The k nearest rows of each row, by dot product of features.
 
     A row comes first in its own list, by definition. Others follow by similarity, descending, and at equal similarity
-    by row number, as a stable sort of the whole row would give; so ties have one answer. Rows of zeros are as similar
-    (0) to everything. Where k exceeds N, k is N.
+    by row number; so ties have one answer. Rows of zeros are as similar (0) to everything. Where k exceeds N, k is N.
+    Similarities are dot products in float64 rounded to float32; on a GPU one in 10⁸ may differ in its last bit.
 
     Args:
-        features: float32 [N, D], L2-normalised; rows of zeros are allowed.
-        device: where the product is computed; default CUDA where there is one.
+        features: float32 [N, D], L2-normalised; rows of zeros are allowed. They are read in blocks.
+        rows: the rows to search for. Default all of them, which costs half as much per row.
+        least: fill `Neighbours.least`.
+        centre: as `find_centre` gives it, where several calls share it; the features are then taken as checked.
+        device: where products are computed; default CUDA where there is one.
+        bf16: find candidates in bfloat16; default where the hardware gains. The answer is the same.
+        memory_mb: memory for blocks and lists, beyond the features and the answer.
+        on_rows: called with the number of rows after each block of them, for a progress bar.
 
     Raises:
+        ConfigError: k below 1.
         DataError: a feature is not finite or not normalised; the message names its row.
     """
-    check_features(features)
-    n_rows = len(features)
+    n_rows = features.shape[0]
+    n_others = _count(k, n_rows) - 1
+    wanted = [Wanted(n_others)] if n_others else []
+    if least:
+        wanted.append(Wanted(1, largest=False))
+    asked = range(n_rows) if rows is None else rows
+    found = _search(features, wanted, NO_GROUPS, asked, centre, device, bf16, memory_mb, on_rows)
+    to_itself = _to_itself(features, asked)
+    smallest = None
+    if least:
+        columns, values = found.pop()
+        smallest = np.minimum(to_itself[1][:, 0], np.where(columns[:, 0] >= 0, values[:, 0], np.inf).astype(np.float32))
+    indices, similarities = (np.concatenate(parts, axis=1) for parts in zip(to_itself, *found, strict=True))
     k = min(k, n_rows)
-    indices = np.empty((n_rows, k), dtype=np.int32)
-    similarities = np.empty((n_rows, k), dtype=np.float32)
-    least = np.empty(n_rows, dtype=np.float32)
-    if not n_rows:
-        return Neighbours(indices, similarities, least)
+    return Neighbours(indices[:, :k], similarities[:, :k], smallest)
+
+
+def nearest_by_camera(
+    features: FeatureRows,
+    camids: IntArray,
+    k_within: int,
+    k_across: int,
+    *,
+    rows: range | None = None,
+    centre: Centre | None = None,
+    device: torch.device | str | None = None,
+    bf16: bool | None = None,
+    memory_mb: int = DEFAULT_MEMORY_MB,
+    on_rows: Callable[[int], None] | None = None,
+) -> tuple[Neighbours, Neighbours]:
+    """The nearest rows of the same camera, itself first, and those of other cameras, from one pass over the features.
+
+    Args:
+        camids: int64 [N]; images of unknown camera count as one camera.
+        k_within: neighbours of the same camera, the row itself counted.
+        k_across: neighbours of other cameras.
+
+    Other arguments, order and errors are those of `nearest`.
+    """
+    n_rows = features.shape[0]
+    asked = range(n_rows) if rows is None else rows
+    wanted = [Wanted(_count(k_across, n_rows), OTHER), *([Wanted(k_within - 1, SAME)] if k_within > 1 else [])]
+    groups = np.ascontiguousarray(camids, dtype=np.int64)
+    across, *within = _search(features, wanted, groups, asked, centre, device, bf16, memory_mb, on_rows)
+    indices, similarities = (
+        np.concatenate(parts, axis=1) for parts in zip(_to_itself(features, asked), *within, strict=True)
+    )
+    return Neighbours(indices, similarities), Neighbours(*across)
+
+
+def join(parts: Sequence[Neighbours]) -> Neighbours:
+    """The lists of consecutive ranges of rows as one."""
+    least = [part.least for part in parts if part.least is not None]
+    return Neighbours(
+        np.concatenate([part.indices for part in parts]),
+        np.concatenate([part.similarities for part in parts]),
+        np.concatenate(least) if least else None,
+    )
+
+
+def _count(k: int, n_rows: int) -> int:
+    if k < 1:
+        raise ConfigError(f"A search for neighbours wants at least 1 of them; here k={k}.")
+    return max(min(k, n_rows), 1)
+
+
+def _search(
+    features: FeatureRows,
+    wanted: Sequence[Wanted],
+    groups: IntArray,
+    rows: range,
+    centre: Centre | None,
+    device: torch.device | str | None,
+    bf16: bool | None,
+    memory_mb: int,
+    on_rows: Callable[[int], None] | None,
+) -> list[tuple[IndexArray, FloatArray]]:
+    """The wanted lists of some rows, as many rows at a time as fit into the memory."""
+    if centre is None:
+        check_features(features)
+        centre = find_centre(features)
+    n_rows = features.shape[0]
+    if not wanted or not len(rows):
+        return [(np.empty((len(rows), w.k), np.int32), np.empty((len(rows), w.k), np.float32)) for w in wanted]
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    # PyTorch wants memory that may be written to, even if it is only read; Ray's object store gives none.
-    everything = torch.from_numpy(np.require(features, np.float32, ["C", "W"])).to(device)
-    block = max(1, BLOCK_ELEMENTS // n_rows)
-    for start in range(0, n_rows, block):
-        stop = min(start + block, n_rows)
-        product = everything[start:stop] @ everything.T
-        least[start:stop] = product.amin(1).cpu().numpy()
-        own = torch.arange(start, stop, device=device)
-        own_similarity = product[own - start, own].clone()
-        product[own - start, own] = torch.inf  # first, whatever duplicates there are
-        values, order = _top(product, k)
-        values[:, 0] = own_similarity
-        indices[start:stop] = order.cpu().numpy()
-        similarities[start:stop] = values.cpu().numpy()
-    return Neighbours(indices, similarities, least)
+    search = Search(features, centre, tuple(wanted), groups, device, gains_from_bf16(device) if bf16 is None else bf16)
+    size = search.rows_at_a_time(len(rows), memory_mb)
+    symmetric = size >= n_rows == len(rows)
+    parts = [search.run(rows[block], symmetric=symmetric, on_rows=on_rows) for block in blocks(len(rows), size)]
+    return [
+        (np.concatenate([indices for indices, _ in found]), np.concatenate([values for _, values in found]))
+        for found in zip(*parts, strict=True)
+    ]
 
 
-def check_features(features: FloatArray) -> None:
-    """Raise `DataError` for features that are not a matrix of finite rows of norm 1 or 0."""
-    if features.ndim != 2:
-        raise DataError(f"Features should be a matrix [N, D]; these have the shape {list(features.shape)}.")
-    with np.errstate(over="ignore", invalid="ignore"):
-        norms = np.sqrt(np.einsum("nd,nd->n", features, features))
-    finite = np.isfinite(norms)
-    if not finite.all():
-        raise DataError(
-            f"The feature of row {int(np.argmin(finite))} is not finite ({int((~finite).sum())} such rows); the "
-            f"network has diverged, or the file is damaged."
-        )
-    normalized = (np.abs(norms - 1) <= NORM_TOLERANCE) | (norms <= NORM_TOLERANCE)
-    if not normalized.all():
-        row = int(np.argmin(normalized))
-        raise DataError(
-            f"The feature of row {row} has norm {norms[row]:.3g} ({int((~normalized).sum())} such rows); divide each "
-            f"feature by its L2 norm first."
-        )
+def _to_itself(features: FeatureRows, rows: range) -> tuple[IndexArray, FloatArray]:
+    """Each row as the only entry of its list."""
+    own = np.arange(rows.start, rows.stop, dtype=np.int32)
+    return own[:, None], similarities_of_pairs(features, own, own)[:, None]
 
 
-def _top(product: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row in stable order. `topk` breaks ties as it likes, so ties are mended."""
-    n_columns = product.shape[1]
-    values, order = product.topk(min(k + 1, n_columns), dim=1)
-    crossing = torch.empty(0, dtype=torch.long, device=product.device)
-    if n_columns > k:
-        crossing = torch.nonzero(values[:, k - 1] == values[:, k]).flatten()
-        values, order = values[:, :k].contiguous(), order[:, :k].contiguous()
-    # Ties inside the list: by row number. Sorting by index first makes the stable sort by value do so.
-    order, by_index = order.sort(dim=1)
-    values, by_value = values.gather(1, by_index).sort(dim=1, descending=True, stable=True)
-    order = order.gather(1, by_value)
-    if len(crossing):
-        all_values, all_order = product[crossing].sort(dim=1, descending=True, stable=True)
-        values[crossing], order[crossing] = all_values[:, :k], all_order[:, :k]
-    return values, order
+def similarities_of_pairs(features: FeatureRows, rows: IndexArray, columns: IndexArray) -> FloatArray:
+    """float32 [P]: similarities of pairs of rows.
+
+    Where features are not an array they are streamed: once, for each `READ_ROWS` rows that `rows` names.
+    """
+    if isinstance(features, np.ndarray):
+        return np.asarray(pair_similarities(features, 0, features, 0, rows, columns))
+    n_rows = features.shape[0]
+    scores = np.empty(len(rows), dtype=np.float32)
+    for own_block, by_row in _by_block(rows, n_rows):
+        own = read(features, own_block)
+        for block, by_column in _by_block(columns[by_row], n_rows):
+            chosen = by_row[by_column]
+            others = read(features, block)
+            scores[chosen] = pair_similarities(own, own_block.start, others, block.start, rows[chosen], columns[chosen])
+    return scores
+
+
+def _by_block(numbers: IndexArray, n_rows: int) -> list[tuple[slice, IntArray]]:
+    """Blocks of rows that hold some of `numbers`, with the places of those."""
+    order = np.argsort(numbers, kind="stable")
+    found = []
+    for block in blocks(n_rows, READ_ROWS):
+        low, high = np.searchsorted(numbers[order], [block.start, block.stop])
+        if low < high:
+            found.append((block, order[low:high]))
+    return found

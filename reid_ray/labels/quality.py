@@ -17,7 +17,7 @@ SIZE_BINS = (2, 3, 5, 9, 17, 33, 65, 129)
 def label_statistics(labels: IntArray) -> dict[str, Any]:
     """Counts of a labelling int64 [N]; needs no truth. Sizes are 0 where there is no cluster."""
     n_images, n_outliers = len(labels), int((labels == OUTLIER).sum())
-    sizes = _sizes(labels[labels != OUTLIER])
+    sizes = group_sizes(labels[labels != OUTLIER])
     histogram = np.bincount(np.searchsorted(SIZE_BINS, sizes, side="right"), minlength=len(SIZE_BINS) + 1)
     bounds = [str(low) if high == low + 1 else f"{low}-{high - 1}" for low, high in pairwise((1, *SIZE_BINS))]
     return {
@@ -42,9 +42,9 @@ def truth_scores(labels: IntArray, pids: IntArray) -> dict[str, float]:
     known = pids != UNKNOWN
     clustered = known & (labels != OUTLIER)
     # scikit-learn computes ARI and NMI too, but takes many small clusters for a regression and warns at each epoch.
-    clusters, persons = _sizes(labels[clustered]), _sizes(pids[clustered])
-    overlaps = _sizes(_joint(labels[clustered], pids[clustered]))
-    both, in_cluster, of_person = _pairs(overlaps), _pairs(clusters), _pairs(_sizes(pids[known]))
+    clusters, persons = group_sizes(labels[clustered]), group_sizes(pids[clustered])
+    overlaps = group_sizes(joint_groups(labels[clustered], pids[clustered]))
+    both, in_cluster, of_person = n_pairs(overlaps), n_pairs(clusters), n_pairs(group_sizes(pids[known]))
     precision = both / in_cluster if in_cluster else 0.0
     recall = both / of_person if of_person else 0.0
     return {
@@ -56,38 +56,52 @@ def truth_scores(labels: IntArray, pids: IntArray) -> dict[str, float]:
     }
 
 
+def adjusted_rand(first: int, second: int, both: int, everything: int) -> float | None:
+    """(pairs together in both − expected) / (largest possible − expected) (Hubert & Arabie, 1985).
+
+    Args:
+        first, second: pairs that are together in one grouping and in the other.
+        both: in both.
+        everything: all pairs.
+
+    Returns:
+        None where there is nothing to agree on: each row is alone in both, or all rows are together in both.
+    """
+    possible = (first + second) * everything - 2 * first * second
+    return 2 * (both * everything - first * second) / possible if possible else None
+
+
+def n_pairs(sizes: IntArray) -> int:
+    """Pairs within groups of these sizes, as a whole number that products of it do not overflow."""
+    return int((sizes * (sizes - 1) // 2).sum())
+
+
+def group_sizes(groups: npt.NDArray[Any]) -> IntArray:
+    return np.asarray(np.unique(groups, return_counts=True)[1], dtype=np.int64)
+
+
+def joint_groups(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """One number per pair of groups."""
+    return np.unique(first, return_inverse=True)[1] * len(second) + np.unique(second, return_inverse=True)[1]
+
+
+def entropy(sizes: IntArray) -> float:
+    """Of a grouping of these sizes, in nats."""
+    shares = sizes / sizes.sum()
+    return float(-(shares * np.log(shares)).sum()) if len(sizes) > 1 else 0.0
+
+
 def _adjusted_rand(clusters: IntArray, persons: IntArray, overlaps: IntArray) -> float:
-    """(pairs together in both − expected) / (largest possible − expected), from sizes (Hubert & Arabie, 1985)."""
     if not len(overlaps):
         return 0.0
-    everything = _pairs(overlaps.sum(keepdims=True))
-    a, b, both = _pairs(clusters), _pairs(persons), _pairs(overlaps)
-    possible = (a + b) * everything - 2 * a * b
-    return 2 * (both * everything - a * b) / possible if possible else 1.0
+    everything = n_pairs(overlaps.sum(keepdims=True))
+    found = adjusted_rand(n_pairs(clusters), n_pairs(persons), n_pairs(overlaps), everything)
+    return 1.0 if found is None else found
 
 
 def _mutual_information(clusters: IntArray, persons: IntArray, overlaps: IntArray) -> float:
     """Mutual information over the mean of the two entropies; 1 where both are one group."""
     if not len(overlaps):
         return 0.0
-    of_both = _entropy(clusters) + _entropy(persons)
-    return max(0.0, 2 * (of_both - _entropy(overlaps)) / of_both) if of_both else 1.0
-
-
-def _entropy(sizes: IntArray) -> float:
-    shares = sizes / sizes.sum()
-    return float(-(shares * np.log(shares)).sum()) if len(sizes) > 1 else 0.0
-
-
-def _joint(labels: IntArray, pids: IntArray) -> npt.NDArray[Any]:
-    """One number per pair of label and pid."""
-    return np.unique(labels, return_inverse=True)[1] * len(pids) + np.unique(pids, return_inverse=True)[1]
-
-
-def _sizes(groups: npt.NDArray[Any]) -> IntArray:
-    return np.asarray(np.unique(groups, return_counts=True)[1], dtype=np.int64)
-
-
-def _pairs(sizes: IntArray) -> int:
-    """Pairs within groups of these sizes, as a whole number that products of it do not overflow."""
-    return int((sizes * (sizes - 1) // 2).sum())
+    of_both = entropy(clusters) + entropy(persons)
+    return max(0.0, 2 * (of_both - entropy(overlaps)) / of_both) if of_both else 1.0

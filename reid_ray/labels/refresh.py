@@ -3,18 +3,57 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array, vstack
 
 from reid_ray.config import LabelsConfig
-from reid_ray.labels.clustering import dbscan
-from reid_ray.labels.jaccard import jaccard_graph
+from reid_ray.errors import ConfigError
+from reid_ray.labels import clustering
+from reid_ray.labels.encoding import Lists, Scheme, expand_queries, join_lists, reciprocal_weights, search
+from reid_ray.labels.features import check_features
+from reid_ray.labels.hdbscan import hdbscan
+from reid_ray.labels.jaccard import graph_of_weights
+from reid_ray.labels.kmeans import kmeans
+from reid_ray.labels.label_free import label_free_scores
+from reid_ray.labels.products import Centre, find_centre
+from reid_ray.labels.proxies import Proxies, make_proxies
 from reid_ray.labels.quality import label_statistics, truth_scores
-from reid_ray.types import OUTLIER, UNKNOWN, Features, FloatArray, IntArray, PseudoLabels
+from reid_ray.labels.thresholds import eps_for_share
+from reid_ray.labels.workers import ThisProcess, Workers, shares
+from reid_ray.types import OUTLIER, UNKNOWN, FeatureRows, Features, IntArray, PseudoLabels
 
-COLUMNS_PER_BLOCK = 128
-"""Feature dimensions that are averaged at a time, in float64."""
+HDBSCAN_DISTANCE = 0.9
+"""Pairs that HDBSCAN gets to see: far beyond any eps, and still a few per row."""
+
+WIDER = (0.6, 0.7, 0.8, 0.9, 1.0)
+"""Distances to which the graph is widened, in turn, until it holds the share of pairs that `labels.rho` asks for."""
+
+OnStage = Callable[[str], None]
+
+
+@dataclass
+class Labelling:
+    """Clusters of some features, and how they came about.
+
+    Attributes:
+        labels: int64 [N], 0 … n_clusters−1 without gaps, or `OUTLIER`.
+        graph: the Jaccard graph, float32 [N, N], or a worker's handle to it; None for k-means.
+        eps: DBSCAN's; None for other clusterers.
+        recall: share of true neighbours that an approximate search found, measured on a sample; None for an exact one.
+        seconds: of each stage.
+    """
+
+    labels: IntArray
+    graph: Any
+    eps: float | None
+    recall: float | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 def refresh(
@@ -24,7 +63,9 @@ def refresh(
     *,
     version: int,
     true_pids: IntArray | None = None,
+    previous: IntArray | None = None,
     device: torch.device | str | None = None,
+    workers: Workers | None = None,
 ) -> PseudoLabels:
     """Cluster features into pseudo-labels.
 
@@ -36,78 +77,261 @@ def refresh(
         camids: int64 [N]; images of unknown camera have no part in the proxies.
         version: the epoch the labels are for.
         true_pids: int64 [N] for label quality in the statistics; never used for the labels.
+        previous: int64 [N], the labels before, for their stability in the statistics.
+        device: where neighbours are searched.
+        workers: who does it; default this process. The labels are the same.
     """
-    started = time.perf_counter()
-    graph = jaccard_graph(
-        features.values,
-        k1=config.k1,
-        k2=config.k2,
-        max_distance=config.eps,
-        variant=config.variant,
-        camids=camids,
-        device=device,
-    )
-    graphed = time.perf_counter()
-    labels = dbscan(graph, eps=config.eps, min_samples=config.min_samples)
-    seconds = {"graph_seconds": graphed - started, "dbscan_seconds": time.perf_counter() - graphed}
-    return _with_proxies(features.values, labels, camids, version, true_pids, seconds)
+    workers = workers or ThisProcess()
+    found = cluster_rows(features.values, config, camids, device=device, workers=workers)
+    described = workers.run(_describe, features.values, found.labels, found.graph, camids, true_pids, previous)
+    proxies: Proxies
+    statistics: dict[str, Any]
+    proxies, statistics = workers.get([described])[0]
+    statistics |= {key: value for key, value in (("eps", found.eps), ("recall", found.recall)) if value is not None}
+    statistics |= {f"{stage}_seconds": seconds for stage, seconds in found.seconds.items()}
+    return PseudoLabels(version, found.labels, *proxies, statistics=statistics)
 
 
-def labels_from_truth(features: Features, pids: IntArray, camids: IntArray, *, version: int) -> PseudoLabels:
+def labels_from_truth(
+    features: Features, pids: IntArray, camids: IntArray, *, version: int, workers: Workers | None = None
+) -> PseudoLabels:
     """The same from true identities: labels without gaps in the order of pids, unknown pids as outliers."""
     known = pids != UNKNOWN
     labels = np.full(len(pids), OUTLIER, dtype=np.int64)
     labels[known] = np.unique(pids[known], return_inverse=True)[1]
-    return _with_proxies(features.values, labels, camids, version, None, {})
+    workers = workers or ThisProcess()
+    proxies: Proxies = workers.get([workers.run(make_proxies, features.values, labels, camids)])[0]
+    return PseudoLabels(version, labels, *proxies, statistics=label_statistics(labels))
 
 
-def group_means(features: FloatArray, groups: IntArray, n_groups: int) -> FloatArray:
-    """float32 [n_groups, D]: means of rows by group, summed in float64 in row order.
+def cluster_rows(
+    features: FeatureRows,
+    config: LabelsConfig,
+    camids: IntArray,
+    *,
+    device: torch.device | str | None = None,
+    workers: Workers | None = None,
+    on_stage: OnStage | None = None,
+) -> Labelling:
+    """Labels of some features by the configured clusterer.
 
     Args:
-        groups: int64 [N], the group of each row; −1 is left out, and each of 0 … n_groups−1 has a row.
+        features: float32 [N, D], L2-normalised.
+        camids: int64 [N].
+        device: where neighbours are searched.
+        workers: who does it; default this process. The labels are the same.
+        on_stage: called with the name of each stage when it begins.
     """
-    means = np.empty((n_groups, features.shape[1]), dtype=np.float32)
-    if not n_groups:
-        return means
-    rows = np.flatnonzero(groups >= 0)
-    order = rows[np.argsort(groups[rows], kind="stable")]
-    starts = np.searchsorted(groups[order], np.arange(n_groups))
-    counts = np.bincount(groups[rows], minlength=n_groups)[:, None]
-    for first in range(0, features.shape[1], COLUMNS_PER_BLOCK):
-        columns = slice(first, first + COLUMNS_PER_BLOCK)
-        values = features[order, columns].astype(np.float64)
-        means[:, columns] = np.add.reduceat(values, starts, axis=0) / counts
-    return means
+    clock = _Clock(on_stage)
+    workers = workers or ThisProcess()
+    if config.clusterer == "kmeans":
+        with clock("clusters"):
+            centre = workers.run(_checked_centre, features)
+            labels = workers.get([workers.run(_kmeans, features, config, centre)])[0]
+        return Labelling(labels, None, None, seconds=clock.seconds)
+    rows = shares(features.shape[0], workers.n_workers)
+    lists = _searched(features, config, camids, rows, workers, device, clock)
+    recall = None if config.neighbours == "exact" else workers.get([workers.run(_recall, features, lists)])[0]
+    weights, transposed = _encoded(features, scheme_of(config), lists, rows, workers, clock)
+    if config.rho is not None:
+        with clock("graph"):
+            graph, eps = _graph_and_eps(weights, transposed, config.rho, rows, workers)
+        with clock("clusters"):
+            labels = workers.get([workers.run(_dbscan, graph, eps, config.min_samples)])[0]
+    elif config.clusterer == "hdbscan":
+        with clock("graph"):
+            graph = workers.run(_stack, *_graph_parts(weights, transposed, HDBSCAN_DISTANCE, rows, workers))
+            workers.wait([graph])
+        with clock("clusters"):
+            labels = workers.get([workers.run(_hdbscan, graph, config.min_samples)])[0]
+        eps = None
+    else:
+        eps = config.eps
+        with clock("graph"):
+            parts = _graph_parts(weights, transposed, eps, rows, workers)
+            workers.wait(parts)
+        with clock("clusters"):
+            labels = _shared_dbscan(parts, eps, config.min_samples, rows, workers)
+            graph = workers.run(_stack, *parts)
+    return Labelling(clustering.apply_outlier_policy(labels, config.outliers), graph, eps, recall, clock.seconds)
 
 
-def _with_proxies(
-    features: FloatArray,
-    labels: IntArray,
+def scheme_of(config: LabelsConfig) -> Scheme:
+    """The encoding that a configuration asks for."""
+    return Scheme(config.variant, config.k1, config.k2, config.k1_within, config.k2_within)
+
+
+def _searched(
+    features: FeatureRows,
+    config: LabelsConfig,
     camids: IntArray,
-    version: int,
+    rows: list[range],
+    workers: Workers,
+    device: torch.device | str | None,
+    clock: _Clock,
+) -> Any:
+    """A handle to the neighbour lists of all rows."""
+    scheme = scheme_of(config)
+    with clock("neighbours"):
+        centre = workers.run(_checked_centre, features)
+        if config.neighbours != "exact":
+            lists = workers.run(_search_approximate, features, config, centre)
+        else:
+            # One worker need not be told its rows, and then computes each product for both of its rows.
+            asked = [None] if len(rows) == 1 else rows
+            common = (features, scheme, camids if scheme.by_camera else None)
+            found = [workers.run(_search, *common, own, centre, device, config.memory_mb) for own in asked]
+            lists = workers.run(_join, *found)
+        workers.wait([lists])
+    return lists
+
+
+def _encoded(
+    features: FeatureRows, scheme: Scheme, lists: Any, rows: list[range], workers: Workers, clock: _Clock
+) -> tuple[Any, Any]:
+    """Handles to V and its transpose."""
+    with clock("encoding"):
+        parts = [workers.run(reciprocal_weights, features, lists, scheme, own) for own in rows]
+        whole = workers.run(_stack, *parts)
+        parts = [workers.run(expand_queries, whole, lists, scheme, own) for own in rows]
+        weights = workers.run(_stack, *parts)
+        transposed = workers.run(_transpose, weights)
+        workers.wait([transposed])
+    return weights, transposed
+
+
+def _graph_parts(weights: Any, transposed: Any, limit: float, rows: list[range], workers: Workers) -> list[Any]:
+    return [workers.run(_graph_rows, weights, transposed, limit, own) for own in rows]
+
+
+def _graph_and_eps(weights: Any, transposed: Any, rho: float, rows: list[range], workers: Workers) -> tuple[Any, float]:
+    """The graph that holds the closest share of pairs, and their mean distance."""
+    for limit in WIDER:
+        graph = workers.run(_stack, *_graph_parts(weights, transposed, limit, rows, workers))
+        eps = workers.get([workers.run(eps_for_share, graph, rho)])[0]
+        if eps is not None:
+            return graph, eps
+    raise ConfigError(f"labels.rho={rho} asks for more pairs than have any neighbour in common; take a smaller share.")
+
+
+def _shared_dbscan(parts: list[Any], eps: float, min_samples: int, rows: list[range], workers: Workers) -> IntArray:
+    """DBSCAN on row blocks of a graph."""
+    masks = workers.get([workers.run(_core_mask, part, eps, min_samples) for part in parts])
+    core = np.concatenate(masks)
+    forests = [workers.run(_local_forest, part, core, eps, own.start) for part, own in zip(parts, rows, strict=True)]
+    core_labels = clustering.merge_forests(core, workers.get(forests))
+    labels = [
+        workers.run(_border_labels, part, core_labels, eps, own.start) for part, own in zip(parts, rows, strict=True)
+    ]
+    return np.concatenate(workers.get(labels))
+
+
+# The steps that workers run: functions with positional arguments, found by their names.
+
+
+def _checked_centre(features: FeatureRows) -> Centre:
+    check_features(features)
+    return find_centre(features)
+
+
+def _search(
+    features: FeatureRows,
+    scheme: Scheme,
+    camids: IntArray | None,
+    rows: range | None,
+    centre: Centre,
+    device: torch.device | str | None,
+    memory_mb: int,
+) -> Lists:
+    return search(features, scheme, camids, rows=rows, centre=centre, device=device, memory_mb=memory_mb)
+
+
+def _search_approximate(features: FeatureRows, config: LabelsConfig, centre: Centre) -> Lists:
+    if config.variant != "spcl":
+        raise ConfigError(
+            f"labels.neighbours={config.neighbours} serves labels.variant=spcl only; '{config.variant}' needs "
+            f"labels.neighbours=exact."
+        )
+    from reid_ray.labels.approximate import nearest_approximate  # faiss is an extra
+
+    assert config.neighbours != "exact"
+
+    return Lists(nearest_approximate(features, scheme_of(config).n_neighbours, method=config.neighbours))
+
+
+def _recall(features: FeatureRows, lists: Lists) -> float:
+    from reid_ray.labels.approximate import recall
+
+    return recall(features, lists.main)
+
+
+def _join(*parts: Lists) -> Lists:
+    return parts[0] if len(parts) == 1 else join_lists(parts)
+
+
+def _stack(*parts: csr_array) -> csr_array:
+    return parts[0] if len(parts) == 1 else vstack(parts, format="csr")
+
+
+def _transpose(weights: csr_array) -> csr_array:
+    return weights.T.tocsr()
+
+
+def _graph_rows(weights: csr_array, transposed: csr_array, limit: float, rows: range) -> csr_array:
+    return graph_of_weights(weights, limit, transposed=transposed, rows=rows)
+
+
+def _core_mask(part: csr_array, eps: float, min_samples: int) -> clustering.BoolArray:
+    return clustering.core_mask(part, eps=eps, min_samples=min_samples)
+
+
+def _local_forest(part: csr_array, core: clustering.BoolArray, eps: float, first_row: int) -> clustering.Forest:
+    return clustering.local_forest(part, core, eps=eps, first_row=first_row)
+
+
+def _border_labels(part: csr_array, core_labels: IntArray, eps: float, first_row: int) -> IntArray:
+    return clustering.border_labels(part, core_labels, eps=eps, first_row=first_row)
+
+
+def _dbscan(graph: csr_array, eps: float, min_samples: int) -> IntArray:
+    return clustering.dbscan(graph, eps=eps, min_samples=min_samples)
+
+
+def _hdbscan(graph: csr_array, min_samples: int) -> IntArray:
+    return hdbscan(graph, min_cluster_size=max(min_samples, 2), min_samples=min_samples)
+
+
+def _kmeans(features: FeatureRows, config: LabelsConfig, centre: Centre) -> IntArray:
+    return kmeans(np.asarray(features[0 : features.shape[0]]), config.n_clusters, seed=0)
+
+
+def _describe(
+    features: FeatureRows,
+    labels: IntArray,
+    graph: csr_array | None,
+    camids: IntArray,
     true_pids: IntArray | None,
-    seconds: dict[str, float],
-) -> PseudoLabels:
-    n_clusters = int(labels.max(initial=OUTLIER)) + 1
-    with_proxy = (labels != OUTLIER) & (camids != UNKNOWN)
-    # Proxies by camera, then cluster, as the released code lists them.
-    cameras, camera_numbers = np.unique(camids[with_proxy], return_inverse=True)
-    keys, proxy_of = np.unique(camera_numbers * n_clusters + labels[with_proxy], return_inverse=True)
-    proxy_cameras, proxy_labels = np.divmod(keys, max(n_clusters, 1))
-    groups = np.full(len(labels), -1, dtype=np.int64)
-    groups[with_proxy] = proxy_of
-    proxies = group_means(features, groups, len(keys))
-    norms = np.linalg.norm(proxies, axis=1, keepdims=True)
-    statistics = label_statistics(labels) | seconds
+    previous: IntArray | None,
+) -> tuple[Proxies, dict[str, Any]]:
+    """Centres of the clusters, and what can be said of the labelling."""
+    statistics: dict[str, Any] = label_statistics(labels)
+    statistics |= label_free_scores(labels, graph, camids, previous)
     if true_pids is not None:
         statistics |= truth_scores(labels, true_pids)
-    return PseudoLabels(
-        version=version,
-        labels=labels,
-        centroids=group_means(features, labels, n_clusters),
-        proxies=proxies / np.maximum(norms, np.finfo(np.float32).tiny),
-        proxy_labels=proxy_labels,
-        proxy_camids=np.asarray(cameras[proxy_cameras], dtype=np.int64),
-        statistics=statistics,
-    )
+    return make_proxies(features, labels, camids), statistics
+
+
+class _Clock:
+    """Seconds by stage."""
+
+    def __init__(self, on_stage: OnStage | None) -> None:
+        self.seconds: dict[str, float] = {}
+        self._on_stage = on_stage
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        if self._on_stage:
+            self._on_stage(stage)
+        started = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""The actor pool that refreshes labels: extractors turn images into features, a labeller turns features into labels.
+"""The actor pool that refreshes labels: extractors turn images into features, labellers turn features into labels.
 
 Actors are built from small arguments (a path and a reader), so that Ray can restart one anywhere; every task is
 deterministic, so a task that runs twice gives the same answer twice.
@@ -7,7 +7,7 @@ deterministic, so a task that runs twice gives the same answer twice.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,14 +19,14 @@ from reid_ray.config import Config
 from reid_ray.data.images import Dataset, ImageReader
 from reid_ray.data.loader import ImageBank
 from reid_ray.data.table import ImageTable
-from reid_ray.errors import UserError
 from reid_ray.models import build_embedder, for_extraction, from_numpy, to_numpy
+from reid_ray.runtime.labelling import ActorWorkers, StoredFeatures, fetch
 from reid_ray.training.devices import choose_device, parameter_dtype, prepare_process
 from reid_ray.training.extraction import assemble, batch_rows, extract
 from reid_ray.training.rundir import RunDirectory
 from reid_ray.training.services import first_answers, label, make_bank, score, search_table, with_seconds
 from reid_ray.training.world import World
-from reid_ray.types import Features, FloatArray, PseudoLabels, Weights
+from reid_ray.types import Features, FloatArray, IntArray, PseudoLabels, Weights
 
 BATCHES_PER_TASK = 8
 """Small enough to share a table evenly and to lose little with an actor, large enough to hide a task's cost."""
@@ -67,30 +67,18 @@ class Extractor:
 
 
 class Labeller:
-    """Clusters features, and scores them."""
+    """Runs the steps of the label engine, which are plain functions, on its share of the rows."""
 
-    def __init__(self, config: Config, images: ImageReader) -> None:
+    def __init__(self, config: Config) -> None:
         prepare_process(config.runtime)
-        self._config = config
-        dataset = Dataset(ImageTable.read(RunDirectory.of(config).images_file), images)
-        self._train = dataset.train
-        self._search = search_table(dataset)
 
     def ready(self) -> bool:
         """True, once the constructor has run."""
         return True
 
-    def label(self, version: int, *parts: FloatArray) -> tuple[PseudoLabels, float]:
-        """Labels of the training table, and the seconds they took."""
-        started = time.perf_counter()
-        # It has reserved CPUs only; a GPU that it happens to see is somebody else's.
-        labels = label(Features(assemble(parts), version), self._train, self._config, torch.device("cpu"))
-        return labels, time.perf_counter() - started
-
-    def score(self, *parts: FloatArray) -> dict[str, Any]:
-        """Metrics of query and gallery."""
-        assert self._search is not None
-        return score(assemble(parts), self._search, self._config)
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """`function(*arguments)`."""
+        return function(*arguments)
 
 
 @dataclass(frozen=True)
@@ -98,7 +86,7 @@ class Pool:
     """Handles of the pool's actors. They live as long as the driver that made them."""
 
     extractors: tuple[Any, ...]
-    labeller: Any
+    labellers: tuple[Any, ...]
 
     @classmethod
     def start(cls, config: Config, images: ImageReader, *, cpus: float, gpus: float) -> Pool:
@@ -108,70 +96,77 @@ class Pool:
         labeller = ray.remote(Labeller).options(**options)
         return cls(
             tuple(extractor.remote(config, images) for _ in range(config.runtime.n_extractors)),
-            labeller.remote(config, images),
+            tuple(labeller.remote(config) for _ in range(config.runtime.n_labellers)),
         )
 
     def wait(self) -> None:
         """Block until every actor is built; raises what a constructor raised."""
-        _get([actor.ready.remote() for actor in (*self.extractors, self.labeller)])
+        fetch([actor.ready.remote() for actor in (*self.extractors, *self.labellers)])
 
     def stop(self) -> None:
-        for actor in (*self.extractors, self.labeller):
+        for actor in (*self.extractors, *self.labellers):
             ray.kill(actor)
 
-    def features(self, bank: str, n_rows: int, batch_size: int, weights: Weights) -> list[Any]:
-        """References to the features of all rows of a bank, in order, as they are being extracted."""
+    def features(self, bank: str, n_rows: int, batch_size: int, weights: Weights) -> StoredFeatures:
+        """Features of all rows of a bank, as they are being extracted."""
         batches = batch_rows(n_rows, batch_size)
         tasks = [batches[i : i + BATCHES_PER_TASK] for i in range(0, len(batches), BATCHES_PER_TASK)]
         shared = ray.put(weights)
-        return [
+        parts = [
             self.extractors[i % len(self.extractors)].extract.remote(bank, shared, task) for i, task in enumerate(tasks)
         ]
+        return StoredFeatures(parts, [task[-1].stop - task[0].start for task in tasks])
 
 
 class PoolServices:
-    """`Services` answered by the pool: rank 0 asks, all workers get the answer."""
+    """`Services` answered by the pool: rank 0 asks, all workers get the answer. Features never come to rank 0."""
 
     def __init__(self, config: Config, dataset: Dataset, world: World, pool: Pool) -> None:
         self._config = config
         self._world = world
         self._pool = pool
-        self._n_train = len(dataset.train)
-        search = search_table(dataset)
-        self._n_search = len(search) if search is not None else 0
+        self._labellers = ActorWorkers(pool.labellers)
+        self._train = dataset.train
+        self._search = search_table(dataset)
 
-    def refresh(self, teacher: nn.Module, version: int) -> PseudoLabels:
+    def refresh(self, teacher: nn.Module, version: int, previous: IntArray | None = None) -> PseudoLabels:
         def ask() -> PseudoLabels:
             started = time.perf_counter()
-            parts = self._features("train", self._n_train, teacher, version)
-            labels, label_seconds = _get(self._pool.labeller.label.remote(version, *parts))
-            total = time.perf_counter() - started
-            return with_seconds(labels, extract=total - label_seconds, label=label_seconds)
+            features = self._features("train", self._train, teacher, version)
+            extracted = time.perf_counter()
+            # The labellers have reserved CPUs only; a GPU that they happen to see is somebody else's.
+            labels = label(
+                Features(features, version),
+                self._train,
+                self._config,
+                torch.device("cpu"),
+                previous=previous,
+                workers=self._labellers,
+            )
+            return with_seconds(labels, extract=extracted - started, label=time.perf_counter() - extracted)
 
         return cast(PseudoLabels, first_answers(self._world, ask))
 
     def evaluate(self, teacher: nn.Module, version: int) -> dict[str, Any] | None:
-        if not self._n_search:
+        table = self._search
+        if table is None:
             return None
 
         def ask() -> dict[str, Any]:
             started = time.perf_counter()
-            parts = self._features("search", self._n_search, teacher, version)
-            metrics = _get(self._pool.labeller.score.remote(*parts))
-            return {**metrics, "evaluate_seconds": time.perf_counter() - started}
+            features = self._features("search", table, teacher, version)
+            call = self._labellers.run(_score, features, table, self._config)
+            return {**self._labellers.get([call])[0], "evaluate_seconds": time.perf_counter() - started}
 
         return cast(dict[str, Any], first_answers(self._world, ask))
 
-    def _features(self, bank: str, n_rows: int, teacher: nn.Module, version: int) -> Sequence[Any]:
+    def _features(self, bank: str, table: ImageTable, teacher: nn.Module, version: int) -> StoredFeatures:
+        """Features of a table, all extracted."""
         weights = Weights(version, to_numpy(teacher.state_dict()))
-        return self._pool.features(bank, n_rows, self._config.evaluation.batch_size, weights)
+        features = self._pool.features(bank, len(table), self._config.evaluation.batch_size, weights)
+        features.wait()
+        return features
 
 
-def _get(references: Any) -> Any:
-    """`ray.get`, with a user's mistake in an actor raised as itself and not as a remote traceback."""
-    try:
-        return ray.get(references)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError):
-            raise error.cause from None
-        raise
+def _score(features: StoredFeatures, table: ImageTable, config: Config) -> dict[str, Any]:
+    return score(features[: len(table)], table, config)

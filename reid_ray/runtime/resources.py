@@ -10,16 +10,17 @@ from reid_ray.errors import ConfigError
 
 @dataclass(frozen=True)
 class Plan:
-    """CPUs and GPUs of a run's processes: trainers, extractors, one labeller."""
+    """CPUs and GPUs of a run's processes: trainers, extractors, labellers."""
 
     n_workers: int
     n_extractors: int
+    n_labellers: int
     cpus_per_process: float
     gpus_per_process: float
 
     @property
     def cpus(self) -> float:
-        return self.cpus_per_process * (self.n_workers + self.n_extractors + 1)
+        return self.cpus_per_process * (self.n_workers + self.n_extractors + self.n_labellers)
 
     @property
     def gpus(self) -> float:
@@ -27,10 +28,8 @@ class Plan:
 
     def describe(self) -> str:
         gpus = f" and {self.gpus:g} GPUs" if self.gpus else ""
-        return (
-            f"{self.cpus:g} CPUs{gpus} ({self.n_workers} trainers, {self.n_extractors} extractors and a labeller, "
-            f"{self.cpus_per_process:g} CPUs each)"
-        )
+        actors = f"{self.n_extractors} extractors and {self.n_labellers} labellers"
+        return f"{self.cpus:g} CPUs{gpus} ({self.n_workers} trainers, {actors}, {self.cpus_per_process:g} CPUs each)"
 
 
 def plan(runtime: RuntimeConfig, *, n_gpus: float) -> Plan:
@@ -41,7 +40,7 @@ def plan(runtime: RuntimeConfig, *, n_gpus: float) -> Plan:
     share = 1.0 if n_gpus else 0.0
     if n_gpus == 1 and runtime.n_workers == runtime.n_extractors == 1:
         share = 0.5
-    return Plan(runtime.n_workers, runtime.n_extractors, runtime.cpus_per_worker, share)
+    return Plan(runtime.n_workers, runtime.n_extractors, runtime.n_labellers, runtime.cpus_per_worker, share)
 
 
 def check_fits(plan: Plan, cluster: dict[str, float]) -> None:
@@ -54,5 +53,5 @@ def check_fits(plan: Plan, cluster: dict[str, float]) -> None:
     if missing:
         raise ConfigError(
             f"The run needs {plan.describe()}, and the cluster lacks {' and '.join(missing)}; lower runtime.n_workers, "
-            f"runtime.n_extractors or runtime.cpus_per_worker, or add nodes."
+            f"runtime.n_extractors, runtime.n_labellers or runtime.cpus_per_worker, or add nodes."
         )

@@ -19,11 +19,11 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from reid_ray.config import Config
 from reid_ray.data.images import Dataset
 from reid_ray.errors import ConfigError, RunError, UserError
-from reid_ray.methods import build_method
 from reid_ray.runtime.pools import Pool
 from reid_ray.runtime.resources import Plan, check_fits, plan
 from reid_ray.runtime.workers import Assignment, Failure, train_worker
 from reid_ray.training.inline import COLLECTIVE_TIMEOUT
+from reid_ray.training.loop import build_networks
 from reid_ray.training.metrics import Event, MetricsFollower
 from reid_ray.training.rundir import RunDirectory
 from reid_ray.training.world import World
@@ -35,7 +35,7 @@ NAMESPACE = "reid_ray"
 def train_on_ray(config: Config, dataset: Dataset, listener: Callable[[Event], None] | None = None) -> None:
     """Run, or resume, with Ray Train workers and an actor pool; the same call continues an interrupted run."""
     started = time.time()
-    build_method(config, World())  # weights that do not fit are found here, before anything is started or written
+    build_networks(config, World())  # weights that do not fit are found here, before anything is started or written
     with cluster(config) as resources:
         directory = RunDirectory.of(config)
         directory.create(config, dataset.table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from reid_ray import errors
@@ -11,7 +10,7 @@ from reid_ray.data.images import Dataset, ImageReader
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import UserError
 from reid_ray.runtime.pools import Pool, PoolServices
-from reid_ray.training.devices import choose_device, prepare_process
+from reid_ray.training.devices import choose_device, local_rank, prepare_process
 from reid_ray.training.loop import Trainer
 from reid_ray.training.rundir import RunDirectory
 from reid_ray.training.services import make_bank
@@ -46,7 +45,7 @@ def train_worker(loop_config: dict[str, Assignment]) -> Failure | None:
     assignment = loop_config["assignment"]
     config = assignment.config
     prepare_process(config.runtime)
-    device = choose_device(config.runtime, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
+    device = choose_device(config.runtime, local_rank())
     dataset = Dataset(ImageTable.read(RunDirectory.of(config).images_file), assignment.images)
     world = World.current()
     bank = make_bank(dataset.train, dataset, config)

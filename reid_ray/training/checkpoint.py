@@ -6,7 +6,6 @@ kill leaves a whole checkpoint or none; one that cannot be read is passed over f
 
 from __future__ import annotations
 
-import os
 import warnings
 import zipfile
 from dataclasses import asdict, dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from reid_ray.errors import RunError
+from reid_ray.training.storage import replacing
 from reid_ray.types import PseudoLabels
 
 LABEL_ARRAYS = ("labels", "centroids", "proxies", "proxy_labels", "proxy_camids")
@@ -115,16 +115,9 @@ def _is_whole(path: Path) -> bool:
 
 
 def save_atomically(state: Any, path: Path) -> None:
-    """`torch.save` so that `path` is never half-written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """`torch.save` so that `path` is never half-written; `RunError` where the storage is full or gone."""
+    with replacing(path) as file:
+        torch.save(state, file)
 
 
 def _pack_labels(labels: PseudoLabels | None) -> dict[str, Any] | None:

@@ -15,14 +15,19 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's `mallopt`, as its header numbers them."""
 
 
-def choose_device(runtime: RuntimeConfig, local_rank: int = 0) -> torch.device:
-    """The device of this process; `ConfigError` where CUDA is asked for and there is none."""
+def local_rank() -> int:
+    """This training worker's number on its machine, which `torchrun` and Ray Train announce; 0 where neither does."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def choose_device(runtime: RuntimeConfig, number: int = 0) -> torch.device:
+    """The device of process `number` of this machine; `ConfigError` where CUDA is asked for and there is none."""
     available = torch.cuda.is_available()
     if runtime.device == "cuda" and not available:
         raise ConfigError("runtime.device=cuda, but PyTorch finds no CUDA device here; use runtime.device=auto or cpu.")
     if runtime.device == "cpu" or not available:
         return torch.device("cpu")
-    return torch.device("cuda", local_rank % torch.cuda.device_count())
+    return torch.device("cuda", number % torch.cuda.device_count())
 
 
 def parameter_dtype(training: TrainingConfig) -> torch.dtype:

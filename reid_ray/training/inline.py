@@ -14,7 +14,7 @@ import torch.distributed as dist
 from reid_ray.config import Config
 from reid_ray.data.images import Dataset
 from reid_ray.errors import ConfigError
-from reid_ray.training.devices import choose_device, prepare_process
+from reid_ray.training.devices import choose_device, local_rank, prepare_process
 from reid_ray.training.loop import Trainer
 from reid_ray.training.metrics import Event
 from reid_ray.training.rundir import RunDirectory
@@ -30,7 +30,7 @@ def train_inline(config: Config, dataset: Dataset, listener: Callable[[Event], N
     started = time.time()
     with process_group(config) as world:
         prepare_process(config.runtime)
-        device = choose_device(config.runtime, local_rank=_local_rank())
+        device = choose_device(config.runtime, local_rank())
         bank = make_bank(dataset.train, dataset, config)
         trainer = Trainer(
             config,
@@ -49,26 +49,23 @@ def train_inline(config: Config, dataset: Dataset, listener: Callable[[Event], N
 
 @contextmanager
 def process_group(config: Config) -> Iterator[World]:
-    """The world of `torchrun`, joined for the time of the block, or of one."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    """The world of the process group that is there, else that of `torchrun`, joined for the block, else of one."""
+    joined = dist.is_available() and dist.is_initialized()
+    size = World.current().size if joined else int(os.environ.get("WORLD_SIZE", "1"))
     if size != config.runtime.n_workers:
         wanted = config.runtime.n_workers
         raise ConfigError(
             f"runtime.n_workers={wanted}, but WORLD_SIZE is {size}; start runtime.backend=inline with "
             f"torchrun --nproc-per-node={wanted}, or set runtime.n_workers={size}."
         )
-    if size == 1:
-        yield World()
+    if size == 1 or joined:
+        yield World.current()
         return
     backend = "nccl" if torch.cuda.is_available() and config.runtime.device != "cpu" else "gloo"
     if backend == "nccl":
-        torch.cuda.set_device(choose_device(config.runtime, local_rank=_local_rank()))
+        torch.cuda.set_device(choose_device(config.runtime, local_rank()))
     dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
     try:
         yield World.current()
     finally:
         dist.destroy_process_group()
-
-
-def _local_rank() -> int:
-    return int(os.environ.get("LOCAL_RANK", "0"))

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,14 +21,14 @@ from reid_ray.data.images import Dataset
 from reid_ray.data.loader import ImageBank, ViewLoader
 from reid_ray.data.samplers import plan_epoch, worker_columns
 from reid_ray.errors import DataError, DegenerateLabelsError, LoaderError, RunError
-from reid_ray.methods import Batch, build_method
+from reid_ray.methods import Batch, Method, build_method
 from reid_ray.models import prepare_bn_groups, synchronise_buffers, update_teacher
 from reid_ray.training.checkpoint import Checkpoint, Position, latest_checkpoint, save_atomically
 from reid_ray.training.devices import parameter_dtype
 from reid_ray.training.interrupt import deferred_interrupt
 from reid_ray.training.metrics import Event, MetricsLog
 from reid_ray.training.rundir import RunDirectory
-from reid_ray.training.services import Services
+from reid_ray.training.services import Services, first_answers
 from reid_ray.training.world import World
 from reid_ray.types import IntArray, PseudoLabels
 
@@ -41,6 +42,13 @@ def learning_rate(training: TrainingConfig, epoch: int) -> float:
         return training.lr
     share = epoch / training.warmup_epochs
     return training.lr * (training.warmup_factor * (1 - share) + share)
+
+
+def build_networks(config: Config, world: World) -> Method:
+    """The method of a run, on the CPU. One that has a checkpoint needs its initial weights no more, nor their file."""
+    if RunDirectory.of(config).begun:
+        config = config.model_copy(update={"model": config.model.model_copy(update={"weights": None})})
+    return build_method(config, world)
 
 
 class Trainer:
@@ -75,7 +83,7 @@ class Trainer:
         self._started = started or time.time()
         self._dtype = parameter_dtype(config.training)
         torch.manual_seed(config.seed)
-        self.method = build_method(config, world)
+        self.method = build_networks(config, world)
         self.method.to(device, self._dtype)
         self.method.train()
         batch_size = config.training.batch_size
@@ -103,12 +111,12 @@ class Trainer:
         training = self.config.training
         if self._position.epoch < training.epochs:
             self._train()
-        self._log.write("end", epochs=self._position.epoch, seconds=time.time() - self._started)
+        self._note("end", epochs=self._position.epoch, seconds=time.time() - self._started)
         return self._position
 
     def _train(self) -> None:
         training = self.config.training
-        self._log.write(
+        self._note(
             "start",
             epoch=self._position.epoch,
             step=self._position.step,
@@ -130,18 +138,18 @@ class Trainer:
 
     def _refresh(self) -> None:
         epoch = self._position.epoch
-        labels = self._services.refresh(self.method.teacher, epoch)
+        previous = self._labels.labels if self._labels else None
+        labels = self._services.refresh(self.method.teacher, epoch, previous)
         self.world.check_same_labels(labels)
         degenerate = labels.n_clusters < MIN_CLUSTERS
         self._position.degenerate = self._position.degenerate + 1 if degenerate else 0
-        self._log.write("refresh", epoch=epoch, degenerate=degenerate, **labels.statistics)
+        self._note("refresh", epoch=epoch, degenerate=degenerate, **labels.statistics)
         if degenerate:
             labels = self._fall_back(labels)
         self._labels = labels
         self._position.refreshed = True
         self._position.step = 0
-        if self.world.is_first:
-            self._directory.write_labels(replace(labels, version=epoch), self._table)
+        first_answers(self.world, lambda: self._directory.write_labels(replace(labels, version=epoch), self._table))
 
     def _fall_back(self, labels: PseudoLabels) -> PseudoLabels:
         """The labels to go on with when clustering gives nothing to train on, or the error that ends the run."""
@@ -196,7 +204,7 @@ class Trainer:
                     self._stop()
         seconds = time.perf_counter() - started
         n_images = (training.iterations - first_step) * training.batch_size
-        self._log.write("epoch", epoch=epoch, train_seconds=seconds, images_per_second=n_images / seconds)
+        self._note("epoch", epoch=epoch, train_seconds=seconds, images_per_second=n_images / seconds)
 
     def _stop(self) -> None:
         """End an interrupted run. Alone, save first; other workers would not join the save."""
@@ -243,7 +251,7 @@ class Trainer:
         values = {name: float(value) for name, value in parts.items()}
         loss = values.pop("loss")
         position = self._position
-        self._log.write(
+        self._note(
             "step",
             epoch=position.epoch,
             step=position.step,
@@ -270,37 +278,41 @@ class Trainer:
         metrics = self._services.evaluate(self.method.teacher, self._position.epoch)
         if metrics is None:
             return
-        self._log.write("evaluate", epoch=self._position.epoch, **metrics)
+        self._note("evaluate", epoch=self._position.epoch, **metrics)
         if metrics["mAP"] > self._position.best_map:
             self._position.best_map = float(metrics["mAP"])
             self._export("best")
 
     def _export(self, which: str) -> None:
         """Write the teacher, the model that is used after training."""
-        if self.world.is_first:
-            state = {
-                "model": self.method.teacher.state_dict(),
-                "epoch": self._position.epoch,
-                "config": self.config.model.model_dump(mode="json"),
-            }
-            save_atomically(state, self._directory.model_file(which))
+        state = {
+            "model": self.method.teacher.state_dict(),
+            "epoch": self._position.epoch,
+            "config": self.config.model.model_dump(mode="json"),
+        }
+        first_answers(self.world, lambda: save_atomically(state, self._directory.model_file(which)))
 
     def _save(self) -> None:
         for network in self.method.networks.values():
             synchronise_buffers(network)
         self._position.metrics = self._log.position
-        if self.world.is_first:
-            Checkpoint(
-                position=replace(self._position),
-                networks={name: network.state_dict() for name, network in self.method.networks.items()},
-                optimizers={name: optimizer.state_dict() for name, optimizer in self._optimizers.items()},
-                labels=self._labels,
-            ).save(self._directory.checkpoints, self.config.training.keep_checkpoints)
+        checkpoint = Checkpoint(
+            position=replace(self._position),
+            networks={name: network.state_dict() for name, network in self.method.networks.items()},
+            optimizers={name: optimizer.state_dict() for name, optimizer in self._optimizers.items()},
+            labels=self._labels,
+        )
+        folder, keep = self._directory.checkpoints, self.config.training.keep_checkpoints
+        first_answers(self.world, lambda: checkpoint.save(folder, keep))
+
+    def _note(self, event: str, **fields: Any) -> None:
+        """Log an event; like every file of the run it is written by rank 0, and all ranks learn if that fails."""
+        first_answers(self.world, lambda: self._log.write(event, **fields))
 
     def _resume(self) -> None:
-        path = self.world.broadcast(latest_checkpoint(self._directory.checkpoints) if self.world.is_first else None)
+        path = first_answers(self.world, lambda: latest_checkpoint(self._directory.checkpoints))
         if path is None:
-            self._log.rewind(0)
+            self._rewind(0)
             return
         checkpoint = Checkpoint.load(path)
         for name, network in self.method.networks.items():
@@ -309,7 +321,10 @@ class Trainer:
             optimizer.load_state_dict(checkpoint.optimizers[name])
         self._labels = checkpoint.labels
         self._position = checkpoint.position
-        self._log.rewind(checkpoint.position.metrics)
+        self._rewind(checkpoint.position.metrics)
+
+    def _rewind(self, position: int) -> None:
+        first_answers(self.world, lambda: self._log.rewind(position))
 
 
 def _naming_worker(batches: Iterator[dict[str, Tensor]], world: World) -> Iterator[dict[str, Tensor]]:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from reid_ray.training.storage import append, storage_errors
 
 Event = dict[str, Any]
 
@@ -36,15 +39,14 @@ class MetricsLog:
     def rewind(self, position: int) -> None:
         """Forget the events after `position`."""
         if self._path and self._path.exists():
-            with self._path.open("r+b") as file:
-                file.truncate(position)
+            with storage_errors(self._path):
+                os.truncate(self._path, min(position, self.position))
 
     def write(self, event: str, **fields: Any) -> None:
         """Append one event; numbers that JSON lacks (NaN, infinities) become null."""
         record: Event = {"event": event, "time": round(time.time(), 3), **_plain(fields)}
         if self._path:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            append(self._path, f"{json.dumps(record)}\n".encode())
         if self._listener:
             self._listener(record)
 

@@ -9,7 +9,6 @@ checkpoints/           resumable states, and the exported models `model-last.pt`
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from reid_ray.data.table import ImageTable
 from reid_ray.errors import ConfigError, RunError
 from reid_ray.training.checkpoint import checkpoint_files
 from reid_ray.training.metrics import read_metrics
+from reid_ray.training.storage import replacing, storage_errors
 from reid_ray.types import PseudoLabels
 
 HASH_PREFIX = "# config hash: "
@@ -62,6 +62,11 @@ class RunDirectory:
         """`which` is `last` or `best`."""
         return self.checkpoints / f"model-{which}.pt"
 
+    @property
+    def begun(self) -> bool:
+        """Whether the run has a checkpoint, damaged or whole: it goes on from there, not from its initial weights."""
+        return bool(checkpoint_files(self.checkpoints))
+
     def check(self, config: Config) -> None:
         """Raise `RunError` if this directory holds another configuration's run, or cannot be one.
 
@@ -73,7 +78,7 @@ class RunDirectory:
                     f"{self.path} exists and is not a run directory; choose another name=… or output=…, or remove it."
                 )
             return
-        if not checkpoint_files(self.checkpoints):
+        if not self.begun:
             return
         first_line = self.config_file.read_text(encoding="utf-8").partition("\n")[0]
         if first_line.removeprefix(HASH_PREFIX) != config_hash(config):
@@ -102,23 +107,19 @@ class RunDirectory:
             RunError: it cannot be written, or holds a run of another configuration or of other images.
         """
         self.check(config)
-        begun = self.images_file.exists() and bool(checkpoint_files(self.checkpoints))
-        if begun and not ImageTable.read(self.images_file).arrow.equals(table.arrow):
+        known = self.begun and self.images_file.exists()
+        if known and not ImageTable.read(self.images_file).arrow.equals(table.arrow):
             raise RunError(
                 f"{self.path} holds a run on other images: {table.name} has changed since it began. Choose another "
                 f"name=…, or bring the images back as they were."
             )
-        try:
+        with storage_errors(self.path):
             for folder in (self.path, self.labels, self.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
                 for abandoned in folder.glob(".*.tmp"):  # what a killed process was writing
                     abandoned.unlink(missing_ok=True)
-            write_atomically(self.images_file, parquet_bytes(table.arrow))
-            write_atomically(self.config_file, f"{HASH_PREFIX}{config_hash(config)}\n{dump_config(config)}".encode())
-        except OSError as error:
-            raise RunError(
-                f"Cannot write the run directory {self.path} ({error.strerror or error}); choose another output=FOLDER."
-            ) from error
+        write_atomically(self.images_file, parquet_bytes(table.arrow))
+        write_atomically(self.config_file, f"{HASH_PREFIX}{config_hash(config)}\n{dump_config(config)}".encode())
 
     def write_labels(self, labels: PseudoLabels, table: ImageTable) -> None:
         """labels/epoch-EEE.parquet: path, label and camid of every training image, and pid where it is known."""
@@ -141,16 +142,9 @@ def parquet_bytes(table: pa.Table) -> bytes:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old one or the whole new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a file so that a reader sees the old one or the whole new one; `RunError` where the storage gives out."""
+    with replacing(path) as file:
+        file.write(data)
 
 
 def _leaf_changes(old: Any, new: Any, prefix: str = "") -> list[str]:

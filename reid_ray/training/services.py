@@ -20,18 +20,23 @@ from reid_ray.data.table import ImageTable
 from reid_ray.errors import UserError
 from reid_ray.evaluation.protocols import evaluable, evaluate_table
 from reid_ray.labels.refresh import labels_from_truth, refresh
+from reid_ray.labels.workers import Workers
 from reid_ray.methods import METHODS
 from reid_ray.models import for_extraction
 from reid_ray.training.extraction import assemble, batch_rows, extract
 from reid_ray.training.world import World
-from reid_ray.types import Features, FloatArray, PseudoLabels
+from reid_ray.types import Features, FloatArray, IntArray, PseudoLabels
 
 
 class Services(Protocol):
     """Called by every worker at the same point; the answer is the same on all."""
 
-    def refresh(self, teacher: nn.Module, version: int) -> PseudoLabels:
-        """Labels of the training table from the teacher's features; `statistics` holds quality and seconds."""
+    def refresh(self, teacher: nn.Module, version: int, previous: IntArray | None = None) -> PseudoLabels:
+        """Labels of the training table from the teacher's features; `statistics` holds quality and seconds.
+
+        Args:
+            previous: int64 [N], the labels before, for their stability in the statistics.
+        """
         ...
 
     def evaluate(self, teacher: nn.Module, version: int) -> dict[str, Any] | None:
@@ -54,17 +59,27 @@ def search_table(dataset: Dataset) -> ImageTable | None:
     return dataset.table.take(torch.tensor(rows).numpy())
 
 
-def label(features: Features, table: ImageTable, config: Config, device: torch.device) -> PseudoLabels:
+def label(
+    features: Features,
+    table: ImageTable,
+    config: Config,
+    device: torch.device,
+    *,
+    previous: IntArray | None = None,
+    workers: Workers | None = None,
+) -> PseudoLabels:
     """Labels for epoch `features.version`, from clusters or from true identities, as the method asks."""
     if METHODS[config.method.name].labels_source(config) == "truth":
-        return labels_from_truth(features, table.pids, table.camids, version=features.version)
+        return labels_from_truth(features, table.pids, table.camids, version=features.version, workers=workers)
     return refresh(
         features,
         config.labels,
         table.camids,
         version=features.version,
         true_pids=table.pids if table.has_pids else None,
+        previous=previous,
         device=device,
+        workers=workers,
     )
 
 
@@ -99,11 +114,13 @@ class InlineServices:
         self._search = search_table(dataset)
         self._search_bank = make_bank(self._search, dataset, config) if self._search is not None else None
 
-    def refresh(self, teacher: nn.Module, version: int) -> PseudoLabels:
+    def refresh(self, teacher: nn.Module, version: int, previous: IntArray | None = None) -> PseudoLabels:
         started = time.perf_counter()
         features = self._extract(teacher, self._train_bank)
         extracted = time.perf_counter()
-        labels = self._on_first(lambda: label(Features(features, version), self._train, self._config, self._device))
+        labels = self._on_first(
+            lambda: label(Features(features, version), self._train, self._config, self._device, previous=previous)
+        )
         return with_seconds(labels, extract=extracted - started, label=time.perf_counter() - extracted)
 
     def evaluate(self, teacher: nn.Module, version: int) -> dict[str, Any] | None:

@@ -85,17 +85,15 @@ def test_wrong_type(command):
     assert_refused(command("train", "demo", "training.epochs=many"), "training.epochs", "integer")
 
 
-def test_query_without_gallery(command, tmp_path, crops, tiny):
-    run = train(tiny("training.epochs=1"))
+def test_query_without_gallery(command, tmp_path, crops, finished_run):
     table = tmp_path / "table.csv"
     table.write_text("path,pid,camid,split\ncrops/a/0.jpg,1,0,train\ncrops/a/1.jpg,1,0,query\n")
-    result = command("evaluate", run.path, "data.layout=csv", f"data.root={table}")
+    result = command("evaluate", finished_run.path, "data.layout=csv", f"data.root={table}")
     assert_refused(result, "gallery")
 
 
-def test_a_table_without_identities_says_what_cannot_be_evaluated(command, tmp_path, crops, tiny):
-    run = train(tiny("training.epochs=1"))
-    result = command("evaluate", run.path, "data.layout=folder", f"data.root={crops}")
+def test_a_table_without_identities_says_what_cannot_be_evaluated(command, crops, finished_run):
+    result = command("evaluate", finished_run.path, "data.layout=folder", f"data.root={crops}")
     assert_refused(result, "cannot be evaluated", "no query and no gallery")
 
 
@@ -118,14 +116,40 @@ def test_unwritable_run_directory(command, tmp_path):
     assert_refused(command(*small(tmp_path)), "runs", "output=")
 
 
-def test_run_directory_of_another_configuration(command, tmp_path, tiny):
-    run = train(tiny("training.epochs=1", "name=demo"))
+def test_run_directory_of_another_configuration(command, tmp_path, finished_run):
+    run = finished_run
     recipe = tmp_path / "other.yaml"
     recipe.write_text(dump_config(run.config).replace("eps: 0.7", "eps: 0.6"))
     before = sorted(path.name for path in run.path.rglob("*"))
     result = command("train", recipe)
     assert_refused(result, "labels.eps was 0.7 and is 0.6", "name=")
     assert sorted(path.name for path in run.path.rglob("*")) == before
+
+
+def test_a_disk_that_fills_up(command, tmp_path, tiny, file_size_limit):
+    """The checkpoint before is whole, nothing half-written stays, and with room the same command goes on."""
+    run = train(tiny("training.epochs=1", "training.iterations=1"))
+    recipe = tmp_path / "longer.yaml"
+    recipe.write_text(dump_config(run.config).replace("epochs: 1\n", "epochs: 2\n"))
+    saved = {path: path.read_bytes() for path in run.directory.checkpoints.iterdir()}
+    with file_size_limit(2**20):
+        result = command("train", recipe)
+    assert_refused(result, "step-00000001-1.pt", "File too large", "make room")
+    assert {path: path.read_bytes() for path in run.directory.checkpoints.iterdir()} == saved
+    assert not list(run.path.rglob("*.tmp"))
+    assert command("train", recipe)[0] == 0
+    assert [event["epoch"] for event in run.metrics("epoch")] == [0, 1]
+
+
+def test_a_report_that_cannot_be_written_does_not_hide_the_model(command, tmp_path, tiny):
+    run = train(tiny("training.epochs=1", "training.iterations=1"))
+    (run.path / "report.html").mkdir()
+    recipe = tmp_path / "again.yaml"
+    recipe.write_text(dump_config(run.config))
+    code, text = command("train", recipe)
+    assert code == 0
+    assert "No report" in text
+    assert "model-last.pt" in text
 
 
 def test_a_folder_that_is_no_run_directory_is_left_alone(command, tmp_path):
@@ -156,10 +180,9 @@ def test_no_run_directory_to_evaluate(command, tmp_path):
     assert_refused(command("evaluate", tmp_path), "not a run directory")
 
 
-def test_unknown_model_and_split(command, tiny, tmp_path):
-    run = train(tiny("training.epochs=1"))
-    assert_refused(command("evaluate", run.path, "--model", "worst"), "worst")
-    assert_refused(command("extract", run.path, "-o", tmp_path / "f.npy", "--split", "test"), "'test'")
+def test_unknown_model_and_split(command, finished_run, tmp_path):
+    assert_refused(command("evaluate", finished_run.path, "--model", "worst"), "worst")
+    assert_refused(command("extract", finished_run.path, "-o", tmp_path / "f.npy", "--split", "test"), "'test'")
     assert not list(tmp_path.glob("*f.npy*"))
 
 

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from reid_ray.api import train
 from reid_ray.cli import app
 from reid_ray.data.table import ImageTable
+from reid_ray.evaluation import evaluate_distances
+from reid_ray.labels.rerank import reranked_distances
 
 
 @pytest.fixture
-def run(tiny):
-    return train(tiny("training.epochs=1", "evaluation.every=1"))
+def run(finished_run):
+    return finished_run
 
 
 def command(*arguments):
@@ -28,6 +29,23 @@ def test_evaluate_repeats_the_run_s_own_number(run):
     for key in ("mAP", "R1", "mINP", "n_queries"):
         assert printed[key] == pytest.approx(logged[key], abs=1e-5)
     assert "mAP" in command("evaluate", run.path, "--model", "best").stdout
+
+
+def test_evaluate_with_reranking_prints_both(run):
+    options = ("--rerank", "--k1", 6, "--k2", 3, "--lambda", 0)
+    plain = json.loads(command("evaluate", run.path, "--json").stdout)
+    printed = json.loads(command("evaluate", run.path, "--json", *options).stdout)
+    reranked = printed.pop("reranked")
+    assert printed == plain
+    features = [run.embed_table(table) for table in (run.dataset.query, run.dataset.gallery)]
+    blocks = reranked_distances(*features, k1=6, k2=3, lambda_value=0)
+    expected = evaluate_distances(blocks, run.dataset.table).as_dict()
+    assert reranked == {"k1": 6, "k2": 3, "lambda": 0.0, **expected}
+    assert reranked["mAP"] != plain["mAP"]
+    shown = command("evaluate", run.path, *options).stdout
+    for text in ("cosine", f"{plain['mAP']:.1%}", "re-ranked", f"{reranked['mAP']:.1%}", "k1=6, k2=3, λ=0"):
+        assert text in shown
+    assert "re-ranked" not in command("evaluate", run.path).stdout
 
 
 def test_evaluate_without_cameras_says_what_that_means(run):

@@ -38,6 +38,15 @@ def test_a_recipe_stands_on_its_base():
     assert agnostic.model_copy(update={"name": "ice", "method": aware.method}) == aware
 
 
+def test_a_section_of_a_base_keeps_what_the_recipe_on_it_does_not_say(tmp_path):
+    below, top = tmp_path / "below.yaml", tmp_path / "top.yaml"
+    below.write_text("base: demo\ntraining: {epochs: 7, iterations: 3}\n")
+    top.write_text(f"base: {below}\ntraining: {{epochs: 9}}\n")
+    training = load_config(top).training
+    assert (training.epochs, training.iterations, training.warmup_epochs) == (9, 3, 2)
+    assert load_config(top).name == "demo"
+
+
 def test_overrides_win_in_order_and_are_yaml():
     config = load("ice", "training.epochs=3", "training.epochs=5", "model.bn_group=null", "training.lr=1e-4")
     assert (config.training.epochs, config.model.bn_group, config.training.lr) == (5, None, 1e-4)
@@ -59,6 +68,7 @@ def test_overrides_win_in_order_and_are_yaml():
         ("name=a/b", ["name 'a/b'"]),
         ("runtime.n_workers=5", ["does not divide"]),
         ("model.bn_group=5", ["model.bn_group=5"]),
+        ("model.bn_group=64", ["model.bn_group=64 does not divide the global batch of 32"]),
         ("data.root=null", ["data.root"]),
     ],
 )
@@ -68,6 +78,17 @@ def test_a_mistake_is_one_sentence_that_names_the_key(override, parts):
     message = str(caught.value)
     assert all(part in message for part in parts), message
     assert "\n" not in message
+
+
+def test_of_several_mistakes_the_first_is_told_and_the_others_are_counted():
+    with pytest.raises(ConfigError, match=r"training\.epochs: .* \(1 more like this\)"):
+        load("ice", "training.epochs=many", "training.iterations=few")
+
+
+def test_a_camera_is_named_in_one_way():
+    load("ice", "data.layout=folder", "data.camera_level=0")
+    with pytest.raises(ConfigError, match="not both"):
+        load("ice", "data.layout=folder", "data.camera_level=0", "data.camera_regex=x")
 
 
 def test_bn_group_and_worker_share_must_divide_one_another():
@@ -104,9 +125,17 @@ def test_yaml_cannot_run_code(tmp_path):
 
 def test_hash_names_what_is_computed_not_where():
     base = load("ice")
-    for same in ("name=x", "output=elsewhere", "runtime.n_workers=2", "training.epochs=99", "data.cache_mb=0"):
+    for same in (
+        *("name=x", "output=elsewhere", "runtime.n_workers=2", "training.epochs=99", "training.checkpoint_every=9"),
+        *("training.keep_checkpoints=9", "training.log_every=9", "data.cache_mb=0", "data.loader_threads=9"),
+        *("evaluation.every=9", "evaluation.at_start=true"),
+    ):
         assert config_hash(load("ice", same)) == config_hash(base), same
-    for other in ("seed=1", "training.lr=1e-3", "labels.eps=0.5", "data.height=128", "model.bn_group=16"):
+    for other in (
+        *("seed=1", "training.lr=1e-3", "training.iterations=9", "training.warmup_epochs=9", "labels.eps=0.5"),
+        *("data.height=128", "data.use_cameras=false", "model.bn_group=16", "method.mode=agnostic"),
+        *("evaluation.ap=trapezoid", "evaluation.batch_size=9"),
+    ):
         assert config_hash(load("ice", other)) != config_hash(base), other
 
 
@@ -115,6 +144,8 @@ def test_paths_become_absolute_once_and_urls_stay(tmp_path, monkeypatch):
     config = with_absolute_paths(load("ice", "data.root=crops", "output=runs", "model.weights=w.pth"))
     assert (config.data.root, config.output) == (str(tmp_path / "crops"), str(tmp_path / "runs"))
     assert config.model.weights == str(tmp_path / "w.pth")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert with_absolute_paths(load("ice", "output=~/runs")).output == str(tmp_path / "runs")
     monkeypatch.chdir("/")
     assert with_absolute_paths(config) == config
     assert with_absolute_paths(load("ice", "data.root=s3://bucket/crops")).data.root == "s3://bucket/crops"

@@ -36,9 +36,9 @@ def bank(n=8, *, cache_mb=1, bad=None):
     return ImageBank(table, reader, **SIZE, cache_mb=cache_mb), reader
 
 
-def loader(images, views=("strong_1", "strong_2", "weak"), threads=2):
-    config = DataConfig(**SIZE, loader_threads=threads)
-    return ViewLoader(images, config, views, seed=0)
+def loader(images, views=("strong_1", "strong_2", "weak"), threads=2, seed=0, **settings):
+    config = DataConfig(**SIZE, loader_threads=threads, **settings)
+    return ViewLoader(images, config, views, seed=seed)
 
 
 def test_an_image_is_decoded_once_while_the_cache_lasts():
@@ -49,6 +49,15 @@ def test_an_image_is_decoded_once_while_the_cache_lasts():
     images, reader = bank(cache_mb=0)
     images.normalized([1, 1])
     assert reader.reads == ["1", "1"]
+
+
+def test_as_many_images_are_kept_as_fit():
+    room = 2**20 // (3 * 32 * 16)
+    images, reader = bank(room + 5)
+    for _ in range(2):
+        for row in range(room + 5):
+            images.image(row)
+    assert len(reader.reads) == room + 5 + 5
 
 
 def test_weak_views_follow_the_plan():
@@ -67,6 +76,26 @@ def test_the_same_image_twice_in_a_batch_gets_two_views():
     batch = next(loader(images).batches(np.array([[2, 2, 2, 2]]), slice(0, 4), epoch=0))
     assert len({view.numpy().tobytes() for view in batch["strong_1"]}) > 1
     assert not torch.equal(batch["strong_1"], batch["strong_2"])
+
+
+def test_a_strong_view_is_another_in_another_step_epoch_or_run():
+    images, _ = bank()
+    plan = np.array([[2, 2, 2], [2, 2, 2]])
+
+    def views(seed=0, epoch=0):
+        return [batch["strong_1"] for batch in loader(images, seed=seed).batches(plan, slice(0, 3), epoch=epoch)]
+
+    first, second = views()
+    assert torch.equal(views()[0], first)
+    for other in (second, views(epoch=1)[0], views(seed=1)[0]):
+        assert not torch.equal(other, first)
+
+
+def test_the_strong_view_is_the_configured_one():
+    images, _ = bank()
+    plain = loader(images, strong={"pad": 0, "flip": 0, "blur": 0, "erase": 0})
+    batch = next(plain.batches(np.array([[0, 1, 2]]), slice(0, 3), epoch=0))
+    assert torch.equal(batch["strong_1"], batch["weak"])
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -112,8 +141,32 @@ def test_prefetch_keeps_order_when_early_items_are_slow():
 
 def test_prefetch_does_not_run_far_ahead_and_stops_when_closed():
     started = []
-    results = prefetch(lambda i: started.append(i) or i, range(1000), n_threads=2)
+    results = prefetch(lambda i: started.append(i) or i, range(1000), n_threads=2, ahead=2)
+    next(results)
+    time.sleep(0.1)
+    assert len(started) <= 5
+    results.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reid-loader")]
+
+
+def test_closing_cancels_what_has_not_begun():
+    started = []
+
+    def slow(i):
+        started.append(i)
+        time.sleep(0.1 if i else 0)
+
+    results = prefetch(slow, range(10), n_threads=1, ahead=3)
     next(results)
     results.close()
-    assert len(started) < 20
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reid-loader")]
+    assert 4 not in started
+
+
+def test_a_loader_thread_uses_one_kernel_thread():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert list(prefetch(lambda i: torch.get_num_threads(), range(3), n_threads=2)) == [1, 1, 1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -31,6 +31,33 @@ def test_batches_hold_p_identities_of_k_images_that_stand_together():
         assert (groups >= 0).all()
 
 
+@pytest.mark.parametrize("n_clusters", [5, 6, 7])
+def test_identities_of_a_batch_are_distinct_where_the_deck_is_shuffled_inside_it(n_clusters):
+    labels = np.repeat(np.arange(n_clusters), 6)
+    for batch in plan(labels, iterations=40):
+        assert len(set(labels[batch])) == 4
+
+
+def test_each_deck_is_shuffled_anew():
+    labels = np.repeat(np.arange(12), 5)
+    decks = labels[plan(labels, iterations=30)[:, ::4]].reshape(10, 12)
+    assert len({tuple(deck) for deck in decks}) == 10
+
+
+def test_any_image_and_any_camera_may_come():
+    labels = np.repeat(np.arange(4), 30)
+    camids = np.tile(np.repeat(np.arange(5), 6), 4)
+    batches = plan(labels, camids, n_instances=2, iterations=200)
+    assert set(batches.ravel()) == set(range(120))
+
+
+def test_repeats_are_drawn_and_not_one_image_over_and_over():
+    most = [
+        np.unique(batch, return_counts=True)[1].max() for batch in plan([0, 0, 0, 1, 1, 1], n_pids=2, n_instances=12)
+    ]
+    assert min(most) < 8
+
+
 def test_distinct_cameras_come_first():
     labels = np.repeat(np.arange(6), 12)
     camids = np.tile(np.repeat(np.arange(3), 4), 6)
@@ -66,10 +93,10 @@ def test_all_identities_are_dealt_before_one_comes_again():
     assert sorted(labels[batches[:, ::4]].ravel()) == list(range(12))
 
 
-@pytest.mark.parametrize("n_clusters", [1, 2, 3])
+@pytest.mark.parametrize("n_clusters", [1, 2, 3, 5, 6])
 def test_fewer_identities_than_p_share_the_batch_evenly(n_clusters):
     labels = np.repeat(np.arange(n_clusters), 30)
-    for batch in plan(labels, n_pids=4, n_instances=4):
+    for batch in plan(labels, n_pids=8, n_instances=2):
         _, counts = np.unique(labels[batch], return_counts=True)
         assert len(counts) == n_clusters
         assert counts.max() - counts.min() <= 1

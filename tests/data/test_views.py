@@ -71,10 +71,33 @@ def test_erasing_fills_a_rectangle_after_normalisation_within_its_ranges():
     assert 0.3 < max(shares) < 0.45
 
 
-def test_probabilities_are_met():
+def test_erased_rectangles_have_the_aspect_and_lie_anywhere():
+    tops, lefts = set(), set()
+    for slot in range(300):
+        erased = view((0, 0, slot, 0, 0), erase=1.0, erase_area=(0.25, 0.25), erase_aspect=(2.0, 2.0))
+        rows, columns = torch.nonzero((erased == torch.tensor(IMAGENET_MEAN)[:, None, None]).all(0), as_tuple=True)
+        assert (int(rows.max() - rows.min()) + 1, int(columns.max() - columns.min()) + 1) == (16, 8)  # height / width
+        tops.add(int(rows.min()))
+        lefts.add(int(columns.min()))
+    assert tops == set(range(17))
+    assert lefts == set(range(9))
+
+
+@pytest.mark.parametrize("what", ["flip", "blur", "erase"])
+def test_probabilities_are_met(what):
     weak = normalize(image())
-    erased = sum(not torch.equal(view((0, 0, slot, 0, 0), erase=0.6), weak) for slot in range(500)) / 500
-    assert abs(erased - 0.6) < 0.08
+    changed = sum(not torch.equal(view((0, 0, slot, 0, 0), **{what: 0.6}), weak) for slot in range(500)) / 500
+    assert abs(changed - 0.6) < 0.08
+
+
+def test_blur_is_drawn_from_all_its_range():
+    def roughness(pixels):
+        return float(pixels.diff(dim=-1).abs().mean())
+
+    plain = roughness(normalize(image()))
+    shares = [roughness(view((0, 0, slot, 0, 0), blur=1.0, blur_sigma=(0.1, 2.0))) / plain for slot in range(50)]
+    assert max(shares) > 0.9
+    assert min(shares) < 0.2
 
 
 @pytest.mark.parametrize("place", range(5))
@@ -86,6 +109,12 @@ def test_every_part_of_the_key_matters_and_nothing_else(place):
     assert torch.equal(view(tuple(key), **settings), first)
     key[place] += 1
     assert not torch.equal(view(tuple(key), **settings), first)
+
+
+def test_resize_is_bicubic_and_antialiased():
+    large = image(96, 48)
+    smooth = torch.nn.functional.interpolate(large[None].float(), (32, 16), mode="bicubic", antialias=True)[0]
+    assert (resize(large, 32, 16).float() - smooth.clamp(0, 255)).abs().max() <= 1
 
 
 def test_resize_keeps_an_image_that_fits():

@@ -3,7 +3,7 @@ import pytest
 
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import DataError
-from reid_ray.evaluation import camera_note, evaluable, evaluate_table, rank_metrics
+from reid_ray.evaluation import camera_note, evaluable, evaluate_distances, evaluate_table, rank_metrics
 
 
 def table_of(split, pid=None, camid=None) -> ImageTable:
@@ -24,6 +24,8 @@ def test_evaluates_the_rows_of_query_and_gallery_only():
     query, gallery = unit_features(rng, 2), unit_features(rng, 3)
     expected = rank_metrics(query, gallery, [1, 2], [1, 2, 1], [0, 0], [1, 1, 2], ap="trapezoid")
     assert evaluate_table(query, gallery, table, ap="trapezoid").as_dict() == expected.as_dict()
+    blocks = [(slice(i, i + 1), 1 - query[i : i + 1] @ gallery.T) for i in range(2)]
+    assert evaluate_distances(blocks, table, ap="trapezoid").as_dict() == expected.as_dict()
 
 
 @pytest.mark.parametrize(
@@ -46,6 +48,8 @@ def test_says_in_one_sentence_what_is_missing(split, pid, camid, sentence):
     assert reason.startswith("crops ")
     with pytest.raises(DataError, match=sentence):
         evaluate_table(np.ones((1, 2)), np.ones((1, 2)), table)
+    with pytest.raises(DataError, match=sentence):
+        evaluate_distances([(slice(0, 1), np.ones((1, 1)))], table)
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -9,7 +9,7 @@ import torch
 from sklearn.metrics import average_precision_score
 
 from reid_ray.errors import DataError
-from reid_ray.evaluation import rank_metrics, score_queries, top_matches
+from reid_ray.evaluation import rank_metrics, rank_metrics_of_distances, score_queries, top_matches
 from reid_ray.types import UNKNOWN
 
 CASES = {
@@ -120,6 +120,52 @@ def test_chunk_does_not_change_the_result(name, chunk):
     np.testing.assert_array_equal(top_matches(*case, chunk=chunk), top_matches(*case))
 
 
+def distance_blocks(query, gallery, chunk):
+    """1 − cosine, exact wherever the dot products are."""
+    for start in range(0, len(query), chunk):
+        rows = slice(start, min(start + chunk, len(query)))
+        yield rows, 1 - query[rows] @ gallery.T
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "plain"])
+@pytest.mark.parametrize("ap", ["mean", "trapezoid"])
+@pytest.mark.parametrize("chunk", [1, 4, 100])
+def test_distances_rank_as_the_features_they_come_from(name, ap, chunk):
+    query, gallery, *ids = random_case(name, seed=3)
+    expected = rank_metrics(query, gallery, *ids, ap=ap)
+    metrics = rank_metrics_of_distances(distance_blocks(query, gallery, chunk), *ids, ap=ap)
+    assert metrics.as_dict() == expected.as_dict()
+    np.testing.assert_array_equal(metrics.cmc, expected.cmc)
+
+
+def test_distances_may_be_tensors_or_whole_numbers_and_are_left_as_they_are():
+    query, gallery, *ids = random_case("ties", seed=4)
+    (rows, distances), *_ = distance_blocks(query, gallery, len(query))
+    expected = rank_metrics(query, gallery, *ids).as_dict()
+    distances = 4 * distances + 1
+    kept = distances.copy()
+    for block in (distances, torch.from_numpy(distances), distances.astype(np.float64), distances.astype(np.uint8)):
+        assert rank_metrics_of_distances([(rows, block)], *ids).as_dict() == expected
+    np.testing.assert_array_equal(distances, kept)
+
+
+def test_blocks_of_distances_that_do_not_fit():
+    ids = [1, 2], [1, 2, 1], [0, 0], [1, 1, 1]
+    first, second = (slice(0, 1), ones(1, 3)), (slice(1, 2), ones(1, 3))
+    assert rank_metrics_of_distances([first, second], *ids).n_queries == 2
+    for blocks in ([second, first], [first], [], [first, second, second], [(slice(0, 2), ones(2, 2))]):
+        with pytest.raises(ValueError, match="quer"):
+            rank_metrics_of_distances(blocks, *ids)
+    with pytest.raises(ValueError, match="interpolated"):
+        rank_metrics_of_distances([first, second], *ids, ap="interpolated")
+    with pytest.raises(DataError, match="queries 1 to 1 hold NaN"):
+        rank_metrics_of_distances([first, (slice(1, 2), ones(1, 3) * np.nan)], *ids)
+    with pytest.raises(DataError, match="query has 2 images and camids"):
+        rank_metrics_of_distances([first, second], [1, 2], [1, 2, 1], [0], [1, 1, 1])
+    with pytest.raises(DataError, match="no gallery to search"):
+        rank_metrics_of_distances([], [1, 2], [], [0, 0], [])
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_mean_ap_is_that_of_scikit_learn_where_nothing_ties(seed):
     query, gallery, q_pids, g_pids, q_camids, g_camids = case = random_case("plain", seed)
@@ -220,8 +266,8 @@ def ones(*shape: int):
         ((ones(1, 4), ones(0, 4), [1], [], [0], []), "no gallery to search.*gallery split"),
         ((ones(1, 4), ones(1, 5), [1], [1], [0], [1]), "4 dimensions.*5"),
         ((ones(4), ones(1, 4), [1] * 4, [1], [0] * 4, [1]), "query features have shape"),
-        ((ones(2, 4), ones(1, 4), [1], [1], [0, 0], [1]), "query has 2 features and pids of shape"),
-        ((ones(1, 4), ones(1, 4), [1], [1], [0], [1, 2]), "gallery has 1 features and camids"),
+        ((ones(2, 4), ones(1, 4), [1], [1], [0, 0], [1]), "query has 2 images and pids of shape"),
+        ((ones(1, 4), ones(1, 4), [1], [1], [0], [1, 2]), "gallery has 1 images and camids"),
         ((ones(2, 4), ones(1, 4), [1, 2], [3], [0, 0], [1]), "None of the 2 queries has a match"),
         ((ones(1, 4), ones(1, 4), [1], [1], [0], [0]), "None of the 1 queries"),
         ((ones(1, 4), ones(1, 4), [-1], [-1], [-1], [-1]), "None of the 1 queries"),

@@ -8,11 +8,21 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 
 from reid_ray.errors import ConfigError, DataError
-from reid_ray.labels import Neighbours, jaccard_graph
-from reid_ray.labels.jaccard import graph_of_neighbours
+from reid_ray.labels.encoding import (
+    Lists,
+    Scheme,
+    encode,
+    expand_queries,
+    join_lists,
+    reciprocal_weights,
+    search,
+)
+from reid_ray.labels.jaccard import graph_of_weights, jaccard_graph
+from reid_ray.labels.neighbours import Neighbours
+from reid_ray.labels.products import find_centre
 from reid_ray.types import FloatArray
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -126,16 +136,17 @@ def test_independent_of_blocks(
         return jaccard_graph(features, k1=9, k2=4, max_distance=0.8, variant=variant, device="cpu")
 
     whole = compute()
-    monkeypatch.setattr("reid_ray.labels.jaccard.ROWS_PER_BLOCK", rows_per_block)
-    monkeypatch.setattr("reid_ray.labels.neighbours.BLOCK_ELEMENTS", 70 * rows_per_block)
+    monkeypatch.setattr("reid_ray.labels.encoding.ROWS_PER_BLOCK", rows_per_block)
+    monkeypatch.setattr("reid_ray.labels.candidates.BLOCK_ROWS", rows_per_block)
+    monkeypatch.setattr("reid_ray.labels.candidates.BLOCK_COLUMNS", rows_per_block)
     assert_same_bits(compute(), whole)
-    monkeypatch.setattr("reid_ray.labels.jaccard.MAX_BLOCKS", 3)
+    monkeypatch.setattr("reid_ray.labels.encoding.MAX_BLOCKS", 3)
     assert_same_bits(compute(), whole)
 
 
 def test_independent_of_threads(make_clustered: Callable[..., FloatArray], monkeypatch: pytest.MonkeyPatch) -> None:
     features = make_clustered(200, 0)
-    monkeypatch.setattr("reid_ray.labels.jaccard.ROWS_PER_BLOCK", 9)
+    monkeypatch.setattr("reid_ray.labels.encoding.ROWS_PER_BLOCK", 9)
     graphs = []
     for n_threads in (1, 4):
         # Only our threads: the product of PyTorch's own may differ in the last bit.
@@ -151,7 +162,7 @@ def test_buffers_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     features[600:] = np.random.default_rng(0).normal(size=(1400, 64)).astype(np.float32)
     features[600:] /= np.linalg.norm(features[600:], axis=1, keepdims=True)
     blocks = jaccard_graph(features, k1=20, k2=6, max_distance=0.6, device="cpu")
-    monkeypatch.setattr("reid_ray.labels.jaccard.ROWS_PER_BLOCK", 10_000)
+    monkeypatch.setattr("reid_ray.labels.encoding.ROWS_PER_BLOCK", 10_000)
     whole = jaccard_graph(features, k1=20, k2=6, max_distance=0.6, device="cpu")
     assert whole.nnz > 600 * 600
     assert_same_bits(whole, blocks)
@@ -191,31 +202,86 @@ def test_nearly_equal_features_give_finite_distances(variant: str) -> None:
 
 
 def test_scale_lost_in_rounding_does_not_divide_by_nothing() -> None:
-    """Every image alike: the matrix product may round to 1 where the kernel's dot product stays below."""
-    features = np.zeros((12, 8), dtype=np.float32)
-    features[:, 0] = 1 - 1e-6
+    """Every image alike, with similarities that round to just above 1: there is no distance to scale by."""
     rows = np.arange(12, dtype=np.int32)
     indices = np.stack([np.roll(rows, -i) for i in rows])
-    ones = np.ones((12, 12), dtype=np.float32)
-    graph = graph_of_neighbours(
-        features,
-        Neighbours(indices, similarities=ones, least=ones[0]),
-        k_full=5,
-        k_half=3,
-        k2=2,
-        max_distance=0.9,
-        variant="cvpr17",
-    )
+    above = np.full((12, 12), 1 + 1e-6, dtype=np.float32)
+    features = np.eye(12, dtype=np.float32)[[0] * 12]
+    scheme = Scheme("cvpr17", 4, 2)
+    weights = encode(features, Lists(Neighbours(indices, similarities=above, least=above[0])), scheme)
+    graph = graph_of_weights(weights, 0.9)
     assert np.isfinite(graph.data).all()
     assert (graph.diagonal() == 0).all()
 
 
+def naive_by_camera(
+    features: FloatArray, camids: npt.NDArray[np.int64], k1: int, k2: int, k1_within: int, k2_within: int
+) -> npt.NDArray[np.float64]:
+    """Dense float64 [N, N]: reciprocal sets and query expansion within the row's camera, and across cameras."""
+    n_rows = len(features)
+    similarity_mat = features.astype(np.float64) @ features.astype(np.float64).T
+    ranking = [sorted(range(n_rows), key=lambda j, i=i: (j != i, -similarity_mat[i, j], j)) for i in range(n_rows)]
+    within = [[j for j in ranking[i] if camids[j] == camids[i]] for i in range(n_rows)]
+    across = [[j for j in ranking[i] if camids[j] != camids[i]] for i in range(n_rows)]
+    weight_mat = np.zeros((n_rows, n_rows))
+    for i in range(n_rows):
+        members = [j for j in within[i][: k1_within + 1] if i in within[j][: k1_within + 1]]
+        members += [j for j in across[i][: k1 + 1] if i in across[j][: k1 + 1]]
+        weight_mat[i, members] = np.exp(-(2 - 2 * similarity_mat[i, members]))
+        weight_mat[i] /= weight_mat[i].sum()
+    if k2 > 1:
+        expanded = [within[i][:k2_within] + across[i][:k2] for i in range(n_rows)]
+        weight_mat = np.array([weight_mat[rows].mean(axis=0) for rows in expanded])
+    shared = np.minimum(weight_mat[:, None], weight_mat[None]).sum(axis=2)
+    return np.maximum(0, 1 - shared / (2 - shared))
+
+
+@pytest.mark.parametrize(("k1", "k2", "k1_within", "k2_within"), [(20, 4, 5, 2), (4, 1, 3, 2), (3, 3, 1, 1)])
+@pytest.mark.parametrize("n_cameras", [1, 2, 6])
+def test_camera_variant_equals_the_dense_description(
+    make_features: Callable[..., FloatArray], k1: int, k2: int, k1_within: int, k2_within: int, n_cameras: int
+) -> None:
+    features = make_features(45, k1)
+    camids = np.random.default_rng(k1).integers(n_cameras, size=45)
+    graph = jaccard_graph(
+        features,
+        k1=k1,
+        k2=k2,
+        max_distance=0.8,
+        variant="camera",
+        camids=camids,
+        device="cpu",
+        k1_within=k1_within,
+        k2_within=k2_within,
+    )
+    assert_is_graph_of(graph, naive_by_camera(features, camids, k1, k2, k1_within, k2_within), 0.8)
+
+
+@pytest.mark.parametrize("variant", [*VARIANTS, "camera"])
+def test_rows_may_be_shared_out(make_features: Callable[..., FloatArray], variant: str) -> None:
+    """Workers that each take some rows, from search to graph, give the bits of one that takes all."""
+    features = make_features(60, 7)
+    camids = np.random.default_rng(0).integers(3, size=60)
+    scheme = Scheme(variant, 9, 4)  # type: ignore[arg-type]
+    whole = jaccard_graph(features, k1=9, k2=4, max_distance=0.8, variant=variant, camids=camids, device="cpu")
+    shares = [range(0, 7), range(7, 50), range(50, 60)]
+    centre = find_centre(features)
+    lists = join_lists([search(features, scheme, camids, rows=rows, centre=centre, device="cpu") for rows in shares])
+    weights = vstack([reciprocal_weights(features, lists, scheme, rows) for rows in shares], format="csr")
+    weights = vstack([expand_queries(weights, lists, scheme, rows) for rows in shares], format="csr")
+    transposed = weights.T.tocsr()
+    parts = [graph_of_weights(weights, 0.8, transposed=transposed, rows=rows) for rows in shares]
+    assert_same_bits(vstack(parts, format="csr"), whole)
+
+
 def test_mistakes_get_a_sentence(make_clustered: Callable[..., FloatArray]) -> None:
     features = make_clustered(10, 0)
-    with pytest.raises(ConfigError, match="Unknown Jaccard variant 'cosine'; use spcl or cvpr17"):
+    with pytest.raises(ConfigError, match="Unknown Jaccard variant 'cosine'; use spcl, cvpr17, camera"):
         jaccard_graph(features, k1=3, k2=1, max_distance=0.5, variant="cosine")  # type: ignore[arg-type]
     for k1, k2 in ((0, 1), (3, 0)):
         with pytest.raises(ConfigError, match=f"k1={k1}, k2={k2}"):
             jaccard_graph(features, k1=k1, k2=k2, max_distance=0.5)
+    with pytest.raises(ConfigError, match="'camera' needs the camera of each row"):
+        jaccard_graph(features, k1=3, k2=1, max_distance=0.5, variant="camera")
     with pytest.raises(DataError, match="row 2"):
         jaccard_graph(np.where(np.arange(10)[:, None] == 2, np.nan, features), k1=3, k2=1, max_distance=0.5)

@@ -15,8 +15,10 @@ from reid_ray.types import Features, FloatArray, IntArray, PseudoLabels
 pytestmark = pytest.mark.filterwarnings("error")
 
 QUALITY = {"ari", "nmi", "pairwise_precision", "pairwise_recall", "pairwise_f1"}
+LABEL_FREE = {"clustered_share", "largest_share", "effective_clusters", "size_gini", "silhouette"}
+CAMERAS = {"camera_entropy", "camera_mix", "cross_camera_share"}
 COUNTS = {"n_images", "n_clusters", "n_outliers", "outlier_share", "size_median", "size_max", "sizes"}
-SECONDS = {"graph_seconds", "dbscan_seconds"}
+SECONDS = {f"{stage}_seconds" for stage in ("neighbours", "encoding", "graph", "clusters")}
 
 
 def people(n_ids: int, n_images: int, *, dim: int = 300, seed: int = 0) -> tuple[FloatArray, IntArray]:
@@ -65,7 +67,9 @@ def test_refresh_finds_people(cameras: str) -> None:
     assert found.version == 5
     assert found.n_clusters == 6
     assert_means_are_right(found, features, camids)
-    assert set(found.statistics) == COUNTS | SECONDS | QUALITY
+    assert set(found.statistics) == COUNTS | SECONDS | QUALITY | LABEL_FREE | (
+        {"eps"} | CAMERAS if cameras != "none" else {"eps"}
+    )
     assert found.statistics["ari"] == 1
     assert (np.linalg.norm(found.centroids, axis=1) < 0.999).all(), "centroids are plain means"
     graph = jaccard_graph(features, k1=9, k2=3, max_distance=0.55, device="cpu")

@@ -72,8 +72,8 @@ def test_later_degenerate_labels_keep_the_labels_before_and_end_after_a_while(ti
 
     real = services.label
 
-    def failing_later(features, table, config, device):
-        labels = real(features, table, config, device)
+    def failing_later(features, table, config, device, **options):
+        labels = real(features, table, config, device, **options)
         if features.version == 0:
             return labels
         nothing = np.full_like(labels.labels, -1)

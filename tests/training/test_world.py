@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from reid_ray.training import world as world_module
 from reid_ray.training.world import World
 
 
@@ -35,6 +36,7 @@ def expected_gradients():
 
 def worker(rank, size, folder):
     torch.set_num_threads(1)
+    world_module.BUCKET_ELEMENTS = 6  # several buckets, each of several gradients
     dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=size)
     world = World.current()
     network, classifier, images, targets = build()

@@ -1,0 +1,249 @@
+"""The search behind `neighbours.nearest`: lists of candidates out of approximate products, then exact scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from reid_ray.labels import search_kernels as kernels
+from reid_ray.labels.features import READ_ROWS, blocks, read
+from reid_ray.labels.products import Centre, Operand, prepare, product
+from reid_ray.labels.threads import on_threads
+from reid_ray.types import FeatureRows, FloatArray, IntArray
+
+IndexArray = npt.NDArray[np.int32]
+
+BLOCK_ROWS = 8192
+"""Rows of a block of similarities, at most."""
+
+BLOCK_COLUMNS = 2048
+"""Columns of a block of similarities."""
+
+ROWS_AGAINST_ALL = 256
+"""Rows that are scored against all rows at a time, where the bound excludes too few."""
+
+GATHERED_ELEMENTS = 2**27
+"""Elements of feature rows gathered on a device at a time."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A list that is wanted of each row.
+
+    Attributes:
+        k: its length; the row itself is not counted.
+        relation: `kernels.ANY`, or `SAME` or `OTHER` for rows of the same or of another group.
+        largest: the largest similarities, or the smallest.
+    """
+
+    k: int
+    relation: int = kernels.ANY
+    largest: bool = True
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched for, and how; `run` answers for a range of rows.
+
+    Attributes:
+        features: [N, D].
+        centre: of all of them.
+        wanted: lists that are filled from the same products.
+        groups: int64 [N]; empty for no groups.
+        device: where products are computed.
+        bf16: whether they are in bfloat16.
+    """
+
+    features: FeatureRows
+    centre: Centre
+    wanted: tuple[Wanted, ...]
+    groups: IntArray
+    device: torch.device
+    bf16: bool
+
+    def rows_at_a_time(self, n_rows: int, memory_mb: int) -> int:
+        """Rows whose lists fit into the memory, together with the blocks."""
+        dim = self.features.shape[1]
+        blocks_mb = 4 * (3 * BLOCK_COLUMNS * dim + BLOCK_ROWS * (2 * dim + BLOCK_COLUMNS)) / 2**20
+        list_mb = 8 * sum(_capacity(wanted.k) for wanted in self.wanted) / 2**20
+        return int(min(max(BLOCK_COLUMNS, (memory_mb - blocks_mb) / list_mb), max(n_rows, 1)))
+
+    def run(
+        self, rows: range, *, symmetric: bool, on_rows: Callable[[int], None] | None = None
+    ) -> list[tuple[IndexArray, FloatArray]]:
+        """Indices and similarities [R, k], best first, of each wanted list; −1 and 0 where there are fewer.
+
+        Args:
+            symmetric: `rows` is all rows, so that each block can serve its rows and its columns.
+            on_rows: called with the number of rows after each block of them.
+        """
+        lists = [_Lists(rows, wanted) for wanted in self.wanted]
+        for block in blocks(len(rows), BLOCK_ROWS):
+            own = range(rows.start + block.start, rows.start + block.stop)
+            if self.device.type == "cpu":
+                self._scan(lists, own, symmetric=symmetric)
+            else:
+                self._scan_on_device(lists, own)
+            if on_rows:
+                on_rows(len(own))
+        return [self._best(found) for found in lists]
+
+    def _operand(self, rows: range) -> Operand:
+        return prepare(read(self.features, slice(rows.start, rows.stop)), self.centre, bf16=self.bf16)
+
+    def _scan(self, lists: list[_Lists], own: range, *, symmetric: bool) -> None:
+        """Offer all rows to the lists of the rows `own`, and where symmetric those to the rows after them."""
+        operand = self._operand(own)
+        n_rows = self.features.shape[0]
+        ahead = [range(own.start, own.stop), range(own.stop, n_rows)] if symmetric else [range(n_rows)]
+        for others in (part[block] for part in ahead for block in blocks(len(part), BLOCK_COLUMNS)):
+            if symmetric and others.stop <= own.stop:
+                # A block on the diagonal; what lies right of it in its rows has been, or will be, a column of others.
+                columns = operand.part(slice(others.start - own.start, others.stop - own.start))
+                height, above = others.stop - own.start, others.start - own.start
+            else:
+                columns = self._operand(others)
+                height = above = len(own)
+            similarities = product(operand.matrix[:height], columns.matrix, bf16=self.bf16).numpy()
+            for found in lists:
+                found.allow(own, operand)
+                head = (similarities, found.sign, columns.offsets, own.start, others.start, self.groups)
+                on_threads(kernels.scan_rows, height, *head, *found.arrays)
+                if symmetric and above:
+                    found.allow(others, columns)
+                    head = (similarities[:above], found.sign, operand.offsets, own.start, others.start, self.groups)
+                    on_threads(kernels.scan_columns, len(others), *head, *found.arrays)
+
+    def _scan_on_device(self, lists: list[_Lists], own: range) -> None:
+        """The same with `topk` on a device, for `own` alone."""
+        device = self.device
+        operand = self._operand(own)
+        matrix, bounds = operand.matrix.to(device), torch.from_numpy(operand.bounds).to(device)
+        own_rows = torch.arange(own.start, own.stop, device=device)
+        groups = torch.from_numpy(self.groups).to(device)
+        best = [found.on_device(len(own), device) for found in lists]
+        for block in blocks(self.features.shape[0], BLOCK_COLUMNS):
+            columns = self._operand(range(block.start, block.stop))
+            similarities = product(matrix, columns.matrix.to(device), bf16=self.bf16)
+            similarities += torch.from_numpy(columns.offsets).to(device)
+            rows = torch.arange(block.start, block.stop, device=device)
+            for i, found in enumerate(lists):
+                barred = own_rows[:, None] == rows
+                if found.relation != kernels.ANY:
+                    barred |= (groups[own_rows][:, None] == groups[rows]) != (found.relation == kernels.SAME)
+                offered = (similarities * float(found.sign)).masked_fill(barred, -torch.inf)
+                values, order = torch.cat([best[i][0], offered], dim=1).topk(found.capacity, dim=1)
+                best[i] = values, torch.cat([best[i][1], rows.expand(len(own), -1)], dim=1).gather(1, order)
+        for found, (values, numbers) in zip(lists, best, strict=True):
+            kept = values.isfinite() & (values >= values[:, found.k - 1 : found.k] - 2 * bounds[:, None])
+            counts = kept.sum(dim=1)
+            counts[counts == found.capacity] = int(kernels.FULL)
+            at = found.positions(own)
+            found.allow(own, operand)
+            found.values[at], found.columns[at] = values.cpu().numpy(), numbers.int().cpu().numpy()
+            found.counts[at] = counts.int().cpu().numpy()
+
+    def _best(self, found: _Lists) -> tuple[IndexArray, FloatArray]:
+        """Score the candidates exactly and choose."""
+        n = len(found.rows)
+        indices = np.full((n, found.k), -1, dtype=np.int32)
+        similarities = np.zeros((n, found.k), dtype=np.float32)
+        on_threads(kernels.shrink_lists, n, found.k, found.margins, found.values, found.columns, found.counts)
+        scores = found.values  # approximate values have done their work
+        if self.device.type == "cpu":
+            self._score(found, scores)
+        else:
+            self._score_on_device(found, scores)
+        scores *= found.sign
+        on_threads(kernels.select_best, n, found.k, found.columns, found.counts, scores, indices, similarities)
+        crowded = np.flatnonzero(found.counts == kernels.FULL)
+        for batch in blocks(len(crowded), ROWS_AGAINST_ALL):
+            self._against_all(found, crowded[batch], indices, similarities)
+        similarities *= found.sign
+        return indices, similarities
+
+    def _score(self, found: _Lists, scores: FloatArray) -> None:
+        first, n_rows = found.rows.start, self.features.shape[0]
+        size = n_rows if isinstance(self.features, np.ndarray) else READ_ROWS
+        for own in blocks(len(found.rows), BLOCK_ROWS):
+            rows = read(self.features, slice(first + own.start, first + own.stop))
+            for block in blocks(n_rows, size):
+                others = read(self.features, block)
+                arguments = (rows, others, block.start, found.columns[own], found.counts[own], scores[own])
+                on_threads(kernels.score_lists, len(rows), *arguments)
+
+    def _score_on_device(self, found: _Lists, scores: FloatArray) -> None:
+        n_rows, dim = self.features.shape
+        first, width = found.rows.start, max(int(found.counts.max(initial=1)), 1)
+        for own in blocks(len(found.rows), max(1, GATHERED_ELEMENTS // (width * dim))):
+            rows = torch.tensor(read(self.features, slice(first + own.start, first + own.stop))).to(self.device)
+            columns = torch.from_numpy(found.columns[own, :width].astype(np.int64)).to(self.device)
+            for block in blocks(n_rows, BLOCK_ROWS):
+                at, rank = torch.nonzero((columns >= block.start) & (columns < block.stop), as_tuple=True)
+                others = torch.tensor(read(self.features, block)).to(self.device)
+                exact = (rows[at].double() * others[columns[at, rank] - block.start].double()).sum(dim=1).float()
+                scores[own.start + at.cpu().numpy(), rank.cpu().numpy()] = exact.cpu().numpy()
+
+    def _against_all(self, found: _Lists, at: IntArray, indices: IndexArray, similarities: FloatArray) -> None:
+        """Score some rows against all rows."""
+        n_rows = self.features.shape[0]
+        rows = found.rows.start + at
+        own = np.concatenate([read(self.features, slice(row, row + 1)) for row in rows])
+        scores = np.empty((len(at), n_rows), dtype=np.float32)
+        for block in blocks(n_rows, READ_ROWS):
+            others = read(self.features, block)
+            on_threads(kernels.score_rows, len(others), own, others, scores[:, block])
+        scores *= found.sign
+        scores[np.arange(len(at)), rows] = -np.inf
+        if found.relation != kernels.ANY:
+            same = self.groups[rows][:, None] == self.groups
+            scores[same != (found.relation == kernels.SAME)] = -np.inf
+        order = np.argsort(-scores, axis=1, kind="stable")[:, : found.k]
+        best = np.take_along_axis(scores, order, axis=1)
+        indices[at, : order.shape[1]] = np.where(np.isfinite(best), order, -1)
+        similarities[at, : order.shape[1]] = np.where(np.isfinite(best), best, 0)
+
+
+class _Lists:
+    """Candidates of some rows for a wanted list of each, with approximate values (negated, for the smallest)."""
+
+    def __init__(self, rows: range, wanted: Wanted) -> None:
+        n = len(rows)
+        self.rows = rows
+        self.k = wanted.k
+        self.relation = wanted.relation
+        self.capacity = _capacity(wanted.k)
+        self.sign = np.float32(1 if wanted.largest else -1)
+        self.margins = np.zeros(n, dtype=np.float32)
+        self.values = np.zeros((n, self.capacity), dtype=np.float32)
+        self.columns = np.empty((n, self.capacity), dtype=np.int32)
+        self.counts = np.zeros(n, dtype=np.int32)
+        self.thresholds = np.full(n, -np.inf, dtype=np.float32)
+
+    @property
+    def arrays(self) -> tuple[int, int, FloatArray, FloatArray, IndexArray, IndexArray, FloatArray, int]:
+        """As the kernels take them."""
+        lists = (self.values, self.columns, self.counts, self.thresholds)
+        return self.relation, self.k, self.margins, *lists, self.rows.start
+
+    def positions(self, rows: range) -> slice:
+        return slice(rows.start - self.rows.start, rows.stop - self.rows.start)
+
+    def allow(self, rows: range, operand: Operand) -> None:
+        """Keep candidates as far below the k-th as the k-th and they may be wrong."""
+        self.margins[self.positions(rows)] = 2 * operand.bounds
+
+    def on_device(self, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Empty lists of n rows: values and rows."""
+        values = torch.full((n, self.capacity), -torch.inf, device=device)
+        return values, torch.full((n, self.capacity), -1, dtype=torch.int64, device=device)
+
+
+def _capacity(k: int) -> int:
+    """Length of a list: what is wanted, what the bound cannot exclude, and room to work in."""
+    return max(4 * k, k + 96)

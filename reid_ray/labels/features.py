@@ -1,0 +1,73 @@
+"""Where features come from: an array, a file mapped into memory, or shards that are fetched when they are read.
+
+All that the engine asks of a matrix of features is its shape and contiguous rows of it (`types.FeatureRows`), so
+features need not fit in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from reid_ray.errors import DataError
+from reid_ray.types import FeatureRows, FloatArray
+
+NORM_TOLERANCE = 0.01
+"""How far from 1 the norm of a feature may be; features normalised in bfloat16 are a thousandth off."""
+
+READ_ROWS = 4096
+"""Rows read at a time where a pass over all features needs no more than a few."""
+
+
+def open_features(path: str | Path) -> FloatArray:
+    """Map a `.npy` file of features into memory; nothing is read yet.
+
+    Raises DataError where it cannot be read or is not a float matrix.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; 'reid-ray extract RUN --out {path.with_suffix('.npy')}' writes one.")
+    try:
+        features = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} cannot be read as a .npy file of features: {error}.") from error
+    if not isinstance(features, np.ndarray) or features.ndim != 2 or features.dtype.kind != "f":
+        shape = f"{features.dtype} {list(features.shape)}" if isinstance(features, np.ndarray) else "an archive"
+        raise DataError(f"{path} should hold a matrix [N, D] of floats; it holds {shape}.")
+    return features
+
+
+def blocks(n_rows: int, size: int) -> Iterator[slice]:
+    """Slices that cut rows 0 … n_rows−1 into blocks of `size`; the last may be smaller."""
+    for start in range(0, n_rows, size):
+        yield slice(start, min(start + size, n_rows))
+
+
+def read(features: FeatureRows, rows: slice) -> FloatArray:
+    """Some rows as contiguous float32."""
+    return np.ascontiguousarray(features[rows], dtype=np.float32)
+
+
+def check_features(features: FeatureRows) -> None:
+    """Raise `DataError` for features that are not a matrix of finite rows of norm 1 or 0."""
+    if len(features.shape) != 2:
+        raise DataError(f"Features should be a matrix [N, D]; these have the shape {list(features.shape)}.")
+    for rows in blocks(features.shape[0], READ_ROWS):
+        block = read(features, rows)
+        with np.errstate(over="ignore", invalid="ignore"):
+            norms = np.sqrt(np.einsum("nd,nd->n", block, block))
+        finite = np.isfinite(norms)
+        if not finite.all():
+            raise DataError(
+                f"The feature of row {rows.start + int(np.argmin(finite))} is not finite; the network has diverged, or "
+                f"the file is damaged."
+            )
+        normalized = (np.abs(norms - 1) <= NORM_TOLERANCE) | (norms <= NORM_TOLERANCE)
+        if not normalized.all():
+            row = int(np.argmin(normalized))
+            raise DataError(
+                f"The feature of row {rows.start + row} has norm {norms[row]:.3g}; divide each feature by its L2 norm "
+                f"first."
+            )

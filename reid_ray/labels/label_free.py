@@ -1,0 +1,166 @@
+"""How good a labelling looks without identities: what tuning can optimise where nobody knows the truth.
+
+Each score is a plain number, 0 where a labelling gives it nothing to measure. None is enough alone: tiny clusters have
+a good silhouette, large ones mix cameras, and labels that never change may be wrong.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_array
+
+from reid_ray.labels.quality import adjusted_rand, entropy, group_sizes, joint_groups, n_pairs
+from reid_ray.types import OUTLIER, UNKNOWN, IntArray
+
+ROWS_PER_BLOCK = 65536
+"""Rows of the graph that the silhouette reads at a time."""
+
+
+def label_free_scores(
+    labels: IntArray,
+    graph: csr_array | None = None,
+    camids: IntArray | None = None,
+    previous: IntArray | None = None,
+) -> dict[str, float]:
+    """All scores that these inputs allow.
+
+    | key | range | what |
+    |---|---|---|
+    | `clustered_share` | 0 … 1 | rows that are in a cluster: 1 − outlier share |
+    | `largest_share` | 0 … 1 | of all rows, those in the largest cluster; 1 is collapse |
+    | `effective_clusters` | 0 … N | exp(entropy of cluster sizes): how many of equal size would be as diverse |
+    | `size_gini` | 0 … 1 | inequality of cluster sizes, 0 where all are equal |
+    | `silhouette` | −1 … 1 | `graph_silhouette`, with a graph |
+    | `camera_entropy`, `camera_mix`, `cross_camera_share` | | `camera_scores`, where a camera is known |
+    | `stability` | −1 … 1 | `stability` against the previous labels, with those |
+
+    Args:
+        labels: int64 [N].
+        graph: float32 [N, N], as `dbscan` takes it.
+        camids: int64 [N].
+        previous: int64 [N], of the refresh before.
+    """
+    scores = size_scores(labels)
+    if graph is not None:
+        scores["silhouette"] = graph_silhouette(graph, labels)
+    if camids is not None and (camids != UNKNOWN).any():
+        scores |= camera_scores(labels, camids)
+    if previous is not None:
+        scores["stability"] = stability(previous, labels)
+    return scores
+
+
+def size_scores(labels: IntArray) -> dict[str, float]:
+    """How rows are spread over clusters; the first four keys of `label_free_scores`."""
+    sizes = np.sort(group_sizes(labels[labels != OUTLIER]))
+    n_rows, n_clusters, n_clustered = len(labels), len(sizes), int(sizes.sum())
+    scores = dict.fromkeys(("clustered_share", "largest_share", "effective_clusters", "size_gini"), 0.0)
+    if n_clustered:
+        ranks = 2 * np.arange(1, n_clusters + 1) - n_clusters - 1
+        scores["clustered_share"] = n_clustered / n_rows
+        scores["largest_share"] = int(sizes[-1]) / n_rows
+        scores["effective_clusters"] = float(np.exp(entropy(sizes)))
+        scores["size_gini"] = float((ranks * sizes).sum()) / (n_clusters * n_clustered)
+    return scores
+
+
+def stability(previous: IntArray, current: IntArray) -> float:
+    """Adjusted Rand index of two labellings of the same rows, in which each outlier is alone: 1 where they are equal.
+
+    It looks at pairs of rows, so it does not ask which cluster has become which, and rows that go in and out of
+    clusters count. And it takes off what chance gives: labellings that put nearly all rows together agree by chance,
+    and get nothing for it. 0 where there is nothing to keep: each row is alone in both, or all are together in both.
+
+    Raises:
+        ValueError: labels of another number of rows.
+    """
+    if len(previous) != len(current):
+        raise ValueError(f"Labels of {len(previous)} rows cannot be compared with labels of {len(current)} rows.")
+    before, now = previous[previous != OUTLIER], current[current != OUTLIER]
+    in_both = (previous != OUTLIER) & (current != OUTLIER)
+    both = n_pairs(group_sizes(joint_groups(previous[in_both], current[in_both])))
+    everything = len(current) * (len(current) - 1) // 2
+    return adjusted_rand(n_pairs(group_sizes(before)), n_pairs(group_sizes(now)), both, everything) or 0.0
+
+
+def graph_silhouette(graph: csr_array, labels: IntArray, *, absent: float = 1.0) -> float:
+    """Mean silhouette (Rousseeuw, 1987) of the rows in clusters, on stored distances; −1 … 1.
+
+    A row's is (b − a) / max(a, b), with a its mean distance to the others of its cluster and b its mean distance to
+    the nearest other cluster; 0 for a row alone in its cluster, and where a = b = 0. Outliers have no part in it. Time
+    and memory are linear in the stored pairs.
+
+    It depends on which pairs the graph stores, so compare labellings on one graph. 0 where there are fewer than two
+    clusters.
+
+    Args:
+        graph: float32 [N, N], symmetric, with the diagonal and other zeros stored.
+        labels: int64 [N].
+        absent: the distance of absent pairs; none stored is larger.
+    """
+    values = _silhouettes(graph, labels, absent)
+    return float(values[labels != OUTLIER].mean()) if values.any() else 0.0
+
+
+def camera_scores(labels: IntArray, camids: IntArray) -> dict[str, float]:
+    """How clusters mix cameras. A labelling that follows persons does, one that follows backgrounds does not.
+
+    Over clustered images of known camera:
+
+    * `camera_entropy`: entropy of the cameras in a cluster, mean over its images, over that of all these images. 0
+      where each cluster is of one camera, 1 where clusters say nothing about cameras; small clusters cannot reach 1.
+    * `camera_mix`: of the pairs in a cluster, the share from two cameras, mean over clusters of two images and more,
+      over that share among all pairs. Random clusters have 1 whatever their sizes, so this one can be compared between
+      labellings of few large and many small clusters.
+    * `cross_camera_share`: of the clusters, those with two cameras or more.
+
+    All are 0 where there is no cluster, and the first two where there is only one camera.
+    """
+    counted = (labels != OUTLIER) & (camids != UNKNOWN)
+    scores = dict.fromkeys(("camera_entropy", "camera_mix", "cross_camera_share"), 0.0)
+    if not counted.any():
+        return scores
+    clusters = np.unique(labels[counted], return_inverse=True)[1]
+    sizes = np.bincount(clusters)
+    cells, counts = np.unique(joint_groups(clusters, camids[counted]), return_counts=True)
+    cluster_of_cell = cells // len(clusters)
+    cameras = group_sizes(camids[counted])
+    scores["cross_camera_share"] = float((np.bincount(cluster_of_cell) > 1).mean())
+    if len(cameras) > 1:
+        within = entropy(counts) - entropy(sizes)  # H(camera | cluster) = H(camera, cluster) − H(cluster)
+        scores["camera_entropy"] = max(0.0, within / entropy(cameras))
+        same = np.bincount(cluster_of_cell, weights=counts * (counts - 1) // 2)
+        pairs = sizes * (sizes - 1) // 2
+        of_all = 1 - n_pairs(cameras) / n_pairs(np.array([len(clusters)]))
+        if pairs.any():
+            scores["camera_mix"] = float((1 - same[pairs > 0] / pairs[pairs > 0]).mean()) / of_all
+    return scores
+
+
+def _silhouettes(graph: csr_array, labels: IntArray, absent: float) -> npt.NDArray[np.float64]:
+    """float64 [N]; 0 for outliers. Closeness (`absent` − distance) is summed per row and cluster: it is sparse."""
+    values = np.zeros(len(labels))
+    members = np.flatnonzero(labels != OUTLIER)
+    clusters = np.unique(labels[members], return_inverse=True)[1]
+    sizes = np.bincount(clusters)
+    if len(sizes) < 2:
+        return values
+    members_of = csr_array((np.ones(len(members)), (members, clusters)), (len(labels), len(sizes)))
+    for first in range(0, len(members), ROWS_PER_BLOCK):
+        rows, own = members[first : first + ROWS_PER_BLOCK], clusters[first : first + ROWS_PER_BLOCK]
+        closeness = graph[rows].astype(np.float64)
+        closeness.data = absent - closeness.data
+        sums = closeness @ members_of
+        cluster_of_entry, row_of_entry = sums.indices, np.repeat(np.arange(len(rows)), np.diff(sums.indptr))
+        is_own = cluster_of_entry == own[row_of_entry]
+        inside = np.zeros(len(rows))
+        inside[row_of_entry[is_own]] = sums.data[is_own]
+        sums.data /= sizes[cluster_of_entry]
+        sums.data[is_own] = 0
+        b = absent - sums.max(axis=1).toarray().ravel()
+        a = absent - (inside - absent) / np.maximum(sizes[own] - 1, 1)  # without the row itself, at distance 0
+        larger = np.maximum(a, b)
+        counts = (sizes[own] > 1) & (larger > 0)
+        values[rows[counts]] = ((b - a) / np.where(counts, larger, 1))[counts]
+    return values

@@ -1,0 +1,46 @@
+"""DBSCAN's eps from the distances themselves: the mean of a small share of the closest pairs.
+
+The rule of self-similarity grouping (Fu et al., ICCV 2019), which MMT and ABMT use too, with a share of 1.6e-3: of all
+pairs that are not at distance 0, the closest `share`, and their mean.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from reid_ray.errors import ConfigError
+
+
+def eps_for_share(graph: csr_array, share: float) -> float | None:
+    """Mean of the smallest `round(share · P)` distances, at least one, among the P pairs that are not at distance 0.
+
+    Each pair counts once. Pairs at distance exactly 0 (duplicates) are neither averaged nor counted, as in the released
+    codes. Absent pairs are counted, as farther apart than all stored ones. So the answer is that of the dense matrix,
+    and it is never above the largest stored distance: the graph holds all pairs that DBSCAN will ask for.
+
+    Args:
+        graph: float32 [N, N], symmetric, with all pairs up to some distance.
+        share: of the pairs, above 0 and up to 1; `round` is to even.
+
+    Returns:
+        None where the graph stores fewer pairs than the share asks for: build it with a larger `max_distance`. 0 where
+        there is no pair at all, or all are at distance 0.
+
+    Raises:
+        ConfigError: a share outside (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise ConfigError(f"The share of pairs that eps is the mean of is above 0 and up to 1; here it is {share}.")
+    n_rows = graph.shape[0]
+    entries = graph.tocoo(copy=False)
+    distances = graph.data[entries.col > entries.row]
+    n_stored = len(distances)
+    distances = distances[distances > 0]
+    n_pairs = n_rows * (n_rows - 1) // 2 - (n_stored - len(distances))
+    if not n_pairs:
+        return 0.0
+    n_closest = max(1, round(share * n_pairs))
+    if n_closest > len(distances):
+        return None
+    return float(np.partition(distances, n_closest - 1)[:n_closest].mean(dtype=np.float64))

@@ -1,0 +1,85 @@
+"""The label engine's `Workers` over Ray actors, and features that stay in the object store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any
+
+import numpy as np
+import ray
+
+from reid_ray.errors import UserError
+from reid_ray.types import FloatArray
+
+
+class StoredFeatures:
+    """Features in parts in Ray's object store, fetched when their rows are read. No process need hold them all.
+
+    Args:
+        parts: references to float32 [n, D], in the order of rows.
+        lengths: n of each.
+    """
+
+    def __init__(self, parts: Sequence[Any], lengths: Sequence[int]) -> None:
+        self._parts = list(parts)
+        self._starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        self._dim: int | None = None
+
+    def wait(self) -> None:
+        """Until all parts are there; what went wrong in making one is raised when it is read."""
+        for part in self._parts:
+            ray.wait([part], fetch_local=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        if self._dim is None:
+            self._dim = fetch([self._parts[0]])[0].shape[1] if self._parts else 0
+        return int(self._starts[-1]), self._dim
+
+    def __getitem__(self, rows: slice, /) -> FloatArray:
+        start, stop, _ = rows.indices(int(self._starts[-1]))
+        if start >= stop:
+            return np.empty((0, self.shape[1]), dtype=np.float32)
+        first = int(np.searchsorted(self._starts, start, side="right")) - 1
+        last = int(np.searchsorted(self._starts, stop, side="left"))
+        origin = int(self._starts[first])
+        wanted = slice(start - origin, stop - origin)
+        parts = fetch(self._parts[first:last])
+        return np.asarray(parts[0][wanted] if len(parts) == 1 else np.concatenate(parts)[wanted], dtype=np.float32)
+
+
+class ActorWorkers:
+    """`labels.workers.Workers` by actors that have a method `run(function, *arguments)`. Calls go round in turn."""
+
+    def __init__(self, actors: Sequence[Any]) -> None:
+        self._actors = list(actors)
+        self._turns = count()
+
+    @property
+    def n_workers(self) -> int:
+        return len(self._actors)
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        actor = self._actors[next(self._turns) % len(self._actors)]
+        return actor.run.remote(function, *arguments)
+
+    def get(self, handles: Sequence[Any]) -> list[Any]:
+        found: list[Any] = fetch(list(handles))
+        return found
+
+    def wait(self, handles: Sequence[Any]) -> None:
+        ray.wait(list(handles), num_returns=len(handles), fetch_local=False)
+
+
+def fetch(references: Any) -> Any:
+    """`ray.get`, with a user's mistake in an actor raised as itself and not as a remote traceback."""
+    try:
+        return ray.get(references)
+    except ray.exceptions.RayTaskError as error:
+        cause: Any = error
+        while isinstance(cause, ray.exceptions.RayTaskError):  # one per actor that it went through
+            cause = cause.cause
+        if isinstance(cause, UserError):
+            raise cause from None
+        raise

@@ -1,0 +1,124 @@
+"""What a run says of itself: a line for each event, a bar where there is a terminal, and the demo's comparison."""
+
+import io
+
+import pytest
+from rich.console import Console
+from small_runs import TINY
+from typer.testing import CliRunner
+
+from reid_ray.cli import app, progress
+from reid_ray.cli.progress import RunProgress, counting, describe, make_console
+from reid_ray.cli.train import comparison_table
+
+STEP = {"event": "step", "epoch": 1, "step": 3, "global_step": 7, "loss": 1.23456}
+START = {
+    "event": "start",
+    "epoch": 0,
+    "step": 0,
+    "n_images": 9,
+    "n_workers": 2,
+    "device": "cpu",
+    "startup_seconds": 1.5,
+}
+REFRESH = {
+    "event": "refresh",
+    "epoch": 0,
+    "n_clusters": 5,
+    "n_outliers": 2,
+    "extract_seconds": 1.0,
+    "label_seconds": 2.0,
+    "degenerate": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("event", "parts"),
+    [
+        (START, ["9 images", "workers: 2 on cpu", "1.5 s"]),
+        ({**START, "epoch": 1, "step": 3}, ["going on from epoch 2, step 3"]),
+        ({**START, "step": 3}, ["going on from epoch 1, step 3"]),
+        (REFRESH, ["epoch 1: 5 clusters, 2 outliers (1.0 s extraction, 2.0 s labelling)"]),
+        ({**REFRESH, "ari": 0.5, "nmi": None}, ["2 outliers, ARI 0.500 ("]),
+        ({**REFRESH, "degenerate": True}, ["degenerate"]),
+        (STEP, ["epoch 2, step 3: loss 1.235"]),
+        ({**STEP, "loss": None}, ["not finite"]),
+        ({"event": "epoch", "epoch": 0, "train_seconds": 2.0, "images_per_second": 33.4}, ["epoch 1", "33 images/s"]),
+        ({"event": "evaluate", "epoch": 1, "mAP": 0.5, "R1": 0.75, "evaluate_seconds": 1}, ["mAP 50.0%", "R1 75.0%"]),
+        ({"event": "end", "epochs": 3, "seconds": 61}, ["3 epochs, 61 s"]),
+    ],
+)
+def test_an_event_is_a_line(event, parts):
+    line = describe(event)
+    assert all(part in line for part in parts), line
+
+
+def shown(events, *, terminal):
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=terminal, width=200)
+    with RunProgress(console, 2, 4) as bars:
+        for event in events:
+            bars(event)
+    return stream.getvalue()
+
+
+def test_without_a_terminal_steps_have_a_line_now_and_then(monkeypatch):
+    clock = iter([100.0, 100.0, 101.0, 120.0, 120.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    steps = [{**STEP, "step": step} for step in (1, 2, 3)]
+    text = shown([START, *steps, {"event": "end", "epochs": 2, "seconds": 1}], terminal=False)
+    assert [line.split()[0] for line in text.splitlines()] == ["start", "step", "step", "end"]
+    assert "step 1:" in text
+    assert "step 3:" in text
+
+
+def test_on_a_terminal_a_bar_moves_and_steps_have_no_line():
+    stream = io.StringIO()
+    with RunProgress(Console(file=stream, force_terminal=True, width=200), 2, 4) as bars:
+        bars(REFRESH)
+        bars(STEP)
+        task = bars._bars.tasks[0]
+        assert (task.completed, task.total, task.description) == (7, 8, "epoch 2/2")
+        assert task.fields["note"] == "loss 1.235"
+        bars({"event": "epoch", "epoch": 1, "train_seconds": 2.0, "images_per_second": 33.4})
+        assert task.description == "evaluating"
+    assert "2 outliers" in stream.getvalue()
+    assert "step 3: loss" not in stream.getvalue()
+
+
+def test_a_console_without_a_terminal_is_wide_enough_for_tables():
+    assert make_console().width == progress.NO_TERMINAL_WIDTH
+
+
+def test_counting_is_silent_without_a_terminal():
+    stream = io.StringIO()
+    with counting(Console(file=stream), "images", 3) as bars:
+        bars.advance(bars.task_ids[0])
+        assert bars.tasks[0].completed == 1
+    assert stream.getvalue().strip() == ""
+
+
+def test_the_demo_compares_colour_start_and_end(finished_run, monkeypatch):
+    table = comparison_table(finished_run)  # it was not evaluated at the start
+    assert list(table.columns[0].cells) == ["colour histogram", "network at the end"]
+    last = finished_run.metrics("evaluate")[-1]
+    assert list(table.columns[1].cells)[1] == f"{last['mAP']:.1%}"
+    assert list(table.columns[2].cells)[1] == f"{last['R1']:.1%}"
+    evaluations = [{**last, "epoch": 0, "mAP": 0.125}, last]
+    monkeypatch.setattr(finished_run, "metrics", lambda event: evaluations)
+    table = comparison_table(finished_run)
+    assert list(table.columns[0].cells)[1:] == ["network at the start", "network at the end"]
+    assert list(table.columns[1].cells)[1] == "12.5%"
+
+
+def test_the_demo_runs_and_without_people_to_search_it_trains_all_the_same(tmp_path):
+    overrides = [*TINY, "training.epochs=1", "training.iterations=1", f"output={tmp_path}"]
+    result = CliRunner().invoke(app, ["demo", *overrides, "evaluation.at_start=true"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "network at the start" in result.output
+    assert "ranked.png" in result.output
+    result = CliRunner().invoke(app, ["demo", *overrides, "name=blind", "data.synthetic.n_test_ids=0"])
+    assert result.exit_code == 0, result.output
+    assert "colour histogram" not in result.output
+    assert "no query" in result.output
+    assert "model-last.pt" in result.output

@@ -1,0 +1,190 @@
+"""HDBSCAN on the sparse graph against the paper's algorithm, word for word, and scikit-learn's on the dense matrix."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.cluster import HDBSCAN
+
+from reid_ray.errors import ConfigError
+from reid_ray.labels.clustering import number_by_first_member
+from reid_ray.labels.hdbscan import LEAST_DISTANCE, hdbscan
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+DistanceMat = npt.NDArray[np.float32]
+
+
+def to_graph(distance_mat: DistanceMat) -> csr_array:
+    """All pairs but those at distance 1, zeros stored."""
+    rows, columns = np.nonzero(distance_mat < 1)
+    return csr_array((distance_mat[rows, columns], (rows, columns)), distance_mat.shape)
+
+
+def symmetric(distance_mat: npt.NDArray[np.floating]) -> DistanceMat:
+    distance_mat = np.triu(distance_mat, 1)
+    return (distance_mat + distance_mat.T).astype(np.float32)
+
+
+def tied_distances(rng: np.random.Generator) -> DistanceMat:
+    """0 and powers of two, whose reciprocals add up without rounding; most pairs at distance 1."""
+    n_rows = int(rng.integers(1, 40))
+    values = rng.choice([0, 1 / 16, 1 / 8, 1 / 4, 1 / 2], (n_rows, n_rows), p=[0.02, 0.2, 0.2, 0.28, 0.3])
+    groups = rng.integers(0, int(rng.integers(1, 8)), n_rows)
+    near = rng.random((n_rows, n_rows)) < np.where(groups[:, None] == groups, 0.5, rng.choice([0, 0.02]))
+    return symmetric(np.where(near, values, 1)) * (1 - np.eye(n_rows, dtype=np.float32))
+
+
+def untied_distances(rng: np.random.Generator) -> DistanceMat:
+    n_rows = int(rng.integers(6, 50))
+    groups = rng.integers(0, int(rng.integers(1, 10)), n_rows)
+    within = groups[:, None] == groups
+    near = rng.random((n_rows, n_rows)) < np.where(within, 0.7, rng.choice([0.01, 0.1]))
+    return symmetric(np.where(near, rng.uniform(0.05, np.where(within, 0.6, 0.95)), 1))
+
+
+def mutual_reachability(distance_mat: DistanceMat, min_samples: int) -> DistanceMat:
+    n_rows = len(distance_mat)
+    core = np.ones(n_rows, dtype=np.float32)
+    if min_samples <= n_rows:
+        core = np.sort(distance_mat, axis=1)[:, min_samples - 1]
+    reachability = np.maximum(np.maximum(core[:, None], core), np.maximum(distance_mat, np.float32(LEAST_DISTANCE)))
+    np.fill_diagonal(reachability, 0)
+    return reachability
+
+
+class Cluster:
+    """A cluster of the hierarchy, followed down until it parts or dissolves."""
+
+    def __init__(self, rows: list[int], birth: float, reachability: DistanceMat, min_cluster_size: int) -> None:
+        self.rows, self.stability, self.children = rows, 0.0, []
+        for height in sorted(set(reachability[np.ix_(rows, rows)][np.triu_indices(len(rows), 1)].tolist()))[::-1]:
+            part = reachability[np.ix_(rows, rows)]
+            if height > part.max():
+                continue
+            pieces = connected_components(csr_array(part < height), directed=False)[1]
+            groups = [[rows[i] for i in np.flatnonzero(pieces == piece)] for piece in range(pieces.max() + 1)]
+            large = [group for group in groups if len(group) >= min_cluster_size]
+            left = len(rows) - len(large[0]) if len(large) == 1 else len(rows)
+            self.stability += left * (1 / height - birth)
+            if len(large) != 1:
+                self.children = [Cluster(group, 1 / height, reachability, min_cluster_size) for group in large]
+                return
+            rows = large[0]
+
+    def chosen(self) -> tuple[float, list[list[int]]]:
+        """The most stable choice of clusters in this one, itself or some inside."""
+        inside = [child.chosen() for child in self.children]
+        total = sum(stability for stability, _ in inside)
+        if total > self.stability:
+            return total, [rows for _, choice in inside for rows in choice]
+        return self.stability, [self.rows]
+
+
+def by_the_paper(distance_mat: DistanceMat, min_cluster_size: int, min_samples: int) -> npt.NDArray[np.int64]:
+    """Remove edges from the longest down, those of one length together, and look at what is left each time."""
+    reachability = mutual_reachability(distance_mat, min_samples)
+    root = Cluster(list(range(len(distance_mat))), 0, reachability, min_cluster_size)
+    labels = np.full(len(distance_mat), -1, dtype=np.int64)
+    for number, rows in enumerate(rows for child in root.children for rows in child.chosen()[1]):
+        labels[rows] = number
+    return number_by_first_member(labels)
+
+
+def test_random_cases_have_something_to_find() -> None:
+    n_clusters = [by_the_paper(tied_distances(np.random.default_rng(seed)), 3, 2).max() + 1 for seed in range(60)]
+    assert sum(n > 1 for n in n_clusters) > 20
+    assert sum(n == 0 for n in n_clusters) > 3
+
+
+@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("make", [tied_distances, untied_distances])
+def test_equals_the_paper(make, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    distance_mat = make(rng)
+    for min_cluster_size, min_samples in ((2, 1), (3, 2), (4, 4), (2, 5)):
+        found = hdbscan(to_graph(distance_mat), min_cluster_size=min_cluster_size, min_samples=min_samples)
+        np.testing.assert_array_equal(found, by_the_paper(distance_mat, min_cluster_size, min_samples))
+        assert found.dtype == np.int64
+
+
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("min_cluster_size", [2, 3, 6])
+def test_equals_scikit_learn_where_ties_do_not_decide(seed: int, min_cluster_size: int) -> None:
+    """With min_samples=1 only absent pairs are tied. Scikit-learn may put a row that nothing connects into any
+    cluster; we into none."""
+    distance_mat = untied_distances(np.random.default_rng(seed))
+    model = HDBSCAN(min_cluster_size=min_cluster_size, min_samples=1, metric="precomputed", copy=True)
+    expected = model.fit_predict(distance_mat.astype(np.float64))
+    parts = connected_components(csr_array(distance_mat < 1), directed=False)[1]
+    expected[np.bincount(parts)[parts] < min_cluster_size] = -1
+    found = hdbscan(to_graph(distance_mat), min_cluster_size=min_cluster_size, min_samples=1)
+    np.testing.assert_array_equal(found, number_by_first_member(expected.astype(np.int64)))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_scikit_learn_differs_only_in_rows_that_join_late(seed: int) -> None:
+    """Core distances tie edges. A row that scikit-learn clusters and we do not joins no earlier than the whole cluster
+    joins others."""
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(5), 12)
+    points = np.eye(5, 8)[groups] + 0.12 * rng.normal(size=(60, 8))
+    distance_mat = symmetric(np.minimum(np.linalg.norm(points[:, None] - points, axis=2) / 2, 1))
+    found = hdbscan(to_graph(distance_mat), min_cluster_size=5, min_samples=4)
+    model = HDBSCAN(min_cluster_size=5, min_samples=4, metric="precomputed", copy=True)
+    expected = model.fit_predict(distance_mat.astype(np.float64))
+    assert found.max() == expected.max() >= 1
+    reachability = mutual_reachability(distance_mat, 4)
+    for cluster in range(found.max() + 1):
+        ours = found == cluster
+        (number,) = set(expected[ours])
+        theirs = expected == number
+        assert number >= 0
+        others = reachability[np.ix_(ours, ~theirs)].min()
+        extra = theirs & ~ours
+        assert not extra.any() or reachability[np.ix_(ours, extra)].min() >= others
+
+
+def test_order_of_rows_does_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        distance_mat = tied_distances(rng)
+        order = rng.permutation(len(distance_mat))
+        labels = hdbscan(to_graph(distance_mat), min_cluster_size=3)
+        shuffled = hdbscan(to_graph(distance_mat[np.ix_(order, order)]), min_cluster_size=3)
+        np.testing.assert_array_equal(shuffled, number_by_first_member(labels[order]))
+
+
+def test_a_group_of_duplicates_does_not_tear_its_cluster_apart() -> None:
+    """Two persons; three images of the first are the same. Scikit-learn gives them an endless stability."""
+    distance_mat = np.ones((14, 14), dtype=np.float32)
+    distance_mat[:7, :7] = 0.2
+    distance_mat[7:, 7:] = 0.2
+    distance_mat[:3, :3] = 0
+    np.fill_diagonal(distance_mat, 0)
+    labels = hdbscan(to_graph(distance_mat), min_cluster_size=4, min_samples=2)
+    assert labels.tolist() == [0] * 7 + [1] * 7
+
+
+@pytest.mark.parametrize(
+    ("distance_mat", "expected"),
+    [
+        (np.zeros((0, 0)), []),
+        (np.zeros((1, 1)), [-1]),
+        (np.zeros((5, 5)), [-1] * 5),  # all rows together are no cluster
+        (1 - np.eye(5), [-1] * 5),
+        (np.kron(1 - np.eye(2), np.ones((3, 3))), [0, 0, 0, 1, 1, 1]),
+    ],
+)
+def test_degenerate_graphs(distance_mat: npt.NDArray[np.float64], expected: list[int]) -> None:
+    labels = hdbscan(to_graph(distance_mat.astype(np.float32)), min_cluster_size=2)
+    assert labels.tolist() == expected
+
+
+@pytest.mark.parametrize(("min_cluster_size", "min_samples"), [(1, 1), (2, 0)])
+def test_impossible_numbers_get_a_sentence(min_cluster_size: int, min_samples: int) -> None:
+    with pytest.raises(ConfigError, match=f"min_cluster_size={min_cluster_size}, min_samples={min_samples}"):
+        hdbscan(csr_array((2, 2), dtype=np.float32), min_cluster_size=min_cluster_size, min_samples=min_samples)

@@ -1,0 +1,142 @@
+"""The driver's own parts: following the log, giving signals back, finding the error behind Ray's, joining a cluster."""
+
+import os
+import signal
+import time
+from types import SimpleNamespace
+
+import pytest
+import ray
+
+from reid_ray import errors
+from reid_ray.errors import ConfigError, DataError, RunError
+from reid_ray.runtime import run
+from reid_ray.runtime.workers import Failure
+from reid_ray.training.metrics import MetricsLog
+from reid_ray.training.rundir import RunDirectory
+
+
+def test_every_event_reaches_the_listener_once(tmp_path):
+    directory = RunDirectory(tmp_path)
+    log = MetricsLog(directory.metrics_file)
+    log.write("start")
+    seen = []
+    with run.following(directory, seen.append):
+        log.write("step", step=1)
+        deadline = time.monotonic() + 20
+        while not seen and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert [event["event"] for event in seen] == ["step"]
+        log.write("end")
+    assert [event["event"] for event in seen] == ["step", "end"]  # the last ones too, and none from before
+
+
+def test_nobody_listens(tmp_path):
+    with run.following(RunDirectory(tmp_path), None):
+        pass
+
+
+def test_a_signal_s_handler_comes_back():
+    before = signal.getsignal(signal.SIGINT)
+    with run.restored_signal(signal.SIGINT):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("where", ["cause", "__cause__", "itself"])
+def test_the_user_s_mistake_behind_a_failed_training(where):
+    mistake = DataError("image 3 is bad")
+    failure = RuntimeError("worker died")
+    if where == "cause":
+        failure.cause = mistake
+    elif where == "__cause__":
+        failure.__cause__ = mistake
+    else:
+        failure = mistake
+    error = RuntimeError("training failed")
+    error.worker_failures = {1: RuntimeError("a bug"), 0: failure}
+    assert run._plain(error) is mistake
+    error.worker_failures = {1: RuntimeError("a bug")}
+    assert run._plain(error) is error
+    assert run._plain(KeyError("other")).args == ("other",)
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.UserError)]
+)
+def test_a_mistake_travels_as_a_value(kind):
+    error = Failure(kind.__name__, "what, where, what to do").error()
+    assert type(error) is kind
+    assert str(error) == "what, where, what to do"
+
+
+@pytest.fixture
+def fake_ray(monkeypatch):
+    """Stands for Ray's start and stop; `state.resources` is what the cluster has."""
+    state = SimpleNamespace(running=False, started=[], stopped=0, resources={"CPU": 8.0}, refuse=False)
+
+    def init(**options):
+        if state.refuse:
+            raise ConnectionError("nobody there")
+        state.started.append(options)
+
+    def shutdown():
+        state.stopped += 1
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: state.running)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", shutdown)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: state.resources)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "2")
+    return state
+
+
+def test_a_cluster_is_started_with_room_for_the_run_and_stopped(tiny, fake_ray):
+    with run.cluster(tiny("runtime.n_workers=4", "runtime.device=cpu")) as plan:
+        assert fake_ray.started[0]["num_cpus"] >= plan.cpus == 6
+        assert fake_ray.started[0]["namespace"] == run.NAMESPACE
+        assert "address" not in fake_ray.started[0]
+        assert not fake_ray.stopped
+    assert fake_ray.stopped == 1
+
+
+def test_a_cluster_that_runs_is_joined(tiny, fake_ray, monkeypatch):
+    with run.cluster(tiny("runtime.address=here:1", "runtime.device=cpu")):
+        pass
+    monkeypatch.setenv("RAY_ADDRESS", "there:2")
+    with run.cluster(tiny("runtime.device=cpu")):
+        pass
+    assert [options["address"] for options in fake_ray.started] == ["here:1", "there:2"]
+    assert not any("num_cpus" in options for options in fake_ray.started)
+
+
+def test_ray_that_the_caller_has_started_is_left_running(tiny, fake_ray):
+    fake_ray.running = True
+    with run.cluster(tiny("runtime.device=cpu")):
+        pass
+    assert (fake_ray.started, fake_ray.stopped) == ([], 0)
+
+
+def test_no_cluster_answers(tiny, fake_ray):
+    fake_ray.refuse = True
+    with pytest.raises(RunError, match=r"here:1.*ray start --head"), run.cluster(tiny("runtime.address=here:1")):
+        pass
+
+
+def test_a_cluster_that_cannot_hold_the_run_is_refused_and_left(tiny, fake_ray):
+    fake_ray.resources = {"CPU": 2.0}
+    with pytest.raises(ConfigError, match="1 more CPUs"), run.cluster(tiny("runtime.device=cpu")):
+        pass
+    with pytest.raises(ConfigError, match="has no GPU"), run.cluster(tiny("runtime.device=cuda")):
+        pass
+    assert fake_ray.stopped == 2
+
+
+def test_gpus_are_used_where_there_are_some(tiny, fake_ray):
+    fake_ray.resources = {"CPU": 8.0, "GPU": 4.0}
+    with run.cluster(tiny("runtime.device=auto", "runtime.n_workers=2")) as plan:
+        assert plan.gpus_per_process == 1
+    with run.cluster(tiny("runtime.device=cpu")) as plan:
+        assert plan.gpus == 0

@@ -1,0 +1,118 @@
+"""The pool's actors as plain objects: what they are asked, what they answer. Ray itself is in test_ray_run.py."""
+
+from dataclasses import replace
+from itertools import zip_longest
+from types import SimpleNamespace
+
+import pytest
+import ray
+import torch
+
+from reid_ray.data.readers import read_dataset
+from reid_ray.models import build_embedder, to_numpy
+from reid_ray.runtime import pools
+from reid_ray.runtime.pools import Extractor, Labeller, Pool, PoolServices
+from reid_ray.training.rundir import RunDirectory
+from reid_ray.training.services import InlineServices, make_bank
+from reid_ray.training.world import World
+from reid_ray.types import Weights
+
+
+class Handle:
+    """An actor handle: `handle.method.remote(…)` runs at once and is remembered."""
+
+    def __init__(self, actor):
+        self.actor = actor
+        self.calls = []
+
+    def __getattr__(self, name):
+        def remote(*arguments):
+            self.calls.append((name, *arguments))
+            return getattr(self.actor, name)(*arguments)
+
+        return SimpleNamespace(remote=remote)
+
+
+@pytest.fixture(autouse=True)
+def without_ray(monkeypatch):
+    """References are the values themselves."""
+    monkeypatch.setattr(ray, "get", lambda references: references)
+    monkeypatch.setattr(ray, "put", lambda value: value)
+    monkeypatch.setattr(ray, "wait", lambda references, **options: (references, []))
+
+
+@pytest.fixture
+def config(tiny):
+    return tiny("training.precision=float32", "evaluation.batch_size=2", "runtime.n_extractors=2")
+
+
+@pytest.fixture
+def dataset(config):
+    dataset = read_dataset(config.data)
+    RunDirectory.of(config).create(config, dataset.table)
+    return dataset
+
+
+@pytest.fixture
+def pool(config, dataset):
+    extractors = tuple(Handle(Extractor(config, dataset.images)) for _ in range(config.runtime.n_extractors))
+    labellers = tuple(Handle(Labeller(config)) for _ in range(2))
+    return Pool(extractors, labellers)
+
+
+@pytest.fixture
+def teacher(config):
+    torch.manual_seed(0)
+    return build_embedder(config.model)
+
+
+def weights(model, version=0):
+    return Weights(version, to_numpy(model.state_dict()))
+
+
+def test_the_pool_answers_as_the_inline_services_do(config, dataset, pool, teacher):
+    inline = InlineServices(
+        config, dataset, World(), torch.device("cpu"), train_bank=make_bank(dataset.train, dataset, config)
+    )
+    services = PoolServices(config, dataset, World(), pool)
+    pool.wait()
+    for version in (0, 1):
+        torch.nn.init.normal_(teacher.neck.weight, 1, 0.5)
+        expected, found = inline.refresh(teacher, version), services.refresh(teacher, version)
+        assert found.digest() == expected.digest()
+        assert found.statistics["extract_seconds"] > 0
+        assert found.statistics["label_seconds"] > 0
+        expected, found = inline.evaluate(teacher, version), services.evaluate(teacher, version)
+        assert {**found, "evaluate_seconds": 0} == {**expected, "evaluate_seconds": 0}
+
+
+def test_tasks_are_dealt_round_the_extractors_in_order(config, dataset, pool, teacher):
+    features = pool.features("train", len(dataset.train), 2, weights(teacher))
+    assert features.shape == (len(dataset.train), teacher.dim)
+    tasks = [[call[3] for call in extractor.calls] for extractor in pool.extractors]
+    dealt = [task for turn in zip_longest(*tasks, fillvalue=[]) for task in turn]
+    rows = [row for task in dealt for batch in task for row in batch]
+    assert rows == list(range(len(dataset.train)))
+    assert all(len(task) <= pools.BATCHES_PER_TASK for task in dealt)
+    assert all(len(batch) == 2 for task in dealt for batch in task)
+
+
+def test_an_extractor_loads_weights_when_their_version_changes(config, dataset, teacher):
+    extractor = Extractor(config, dataset.images)
+    first = extractor.extract("train", weights(teacher), [range(2)])
+    torch.nn.init.normal_(teacher.neck.weight, 1, 0.5)
+    assert (extractor.extract("train", weights(teacher), [range(2)]) == first).all()  # the version says: the same
+    assert (extractor.extract("train", weights(teacher, 1), [range(2)]) != first).any()
+    assert extractor.ready()
+
+
+def test_no_evaluation_where_there_is_nothing_to_evaluate(config, dataset, pool):
+    blind = replace(dataset, table=dataset.table.without_pids())
+    assert PoolServices(config, blind, World(), pool).evaluate(None, 0) is None
+
+
+def test_a_pool_is_stopped_whole(pool, monkeypatch):
+    killed = []
+    monkeypatch.setattr(ray, "kill", killed.append)
+    pool.stop()
+    assert killed == [*pool.extractors, *pool.labellers]

@@ -1,0 +1,146 @@
+"""Runs that train in seconds, workers that are threads, and what tests ask of run directories."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from reid_ray.config import load_config
+from reid_ray.errors import UserError
+from reid_ray.training.checkpoint import checkpoint_files
+from reid_ray.training.metrics import read_metrics
+from reid_ray.training.world import World
+
+TINY = (
+    "data.height=32",
+    "data.width=16",
+    "data.loader_threads=1",
+    "data.synthetic.n_train_ids=8",
+    "data.synthetic.n_test_ids=4",
+    "data.synthetic.n_cameras=2",
+    "data.synthetic.images_per_id=6",
+    "data.synthetic.height=64",
+    "data.synthetic.width=32",
+    "labels.k1=6",
+    "labels.k2=2",
+    "labels.eps=0.7",
+    "labels.min_samples=2",
+    "training.n_pids=4",
+    "training.n_instances=4",
+    "training.epochs=2",
+    "training.iterations=4",
+    "training.log_every=1",
+    "training.checkpoint_every=100",
+    "training.keep_checkpoints=1",
+    "model.bn_group=4",
+    "evaluation.every=0",
+    "evaluation.at_start=false",
+    "runtime.n_workers=1",
+    "runtime.max_failures=2",
+    "runtime.backend=inline",
+)
+"""Overrides of the `demo` recipe that make an epoch take about a second."""
+
+
+def tiny_config(output, *overrides):
+    """The configuration of a small run in the folder `output`."""
+    return load_config("demo", [*TINY, f"output={output}", *overrides])
+
+
+def newest_state(directory):
+    """Everything that the newest checkpoint holds."""
+    return torch.load(checkpoint_files(directory.checkpoints)[0], weights_only=True)
+
+
+def assert_bit_equal(first, second, where="state"):
+    """Every number of two states, save the length of the log, which holds seconds."""
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first:
+            if key != "metrics":
+                assert_bit_equal(first[key], second[key], f"{where}.{key}")
+    elif isinstance(first, (list, tuple)):
+        for i, (a, b) in enumerate(zip(first, second, strict=True)):
+            assert_bit_equal(a, b, f"{where}.{i}")
+    else:
+        assert first == second, where
+
+
+def numbers_of(state):
+    """Name → float64 tensor of every weight and optimizer state."""
+    numbers = {}
+    for name, network in state["networks"].items():
+        numbers.update({f"{name}.{key}": value.double() for key, value in network.items()})
+    for name, optimizer in state["optimizers"].items():
+        for key, slots in optimizer["state"].items():
+            numbers.update({f"{name}.adam.{key}.{slot}": value.double() for slot, value in slots.items()})
+    return numbers
+
+
+def largest_relative_difference(expected, found):
+    """Over the tensors of two `numbers_of`: |a − b| / |a|."""
+    assert expected.keys() == found.keys()
+    return max(
+        float((expected[name] - found[name]).norm() / expected[name].norm().clamp_min(1e-12)) for name in expected
+    )
+
+
+def wait_for(directory, wanted, process, since):
+    """Until the log holds an event that `wanted` accepts, written by a process that was started at `since`."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if any(wanted(event) for event in read_metrics(directory.metrics_file) if event["time"] >= since):
+            return
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.005)
+    raise AssertionError("the run never got there")
+
+
+def steps_logged(directory):
+    return [event["global_step"] for event in read_metrics(directory.metrics_file) if event["event"] == "step"]
+
+
+class ThreadWorld(World):
+    """A worker among threads of this process. What it gathers carries no gradient; test_world.py has the real thing."""
+
+    def __init__(self, rank, size, slots, barrier):
+        super().__init__(rank, size)
+        self.__dict__.update(slots=slots, barrier=barrier)
+
+    def gather_objects(self, value):
+        self.slots[self.rank] = value
+        self.barrier.wait(timeout=60)
+        values = [self.slots[rank] for rank in range(self.size)]
+        self.barrier.wait(timeout=60)
+        return values
+
+    def broadcast(self, value):
+        return self.gather_objects(value)[0]
+
+    def gather(self, local):
+        return torch.cat(self.gather_objects(local.detach()))
+
+    def sum_gradients(self, parameters):
+        for parameter in parameters:
+            parameter.grad = torch.stack(self.gather_objects(parameter.grad)).sum(0)
+
+
+def thread_worlds(size):
+    slots, barrier = {}, threading.Barrier(size)
+    return [ThreadWorld(rank, size, slots, barrier) for rank in range(size)]
+
+
+def on_workers(size, function):
+    """`function(world)` on each of `size` workers; their answers, or the mistakes that they met, in rank order."""
+
+    def attempt(world):
+        try:
+            return function(world)
+        except UserError as error:
+            return error
+
+    with ThreadPoolExecutor(size) as pool:
+        return list(pool.map(attempt, thread_worlds(size)))

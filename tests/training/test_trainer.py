@@ -1,0 +1,360 @@
+"""The loop around a method of one layer: which steps, rates, averages, files and events; and where it goes on."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from small_runs import newest_state, on_workers, steps_logged
+from torch import nn
+
+from reid_ray.data.readers import read_dataset
+from reid_ray.errors import DataError, DegenerateLabelsError, LoaderError, RunError
+from reid_ray.methods import Method, Update
+from reid_ray.models import make_teacher
+from reid_ray.training import loop
+from reid_ray.training.checkpoint import Checkpoint
+from reid_ray.training.loop import Trainer, learning_rate
+from reid_ray.training.metrics import read_metrics
+from reid_ray.training.rundir import RunDirectory
+from reid_ray.training.services import make_bank
+from reid_ray.training.world import World
+from reid_ray.types import PseudoLabels
+
+EMA = 0.75
+
+
+class OneLayer(Method):
+    """Cross-entropy of a linear layer on the mean colours of the global batch."""
+
+    views = ("weak",)
+
+    def __init__(self, config, exchange):
+        super().__init__(config, exchange)
+        self.student = nn.Linear(3, 4)
+        self.teacher = make_teacher(self.student)
+        self.batches = []
+
+    @classmethod
+    def labels_source(cls, config):
+        return "pseudo"
+
+    def parameters(self):
+        return {"student": list(self.student.parameters())}
+
+    def begin_epoch(self, labels):
+        self.labels = labels
+
+    def updates(self, batch):
+        images = self.exchange.gather(batch.views["weak"])
+        self.batches.append((batch.key, images, batch.labels))
+        loss = nn.functional.cross_entropy(self.student(images.mean((2, 3))), batch.labels)
+        yield Update("student", loss, {"entropy": loss})
+
+    def ema_momentum(self, step):
+        return EMA
+
+
+class Scripted:
+    """Services that give what a test wants: labels that are degenerate in some epochs, mAPs after others."""
+
+    def __init__(self, n_images, *, degenerate=(), maps=None):
+        self.n_images, self.degenerate, self.maps = n_images, degenerate, maps or {}
+        self.previous, self.evaluated = [], []
+
+    def refresh(self, teacher, version, previous=None):
+        self.previous.append(previous)
+        n_clusters = 1 if version in self.degenerate else 4
+        labels = (np.arange(self.n_images) + version) % n_clusters
+        nothing = np.empty(0, dtype=np.int64)
+        centroids = np.zeros((n_clusters, 2), np.float32)
+        return PseudoLabels(version, labels, centroids, np.zeros((0, 2), np.float32), nothing, nothing, {"n": 1})
+
+    def evaluate(self, teacher, version):
+        self.evaluated.append(version)
+        return {"mAP": self.maps.get(version, 0.5)} if self.maps is not None else None
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    from small_runs import tiny_config
+
+    return read_dataset(tiny_config(tmp_path_factory.getbasetemp()).data)
+
+
+@pytest.fixture
+def trainer(tiny, dataset, monkeypatch):
+    """`trainer("key=value", …)`: a trainer of one layer in float64, ready to run, with its `services`."""
+    monkeypatch.setattr(loop, "build_method", OneLayer)
+
+    def make(*overrides, world=None, listener=None, services=None, **script):
+        config = tiny("training.precision=float64", *overrides)
+        directory = RunDirectory.of(config)
+        directory.create(config, dataset.table)
+        services = services or Scripted(len(dataset.train), **script)
+        bank = make_bank(dataset.train, dataset, config)
+        made = Trainer(config, dataset, world or World(), torch.device("cpu"), services, bank, listener=listener)
+        made.services, made.directory = services, directory
+        return made
+
+    return make
+
+
+def events(directory, kind):
+    return [event for event in read_metrics(directory.metrics_file) if event["event"] == kind]
+
+
+def failing_at(step, error=RuntimeError("the machine is gone")):  # noqa: B008
+    """A listener that ends the run behind a global step."""
+
+    def listen(event):
+        if event["event"] == "step" and event["global_step"] == step:
+            raise error
+
+    return listen
+
+
+def test_steps_are_those_of_adam_by_hand(trainer):
+    """The rate of the epoch, fresh gradients, weight decay, and the teacher's moving average."""
+    options = ("training.lr=0.05", "training.warmup_epochs=3", "training.epochs=3", "training.weight_decay=0.01")
+    torch.manual_seed(0)  # as config.seed
+    student = nn.Linear(3, 4).double()
+    teacher = make_teacher(student)
+    trained = trainer(*options)
+    trained.run()
+    optimizer = torch.optim.Adam(student.parameters(), lr=1.0, weight_decay=0.01)
+    for key, images, labels in trained.method.batches:
+        optimizer.param_groups[0]["lr"] = learning_rate(trained.config.training, key[1])
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(student(images.mean((2, 3))), labels).backward()
+        optimizer.step()
+        with torch.no_grad():
+            for mean, latest in zip(teacher.parameters(), student.parameters(), strict=True):
+                mean.copy_(EMA * mean + (1 - EMA) * latest)
+    torch.testing.assert_close(trained.method.student.state_dict(), student.state_dict(), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(trained.method.teacher.state_dict(), teacher.state_dict(), rtol=1e-9, atol=1e-12)
+    exported = torch.load(trained.directory.model_file("last"), weights_only=True)
+    torch.testing.assert_close(exported["model"], teacher.state_dict(), rtol=1e-9, atol=1e-12)
+    assert exported["epoch"] == 3
+    assert [event["lr"] for event in events(trained.directory, "step")][::4] == pytest.approx(
+        [learning_rate(trained.config.training, epoch) for epoch in range(3)]
+    )
+
+
+def run_together(trainers):
+    """Run the trainers of a world's ranks, made one after the other: they draw from one random generator."""
+
+    def run(world):
+        made = trainers[world.rank]
+        made.world = made.method.exchange = world
+        return made.run()
+
+    return on_workers(len(trainers), run)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_workers_take_the_steps_of_one(size, trainer):
+    alone = trainer("name=alone")
+    alone.run()
+    together = [trainer(f"runtime.n_workers={size}", world=World(rank, size)) for rank in range(size)]
+    run_together(together)
+    for made in together:
+        found, expected = made.method.student.state_dict(), alone.method.student.state_dict()
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    assert steps_logged(together[0].directory) == list(range(1, 9))
+
+
+def test_batches_hold_what_the_plan_says(trainer):
+    trained = trainer("seed=5")
+    trained.run()
+    assert [key for key, _, _ in trained.method.batches] == [(5, e, s) for e in (0, 1) for s in range(4)]
+    first, second = ([labels.tolist() for _, _, labels in trained.method.batches[i : i + 4]] for i in (0, 4))
+    assert first != second  # each epoch has a plan of its own
+    again = trainer("name=again", "seed=6")
+    again.run()
+    assert [labels.tolist() for _, _, labels in again.method.batches[:4]] != first
+
+
+def test_a_refresh_is_told_the_labels_before(trainer):
+    options = ("training.epochs=3", "training.iterations=2")
+    with pytest.raises(RuntimeError, match="gone"):
+        trainer(*options, listener=failing_at(3)).run()
+    resumed = trainer(*options)
+    resumed.run()
+    whole = trainer("name=whole", *options)
+    whole.run()
+    assert whole.services.previous[0] is None
+    for epoch, given in enumerate(whole.services.previous[1:]):
+        assert given.tolist() == [(i + epoch) % 4 for i in range(len(given))]
+    assert [given.tolist() for given in resumed.services.previous] == [whole.services.previous[2].tolist()]
+
+
+def test_what_is_logged_and_when(trainer):
+    trained = trainer("training.iterations=5", "training.log_every=2", "training.epochs=1", "evaluation.at_start=true")
+    trained.run()
+    log = read_metrics(trained.directory.metrics_file)
+    names = ["start", "evaluate", "refresh", "step", "step", "step", "epoch", "evaluate", "end"]
+    assert [event["event"] for event in log] == names
+    assert steps_logged(trained.directory) == [2, 4, 5]
+    step = events(trained.directory, "step")[-1]
+    assert step["loss"] == step["parts"]["entropy"]
+    epoch = events(trained.directory, "epoch")[0]
+    assert epoch["images_per_second"] * epoch["train_seconds"] == pytest.approx(5 * 16, rel=1e-3)
+
+
+def test_when_it_is_evaluated_and_which_model_is_best(trainer):
+    maps = {2: 0.3, 4: 0.6, 5: 0.4}
+    trained = trainer("training.epochs=5", "training.iterations=1", "evaluation.every=2", maps=maps)
+    trained.run()
+    assert trained.services.evaluated == [2, 4, 5]
+    assert torch.load(trained.directory.model_file("best"), weights_only=True)["epoch"] == 4
+    assert torch.load(trained.directory.model_file("last"), weights_only=True)["epoch"] == 5
+    longer = ("training.epochs=6", "training.iterations=1", "evaluation.every=2")
+    trainer(*longer, maps={6: 0.5}).run()  # better than the last, not than the best
+    assert torch.load(trained.directory.model_file("best"), weights_only=True)["epoch"] == 4
+
+
+def test_without_an_evaluation_there_is_no_best_model(trainer):
+    trained = trainer("training.epochs=1", "training.iterations=1")
+    trained.services.maps = None
+    trained.run()
+    assert not events(trained.directory, "evaluate")
+    assert not trained.directory.model_file("best").exists()
+
+
+def test_when_checkpoints_are_written(trainer, monkeypatch):
+    saved = []
+    monkeypatch.setattr(Checkpoint, "save", lambda self, folder, keep: saved.append((self.position, keep)))
+    trainer("training.iterations=5", "training.checkpoint_every=2", "training.keep_checkpoints=7").run()
+    places = [(position.epoch, position.step, position.global_step, position.refreshed) for position, _ in saved]
+    first = [(0, 0, 0, True), (0, 2, 2, True), (0, 4, 4, True), (1, 0, 5, False)]
+    assert places == [*first, (1, 0, 5, True), (1, 2, 7, True), (1, 4, 9, True), (2, 0, 10, False)]
+    assert {keep for _, keep in saved} == {7}
+    assert [position.metrics for position, _ in saved] == sorted({position.metrics for position, _ in saved})
+
+
+def test_at_a_multiple_of_checkpoint_every_the_epoch_s_end_is_saved_once(trainer, monkeypatch):
+    saved = []
+    monkeypatch.setattr(Checkpoint, "save", lambda self, folder, keep: saved.append(self.position.step))
+    trainer("training.iterations=4", "training.checkpoint_every=2", "training.epochs=1").run()
+    assert saved == [0, 2, 0]
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 5, 6, 8])
+def test_it_goes_on_from_the_last_checkpoint(step, trainer):
+    """Nothing is done or logged twice, no evaluation at the start is repeated, and the end is the same."""
+    options = ("training.checkpoint_every=2", "evaluation.every=1", "evaluation.at_start=true")
+    whole = trainer("name=whole", *options)
+    whole.run()
+    with pytest.raises(RuntimeError, match="the machine is gone"):
+        trainer(*options, listener=failing_at(step)).run()
+    resumed = trainer(*options)
+    resumed.run()
+    for name in ("student", "teacher"):
+        expected, found = (getattr(t.method, name).state_dict() for t in (whole, resumed))
+        assert all(torch.equal(expected[key], found[key]) for key in expected)
+    assert steps_logged(resumed.directory) == list(range(1, 9))
+    for kind in ("refresh", "evaluate", "epoch", "end"):
+        assert [e.get("epoch") for e in events(resumed.directory, kind)] == [
+            e.get("epoch") for e in events(whole.directory, kind)
+        ]
+    position = [newest_state(t.directory)["position"] | {"metrics": 0} for t in (whole, resumed)]
+    assert position[0] == position[1]
+    resumed_epoch = events(resumed.directory, "epoch")[(step - 1) // 4]
+    done = resumed_epoch["images_per_second"] * resumed_epoch["train_seconds"]
+    assert done == pytest.approx(16 * (4 - (step - 1) % 4 // 2 * 2), rel=1e-3)
+
+
+def test_a_run_that_never_came_to_a_checkpoint_begins_again(trainer):
+    def gone(event):
+        if event["event"] == "refresh":
+            raise RuntimeError("the machine is gone")
+
+    with pytest.raises(RuntimeError, match="gone"):
+        trainer(listener=gone).run()
+    again = trainer()
+    again.run()
+    assert len(events(again.directory, "start")) == 1
+    assert len(events(again.directory, "refresh")) == 2
+
+
+def test_degenerate_labels_are_counted_in_a_row(trainer):
+    """The labels before are kept, and a good refresh begins the count anew."""
+    options = ("training.epochs=7", "training.iterations=1", "labels.max_degenerate_epochs=2")
+    trained = trainer(*options, degenerate=(1, 2, 4, 5))
+    trained.run()
+    flags = [event["degenerate"] for event in events(trained.directory, "refresh")]
+    assert flags == [epoch in (1, 2, 4, 5) for epoch in range(7)]
+    assert trained.method.labels.version == 6
+    ended = trainer("name=ended", *options, degenerate=(1, 2, 3))
+    with pytest.raises(DegenerateLabelsError, match=r"3 epochs in a row \(1 cluster now"):
+        ended.run()
+    assert ended.method.labels.version == 0
+    with pytest.raises(DegenerateLabelsError, match="first clustering gave 1 cluster of"):
+        trainer("name=first", degenerate=(0,)).run()
+
+
+def test_the_count_of_degenerate_labels_survives_a_restart(trainer):
+    options = ("training.epochs=5", "training.iterations=1", "labels.max_degenerate_epochs=2")
+    with pytest.raises(RuntimeError, match="gone"):
+        trainer(*options, degenerate=(1, 2, 3), listener=failing_at(3)).run()
+    with pytest.raises(DegenerateLabelsError, match="3 epochs in a row"):
+        trainer(*options, degenerate=(1, 2, 3)).run()
+
+
+def test_workers_with_different_labels_do_not_train(trainer, dataset):
+    class Different(Scripted):
+        def refresh(self, teacher, version, previous=None):
+            labels = super().refresh(teacher, version)
+            labels.labels[0] = self.rank
+            return labels
+
+    made = [
+        trainer("runtime.n_workers=2", world=World(rank, 2), services=Different(len(dataset.train))) for rank in (0, 1)
+    ]
+    for rank in (0, 1):
+        made[rank].services.rank = rank
+    with pytest.raises(RuntimeError, match="different pseudo-labels for epoch 0"):
+        run_together(made)
+
+
+def test_an_unreadable_image_is_one_worker_s_error_where_there_are_others():
+    def batches():
+        yield 1
+        raise DataError("image 3 is bad")
+
+    with pytest.raises(DataError, match="image 3") as caught:
+        list(loop._naming_worker(batches(), World(0, 1)))
+    assert type(caught.value) is DataError
+    with pytest.raises(LoaderError, match="image 3"):
+        list(loop._naming_worker(batches(), World(1, 2)))
+
+
+def test_a_loss_that_is_not_finite_is_not_saved(trainer, monkeypatch):
+    trained = trainer("training.checkpoint_every=1")
+    step = trained._step
+
+    def broken(batch):
+        parts = step(batch)
+        return parts if batch.key[2] < 2 else {**parts, "loss": torch.tensor(torch.nan)}
+
+    monkeypatch.setattr(trained, "_step", broken)
+    with pytest.raises(RunError, match="no longer finite at epoch 0, step 2"):
+        trained.run()
+    assert newest_state(trained.directory)["position"]["step"] == 2
+
+
+def test_storage_that_gives_out_on_rank_0_ends_all_workers(trainer):
+    made = [trainer("runtime.n_workers=2", world=World(rank, 2)) for rank in (0, 1)]
+    shutil.rmtree(made[0].directory.labels)
+    answers = run_together(made)
+    assert [type(answer) for answer in answers] == [RunError, RunError]
+    assert all("epoch-000.parquet" in str(answer) for answer in answers)
+
+
+def test_checkpoints_that_are_all_damaged_end_all_workers(trainer):
+    made = [trainer("runtime.n_workers=2", world=World(rank, 2)) for rank in (0, 1)]
+    (made[0].directory.checkpoints / "step-00000003-0.pt").write_bytes(b"nonsense")
+    with pytest.warns(UserWarning, match="damaged"):
+        answers = run_together(made)
+    assert [type(answer) for answer in answers] == [RunError, RunError]
