@@ -40,7 +40,8 @@ class LabelsConfig(Section):
     """Images in no cluster are left out of training, or are a cluster each."""
     memory_mb: int = Field(default=1024, ge=64)
     """Memory of the neighbour search in each labeller, beyond features and results, MB."""
-    staleness: Literal[0] = 0
-    """Epochs that labels may lag behind the weights; 0 is the papers' schedule."""
+    staleness: Literal[0, 1] = 0
+    """Epochs that labels may lag behind the weights. 0 is the papers' schedule; 1 makes the labels of the next epoch
+    while this one trains, with the teacher as it was at this epoch's start."""
     max_degenerate_epochs: int = Field(default=3, ge=0)
     """Refreshes in a row that may give fewer than two clusters before the run ends; the labels before them are kept."""

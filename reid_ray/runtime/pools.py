@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import ray
@@ -128,24 +129,44 @@ class PoolServices:
         self._labellers = ActorWorkers(pool.labellers)
         self._train = dataset.train
         self._search = search_table(dataset)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="refresh")
+        self._begun: Future[tuple[PseudoLabels, float]] | None = None
 
     def refresh(self, teacher: nn.Module, version: int, previous: IntArray | None = None) -> PseudoLabels:
-        def ask() -> PseudoLabels:
-            started = time.perf_counter()
-            features = self._features("train", self._train, teacher, version)
-            extracted = time.perf_counter()
-            # The labellers have reserved CPUs only; a GPU that they happen to see is somebody else's.
-            labels = label(
-                Features(features, version),
-                self._train,
-                self._config,
-                torch.device("cpu"),
-                previous=previous,
-                workers=self._labellers,
-            )
-            return with_seconds(labels, extract=extracted - started, label=time.perf_counter() - extracted)
+        self.begin(teacher, version, previous, taken=version)
+        return self.collect()
 
-        return cast(PseudoLabels, first_answers(self._world, ask))
+    def begin(self, teacher: nn.Module, version: int, previous: IntArray | None = None, *, taken: int) -> None:
+        if self._world.is_first:
+            weights = Weights(taken, to_numpy(teacher.state_dict()))
+            self._begun = self._thread.submit(self._make_labels, weights, version, previous)
+
+    def collect(self) -> PseudoLabels:
+        def wait() -> PseudoLabels:
+            asked = time.time()
+            assert self._begun is not None, "collect() without begin()"
+            labels, ended = self._begun.result()
+            idle = {"pool_idle_seconds": max(0.0, asked - ended)}
+            return replace(labels, statistics={**labels.statistics, **idle})
+
+        return cast(PseudoLabels, first_answers(self._world, wait))
+
+    def _make_labels(self, weights: Weights, version: int, previous: IntArray | None) -> tuple[PseudoLabels, float]:
+        """Labels, and when they were there."""
+        started = time.perf_counter()
+        features = self._features("train", self._train, weights)
+        extracted = time.perf_counter()
+        # The labellers have reserved CPUs only; a GPU that they happen to see is somebody else's.
+        labels = label(
+            Features(features, version),
+            self._train,
+            self._config,
+            torch.device("cpu"),
+            previous=previous,
+            workers=self._labellers,
+        )
+        labels = with_seconds(labels, extract=extracted - started, label=time.perf_counter() - extracted)
+        return labels, time.time()
 
     def evaluate(self, teacher: nn.Module, version: int) -> dict[str, Any] | None:
         table = self._search
@@ -154,15 +175,14 @@ class PoolServices:
 
         def ask() -> dict[str, Any]:
             started = time.perf_counter()
-            features = self._features("search", table, teacher, version)
+            features = self._features("search", table, Weights(version, to_numpy(teacher.state_dict())))
             call = self._labellers.run(_score, features, table, self._config)
             return {**self._labellers.get([call])[0], "evaluate_seconds": time.perf_counter() - started}
 
         return cast(dict[str, Any], first_answers(self._world, ask))
 
-    def _features(self, bank: str, table: ImageTable, teacher: nn.Module, version: int) -> StoredFeatures:
+    def _features(self, bank: str, table: ImageTable, weights: Weights) -> StoredFeatures:
         """Features of a table, all extracted."""
-        weights = Weights(version, to_numpy(teacher.state_dict()))
         features = self._pool.features(bank, len(table), self._config.evaluation.batch_size, weights)
         features.wait()
         return features

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 import zipfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +46,17 @@ class Position:
 
 @dataclass
 class Checkpoint:
-    """A resumable state. `networks` and `optimizers` are state dicts by name."""
+    """A resumable state. `networks` and `optimizers` are state dicts by name.
+
+    Attributes:
+        ahead: state dict of the teacher that gives the next epoch's labels; None unless labels are stale.
+    """
 
     position: Position
     networks: dict[str, Any]
     optimizers: dict[str, Any]
     labels: PseudoLabels | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    ahead: dict[str, Any] | None = None
 
     def save(self, folder: Path, keep: int) -> Path:
         """Write `step-NNNNNNNN-E.pt` into `folder` and remove all but the newest `keep`."""
@@ -61,7 +65,7 @@ class Checkpoint:
             "networks": self.networks,
             "optimizers": self.optimizers,
             "labels": _pack_labels(self.labels),
-            "extra": self.extra,
+            "ahead": self.ahead,
         }
         path = folder / f"step-{self.position.global_step:08d}-{int(self.position.refreshed)}.pt"
         save_atomically(state, path)
@@ -77,7 +81,7 @@ class Checkpoint:
             networks=state["networks"],
             optimizers=state["optimizers"],
             labels=_unpack_labels(state["labels"]),
-            extra=state["extra"],
+            ahead=state["ahead"],
         )
 
 

@@ -6,6 +6,7 @@ The same code runs in one process, under `torchrun` and inside Ray Train workers
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reid_ray.config import Config, TrainingConfig
 from reid_ray.data.images import Dataset
@@ -103,6 +104,7 @@ class Trainer:
         self._directory = RunDirectory.of(config)
         self._log = MetricsLog(self._directory.metrics_file if world.is_first else None, listener)
         self._labels: PseudoLabels | None = None
+        self._ahead: nn.Module | None = None  # the teacher that gives the next epoch's labels, where they are stale
         self._position = Position()
 
     def run(self) -> Position:
@@ -132,24 +134,42 @@ class Trainer:
         while self._position.epoch < training.epochs:
             if not self._position.refreshed:
                 self._refresh()
+                self._look_ahead()
                 self._save()
             self._train_epoch()
             self._finish_epoch()
 
     def _refresh(self) -> None:
         epoch = self._position.epoch
-        previous = self._labels.labels if self._labels else None
-        labels = self._services.refresh(self.method.teacher, epoch, previous)
+        started = time.perf_counter()
+        if self._ahead is None:
+            labels = self._services.refresh(self.method.teacher, epoch, self._previous())
+        else:
+            labels, self._ahead = self._services.collect(), None
+        waited = time.perf_counter() - started
         self.world.check_same_labels(labels)
         degenerate = labels.n_clusters < MIN_CLUSTERS
         self._position.degenerate = self._position.degenerate + 1 if degenerate else 0
-        self._note("refresh", epoch=epoch, degenerate=degenerate, **labels.statistics)
+        self._note("refresh", epoch=epoch, degenerate=degenerate, wait_seconds=waited, **labels.statistics)
         if degenerate:
             labels = self._fall_back(labels)
         self._labels = labels
         self._position.refreshed = True
         self._position.step = 0
         first_answers(self.world, lambda: self._directory.write_labels(replace(labels, version=epoch), self._table))
+
+    def _look_ahead(self) -> None:
+        """With stale labels, have those of the next epoch made by the teacher as it is now, while this epoch trains."""
+        if self.config.labels.staleness and self._position.epoch + 1 < self.config.training.epochs:
+            self._ahead = copy.deepcopy(self.method.teacher)
+            self._begin(self._position.epoch + 1)
+
+    def _begin(self, epoch: int) -> None:
+        assert self._ahead is not None
+        self._services.begin(self._ahead, epoch, self._previous(), taken=epoch - self.config.labels.staleness)
+
+    def _previous(self) -> IntArray | None:
+        return self._labels.labels if self._labels else None
 
     def _fall_back(self, labels: PseudoLabels) -> PseudoLabels:
         """The labels to go on with when clustering gives nothing to train on, or the error that ends the run."""
@@ -301,6 +321,7 @@ class Trainer:
             networks={name: network.state_dict() for name, network in self.method.networks.items()},
             optimizers={name: optimizer.state_dict() for name, optimizer in self._optimizers.items()},
             labels=self._labels,
+            ahead=self._ahead.state_dict() if self._ahead else None,
         )
         folder, keep = self._directory.checkpoints, self.config.training.keep_checkpoints
         first_answers(self.world, lambda: checkpoint.save(folder, keep))
@@ -322,6 +343,10 @@ class Trainer:
         self._labels = checkpoint.labels
         self._position = checkpoint.position
         self._rewind(checkpoint.position.metrics)
+        if checkpoint.ahead is not None:
+            self._ahead = copy.deepcopy(self.method.teacher)
+            self._ahead.load_state_dict(checkpoint.ahead)
+            self._begin(self._position.epoch + self._position.refreshed)
 
     def _rewind(self, position: int) -> None:
         first_answers(self.world, lambda: self._log.rewind(position))

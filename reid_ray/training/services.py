@@ -39,6 +39,18 @@ class Services(Protocol):
         """
         ...
 
+    def begin(self, teacher: nn.Module, version: int, previous: IntArray | None = None, *, taken: int) -> None:
+        """Start a refresh whose labels `collect` will give. The teacher is not changed meanwhile.
+
+        Args:
+            taken: epochs that were completed when the teacher was as it is.
+        """
+        ...
+
+    def collect(self) -> PseudoLabels:
+        """The labels of the refresh that was begun last, once they are there."""
+        ...
+
     def evaluate(self, teacher: nn.Module, version: int) -> dict[str, Any] | None:
         """Metrics on query and gallery, with `evaluate_seconds`; None where the data cannot be evaluated."""
         ...
@@ -111,6 +123,7 @@ class InlineServices:
         self._device = device
         self._train = dataset.train
         self._train_bank = train_bank
+        self._begun: tuple[nn.Module, int, IntArray | None] | None = None
         self._search = search_table(dataset)
         self._search_bank = make_bank(self._search, dataset, config) if self._search is not None else None
 
@@ -122,6 +135,15 @@ class InlineServices:
             lambda: label(Features(features, version), self._train, self._config, self._device, previous=previous)
         )
         return with_seconds(labels, extract=extracted - started, label=time.perf_counter() - extracted)
+
+    def begin(self, teacher: nn.Module, version: int, previous: IntArray | None = None, *, taken: int) -> None:
+        # There is nobody to do it meanwhile, so it is done when it is asked for.
+        self._begun = (teacher, version, previous)
+
+    def collect(self) -> PseudoLabels:
+        assert self._begun is not None, "collect() without begin()"
+        begun, self._begun = self._begun, None
+        return self.refresh(*begun)
 
     def evaluate(self, teacher: nn.Module, version: int) -> dict[str, Any] | None:
         if self._search is None or self._search_bank is None:
