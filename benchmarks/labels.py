@@ -56,6 +56,7 @@ def make_features(n_rows: int, dim: int, seed: int = 0) -> Floats:
     """
     rng = np.random.default_rng(seed)
     sizes = np.clip(rng.lognormal(2.65, 0.7, size=n_rows // 8 + 8).astype(np.int64), 2, 72)
+    sizes = sizes[: np.searchsorted(np.cumsum(sizes), n_rows) + 1]
     persons = np.repeat(np.arange(len(sizes)), sizes)[:n_rows]
     cameras = (persons * 5 + rng.integers(0, 1 + persons % 4)) % 6
     spread = np.sqrt((np.arange(dim) + 15.0) ** -1.6)
@@ -324,19 +325,18 @@ def compare(arguments: argparse.Namespace, folder: Path) -> None:
 
 
 def compare_at(arguments: argparse.Namespace, file: Path, n_rows: int, variant: str, folder: Path) -> list[str]:
-    bare = [f"topk {block}" for block in KNN_BLOCKS]
-    bare += ["sklearn"] + (["faiss"] if importable("faiss") else [])
+    bare = [f"topk {block}" for block in KNN_BLOCKS] + (["faiss"] if importable("faiss") else [])
     task = {"features": str(file), "settings": SETTINGS[variant], "threads": arguments.threads}
     results: dict[str, list[Result]] = {}
     for repeat in range(arguments.repeats):
-        once = ["dense"] if repeat == 0 and n_rows <= arguments.dense_up_to else []
-        for method in ["ours", *bare, "product", *once]:
+        slow = ["sklearn", *(["dense"] if n_rows <= arguments.dense_up_to else [])] if repeat == 0 else []
+        for method in ["ours", *bare, "product", *slow]:
             labels = folder / f"{method}.npy"
             found = measure(task | {"method": method, "labels": str(labels)})
             if found:
                 results.setdefault(method, []).append(found)
     seconds = {method: statistics.median(run["seconds"] for run in runs) for method, runs in results.items()}
-    fastest = min((method for method in bare if method in seconds), key=lambda method: seconds[method])
+    fastest = min((method for method in [*bare, "sklearn"] if method in seconds), key=lambda method: seconds[method])
     log(arguments, {"kind": "compare", "rows": n_rows, "variant": variant, "results": results})
     own = results["ours"][0]
     cells = [f"{n_rows:,} × {np.load(file, mmap_mode='r').shape[1]}", variant, f"{seconds['ours']:.2f}"]
@@ -453,7 +453,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=2048, help="dimensions of compared features")
     parser.add_argument("--features", type=Path, help=".npy of features, L2-normalised; default: generated ones")
     parser.add_argument("--variants", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="--scale: the first")
-    parser.add_argument("--repeats", type=int, default=3, help="of each measurement but the dense one")
+    parser.add_argument("--repeats", type=int, default=3, help="of each but dense and scikit-learn")
     parser.add_argument("--dense-up-to", type=int, default=33000, metavar="N", help="rows; it takes 13·N² bytes")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--scale", type=size, nargs="+", metavar="NxD", help="measure the engine alone at these sizes")

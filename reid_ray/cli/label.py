@@ -190,7 +190,8 @@ def _labels_config(overrides: list[str], neighbours: str | None) -> LabelsConfig
         if not override.startswith("labels."):
             raise ConfigError(f"'{override}' is no setting of labels; write labels.KEY=VALUE.")
     chosen = [] if neighbours is None else [f"labels.neighbours={neighbours}"]
-    return load_config("ice", [*overrides, *chosen]).labels
+    # The other sections are not read; this one would want a folder of images.
+    return load_config("ice", [*overrides, *chosen, "data.layout=synthetic"]).labels
 
 
 def _base_setting(config: LabelsConfig) -> Setting:

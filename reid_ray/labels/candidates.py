@@ -18,10 +18,10 @@ from reid_ray.types import FeatureRows, FloatArray, IntArray
 
 IndexArray = npt.NDArray[np.int32]
 
-BLOCK_ROWS = 8192
+BLOCK_ROWS = 4096
 """Rows of a block of similarities, at most."""
 
-BLOCK_COLUMNS = 2048
+BLOCK_COLUMNS = 1024
 """Columns of a block of similarities."""
 
 ROWS_AGAINST_ALL = 256
@@ -69,9 +69,9 @@ class Search:
     def rows_at_a_time(self, n_rows: int, memory_mb: int) -> int:
         """Rows whose lists fit into the memory, together with the blocks."""
         dim = self.features.shape[1]
-        blocks_mb = 4 * (3 * BLOCK_COLUMNS * dim + BLOCK_ROWS * (2 * dim + BLOCK_COLUMNS)) / 2**20
+        blocks_mb = 4 * (2 * BLOCK_COLUMNS * dim + BLOCK_ROWS * (dim + BLOCK_COLUMNS)) / 2**20
         list_mb = 8 * sum(_capacity(wanted.k) for wanted in self.wanted) / 2**20
-        return int(min(max(BLOCK_COLUMNS, (memory_mb - blocks_mb) / list_mb), max(n_rows, 1)))
+        return int(min(max(BLOCK_ROWS, (memory_mb - blocks_mb) / list_mb), max(n_rows, 1)))
 
     def run(
         self, rows: range, *, symmetric: bool, on_rows: Callable[[int], None] | None = None

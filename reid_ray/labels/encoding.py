@@ -56,7 +56,7 @@ class Scheme:
             raise ConfigError(f"Unknown Jaccard variant '{self.variant}'; use {', '.join(get_args(Variant))}.")
         if min(self.k1, self.k2, self.k1_within, self.k2_within) < 1:
             raise ConfigError(
-                f"k1 and k2 count neighbours, self included, so both are at least 1; here k1={self.k1}, k2={self.k2}, "
+                f"k1 and k2 count neighbours, so each is at least 1; here k1={self.k1}, k2={self.k2}, "
                 f"k1_within={self.k1_within}, k2_within={self.k2_within}."
             )
 

@@ -15,10 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reid_ray.labels.features import READ_ROWS, blocks, read
+from reid_ray.labels.features import blocks, read
 from reid_ray.labels.search_kernels import dots
 from reid_ray.labels.threads import on_threads
 from reid_ray.types import FeatureRows, FloatArray
+
+ROWS_IN_CACHE = 512
+"""Rows worked on at a time: what is made of them on the way should not leave the processor's cache."""
 
 FLOAT32_UNIT = 2.0**-24
 """Largest relative error of rounding to float32."""
@@ -61,11 +64,11 @@ def find_centre(features: FeatureRows) -> Centre:
     """Mean of all rows, and how far rows are from it."""
     n_rows, dim = features.shape
     total = np.zeros(dim, dtype=np.float64)
-    for rows in blocks(n_rows, READ_ROWS):
+    for rows in blocks(n_rows, ROWS_IN_CACHE):
         total += read(features, rows).sum(axis=0, dtype=np.float64)
     mean = (total / max(n_rows, 1)).astype(np.float32)
     largest_norm = largest_residual = 0.0
-    for rows in blocks(n_rows, READ_ROWS):
+    for rows in blocks(n_rows, ROWS_IN_CACHE):
         centred = torch.from_numpy(read(features, rows) - mean)
         largest_norm = max(largest_norm, float(centred.norm(dim=1).max()))
         largest_residual = max(largest_residual, float((centred - centred.bfloat16()).norm(dim=1).max()))
@@ -79,16 +82,19 @@ def prepare(block: FloatArray, centre: Centre, *, bf16: bool) -> Operand:
     row i and left out. For ỹ, y as it is multiplied, and its error r, |ỹ_i·ỹ_j − y_i·y_j| ≤ |r_i||y_j| + |ỹ_i||r_j|
     (Cauchy-Schwarz), to which a sum of D products in float32 adds at most 2·D·2⁻²⁴·|ỹ_i||ỹ_j|.
     """
-    centred = torch.from_numpy(block - centre.mean)
-    matrix = centred.bfloat16().float() if bf16 else centred
-    norms = matrix.norm(dim=1)
+    matrix = torch.empty(block.shape, dtype=torch.float32)
+    offsets, bounds = np.empty(len(block), dtype=np.float32), np.empty(len(block), dtype=np.float32)
     lost = centre.largest_residual if bf16 else 0.0
-    bounds = norms * (lost + 2 * block.shape[1] * FLOAT32_UNIT * (centre.largest_norm + lost)) + 16 * FLOAT32_UNIT
-    if bf16:
-        bounds += (centred - matrix).norm(dim=1) * centre.largest_norm
-    offsets = np.empty(len(block), dtype=np.float32)
-    on_threads(dots, len(block), centred.numpy(), centre.mean, offsets)
-    return Operand(matrix, offsets, bounds.numpy())
+    of_norm = lost + 2 * block.shape[1] * FLOAT32_UNIT * (centre.largest_norm + lost)
+    for rows in blocks(len(block), ROWS_IN_CACHE):
+        centred = torch.from_numpy(block[rows] - centre.mean)
+        multiplied = matrix[rows].copy_(centred.bfloat16() if bf16 else centred)
+        bound = multiplied.norm(dim=1) * of_norm + 16 * FLOAT32_UNIT
+        if bf16:
+            bound += (centred - multiplied).norm(dim=1) * centre.largest_norm
+        bounds[rows] = bound.numpy()
+        on_threads(dots, len(centred), centred.numpy(), centre.mean, offsets[rows])
+    return Operand(matrix, offsets, bounds)
 
 
 def product(a: Tensor, b: Tensor, *, bf16: bool) -> Tensor:

@@ -77,6 +77,10 @@ def test_unknown_recipe(command):
     assert_refused(command("train", "icee"), "icee", "did you mean 'ice'")
 
 
+def test_what_looks_like_markup_is_printed_as_it_is(command):
+    assert_refused(command("train", "[red]ice"), "'[red]ice'")
+
+
 def test_unknown_key(command):
     assert_refused(command("train", "demo", "training.epoch=3"), "training.epoch", "training.epochs")
 

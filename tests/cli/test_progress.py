@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from reid_ray.cli import app, progress
 from reid_ray.cli.progress import RunProgress, counting, describe, make_console
-from reid_ray.cli.train import comparison_table
+from reid_ray.cli.train import comparison_table, is_first_process, train_with_progress
 
 STEP = {"event": "step", "epoch": 1, "step": 3, "global_step": 7, "loss": 1.23456}
 START = {
@@ -96,6 +96,25 @@ def test_counting_is_silent_without_a_terminal():
         bars.advance(bars.task_ids[0])
         assert bars.tasks[0].completed == 1
     assert stream.getvalue().strip() == ""
+
+
+def test_one_process_of_several_speaks(monkeypatch, tiny):
+    assert is_first_process()
+    monkeypatch.setenv("RANK", "1")
+    assert not is_first_process()
+    asked = []
+    monkeypatch.setattr("reid_ray.api.train", lambda config, listener=None: asked.append(listener))
+    train_with_progress(tiny(), make_console())
+    monkeypatch.setenv("RANK", "0")
+    train_with_progress(tiny(), make_console())
+    assert asked[0] is None
+    assert isinstance(asked[1], RunProgress)
+
+
+def test_the_configuration_shown_has_the_paths_that_a_run_would_have(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    shown = CliRunner().invoke(app, ["train", "demo", "output=there", "--show-config"]).output
+    assert f"output: {tmp_path / 'there'}" in shown.replace("\n", " ").replace("  ", " ")
 
 
 def test_the_demo_compares_colour_start_and_end(finished_run, monkeypatch):

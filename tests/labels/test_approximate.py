@@ -78,7 +78,7 @@ def test_fewer_cells_miss_more(make_clustered: Callable[..., FloatArray]) -> Non
     features = make_clustered(3000, 4, noise=1.0)
     narrow, wide = (recall(features, nearest_approximate(features, 30, breadth=breadth)) for breadth in (1, 20))
     assert 0.1 < narrow < wide - 0.1
-    assert wide > 0.95
+    assert wide > 0.9
 
 
 @with_faiss

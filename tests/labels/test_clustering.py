@@ -219,7 +219,7 @@ def test_long_indices() -> None:
 
 @pytest.mark.parametrize("seed", range(60))
 def test_any_cut_into_blocks_gives_the_same(seed: int) -> None:
-    """Blocks of one row, empty ones, and forests merged in any order."""
+    """Blocks of one row, empty ones, and forests merged in any order; arrays read-only, as Ray hands them out."""
     distance_mat, min_samples, expected = random_case(seed)
     graph = to_graph(distance_mat, 0.8)
     rng = np.random.default_rng(seed)
@@ -227,13 +227,17 @@ def test_any_cut_into_blocks_gives_the_same(seed: int) -> None:
     n_cuts = int(rng.choice([0, 1, 3, 2 * n_rows]))
     bounds = [0, *np.sort(rng.integers(0, n_rows + 1, n_cuts)), n_rows]
     blocks = [(int(low), graph[low:high]) for low, high in pairwise(bounds)]
+    for array in (array for _, rows in blocks for array in (rows.data, rows.indices, rows.indptr)):
+        array.setflags(write=False)
     core = np.concatenate([core_mask(rows, eps=EPS, min_samples=min_samples) for _, rows in blocks])
+    core.setflags(write=False)
     forests = [local_forest(rows, core, eps=EPS, first_row=first) for first, rows in blocks]
     for forest in forests:
         assert forest.shape[1] <= max(core.sum() - 1, 0)
         assert core[forest].all()
     core_labels = merge_forests(core, [forests[i] for i in rng.permutation(len(forests))])
     np.testing.assert_array_equal(core_labels, np.where(core, expected, -1))
+    core_labels.setflags(write=False)
     labels = [border_labels(rows, core_labels, eps=EPS, first_row=first) for first, rows in blocks]
     np.testing.assert_array_equal(np.concatenate(labels), expected)
 

@@ -111,17 +111,18 @@ def test_equals_the_paper(make, seed: int) -> None:
         assert found.dtype == np.int64
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(100))
 @pytest.mark.parametrize("min_cluster_size", [2, 3, 6])
 def test_equals_scikit_learn_where_ties_do_not_decide(seed: int, min_cluster_size: int) -> None:
     """With min_samples=1 only absent pairs are tied. Scikit-learn may put a row that nothing connects into any
-    cluster; we into none. Where all but one part is small, it may also take some small parts for a cluster, so that the
-    large part is one of two and no longer all there is: such cases are left out, by adding a part."""
+    cluster; we into none. And where all parts but one are small, it may take small ones together for a cluster, so that
+    the large one is no longer all there is; two more parts see to it that this does not decide."""
     distance_mat = untied_distances(np.random.default_rng(seed))
     model = HDBSCAN(min_cluster_size=min_cluster_size, min_samples=1, metric="precomputed", copy=True)
     n_rows = len(distance_mat)
-    distance_mat = np.pad(distance_mat, (0, 12), constant_values=1)
-    distance_mat[n_rows:, n_rows:] = symmetric(np.random.default_rng(seed).uniform(0.1, 0.5, (12, 12)))
+    distance_mat = np.pad(distance_mat, (0, 24), constant_values=1)
+    for part in (slice(n_rows, n_rows + 12), slice(n_rows + 12, n_rows + 24)):
+        distance_mat[part, part] = symmetric(np.random.default_rng(part.start).uniform(0.1, 0.5, (12, 12)))
     expected = model.fit_predict(distance_mat.astype(np.float64))
     parts = connected_components(csr_array(distance_mat < 1), directed=False)[1]
     expected[np.bincount(parts)[parts] < min_cluster_size] = -1

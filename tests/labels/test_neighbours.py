@@ -105,7 +105,8 @@ def test_ties_across_the_last_place_go_to_the_lowest_rows() -> None:
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reid_ray.labels.candidates.BLOCK_ROWS", 12)
     monkeypatch.setattr("reid_ray.labels.candidates.BLOCK_COLUMNS", 5)
-    for module in ("candidates", "features", "neighbours", "products"):
+    monkeypatch.setattr("reid_ray.labels.products.ROWS_IN_CACHE", 4)
+    for module in ("candidates", "features", "neighbours"):
         monkeypatch.setattr(f"reid_ray.labels.{module}.READ_ROWS", 7)
 
 

@@ -127,3 +127,54 @@ def test_teacher_forwards(ice, forwards, expected):
     method = ice(f"method.teacher_forwards={forwards}")
     only_update(method)
     assert method.teacher.neck.num_batches_tracked == expected
+
+
+def test_every_setting_reaches_its_loss(ice, monkeypatch):
+    from reid_ray.methods import ice as module
+
+    given = {}
+
+    def record(name):
+        loss = getattr(module, name)
+
+        def recorded(*arguments, **settings):
+            given[name] = settings
+            return loss(*arguments, **settings)
+
+        monkeypatch.setattr(module, name, recorded)
+
+    for name in ("centroid_loss", "cross_camera_loss", "hard_instance_loss", "soft_consistency_loss"):
+        record(name)
+    only_update(ice())
+    cross = given["cross_camera_loss"]
+    assert (cross["own_camera_positive"], cross["reduction"]) == (True, "sum_over_cameras")
+    method = ice(
+        *("method.temperature_agnostic=0.3", "method.label_smoothing=0.2", "method.normalize_student=true"),
+        *("method.temperature_cross=0.2", "method.n_negatives=2", "method.own_camera_positive=false"),
+        *("method.cross_reduction=mean", "method.proxy_normalization=released"),
+        *("method.temperature_hard=0.7", "method.temperature_soft=0.6"),
+        *("method.weight_cross=0.25", "method.weight_hard=3", "method.weight_soft=7"),
+    )
+    update = only_update(method)
+    assert given == {
+        "centroid_loss": {"temperature": 0.3, "label_smoothing": 0.2, "normalize": True},
+        "cross_camera_loss": {
+            "temperature": 0.2,
+            "n_negatives": 2,
+            "own_camera_positive": False,
+            "reduction": "mean",
+            "normalization": "released",
+        },
+        "hard_instance_loss": {"temperature": 0.7},
+        "soft_consistency_loss": {"temperature": 0.6},
+    }
+    parts = update.parts
+    expected = parts["agnostic"] + 0.25 * parts["cross"] + 3 * parts["hard"] + 7 * parts["soft"]
+    torch.testing.assert_close(update.loss, expected)
+
+
+@pytest.mark.parametrize(("precision", "bf16"), [("bf16", True), ("float32", False), ("float64", False)])
+def test_arithmetic_and_momentum_are_the_configured_ones(tiny, precision, bf16):
+    method = build_method(tiny(f"training.precision={precision}", "model.ema=0.9"), World())
+    assert method.student.bf16 is method.teacher.bf16 is bf16
+    assert method.ema_momentum(0) == method.ema_momentum(1000) == 0.9

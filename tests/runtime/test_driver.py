@@ -9,9 +9,10 @@ import pytest
 import ray
 
 from reid_ray import errors
-from reid_ray.errors import ConfigError, DataError, RunError
-from reid_ray.runtime import run
-from reid_ray.runtime.workers import Failure
+from reid_ray.data.readers import read_dataset
+from reid_ray.errors import ConfigError, DataError, LoaderError, RunError
+from reid_ray.runtime import run, workers
+from reid_ray.runtime.workers import Assignment, Failure, train_worker
 from reid_ray.training.metrics import MetricsLog
 from reid_ray.training.rundir import RunDirectory
 
@@ -68,6 +69,37 @@ def test_a_mistake_travels_as_a_value(kind):
     error = Failure(kind.__name__, "what, where, what to do").error()
     assert type(error) is kind
     assert str(error) == "what, where, what to do"
+
+
+@pytest.fixture
+def train_with(tiny, monkeypatch):
+    """`train_with(error)`: what a Ray Train worker gives back when its training meets `error`, or raises."""
+    config = tiny()
+    dataset = read_dataset(config.data)
+    RunDirectory.of(config).create(config, dataset.table)
+
+    def train(error):
+        class Trainer:
+            def __init__(self, *arguments, started):
+                assert started == 17.0
+
+            def run(self):
+                if error:
+                    raise error
+
+        monkeypatch.setattr(workers, "Trainer", Trainer)
+        pool = SimpleNamespace(extractors=(), labellers=())
+        return train_worker({"assignment": Assignment(config, dataset.images, pool, 17.0)})
+
+    return train
+
+
+def test_a_mistake_that_all_workers_meet_is_returned_and_any_other_error_raised(train_with):
+    assert train_with(None) is None
+    assert train_with(RunError("the disk is full")) == Failure("RunError", "the disk is full")
+    for error in (LoaderError("image 3, which this worker alone has met"), ValueError("a bug")):
+        with pytest.raises(type(error), match=str(error)):
+            train_with(error)
 
 
 @pytest.fixture

@@ -90,6 +90,7 @@ def test_tasks_are_dealt_round_the_extractors_in_order(config, dataset, pool, te
     features = pool.features("train", len(dataset.train), 2, weights(teacher))
     assert features.shape == (len(dataset.train), teacher.dim)
     tasks = [[call[3] for call in extractor.calls] for extractor in pool.extractors]
+    assert all(tasks)
     dealt = [task for turn in zip_longest(*tasks, fillvalue=[]) for task in turn]
     rows = [row for task in dealt for batch in task for row in batch]
     assert rows == list(range(len(dataset.train)))

@@ -120,6 +120,16 @@ def test_labels_come_from_clusters_or_from_identities(tiny, dataset):
     assert truth.version == known.version == 2
 
 
+def test_the_score_is_the_configured_one(tiny, dataset):
+    table = search_table(dataset)
+    features = np.random.default_rng(0).normal(size=(len(table), 8)).astype(np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    mean, trapezoid = (services.score(features, table, tiny(f"evaluation.ap={ap}")) for ap in ("mean", "trapezoid"))
+    assert mean["R1"] == trapezoid["R1"]
+    assert mean["mAP"] != trapezoid["mAP"]
+    assert mean["n_queries"] == len(dataset.query)
+
+
 def test_rank_0_answers_for_all_and_its_mistakes_are_shared():
     assert on_workers(3, lambda world: first_answers(world, lambda: world.rank)) == [0, 0, 0]
 
