@@ -123,10 +123,10 @@ def _label(
         seconds = time.perf_counter() - started
         peak = memory.beyond_start_mb()
         on_stage("scores")
-        quality: dict[str, Any] = label_statistics(found.labels)
-        quality |= label_free_scores(found.labels, found.graph, camids)
+        quality: dict[str, Any] = label_statistics(found.raw)
+        quality |= label_free_scores(found.raw, found.graph, camids)
         if pids is not None:
-            quality |= truth_scores(found.labels, pids)
+            quality |= truth_scores(found.raw, pids)
     if rows is None:
         rows = pa.table({"row": pa.array(np.arange(n_rows))})
     if "label" in rows.column_names:

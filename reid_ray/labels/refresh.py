@@ -42,7 +42,8 @@ class Labelling:
     """Clusters of some features, and how they came about.
 
     Attributes:
-        labels: int64 [N], 0 … n_clusters−1 without gaps, or `OUTLIER`.
+        labels: int64 [N], 0 … n_clusters−1 without gaps, or `OUTLIER`; by the outlier policy.
+        raw: the same before the outlier policy, for statistics.
         graph: the Jaccard graph, float32 [N, N], or a worker's handle to it; None for k-means.
         eps: DBSCAN's; None for other clusterers.
         recall: share of true neighbours that an approximate search found, measured on a sample; None for an exact one.
@@ -50,6 +51,7 @@ class Labelling:
     """
 
     labels: IntArray
+    raw: IntArray
     graph: Any
     eps: float | None
     recall: float | None = None
@@ -83,7 +85,9 @@ def refresh(
     """
     workers = workers or ThisProcess()
     found = cluster_rows(features.values, config, camids, device=device, workers=workers)
-    described = workers.run(_describe, features.values, found.labels, found.graph, camids, true_pids, previous)
+    described = workers.run(
+        _describe, features.values, found.labels, found.raw, found.graph, camids, true_pids, previous
+    )
     proxies: Proxies
     statistics: dict[str, Any]
     proxies, statistics = workers.get([described])[0]
@@ -128,7 +132,7 @@ def cluster_rows(
         with clock("clusters"):
             centre = workers.run(_checked_centre, features)
             labels = workers.get([workers.run(_kmeans, features, config, centre)])[0]
-        return Labelling(labels, None, None, seconds=clock.seconds)
+        return Labelling(labels, labels, None, None, seconds=clock.seconds)
     rows = shares(features.shape[0], workers.n_workers)
     lists = _searched(features, config, camids, rows, workers, device, clock)
     recall = None if config.neighbours == "exact" else workers.get([workers.run(_recall, features, lists)])[0]
@@ -153,7 +157,8 @@ def cluster_rows(
         with clock("clusters"):
             labels = _shared_dbscan(parts, eps, config.min_samples, rows, workers)
             graph = workers.run(_stack, *parts)
-    return Labelling(clustering.apply_outlier_policy(labels, config.outliers), graph, eps, recall, clock.seconds)
+    by_policy = clustering.apply_outlier_policy(labels, config.outliers)
+    return Labelling(by_policy, labels, graph, eps, recall, clock.seconds)
 
 
 def scheme_of(config: LabelsConfig) -> Scheme:
@@ -308,16 +313,17 @@ def _kmeans(features: FeatureRows, config: LabelsConfig, centre: Centre) -> IntA
 def _describe(
     features: FeatureRows,
     labels: IntArray,
+    raw: IntArray,
     graph: csr_array | None,
     camids: IntArray,
     true_pids: IntArray | None,
     previous: IntArray | None,
 ) -> tuple[Proxies, dict[str, Any]]:
     """Centres of the clusters, and what can be said of the labelling."""
-    statistics: dict[str, Any] = label_statistics(labels)
-    statistics |= label_free_scores(labels, graph, camids, previous)
+    statistics: dict[str, Any] = label_statistics(raw)
+    statistics |= label_free_scores(raw, graph, camids, previous)
     if true_pids is not None:
-        statistics |= truth_scores(labels, true_pids)
+        statistics |= truth_scores(raw, true_pids)
     return make_proxies(features, labels, camids), statistics
 
 
