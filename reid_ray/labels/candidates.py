@@ -99,7 +99,7 @@ class Search:
     def _scan(self, lists: list[_Lists], own: range, *, symmetric: bool) -> None:
         """Offer all rows to the lists of the rows `own`, and where symmetric those to the rows after them."""
         operand = self._operand(own)
-        n_rows = self.features.shape[0]
+        n_rows, numbers = self.features.shape[0], np.arange(own.start, own.stop, dtype=np.int64)
         ahead = [range(own.start, own.stop), range(own.stop, n_rows)] if symmetric else [range(n_rows)]
         for others in (part[block] for part in ahead for block in blocks(len(part), BLOCK_COLUMNS)):
             if symmetric and others.stop <= own.stop:
@@ -111,13 +111,15 @@ class Search:
                 height = above = len(own)
             similarities = product(operand.matrix[:height], columns.matrix, bf16=self.bf16).numpy()
             for found in lists:
-                found.allow(own, operand)
-                head = (similarities, found.sign, columns.offsets, own.start, others.start, self.groups)
-                on_threads(kernels.scan_rows, height, *head, *found.arrays)
+                lists_of_rows, lists_of_columns = found.positions(own), found.positions(others)
+                found.allow(lists_of_rows, operand)
+                head = (similarities, found.sign, columns.offsets, numbers, lists_of_rows.start, others.start)
+                on_threads(kernels.scan_rows, height, *head, self.groups, *found.arrays)
                 if symmetric and above:
-                    found.allow(others, columns)
-                    head = (similarities[:above], found.sign, operand.offsets, own.start, others.start, self.groups)
-                    on_threads(kernels.scan_columns, len(others), *head, *found.arrays)
+                    found.allow(lists_of_columns, columns)
+                    upper = similarities[:above]
+                    head = (upper, found.sign, operand.offsets, numbers, lists_of_columns.start, others.start)
+                    on_threads(kernels.scan_columns, len(others), *head, self.groups, *found.arrays)
 
     def _scan_on_device(self, lists: list[_Lists], own: range) -> None:
         """The same with `topk` on a device, for `own` alone."""
@@ -144,7 +146,7 @@ class Search:
             counts = kept.sum(dim=1)
             counts[counts == found.capacity] = int(kernels.FULL)
             at = found.positions(own)
-            found.allow(own, operand)
+            found.allow(at, operand)
             found.values[at], found.columns[at] = values.cpu().numpy(), numbers.int().cpu().numpy()
             found.counts[at] = counts.int().cpu().numpy()
 
@@ -162,20 +164,28 @@ class Search:
         scores *= found.sign
         on_threads(kernels.select_best, n, found.k, found.columns, found.counts, scores, indices, similarities)
         crowded = np.flatnonzero(found.counts == kernels.FULL)
+        if self.bf16:
+            parts = [
+                self._again(found, crowded[batch], indices, similarities) for batch in blocks(len(crowded), BLOCK_ROWS)
+            ]
+            crowded = np.concatenate([*parts, crowded[:0]])
         for batch in blocks(len(crowded), ROWS_AGAINST_ALL):
             self._against_all(found, crowded[batch], indices, similarities)
         similarities *= found.sign
         return indices, similarities
 
     def _score(self, found: _Lists, scores: FloatArray) -> None:
-        first, n_rows = found.rows.start, self.features.shape[0]
-        size = n_rows if isinstance(self.features, np.ndarray) else READ_ROWS
+        first = found.rows.start
         for own in blocks(len(found.rows), BLOCK_ROWS):
             rows = read(self.features, slice(first + own.start, first + own.stop))
-            for block in blocks(n_rows, size):
-                others = read(self.features, block)
-                arguments = (rows, others, block.start, found.columns[own], found.counts[own], scores[own])
-                on_threads(kernels.score_lists, len(rows), *arguments)
+            self._score_rows(rows, found.columns[own], found.counts[own], scores[own])
+
+    def _score_rows(self, rows: FloatArray, columns: IndexArray, counts: IndexArray, scores: FloatArray) -> None:
+        """Exact similarities of rows [R, D] with those in their lists."""
+        n_rows = self.features.shape[0]
+        for block in blocks(n_rows, n_rows if isinstance(self.features, np.ndarray) else READ_ROWS):
+            others = read(self.features, block)
+            on_threads(kernels.score_lists, len(rows), rows, others, block.start, columns, counts, scores)
 
     def _score_on_device(self, found: _Lists, scores: FloatArray) -> None:
         n_rows, dim = self.features.shape
@@ -189,11 +199,38 @@ class Search:
                 exact = (rows[at].double() * others[columns[at, rank] - block.start].double()).sum(dim=1).float()
                 scores[own.start + at.cpu().numpy(), rank.cpu().numpy()] = exact.cpu().numpy()
 
+    def _again(self, found: _Lists, at: IntArray, indices: IndexArray, similarities: FloatArray) -> IntArray:
+        """Search for some rows by products in float32, whose bound is much closer; returns the rows still crowded."""
+        n_rows = self.features.shape[0]
+        numbers = found.rows.start + at
+        own = self._gather(numbers)
+        operand = prepare(own, self.centre, bf16=False)
+        lists = _Lists(range(len(at)), found.wanted)
+        lists.allow(slice(0, len(at)), operand)
+        for block in blocks(n_rows, BLOCK_COLUMNS):
+            columns = prepare(read(self.features, block), self.centre, bf16=False)
+            values = product(operand.matrix, columns.matrix, bf16=False).numpy()
+            head = (values, lists.sign, columns.offsets, numbers, 0, block.start, self.groups)
+            on_threads(kernels.scan_rows, len(at), *head, *lists.arrays)
+        on_threads(kernels.shrink_lists, len(at), lists.k, lists.margins, lists.values, lists.columns, lists.counts)
+        self._score_rows(own, lists.columns, lists.counts, lists.values)
+        lists.values *= lists.sign
+        best = np.full((len(at), lists.k), -1, dtype=np.int32), np.zeros((len(at), lists.k), dtype=np.float32)
+        on_threads(kernels.select_best, len(at), lists.k, lists.columns, lists.counts, lists.values, *best)
+        indices[at], similarities[at] = best
+        return np.asarray(at[lists.counts == kernels.FULL])
+
+    def _gather(self, numbers: IntArray) -> FloatArray:
+        """float32 [len(numbers), D]: single rows."""
+        if isinstance(self.features, np.ndarray):
+            return np.asarray(self.features[numbers], dtype=np.float32)
+        return np.concatenate([read(self.features, slice(row, row + 1)) for row in numbers])
+
     def _against_all(self, found: _Lists, at: IntArray, indices: IndexArray, similarities: FloatArray) -> None:
         """Score some rows against all rows."""
         n_rows = self.features.shape[0]
         rows = found.rows.start + at
-        own = np.concatenate([read(self.features, slice(row, row + 1)) for row in rows])
+        own = self._gather(rows)
         scores = np.empty((len(at), n_rows), dtype=np.float32)
         for block in blocks(n_rows, READ_ROWS):
             others = read(self.features, block)
@@ -215,6 +252,7 @@ class _Lists:
     def __init__(self, rows: range, wanted: Wanted) -> None:
         n = len(rows)
         self.rows = rows
+        self.wanted = wanted
         self.k = wanted.k
         self.relation = wanted.relation
         self.capacity = _capacity(wanted.k)
@@ -226,17 +264,16 @@ class _Lists:
         self.thresholds = np.full(n, -np.inf, dtype=np.float32)
 
     @property
-    def arrays(self) -> tuple[int, int, FloatArray, FloatArray, IndexArray, IndexArray, FloatArray, int]:
+    def arrays(self) -> tuple[int, int, FloatArray, FloatArray, IndexArray, IndexArray, FloatArray]:
         """As the kernels take them."""
-        lists = (self.values, self.columns, self.counts, self.thresholds)
-        return self.relation, self.k, self.margins, *lists, self.rows.start
+        return self.relation, self.k, self.margins, self.values, self.columns, self.counts, self.thresholds
 
     def positions(self, rows: range) -> slice:
         return slice(rows.start - self.rows.start, rows.stop - self.rows.start)
 
-    def allow(self, rows: range, operand: Operand) -> None:
+    def allow(self, lists: slice, operand: Operand) -> None:
         """Keep candidates as far below the k-th as the k-th and they may be wrong."""
-        self.margins[self.positions(rows)] = 2 * operand.bounds
+        self.margins[lists] = 2 * operand.bounds
 
     def on_device(self, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Empty lists of n rows: values and rows."""

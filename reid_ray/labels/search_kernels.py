@@ -71,7 +71,8 @@ def scan_rows(
     product: Array,
     sign: np.float32,
     offsets: Array,
-    first_row: int,
+    rows: Array,
+    first_list: int,
     first_column: int,
     groups: Array,
     relation: int,
@@ -81,22 +82,21 @@ def scan_rows(
     columns: Array,
     counts: Array,
     thresholds: Array,
-    lists_from: int,
     start: int,
     stop: int,
 ) -> None:
     """Offer the columns of a block to the lists of its rows start … stop−1.
 
     Args:
-        product: float32 [R, C], similarities of rows `first_row` … with rows `first_column` …, but for `offsets` [C].
+        product: float32 [R, C], similarities of `rows` [R] with rows `first_column` …, but for `offsets` [C].
+        first_list: the list of the first of `rows`; those of the others follow.
         sign: 1 to look for the largest, −1 for the smallest (values are then stored negated).
         groups, relation: int64 [N] and which pairs count: `ANY`, those of one group (`SAME`), or the rest (`OTHER`).
-        lists_from: the row that the first list belongs to.
     """
     n_columns = product.shape[1]
     for r in range(start, stop):
-        row = first_row + r
-        at = row - lists_from
+        row = rows[r]
+        at = first_list + r
         if counts[at] == FULL:
             continue
         for begin in range(0, n_columns, CHUNK):
@@ -121,7 +121,8 @@ def scan_columns(
     product: Array,
     sign: np.float32,
     offsets: Array,
-    first_row: int,
+    rows: Array,
+    first_list: int,
     first_column: int,
     groups: Array,
     relation: int,
@@ -131,23 +132,22 @@ def scan_columns(
     columns: Array,
     counts: Array,
     thresholds: Array,
-    lists_from: int,
     start: int,
     stop: int,
 ) -> None:
     """The same the other way round: offer the rows of a block to the lists of its columns start … stop−1.
 
-    `offsets` is [R] here. No row may be one of the columns.
+    `offsets` is [R] here, and `first_list` the list of the first column. No row may be one of the columns.
     """
     passed = np.empty(CHUNK, dtype=np.uint8)
     for r in range(product.shape[0]):
-        row = first_row + r
+        row = rows[r]
         offset = offsets[r]
         for begin in range(start, stop, CHUNK):
             end = min(begin + CHUNK, stop)
             any_passed = np.uint8(0)
             for c in range(begin, end):
-                above = np.uint8(sign * (product[r, c] + offset) >= thresholds[first_column + c - lists_from])
+                above = np.uint8(sign * (product[r, c] + offset) >= thresholds[first_list + c])
                 passed[c - begin] = above
                 any_passed |= above
             if not any_passed:
@@ -156,7 +156,7 @@ def scan_columns(
                 if not passed[c - begin]:
                     continue
                 column = first_column + c
-                at = column - lists_from
+                at = first_list + c
                 value = sign * (product[r, c] + offset)
                 if counts[at] == FULL:
                     continue

@@ -60,24 +60,40 @@ def read_metrics(path: Path) -> list[Event]:
 
 
 class MetricsFollower:
-    """Reads what another process appends to a metrics file, from now on."""
+    """Reads what another process appends to a metrics file, from now on.
+
+    A resumed run cuts the file back before it appends, perhaps both between two looks. The last line read tells: where
+    it stands no more, the file is read anew for events later than it.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._position = path.stat().st_size if path.exists() else 0
+        self._position = 0
+        self._last_line = b""
+        self._last_time = 0.0
+        self.read()
 
     def read(self) -> list[Event]:
-        """The whole lines written since the last call. A file cut back by a resumed run is followed from its end."""
+        """The whole lines written since the last call."""
         if not self._path.exists():
             return []
-        size = self._path.stat().st_size
-        self._position = min(self._position, size)
         with self._path.open("rb") as file:
-            file.seek(self._position)
-            data = file.read(size - self._position)
-        whole = data[: data.rfind(b"\n") + 1]
-        self._position += len(whole)
-        return [json.loads(line) for line in whole.splitlines() if line]
+            file.seek(self._position - len(self._last_line))
+            known, data = file.read(len(self._last_line)), file.read()
+            cut_back = known != self._last_line
+            if cut_back:
+                file.seek(0)
+                self._position, data = 0, file.read()
+        lines = data.splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):
+            lines.pop()
+        events = [event for event in map(json.loads, lines) if not cut_back or event["time"] > self._last_time]
+        self._position += sum(map(len, lines))
+        if lines or cut_back:
+            self._last_line = lines[-1] if lines else b""
+        if events:
+            self._last_time = events[-1]["time"]
+        return events
 
 
 def _plain(value: Any) -> Any:

@@ -2,8 +2,10 @@
 
 import json
 import math
+import time
 
 import numpy as np
+import pytest
 import torch
 
 from reid_ray.training.metrics import MetricsFollower, MetricsLog, read_metrics
@@ -75,24 +77,34 @@ def test_a_follower_reads_whole_lines_from_where_it_began(tmp_path):
     late = MetricsFollower(path)
     log.write("step", step=1)
     with path.open("a") as file:
-        file.write('{"event": "ste')
+        file.write('{"time": 1, "event": "ste')
     assert [event["event"] for event in early.read()] == ["start", "step"]
     assert [event["event"] for event in late.read()] == ["step"]
     assert late.read() == []
     with path.open("a") as file:
         file.write('p"}\n')
-    assert late.read() == [{"event": "step"}]
+    assert late.read() == [{"time": 1, "event": "step"}]
 
 
-def test_a_follower_goes_on_after_the_log_was_cut_back(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    log = MetricsLog(path)
+@pytest.mark.parametrize("n_lost", [1, 5])
+@pytest.mark.parametrize("looks", [True, False])
+def test_a_follower_sees_all_of_a_run_that_was_cut_back(tmp_path, monkeypatch, n_lost, looks):
+    """Whether or not it looks between the cut and what is appended, and whatever becomes longer."""
+    monkeypatch.setattr(time, "time", iter(range(100, 200)).__next__)
+    log = MetricsLog(tmp_path / "metrics.jsonl")
     log.write("start")
     kept = log.position
-    follower = MetricsFollower(path)
-    log.write("step", step=1)
-    follower.read()
+    follower = MetricsFollower(tmp_path / "metrics.jsonl")
+    for step in range(n_lost):
+        log.write("step", step=step)
+    assert len(follower.read()) == n_lost
     log.rewind(kept)
+    if looks:
+        assert follower.read() == []
+    log.write("start")
+    log.write("step", step=0)
+    assert [event["event"] for event in follower.read()] == ["start", "step"]
+    log.rewind(0)
+    log.write("start")
+    assert [event["event"] for event in follower.read()] == ["start"]
     assert follower.read() == []
-    log.write("step", step=2)
-    assert [event["step"] for event in follower.read()] == [2]
