@@ -34,7 +34,7 @@ TRAINING_ROWS_PER_CELL = 64
 QUERY_ROWS = 16384
 """Rows that faiss is asked about at a time."""
 
-LEAST_BREADTH = {"ivf": 32, "hnsw": 128}
+DEFAULT_BREADTH = {"ivf": 64, "hnsw": 128}
 
 HNSW_LINKS = 32
 HNSW_CONSTRUCTION = 100
@@ -67,7 +67,7 @@ def nearest_approximate(
     """
     if method not in get_args(Method):
         raise ConfigError(f"Unknown approximate search '{method}'; use {' or '.join(get_args(Method))}.")
-    breadth = LEAST_BREADTH[method] if breadth is None else breadth
+    breadth = DEFAULT_BREADTH[method] if breadth is None else breadth
     if min(k, breadth) < 1:
         raise ConfigError(f"A search for neighbours wants at least 1 of them; here k={k}, breadth={breadth}.")
     faiss = _faiss()
