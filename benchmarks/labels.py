@@ -416,7 +416,10 @@ def plot(records: Iterable[Result], out: Path) -> None:
     import matplotlib
 
     matplotlib.use("svg")
+    matplotlib.rcParams["svg.fonttype"] = "none"
+    matplotlib.rcParams["svg.hashsalt"] = "labels"  # the same results give the same file
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     runs = [record for record in records if record["kind"] == "scale"]
     groups = sorted({(run["dim"], run["neighbours"]) for run in runs}, reverse=True)
@@ -438,6 +441,7 @@ def plot(records: Iterable[Result], out: Path) -> None:
     axes[0, 0].legend(frameon=False)
     for axis in axes.flat:
         axis.grid(alpha=0.3)
+        axis.xaxis.set_minor_formatter(NullFormatter())
     figure.tight_layout()
     figure.savefig(out, metadata={"Date": None})
 
