@@ -19,6 +19,10 @@ class LoaderError(DataError):
     """An image that one training worker met and could not read; the other workers do not know of it."""
 
 
+class OutOfMemoryError(UserError):
+    """Memory that gave out in one process; the others do not know of it."""
+
+
 class WeightsError(UserError):
     """A weights file that does not fit the network, or cannot be read safely."""
 

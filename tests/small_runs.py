@@ -37,6 +37,7 @@ TINY = (
     "evaluation.every=0",
     "evaluation.at_start=false",
     "runtime.n_workers=1",
+    "runtime.threads=1",
     "runtime.max_failures=2",
     "runtime.backend=inline",
 )
@@ -120,6 +121,9 @@ class ThreadWorld(World):
     def broadcast(self, value):
         return self.gather_objects(value)[0]
 
+    def highest(self, number):
+        return max(self.gather_objects(number))
+
     def gather(self, local):
         return torch.cat(self.gather_objects(local.detach()))
 
@@ -134,12 +138,12 @@ def thread_worlds(size):
 
 
 def on_workers(size, function):
-    """`function(world)` on each of `size` workers; their answers, or the mistakes that they met, in rank order."""
+    """`function(world)` on each of `size` workers; their answers, or what ended them, in rank order."""
 
     def attempt(world):
         try:
             return function(world)
-        except UserError as error:
+        except (UserError, KeyboardInterrupt) as error:
             return error
 
     with ThreadPoolExecutor(size) as pool:

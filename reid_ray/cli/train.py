@@ -104,13 +104,14 @@ def train_with_progress(config: Config, console: Console) -> Run:
     """`reid_ray.train` with a progress display."""
     from reid_ray.api import train as train_run
 
-    if not is_first_process():
-        return train_run(config)
     try:
+        if not is_first_process():
+            return train_run(config)
         with RunProgress(console, config.training.epochs, config.training.iterations) as progress:
             return train_run(config, listener=progress)
     except KeyboardInterrupt:
-        console.print("Interrupted. The same command goes on from the last checkpoint.")
+        if is_first_process():
+            console.print("Interrupted. The same command goes on from the last checkpoint.")
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 

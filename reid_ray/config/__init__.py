@@ -15,7 +15,7 @@ from reid_ray.config.data import DataConfig, StrongViewConfig, SyntheticConfig
 from reid_ray.config.labels import LabelsConfig
 from reid_ray.config.method import ICEConfig
 from reid_ray.config.model import ModelConfig
-from reid_ray.config.training import EvaluationConfig, RuntimeConfig, TrainingConfig, check_batch
+from reid_ray.config.training import EvaluationConfig, RuntimeConfig, TrainingConfig, check_runtime
 
 
 class Config(Section):
@@ -46,7 +46,7 @@ class Config(Section):
     def _fits_together(self) -> Config:
         if not re.fullmatch(r"[\w.-]+", self.name):
             raise ValueError(f"name '{self.name}' may hold letters, digits, '.', '-' and '_' only")
-        check_batch(self.training, self.model.bn_group, self.runtime.n_workers)
+        check_runtime(self.training, self.model.bn_group, self.runtime)
         return self
 
 

@@ -27,7 +27,7 @@ NOT_HASHED: dict[str, Any] = {
     "data": {"cache_mb", "loader_threads"},
     "labels": {"memory_mb"},
     "training": {"epochs", "checkpoint_every", "keep_checkpoints", "log_every"},
-    "evaluation": {"every", "at_start"},
+    "evaluation": {"every", "at_start", "overlap"},
 }
 """Settings that do not change what a run computes up to a given step. A run may be resumed with others of these."""
 

@@ -50,6 +50,8 @@ class EvaluationConfig(Section):
     """Epochs between evaluations; 0 = only after the last."""
     at_start: bool = False
     """Evaluate before the first epoch too."""
+    overlap: bool = False
+    """Evaluate an epoch's model while the next epoch trains; its metrics are logged at that epoch's end."""
     batch_size: int = Field(default=64, ge=1)
     """Images per forward pass in extraction. Fixed batches: results do not depend on how many extractors share them."""
     ap: Literal["mean", "trapezoid"] = "mean"
@@ -65,19 +67,38 @@ class RuntimeConfig(Section):
     """`auto` takes CUDA where there is one."""
     n_workers: int = Field(default=1, ge=1)
     """Training workers; they share one global batch."""
-    n_labellers: int = Field(default=1, ge=1)
-    """Actors that share the rows of a refresh. Their number changes speed and memory per actor, not the labels."""
+    min_workers: int | None = Field(default=None, ge=1)
+    """On Ray: go on with as few workers as this while nodes are missing, and with more again when they are back; null
+    waits for all. The weights stay those of any worker count."""
     n_extractors: int = Field(default=1, ge=1)
     """Actors that extract features for the refresh and for evaluation."""
+    n_labellers: int = Field(default=1, ge=1)
+    """Actors that share the rows of a refresh. Their number changes speed and memory per actor, not the labels."""
+    placement: Literal["auto", "separate", "colocated"] = "auto"
+    """`separate`: extractors and labellers have CPUs and GPUs of their own. `colocated`: they share those of the
+    trainers, in turn. `auto`: with GPUs separate where there are enough, without separate where labels or evaluations
+    are made while training goes on."""
     cpus_per_worker: float = Field(default=1, gt=0)
-    """CPUs reserved for a worker or extractor."""
+    """CPUs reserved on a Ray cluster for each process that has CPUs of its own."""
     threads: int | None = Field(default=None, ge=1)
-    """Threads of one worker or extractor, null = its CPUs. In the synchronous schedule the two take turns, so
-    each may use all cores."""
+    """Threads of each process; null deals a machine's cores out to those that compute at the same time, or on a Ray
+    cluster that is joined gives each the CPUs reserved for it."""
     address: str | None = None
     """Ray address; null starts a local Ray, `auto` joins a running one."""
     max_failures: int = Field(default=3, ge=0)
     """Worker failures that are survived by restarting from the last checkpoint."""
+    timeout_seconds: int = Field(default=600, ge=1)
+    """A worker that does not answer the others for so long is taken for hung, and an extractor that finishes nothing;
+    both are restarted. More than the slowest step and the longest write of a checkpoint."""
+
+
+def check_runtime(training: TrainingConfig, bn_group: int | None, runtime: RuntimeConfig) -> None:
+    """Raise ValueError where some worker count that the run may have cannot share the batch."""
+    fewest = runtime.min_workers or runtime.n_workers
+    if fewest > runtime.n_workers:
+        raise ValueError(f"runtime.min_workers={fewest} is more than runtime.n_workers={runtime.n_workers}")
+    for n_workers in range(fewest, runtime.n_workers + 1):
+        check_batch(training, bn_group, n_workers)
 
 
 def check_batch(training: TrainingConfig, bn_group: int | None, n_workers: int) -> None:
@@ -85,7 +106,7 @@ def check_batch(training: TrainingConfig, bn_group: int | None, n_workers: int) 
     batch = training.batch_size
     if batch % n_workers:
         raise ValueError(
-            f"runtime.n_workers={n_workers} does not divide the global batch of {batch} "
+            f"{n_workers} workers (runtime.n_workers, min_workers) do not divide the global batch of {batch} "
             f"(training.n_pids × training.n_instances)"
         )
     if bn_group is None:

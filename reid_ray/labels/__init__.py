@@ -10,11 +10,13 @@ from reid_ray.labels.label_free import label_free_scores
 from reid_ray.labels.neighbours import Neighbours, nearest, nearest_by_camera
 from reid_ray.labels.quality import label_statistics, truth_scores
 from reid_ray.labels.refresh import Labelling, cluster_rows, labels_from_truth, refresh
+from reid_ray.labels.reliability import Reliable, reliable_labels
 from reid_ray.labels.thresholds import eps_for_share
 
 __all__ = [
     "Labelling",
     "Neighbours",
+    "Reliable",
     "Scheme",
     "cluster_rows",
     "dbscan",
@@ -31,6 +33,7 @@ __all__ = [
     "nearest_by_camera",
     "open_features",
     "refresh",
+    "reliable_labels",
     "search",
     "truth_scores",
 ]

@@ -1,6 +1,7 @@
 """Networks: ResNet trunks with batch-norm groups, pooling, BN neck, the mean teacher, and their weights."""
 
 from reid_ray.models.batchnorm import GroupBatchNorm, prepare_bn_groups, synchronise_buffers
+from reid_ray.models.branches import ABMT_BRANCHES, AsymmetricEmbedder, Branch, build_branches
 from reid_ray.models.embedder import Embedder, Embedding, build_embedder
 from reid_ray.models.inference import for_extraction
 from reid_ray.models.pooling import AveragePooling, GeMPooling, MaxPooling, build_pooling
@@ -14,8 +15,11 @@ from reid_ray.models.weights import (
 )
 
 __all__ = [
+    "ABMT_BRANCHES",
+    "AsymmetricEmbedder",
     "AveragePooling",
     "Backbone",
+    "Branch",
     "Embedder",
     "Embedding",
     "GeMPooling",
@@ -23,6 +27,7 @@ __all__ = [
     "InstanceBatchNorm",
     "MaxPooling",
     "build_backbone",
+    "build_branches",
     "build_embedder",
     "build_pooling",
     "for_extraction",

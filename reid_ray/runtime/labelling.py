@@ -10,6 +10,7 @@ import numpy as np
 import ray
 
 from reid_ray.errors import UserError
+from reid_ray.runtime.faults import DEATHS, dead_actor
 from reid_ray.types import FloatArray
 
 
@@ -25,11 +26,6 @@ class StoredFeatures:
         self._parts = list(parts)
         self._starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         self._dim: int | None = None
-
-    def wait(self) -> None:
-        """Until all parts are there; what went wrong in making one is raised when it is read."""
-        for part in self._parts:
-            ray.wait([part], fetch_local=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -83,3 +79,5 @@ def fetch(references: Any) -> Any:
         if isinstance(cause, UserError):
             raise cause from None
         raise
+    except DEATHS as error:
+        raise dead_actor(error, "An extractor or labeller") from error

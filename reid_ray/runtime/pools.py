@@ -14,18 +14,21 @@ from typing import Any, cast
 
 import ray
 import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import nn
 
 from reid_ray.config import Config
 from reid_ray.data.images import Dataset, ImageReader
 from reid_ray.data.loader import ImageBank
 from reid_ray.data.table import ImageTable
+from reid_ray.errors import RunError
 from reid_ray.models import build_embedder, for_extraction, from_numpy, to_numpy
 from reid_ray.runtime.labelling import ActorWorkers, StoredFeatures, fetch
-from reid_ray.training.devices import choose_device, parameter_dtype, prepare_process
+from reid_ray.runtime.resources import Plan, Share
+from reid_ray.training.devices import choose_device, memory_errors, parameter_dtype, prepare_process
 from reid_ray.training.extraction import assemble, batch_rows, extract
 from reid_ray.training.rundir import RunDirectory
-from reid_ray.training.services import first_answers, label, make_bank, score, search_table, with_seconds
+from reid_ray.training.services import first_works, label, make_bank, score, search_table, with_seconds
 from reid_ray.training.world import World
 from reid_ray.types import Features, FloatArray, IntArray, PseudoLabels, Weights
 
@@ -58,13 +61,22 @@ class Extractor:
         """True, once the constructor has run."""
         return True
 
-    def extract(self, bank: str, weights: Weights, batches: list[range]) -> FloatArray:
-        """float32 [n, D] features of the batches' rows, in order."""
+    def node(self) -> str:
+        """The id of the node that it runs on."""
+        return str(ray.get_runtime_context().get_node_id())
+
+    def extract(self, bank: str, weights: Weights, batches: list[range]) -> tuple[FloatArray, float]:
+        """float32 [n, D] features of the batches' rows, in order, and the seconds that they took."""
+        started = time.perf_counter()
         if weights.version != self._version:
             self._model.load_state_dict(from_numpy(weights.state))
             self._ready, self._version = for_extraction(self._model), weights.version
         threads = self._config.data.loader_threads
-        return assemble(extract(self._ready, self._banks[bank], batches, device=self._device, n_threads=threads))
+        with memory_errors("an extractor", "lower evaluation.batch_size"):
+            features = assemble(
+                extract(self._ready, self._banks[bank], batches, device=self._device, n_threads=threads)
+            )
+        return features, time.perf_counter() - started
 
 
 class Labeller:
@@ -79,26 +91,43 @@ class Labeller:
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """`function(*arguments)`."""
-        return function(*arguments)
+        with memory_errors("a labeller", "lower labels.memory_mb, or raise runtime.n_labellers"):
+            return function(*arguments)
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Handles of the pool's actors. They live as long as the driver that made them."""
+    """Handles of the pool's actors. They live as long as the driver that made them.
+
+    Attributes:
+        timeout: seconds in which some task of an extraction must end, or those at work are taken for hung.
+    """
 
     extractors: tuple[Any, ...]
     labellers: tuple[Any, ...]
+    timeout: float = 600
 
     @classmethod
-    def start(cls, config: Config, images: ImageReader, *, cpus: float, gpus: float) -> Pool:
-        """Create the actors; returns before they are ready."""
-        options = {"num_cpus": cpus, "max_restarts": -1, "max_task_retries": MAX_TASK_RETRIES}
-        extractor = ray.remote(Extractor).options(num_gpus=gpus, **options)
-        labeller = ray.remote(Labeller).options(**options)
-        return cls(
-            tuple(extractor.remote(config, images) for _ in range(config.runtime.n_extractors)),
-            tuple(labeller.remote(config) for _ in range(config.runtime.n_labellers)),
-        )
+    def start(cls, config: Config, images: ImageReader, resources: Plan) -> Pool:
+        """Create the actors; returns before they are ready, save where they share GPUs."""
+        forever = {"max_restarts": -1, "max_task_retries": MAX_TASK_RETRIES, "scheduling_strategy": "SPREAD"}
+
+        def remote(kind: type, share: Share) -> Any:
+            return ray.remote(kind).options(num_cpus=share.cpus, num_gpus=share.gpus, **forever)
+
+        own = with_threads(config, resources.extractors)
+        extractors, fillers = [], []
+        for _ in range(resources.extractors.number):
+            extractors.append(remote(Extractor, resources.extractors).remote(own, images))
+            if resources.placement == "colocated" and resources.extractors.gpus:
+                fillers.append(_fill_gpu(extractors[-1], 1 - resources.extractors.gpus))
+        for filler in fillers:
+            ray.kill(filler)
+        labeller = remote(Labeller, resources.labellers)
+        labellers = [
+            labeller.remote(with_threads(config, resources.labellers)) for _ in range(config.runtime.n_labellers)
+        ]
+        return cls(tuple(extractors), tuple(labellers), config.runtime.timeout_seconds)
 
     def wait(self) -> None:
         """Block until every actor is built; raises what a constructor raised."""
@@ -108,15 +137,87 @@ class Pool:
         for actor in (*self.extractors, *self.labellers):
             ray.kill(actor)
 
-    def features(self, bank: str, n_rows: int, batch_size: int, weights: Weights) -> StoredFeatures:
-        """Features of all rows of a bank, as they are being extracted."""
+    def features(self, bank: str, n_rows: int, batch_size: int, weights: Weights) -> Extraction:
+        """Features of all rows of a bank, as they are being extracted.
+
+        An extractor gets the same rows each time, which it may have kept decoded.
+        """
         batches = batch_rows(n_rows, batch_size)
         tasks = [batches[i : i + BATCHES_PER_TASK] for i in range(0, len(batches), BATCHES_PER_TASK)]
         shared = ray.put(weights)
-        parts = [
-            self.extractors[i % len(self.extractors)].extract.remote(bank, shared, task) for i, task in enumerate(tasks)
+        n_extractors = len(self.extractors)
+        calls = [
+            self.extractors[i % n_extractors].extract.options(num_returns=2).remote(bank, shared, task)
+            for i, task in enumerate(tasks)
         ]
-        return StoredFeatures(parts, [task[-1].stop - task[0].start for task in tasks])
+        lengths = [task[-1].stop - task[0].start for task in tasks]
+        return Extraction(self, [part for part, _ in calls], [seconds for _, seconds in calls], lengths)
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """An extraction that is going on; task i is extractor i mod n's."""
+
+    pool: Pool
+    parts: list[Any]
+    seconds: list[Any]
+    lengths: list[int]
+
+    def wait(self) -> StoredFeatures:
+        """The features, once all are there; what went wrong in making one is raised when it is read.
+
+        Raises:
+            RunError: nothing has come for long, though extractors were restarted.
+        """
+        pending, restarts = self.parts, 0
+        while pending:
+            ready, pending = ray.wait(pending, num_returns=len(pending), timeout=self.pool.timeout, fetch_local=False)
+            restarts = 0 if ready else restarts + 1
+            if restarts > MAX_TASK_RETRIES:
+                raise RunError(
+                    f"The extractors have given nothing for {restarts * self.pool.timeout:g} s, though they were "
+                    f"restarted: their nodes may be gone or overloaded, or a task of {max(self.lengths)} images needs "
+                    f"longer than runtime.timeout_seconds={self.pool.timeout:g}."
+                )
+            if not ready:
+                waiting = set(pending)
+                n_extractors = len(self.pool.extractors)
+                for number in {i % n_extractors for i, part in enumerate(self.parts) if part in waiting}:
+                    ray.kill(self.pool.extractors[number], no_restart=False)
+        return StoredFeatures(self.parts, self.lengths)
+
+    def images_per_second(self) -> list[float]:
+        """Of each extractor that had work, while it was at work."""
+        seconds, n_extractors = fetch(self.seconds), len(self.pool.extractors)
+        return [
+            sum(self.lengths[i::n_extractors]) / sum(seconds[i::n_extractors])
+            for i in range(min(n_extractors, len(self.parts)))
+        ]
+
+
+def with_threads(config: Config, share: Share) -> Config:
+    """The configuration of a process that has such a share of its machine."""
+    runtime = config.runtime.model_copy(update={"threads": share.threads})
+    return config.model_copy(update={"runtime": runtime})
+
+
+def _fill_gpu(extractor: Any, rest: float) -> Any:
+    """An actor that takes what an extractor leaves of its GPU, so that the next extractor gets another one.
+
+    Ray packs fractions of GPUs: without it all extractors would come to lie on one, and a trainer would find none.
+    """
+    node = ray.get(extractor.node.remote())
+    near = NodeAffinitySchedulingStrategy(node, soft=True)
+    filler = ray.remote(Filler).options(num_cpus=0, num_gpus=rest, scheduling_strategy=near).remote()
+    ray.get(filler.ready.remote())
+    return filler
+
+
+class Filler:
+    """Holds a part of a GPU while others are being placed."""
+
+    def ready(self) -> bool:
+        return True
 
 
 class PoolServices:
@@ -129,8 +230,10 @@ class PoolServices:
         self._labellers = ActorWorkers(pool.labellers)
         self._train = dataset.train
         self._search = search_table(dataset)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="refresh")
+        self._refreshes = ThreadPoolExecutor(1, thread_name_prefix="reid-refresh")
+        self._evaluations = ThreadPoolExecutor(1, thread_name_prefix="reid-evaluation")
         self._begun: Future[tuple[PseudoLabels, float]] | None = None
+        self._evaluating: Future[dict[str, Any]] | None = None
 
     def refresh(self, teacher: nn.Module, version: int, previous: IntArray | None = None) -> PseudoLabels:
         self.begin(teacher, version, previous, taken=version)
@@ -139,7 +242,7 @@ class PoolServices:
     def begin(self, teacher: nn.Module, version: int, previous: IntArray | None = None, *, taken: int) -> None:
         if self._world.is_first:
             weights = Weights(taken, to_numpy(teacher.state_dict()))
-            self._begun = self._thread.submit(self._make_labels, weights, version, previous)
+            self._begun = self._refreshes.submit(self._make_labels, weights, version, previous)
 
     def collect(self) -> PseudoLabels:
         def wait() -> PseudoLabels:
@@ -149,12 +252,12 @@ class PoolServices:
             idle = {"pool_idle_seconds": max(0.0, asked - ended)}
             return replace(labels, statistics={**labels.statistics, **idle})
 
-        return cast(PseudoLabels, first_answers(self._world, wait))
+        return cast(PseudoLabels, first_works(self._world, self._config, wait))
 
     def _make_labels(self, weights: Weights, version: int, previous: IntArray | None) -> tuple[PseudoLabels, float]:
         """Labels, and when they were there."""
         started = time.perf_counter()
-        features = self._features("train", self._train, weights)
+        features, rates = self._features("train", self._train, weights)
         extracted = time.perf_counter()
         # The labellers have reserved CPUs only; a GPU that they happen to see is somebody else's.
         labels = label(
@@ -166,26 +269,34 @@ class PoolServices:
             workers=self._labellers,
         )
         labels = with_seconds(labels, extract=extracted - started, label=time.perf_counter() - extracted)
-        return labels, time.time()
+        return replace(labels, statistics={**labels.statistics, "extract_images_per_second": rates}), time.time()
 
-    def evaluate(self, teacher: nn.Module, version: int) -> dict[str, Any] | None:
-        table = self._search
-        if table is None:
+    def begin_evaluation(self, teacher: nn.Module, version: int) -> None:
+        if self._world.is_first and self._search is not None:
+            weights = Weights(version, to_numpy(teacher.state_dict()))
+            self._evaluating = self._evaluations.submit(self._make_metrics, weights, self._search)
+
+    def collect_evaluation(self) -> dict[str, Any] | None:
+        if self._search is None:
             return None
 
-        def ask() -> dict[str, Any]:
-            started = time.perf_counter()
-            features = self._features("search", table, Weights(version, to_numpy(teacher.state_dict())))
-            call = self._labellers.run(_score, features, table, self._config)
-            return {**self._labellers.get([call])[0], "evaluate_seconds": time.perf_counter() - started}
+        def wait() -> dict[str, Any]:
+            assert self._evaluating is not None, "collect_evaluation() without begin_evaluation()"
+            return self._evaluating.result()
 
-        return cast(dict[str, Any], first_answers(self._world, ask))
+        return cast(dict[str, Any], first_works(self._world, self._config, wait))
 
-    def _features(self, bank: str, table: ImageTable, weights: Weights) -> StoredFeatures:
-        """Features of a table, all extracted."""
-        features = self._pool.features(bank, len(table), self._config.evaluation.batch_size, weights)
-        features.wait()
-        return features
+    def _make_metrics(self, weights: Weights, table: ImageTable) -> dict[str, Any]:
+        started = time.perf_counter()
+        features, _ = self._features("search", table, weights)
+        call = self._labellers.run(_score, features, table, self._config)
+        return {**self._labellers.get([call])[0], "evaluate_seconds": time.perf_counter() - started}
+
+    def _features(self, bank: str, table: ImageTable, weights: Weights) -> tuple[StoredFeatures, list[float]]:
+        """Features of a table, all extracted, and the images per second of each extractor."""
+        extraction = self._pool.features(bank, len(table), self._config.evaluation.batch_size, weights)
+        features = extraction.wait()
+        return features, extraction.images_per_second()
 
 
 def _score(features: StoredFeatures, table: ImageTable, config: Config) -> dict[str, Any]:

@@ -1,46 +1,101 @@
-"""What a run asks of a Ray cluster, and whether the cluster has it, before anything is started."""
+"""What each process of a run has, and whether the Ray cluster can hold them all, before anything is started."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from reid_ray.config import RuntimeConfig
+from reid_ray.config import Config
 from reid_ray.errors import ConfigError
+
+TRAINER_SHARE = 0.6
+"""Of a GPU that a trainer shares with an extractor. Two trainers make more than 1, so they never meet on one GPU."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Processes of one kind, and what each of them has."""
+
+    number: int
+    cpus: float
+    gpus: float
+    threads: int
 
 
 @dataclass(frozen=True)
 class Plan:
-    """CPUs and GPUs of a run's processes: trainers, extractors, labellers."""
+    """CPUs, GPUs and threads of a run's processes. Ray Train's controller runs beside them and reserves nothing."""
 
-    n_workers: int
-    n_extractors: int
-    n_labellers: int
-    cpus_per_process: float
-    gpus_per_process: float
+    placement: Literal["separate", "colocated"]
+    trainers: Share
+    extractors: Share
+    labellers: Share
 
     @property
     def cpus(self) -> float:
-        return self.cpus_per_process * (self.n_workers + self.n_extractors + self.n_labellers)
+        return sum(share.number * share.cpus for share in (self.trainers, self.extractors, self.labellers))
 
     @property
     def gpus(self) -> float:
-        return self.gpus_per_process * (self.n_workers + self.n_extractors)
+        """Whole GPUs; a shared one counts once."""
+        shared = self.placement == "colocated"
+        whole = self.trainers.number + (0 if shared else self.extractors.number)
+        return whole if self.trainers.gpus else 0
 
     def describe(self) -> str:
-        gpus = f" and {self.gpus:g} GPUs" if self.gpus else ""
-        actors = f"{self.n_extractors} extractors and {self.n_labellers} labellers"
-        return f"{self.cpus:g} CPUs{gpus} ({self.n_workers} trainers, {actors}, {self.cpus_per_process:g} CPUs each)"
+        """What the run needs, for a sentence."""
+        gpus = f" and {self.gpus:g} GPU{'s' if self.gpus != 1 else ''}" if self.gpus else ""
+        who = ", ".join(
+            f"{share.number} {name}{'s' if share.number != 1 else ''}"
+            for name, share in (
+                ("trainer", self.trainers),
+                ("extractor", self.extractors),
+                ("labeller", self.labellers),
+            )
+        )
+        return f"{self.cpus:g} CPUs{gpus} ({who}, {self.placement})"
 
 
-def plan(runtime: RuntimeConfig, *, n_gpus: float) -> Plan:
-    """The resources of a run where `n_gpus` are to be used (0: none).
+def plan(config: Config, *, n_gpus: float, n_cores: int | None) -> Plan:
+    """The resources of a run.
 
-    Every trainer and every extractor has a GPU of its own; a single GPU is shared by one of each, which take turns.
+    Args:
+        n_gpus: GPUs to be used, of all nodes together; 0 trains on CPUs.
+        n_cores: CPU cores that the processes share, where all are on this machine and nobody else is; None on a cluster
+            that is joined, where each keeps to the CPUs that are reserved for it.
+
+    Raises:
+        ConfigError: a placement that cannot be.
     """
-    share = 1.0 if n_gpus else 0.0
-    if n_gpus == 1 and runtime.n_workers == runtime.n_extractors == 1:
-        share = 0.5
-    return Plan(runtime.n_workers, runtime.n_extractors, runtime.n_labellers, runtime.cpus_per_worker, share)
+    runtime = config.runtime
+    n_workers, n_extractors, n_labellers = runtime.n_workers, runtime.n_extractors, runtime.n_labellers
+    take_turns = config.labels.staleness == 0 and not config.evaluation.overlap
+    placement = runtime.placement
+    if placement == "auto":
+        apart = n_gpus >= n_workers + n_extractors if n_gpus else not take_turns
+        placement = "separate" if apart else "colocated"
+    shared = placement == "colocated"
+    if shared and n_gpus and n_extractors > n_workers:
+        raise ConfigError(
+            f"With runtime.placement=colocated each extractor shares a trainer's GPU, but runtime.n_extractors="
+            f"{n_extractors} is more than runtime.n_workers={n_workers}; lower it to {n_workers}."
+        )
+    at_once = n_workers + max(n_extractors, n_labellers)
+
+    def share(number: int, *, own_cpus: bool, gpus: float) -> Share:
+        reserved = runtime.cpus_per_worker if own_cpus else 0
+        if n_cores is None:
+            threads = max(1, int(runtime.cpus_per_worker))
+        else:
+            threads = max(1, n_cores // (number if shared and take_turns else at_once))
+        return Share(number, reserved, gpus if n_gpus else 0, runtime.threads or threads)
+
+    return Plan(
+        placement,
+        share(n_workers, own_cpus=True, gpus=TRAINER_SHARE if shared else 1),
+        share(n_extractors, own_cpus=not shared, gpus=1 - TRAINER_SHARE if shared else 1),
+        share(n_labellers, own_cpus=not shared, gpus=0),
+    )
 
 
 def check_fits(plan: Plan, cluster: dict[str, float]) -> None:
@@ -51,7 +106,9 @@ def check_fits(plan: Plan, cluster: dict[str, float]) -> None:
         if needed > cluster.get(name, 0)
     ]
     if missing:
+        lower = "runtime.n_workers, runtime.n_extractors, runtime.n_labellers or runtime.cpus_per_worker"
+        share = ", take runtime.placement=colocated" if plan.placement == "separate" else ""
         raise ConfigError(
-            f"The run needs {plan.describe()}, and the cluster lacks {' and '.join(missing)}; lower runtime.n_workers, "
-            f"runtime.n_extractors, runtime.n_labellers or runtime.cpus_per_worker, or add nodes."
+            f"The run needs {plan.describe()}, and the cluster lacks {' and '.join(missing)}; lower {lower}{share}, or "
+            f"add nodes."
         )

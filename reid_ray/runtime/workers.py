@@ -9,6 +9,8 @@ from reid_ray.config import Config
 from reid_ray.data.images import Dataset, ImageReader
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import UserError
+from reid_ray.runtime.faults import PreemptionNotice
+from reid_ray.runtime.gauges import Gauges
 from reid_ray.runtime.pools import Pool, PoolServices
 from reid_ray.training.devices import choose_device, local_rank, prepare_process
 from reid_ray.training.loop import Trainer
@@ -51,8 +53,18 @@ def train_worker(loop_config: dict[str, Assignment]) -> Failure | None:
     bank = make_bank(dataset.train, dataset, config)
     services = PoolServices(config, dataset, world, assignment.pool)
     try:
-        Trainer(config, dataset, world, device, services, bank, started=assignment.started).run()
-    except errors.LoaderError:
+        Trainer(
+            config,
+            dataset,
+            world,
+            device,
+            services,
+            bank,
+            listener=Gauges(config.name) if world.is_first else None,
+            started=assignment.started,
+            notice=PreemptionNotice(),
+        ).run()
+    except (errors.LoaderError, errors.OutOfMemoryError):
         raise  # met by this worker alone: the others wait in a collective, and only Ray can end them
     except UserError as error:
         return Failure(type(error).__name__, str(error))

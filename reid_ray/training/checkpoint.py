@@ -50,6 +50,7 @@ class Checkpoint:
 
     Attributes:
         ahead: state dict of the teacher that gives the next epoch's labels; None unless labels are stale.
+        evaluated: state dict of the teacher that is being evaluated while training goes on; None where none is.
     """
 
     position: Position
@@ -57,6 +58,7 @@ class Checkpoint:
     optimizers: dict[str, Any]
     labels: PseudoLabels | None = None
     ahead: dict[str, Any] | None = None
+    evaluated: dict[str, Any] | None = None
 
     def save(self, folder: Path, keep: int) -> Path:
         """Write `step-NNNNNNNN-E.pt` into `folder` and remove all but the newest `keep`."""
@@ -66,6 +68,7 @@ class Checkpoint:
             "optimizers": self.optimizers,
             "labels": _pack_labels(self.labels),
             "ahead": self.ahead,
+            "evaluated": self.evaluated,
         }
         path = folder / f"step-{self.position.global_step:08d}-{int(self.position.refreshed)}.pt"
         save_atomically(state, path)
@@ -82,6 +85,7 @@ class Checkpoint:
             optimizers=state["optimizers"],
             labels=_unpack_labels(state["labels"]),
             ahead=state["ahead"],
+            evaluated=state["evaluated"],
         )
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from reid_ray.config import RuntimeConfig, TrainingConfig
-from reid_ray.errors import ConfigError
+from reid_ray.errors import ConfigError, OutOfMemoryError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's `mallopt`, as its header numbers them."""
@@ -35,9 +37,14 @@ def parameter_dtype(training: TrainingConfig) -> torch.dtype:
     return torch.float64 if training.precision == "float64" else torch.float32
 
 
+def n_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def n_threads(runtime: RuntimeConfig) -> int:
-    """Threads of one worker or extractor."""
-    return runtime.threads or max(1, min(int(runtime.cpus_per_worker), os.cpu_count() or 1))
+    """Threads of this process: those configured, else its part of the cores, which its launcher's others share."""
+    return runtime.threads or max(1, n_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def prepare_process(runtime: RuntimeConfig) -> None:
@@ -47,6 +54,21 @@ def prepare_process(runtime: RuntimeConfig) -> None:
     """
     torch.set_num_threads(n_threads(runtime))
     _keep_freed_memory()
+
+
+@contextmanager
+def memory_errors(who: str, advice: str) -> Iterator[None]:
+    """Name memory that gives out in the block: `who` has none left, on which device, and what to do."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        on_gpu = isinstance(error, torch.OutOfMemoryError)
+        if not (on_gpu or isinstance(error, MemoryError) or "allocate memory" in str(error)):
+            raise
+        reason = str(error).strip().splitlines() or ["no more to be had"]
+        raise OutOfMemoryError(
+            f"Out of {'GPU ' if on_gpu else ''}memory in {who} ({reason[0]}); {advice}, or make data.cache_mb smaller."
+        ) from error
 
 
 def _keep_freed_memory() -> None:

@@ -21,12 +21,9 @@ from reid_ray.training.rundir import RunDirectory
 from reid_ray.training.services import InlineServices, first_answers, make_bank
 from reid_ray.training.world import World
 
-COLLECTIVE_TIMEOUT = timedelta(hours=2)
-"""Longer than a refresh on rank 0, during which the other ranks wait."""
-
 
 def train_inline(config: Config, dataset: Dataset, listener: Callable[[Event], None] | None = None) -> None:
-    """Run, or resume, in this process. Ctrl-C inside an epoch writes a checkpoint first where one process is alone."""
+    """Run, or resume, in this process. Ctrl-C or SIGTERM inside an epoch writes a checkpoint first."""
     started = time.time()
     with process_group(config) as world:
         prepare_process(config.runtime)
@@ -64,7 +61,7 @@ def process_group(config: Config) -> Iterator[World]:
     backend = "nccl" if torch.cuda.is_available() and config.runtime.device != "cpu" else "gloo"
     if backend == "nccl":
         torch.cuda.set_device(choose_device(config.runtime, local_rank()))
-    dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+    dist.init_process_group(backend, timeout=timedelta(seconds=config.runtime.timeout_seconds))
     try:
         yield World.current()
     finally:

@@ -21,12 +21,13 @@ from reid_ray.config import Config, TrainingConfig
 from reid_ray.data.images import Dataset
 from reid_ray.data.loader import ImageBank, ViewLoader
 from reid_ray.data.samplers import plan_epoch, worker_columns
-from reid_ray.errors import DataError, DegenerateLabelsError, LoaderError, RunError
+from reid_ray.errors import DataError, DegenerateLabelsError, LoaderError
 from reid_ray.methods import Batch, Method, build_method
 from reid_ray.models import prepare_bn_groups, synchronise_buffers, update_teacher
 from reid_ray.training.checkpoint import Checkpoint, Position, latest_checkpoint, save_atomically
-from reid_ray.training.devices import parameter_dtype
-from reid_ray.training.interrupt import deferred_interrupt
+from reid_ray.training.devices import memory_errors, parameter_dtype
+from reid_ray.training.divergence import check_finite
+from reid_ray.training.interrupt import Request, deferred_interrupt
 from reid_ray.training.metrics import Event, MetricsLog
 from reid_ray.training.rundir import RunDirectory
 from reid_ray.training.services import Services, first_answers
@@ -64,6 +65,7 @@ class Trainer:
         bank: the training images.
         listener: called with every logged event (progress bars); rank 0 only.
         started: `time.time()` at which the run was asked for; the `start` event reports the seconds since.
+        notice: asked after each step whether this machine is about to be taken away.
     """
 
     def __init__(
@@ -77,11 +79,13 @@ class Trainer:
         *,
         listener: Callable[[Event], None] | None = None,
         started: float | None = None,
+        notice: Callable[[], Request] = lambda: Request.NOTHING,
     ) -> None:
         self.config = config
         self.world = world
         self.device = device
         self._started = started or time.time()
+        self._notice = notice
         self._dtype = parameter_dtype(config.training)
         torch.manual_seed(config.seed)
         self.method = build_networks(config, world)
@@ -105,20 +109,21 @@ class Trainer:
         self._log = MetricsLog(self._directory.metrics_file if world.is_first else None, listener)
         self._labels: PseudoLabels | None = None
         self._ahead: nn.Module | None = None  # the teacher that gives the next epoch's labels, where they are stale
+        self._evaluated: nn.Module | None = None  # the teacher whose evaluation goes on
         self._position = Position()
 
     def run(self) -> Position:
         """Train to the last epoch and return where the run stands; an already finished run returns at once."""
-        self._resume()
-        training = self.config.training
-        if self._position.epoch < training.epochs:
-            self._train()
-        self._note("end", epochs=self._position.epoch, seconds=time.time() - self._started)
+        with memory_errors(f"training worker {self.world.rank}", "use fewer images a step or more workers"):
+            self._resume()
+            if self._position.epoch < self.config.training.epochs:
+                self._train()
+        self._log_event("end", epochs=self._position.epoch, seconds=time.time() - self._started)
         return self._position
 
     def _train(self) -> None:
         training = self.config.training
-        self._note(
+        self._log_event(
             "start",
             epoch=self._position.epoch,
             step=self._position.step,
@@ -130,7 +135,8 @@ class Trainer:
             startup_seconds=time.time() - self._started,
         )
         if self.config.evaluation.at_start and self._position.global_step == 0 and not self._position.refreshed:
-            self._evaluate()
+            self._services.begin_evaluation(self.method.teacher, 0)
+            self._collect_evaluation(self.method.teacher, epoch=0)
         while self._position.epoch < training.epochs:
             if not self._position.refreshed:
                 self._refresh()
@@ -141,7 +147,7 @@ class Trainer:
 
     def _refresh(self) -> None:
         epoch = self._position.epoch
-        started = time.perf_counter()
+        started, staleness = time.perf_counter(), int(self._ahead is not None)
         if self._ahead is None:
             labels = self._services.refresh(self.method.teacher, epoch, self._previous())
         else:
@@ -150,7 +156,9 @@ class Trainer:
         self.world.check_same_labels(labels)
         degenerate = labels.n_clusters < MIN_CLUSTERS
         self._position.degenerate = self._position.degenerate + 1 if degenerate else 0
-        self._note("refresh", epoch=epoch, degenerate=degenerate, wait_seconds=waited, **labels.statistics)
+        self._log_event(
+            "refresh", epoch=epoch, degenerate=degenerate, staleness=staleness, wait_seconds=waited, **labels.statistics
+        )
         if degenerate:
             labels = self._fall_back(labels)
         self._labels = labels
@@ -212,25 +220,20 @@ class Trainer:
         with closing(batches), deferred_interrupt() as interrupt:
             for views in _naming_worker(batches, self.world):
                 parts = self._step(self._batch(plan[self._position.step], labels, views))
-                self._check_finite(parts)
                 self._position.step += 1
                 self._position.global_step += 1
                 last = self._position.step == training.iterations
                 if last or self._position.step % training.log_every == 0:
                     self._log_step(parts, rate)
-                if not last and self._position.step % training.checkpoint_every == 0:
+                wanted = Request.STOP if interrupt.requested else self._notice()
+                request = self.world.highest(wanted)
+                if request or (not last and self._position.step % training.checkpoint_every == 0):
                     self._save()
-                if interrupt.requested:
-                    self._stop()
+                if request == Request.STOP:
+                    raise KeyboardInterrupt
         seconds = time.perf_counter() - started
         n_images = (training.iterations - first_step) * training.batch_size
-        self._note("epoch", epoch=epoch, train_seconds=seconds, images_per_second=n_images / seconds)
-
-    def _stop(self) -> None:
-        """End an interrupted run. Alone, save first; other workers would not join the save."""
-        if self.world.size == 1:
-            self._save()
-        raise KeyboardInterrupt
+        self._log_event("epoch", epoch=epoch, train_seconds=seconds, images_per_second=n_images / seconds)
 
     def _batch(self, rows: IntArray, labels: PseudoLabels, views: dict[str, Tensor]) -> Batch:
         device = self.device
@@ -248,30 +251,22 @@ class Trainer:
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         logged: dict[str, Tensor] = {}
         for update in self.method.updates(batch):
+            parts = {**update.parts, "loss": update.loss}
+            check_finite(parts, batch, self.method.networks, self._directory.diverged_file(self.world.rank))
             optimizer = self._optimizers[update.optimizer]
             optimizer.zero_grad(set_to_none=True)
             (update.loss / self.world.size).backward()  # type: ignore[no-untyped-call]
             self.world.sum_gradients(self.method.parameters()[update.optimizer])
             optimizer.step()
-            logged.update({name: value.detach() for name, value in update.parts.items()})
-            logged["loss"] = update.loss.detach()
+            logged.update({name: value.detach() for name, value in parts.items()})
         update_teacher(self.method.teacher, self.method.student, self.method.ema_momentum(self._position.global_step))
         return logged
-
-    def _check_finite(self, parts: dict[str, Tensor]) -> None:
-        """End the run before a loss that is not a number reaches a checkpoint."""
-        if not bool(torch.isfinite(parts["loss"])):
-            values = ", ".join(f"{name} {float(value):g}" for name, value in parts.items())
-            raise RunError(
-                f"The loss is no longer finite at epoch {self._position.epoch}, step {self._position.step} ({values}); "
-                f"the last checkpoint is sound. Lower training.lr or raise a temperature, under another name."
-            )
 
     def _log_step(self, parts: dict[str, Tensor], rate: float) -> None:
         values = {name: float(value) for name, value in parts.items()}
         loss = values.pop("loss")
         position = self._position
-        self._note(
+        self._log_event(
             "step",
             epoch=position.epoch,
             step=position.step,
@@ -288,26 +283,36 @@ class Trainer:
         position.epoch += 1
         position.step = 0
         position.refreshed = False
-        self._export("last")
-        every = self.config.evaluation.every
-        if position.epoch == self.config.training.epochs or (every and position.epoch % every == 0):
-            self._evaluate()
+        self._export("last", self.method.teacher, position.epoch)
+        if self._evaluated is not None:
+            evaluated, self._evaluated = self._evaluated, None
+            self._collect_evaluation(evaluated, position.epoch - 1)
+        every, last = self.config.evaluation.every, position.epoch == self.config.training.epochs
+        if last or (every and position.epoch % every == 0):
+            overlap = self.config.evaluation.overlap and not last
+            teacher = copy.deepcopy(self.method.teacher) if overlap else self.method.teacher
+            self._services.begin_evaluation(teacher, position.epoch)
+            if overlap:
+                self._evaluated = teacher
+            else:
+                self._collect_evaluation(teacher, position.epoch)
         self._save()
 
-    def _evaluate(self) -> None:
-        metrics = self._services.evaluate(self.method.teacher, self._position.epoch)
+    def _collect_evaluation(self, teacher: nn.Module, epoch: int) -> None:
+        """Log the metrics of the teacher after `epoch` epochs, once they are there, and keep it if it is the best."""
+        metrics = self._services.collect_evaluation()
         if metrics is None:
             return
-        self._note("evaluate", epoch=self._position.epoch, **metrics)
+        self._log_event("evaluate", epoch=epoch, **metrics)
         if metrics["mAP"] > self._position.best_map:
             self._position.best_map = float(metrics["mAP"])
-            self._export("best")
+            self._export("best", teacher, epoch)
 
-    def _export(self, which: str) -> None:
+    def _export(self, which: str, teacher: nn.Module, epoch: int) -> None:
         """Write the teacher, the model that is used after training."""
         state = {
-            "model": self.method.teacher.state_dict(),
-            "epoch": self._position.epoch,
+            "model": teacher.state_dict(),
+            "epoch": epoch,
             "config": self.config.model.model_dump(mode="json"),
         }
         first_answers(self.world, lambda: save_atomically(state, self._directory.model_file(which)))
@@ -322,11 +327,12 @@ class Trainer:
             optimizers={name: optimizer.state_dict() for name, optimizer in self._optimizers.items()},
             labels=self._labels,
             ahead=self._ahead.state_dict() if self._ahead else None,
+            evaluated=self._evaluated.state_dict() if self._evaluated else None,
         )
         folder, keep = self._directory.checkpoints, self.config.training.keep_checkpoints
         first_answers(self.world, lambda: checkpoint.save(folder, keep))
 
-    def _note(self, event: str, **fields: Any) -> None:
+    def _log_event(self, event: str, **fields: Any) -> None:
         """Log an event; like every file of the run it is written by rank 0, and all ranks learn if that fails."""
         first_answers(self.world, lambda: self._log.write(event, **fields))
 
@@ -344,9 +350,17 @@ class Trainer:
         self._position = checkpoint.position
         self._rewind(checkpoint.position.metrics)
         if checkpoint.ahead is not None:
-            self._ahead = copy.deepcopy(self.method.teacher)
-            self._ahead.load_state_dict(checkpoint.ahead)
+            self._ahead = self._teacher_with(checkpoint.ahead)
             self._begin(self._position.epoch + self._position.refreshed)
+        if checkpoint.evaluated is not None:
+            self._evaluated = self._teacher_with(checkpoint.evaluated)
+            self._services.begin_evaluation(self._evaluated, self._position.epoch)
+
+    def _teacher_with(self, state: dict[str, Any]) -> nn.Module:
+        """A copy of the teacher with other weights."""
+        teacher = copy.deepcopy(self.method.teacher)
+        teacher.load_state_dict(state)
+        return teacher
 
     def _rewind(self, position: int) -> None:
         first_answers(self.world, lambda: self._log.rewind(position))

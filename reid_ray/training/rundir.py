@@ -5,6 +5,7 @@ images.parquet         the table of images it trains and is evaluated on
 metrics.jsonl          one event a line
 labels/epoch-000.parquet   the pseudo-labels of each epoch
 checkpoints/           resumable states, and the exported models `model-last.pt`, `model-best.pt`
+diverged-0.pt          the batch of each worker whose loss was not a number, where that ended the run
 """
 
 from __future__ import annotations
@@ -57,6 +58,10 @@ class RunDirectory:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    def diverged_file(self, rank: int) -> Path:
+        """What a worker writes of a batch whose loss is not finite."""
+        return self.path / f"diverged-{rank}.pt"
 
     def model_file(self, which: str) -> Path:
         """`which` is `last` or `best`."""
@@ -116,10 +121,14 @@ class RunDirectory:
         with storage_errors(self.path):
             for folder in (self.path, self.labels, self.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
-                for abandoned in folder.glob(".*.tmp"):  # what a killed process was writing
-                    abandoned.unlink(missing_ok=True)
+            self.remove_abandoned()
         write_atomically(self.images_file, parquet_bytes(table.arrow))
         write_atomically(self.config_file, f"{HASH_PREFIX}{config_hash(config)}\n{dump_config(config)}".encode())
+
+    def remove_abandoned(self) -> None:
+        """Remove what killed processes were writing; none of this run may be at work."""
+        for abandoned in self.path.glob("**/.*.tmp"):
+            abandoned.unlink(missing_ok=True)
 
     def write_labels(self, labels: PseudoLabels, table: ImageTable) -> None:
         """labels/epoch-EEE.parquet: path, label and camid of every training image, and pid where it is known."""

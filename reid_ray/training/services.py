@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, Protocol
 
 import torch
@@ -51,7 +52,15 @@ class Services(Protocol):
         """The labels of the refresh that was begun last, once they are there."""
         ...
 
-    def evaluate(self, teacher: nn.Module, version: int) -> dict[str, Any] | None:
+    def begin_evaluation(self, teacher: nn.Module, version: int) -> None:
+        """Start an evaluation whose metrics `collect_evaluation` will give. The teacher is not changed meanwhile.
+
+        Args:
+            version: epochs that were completed when the teacher was as it is.
+        """
+        ...
+
+    def collect_evaluation(self) -> dict[str, Any] | None:
         """Metrics on query and gallery, with `evaluate_seconds`; None where the data cannot be evaluated."""
         ...
 
@@ -124,6 +133,7 @@ class InlineServices:
         self._train = dataset.train
         self._train_bank = train_bank
         self._begun: tuple[nn.Module, int, IntArray | None] | None = None
+        self._evaluated: nn.Module | None = None
         self._search = search_table(dataset)
         self._search_bank = make_bank(self._search, dataset, config) if self._search is not None else None
 
@@ -131,8 +141,10 @@ class InlineServices:
         started = time.perf_counter()
         features = self._extract(teacher, self._train_bank)
         extracted = time.perf_counter()
-        labels = self._on_first(
-            lambda: label(Features(features, version), self._train, self._config, self._device, previous=previous)
+        labels = first_works(
+            self._world,
+            self._config,
+            lambda: label(Features(features, version), self._train, self._config, self._device, previous=previous),
         )
         return with_seconds(labels, extract=extracted - started, label=time.perf_counter() - extracted)
 
@@ -145,12 +157,17 @@ class InlineServices:
         begun, self._begun = self._begun, None
         return self.refresh(*begun)
 
-    def evaluate(self, teacher: nn.Module, version: int) -> dict[str, Any] | None:
+    def begin_evaluation(self, teacher: nn.Module, version: int) -> None:
+        self._evaluated = teacher
+
+    def collect_evaluation(self) -> dict[str, Any] | None:
+        assert self._evaluated is not None, "collect_evaluation() without begin_evaluation()"
+        teacher, self._evaluated = self._evaluated, None
         if self._search is None or self._search_bank is None:
             return None
         table, started = self._search, time.perf_counter()
         features = self._extract(teacher, self._search_bank)
-        metrics = self._on_first(lambda: score(features, table, self._config))
+        metrics = first_works(self._world, self._config, lambda: score(features, table, self._config))
         return {**metrics, "evaluate_seconds": time.perf_counter() - started}
 
     def _extract(self, teacher: nn.Module, bank: ImageBank) -> FloatArray:
@@ -170,9 +187,6 @@ class InlineServices:
             parts[rank :: self._world.size] = answer
         return assemble(parts)
 
-    def _on_first(self, function: Callable[[], Any]) -> Any:
-        return first_answers(self._world, function)
-
 
 def first_answers(world: World, function: Callable[[], Any]) -> Any:
     """Call `function` on rank 0 and give its answer, or its `UserError`, to every worker.
@@ -189,6 +203,20 @@ def first_answers(world: World, function: Callable[[], Any]) -> Any:
     if isinstance(answer, UserError):
         raise answer
     return answer
+
+
+def first_works(world: World, config: Config, function: Callable[[], Any]) -> Any:
+    """`first_answers` for work that may take longer than workers wait for each other.
+
+    Rank 0 tells the others again and again that it is still at it, so that nobody is taken for hung.
+    """
+    if world.size == 1:
+        return function()
+    with ThreadPoolExecutor(1, thread_name_prefix="reid-work") as thread:
+        calls = [thread.submit(function)] if world.is_first else []
+        while not first_answers(world, lambda: bool(wait(calls, config.runtime.timeout_seconds / 4).done)):
+            pass
+        return first_answers(world, lambda: calls[0].result())
 
 
 def with_seconds(labels: PseudoLabels, *, extract: float, label: float) -> PseudoLabels:

@@ -1,8 +1,8 @@
 """The driver's own parts: following the log, giving signals back, finding the error behind Ray's, joining a cluster."""
 
-import os
 import signal
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,8 +10,9 @@ import ray
 
 from reid_ray import errors
 from reid_ray.data.readers import read_dataset
-from reid_ray.errors import ConfigError, DataError, LoaderError, RunError
-from reid_ray.runtime import run, workers
+from reid_ray.errors import ConfigError, DataError, LoaderError, OutOfMemoryError, RunError
+from reid_ray.runtime import cluster, run, workers
+from reid_ray.runtime.faults import plain_error
 from reid_ray.runtime.workers import Assignment, Failure, train_worker
 from reid_ray.training.metrics import MetricsLog
 from reid_ray.training.rundir import RunDirectory
@@ -56,10 +57,26 @@ def test_the_user_s_mistake_behind_a_failed_training(where):
         failure = mistake
     error = RuntimeError("training failed")
     error.worker_failures = {1: RuntimeError("a bug"), 0: failure}
-    assert run._plain(error) is mistake
+    assert plain_error(error) is mistake
     error.worker_failures = {1: RuntimeError("a bug")}
-    assert run._plain(error) is error
-    assert run._plain(KeyError("other")).args == ("other",)
+    assert plain_error(error) is error
+    assert plain_error(KeyError("other")).args == ("other",)
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind", "part"),
+    [
+        ("Task was killed due to the node running low on memory", OutOfMemoryError, "ran out of memory"),
+        ("Owner's worker crashed: SYSTEM_ERROR connection closed", RunError, "runtime.max_failures"),
+    ],
+)
+def test_a_dead_worker_is_one_sentence(reason, kind, part):
+    error = RuntimeError("training failed")
+    error.worker_failures = {0: ray.exceptions.RayActorError(error_msg=reason)}
+    found = plain_error(error)
+    assert type(found) is kind
+    assert part in str(found)
+    assert "same command" in str(found)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +97,7 @@ def train_with(tiny, monkeypatch):
 
     def train(error):
         class Trainer:
-            def __init__(self, *arguments, started):
+            def __init__(self, *arguments, started, listener, notice):
                 assert started == 17.0
 
             def run(self):
@@ -88,6 +105,7 @@ def train_with(tiny, monkeypatch):
                     raise error
 
         monkeypatch.setattr(workers, "Trainer", Trainer)
+        monkeypatch.setattr(workers, "PreemptionNotice", lambda: None)
         pool = SimpleNamespace(extractors=(), labellers=())
         return train_worker({"assignment": Assignment(config, dataset.images, pool, 17.0)})
 
@@ -97,7 +115,8 @@ def train_with(tiny, monkeypatch):
 def test_a_mistake_that_all_workers_meet_is_returned_and_any_other_error_raised(train_with):
     assert train_with(None) is None
     assert train_with(RunError("the disk is full")) == Failure("RunError", "the disk is full")
-    for error in (LoaderError("image 3, which this worker alone has met"), ValueError("a bug")):
+    alone = (LoaderError("image 3, which this worker alone has met"), OutOfMemoryError("here"), ValueError("a bug"))
+    for error in alone:
         with pytest.raises(type(error), match=str(error)):
             train_with(error)
 
@@ -119,26 +138,29 @@ def fake_ray(monkeypatch):
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "shutdown", shutdown)
     monkeypatch.setattr(ray, "cluster_resources", lambda: state.resources)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(cluster, "n_cores", lambda: 2)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "2")
     return state
 
 
 def test_a_cluster_is_started_with_room_for_the_run_and_stopped(tiny, fake_ray):
-    with run.cluster(tiny("runtime.n_workers=4", "runtime.device=cpu")) as plan:
-        assert fake_ray.started[0]["num_cpus"] >= plan.cpus == 6
-        assert fake_ray.started[0]["namespace"] == run.NAMESPACE
+    with cluster.cluster(tiny("runtime.n_workers=4", "runtime.device=cpu")) as plan:
+        assert fake_ray.started[0]["num_cpus"] >= plan.cpus == 4
+        folder = Path(fake_ray.started[0]["_temp_dir"])
+        assert folder.is_dir()
+        assert fake_ray.started[0]["namespace"] == cluster.NAMESPACE
         assert "address" not in fake_ray.started[0]
         assert not fake_ray.stopped
     assert fake_ray.stopped == 1
+    assert not folder.exists()
 
 
 def test_a_cluster_that_runs_is_joined(tiny, fake_ray, monkeypatch):
-    with run.cluster(tiny("runtime.address=here:1", "runtime.device=cpu")):
+    with cluster.cluster(tiny("runtime.address=here:1", "runtime.device=cpu")):
         pass
     monkeypatch.setenv("RAY_ADDRESS", "there:2")
-    with run.cluster(tiny("runtime.device=cpu")):
+    with cluster.cluster(tiny("runtime.device=cpu")):
         pass
     assert [options["address"] for options in fake_ray.started] == ["here:1", "there:2"]
     assert not any("num_cpus" in options for options in fake_ray.started)
@@ -146,29 +168,30 @@ def test_a_cluster_that_runs_is_joined(tiny, fake_ray, monkeypatch):
 
 def test_ray_that_the_caller_has_started_is_left_running(tiny, fake_ray):
     fake_ray.running = True
-    with run.cluster(tiny("runtime.device=cpu")):
+    with cluster.cluster(tiny("runtime.device=cpu")):
         pass
     assert (fake_ray.started, fake_ray.stopped) == ([], 0)
 
 
 def test_no_cluster_answers(tiny, fake_ray):
     fake_ray.refuse = True
-    with pytest.raises(RunError, match=r"here:1.*ray start --head"), run.cluster(tiny("runtime.address=here:1")):
+    with pytest.raises(RunError, match=r"here:1.*ray start --head"), cluster.cluster(tiny("runtime.address=here:1")):
         pass
 
 
 def test_a_cluster_that_cannot_hold_the_run_is_refused_and_left(tiny, fake_ray):
     fake_ray.resources = {"CPU": 2.0}
-    with pytest.raises(ConfigError, match="1 more CPUs"), run.cluster(tiny("runtime.device=cpu")):
+    three = tiny("runtime.device=cpu", "runtime.placement=separate")
+    with pytest.raises(ConfigError, match="1 more CPUs"), cluster.cluster(three):
         pass
-    with pytest.raises(ConfigError, match="has no GPU"), run.cluster(tiny("runtime.device=cuda")):
+    with pytest.raises(ConfigError, match="has no GPU"), cluster.cluster(tiny("runtime.device=cuda")):
         pass
     assert fake_ray.stopped == 2
 
 
 def test_gpus_are_used_where_there_are_some(tiny, fake_ray):
     fake_ray.resources = {"CPU": 8.0, "GPU": 4.0}
-    with run.cluster(tiny("runtime.device=auto", "runtime.n_workers=2")) as plan:
-        assert plan.gpus_per_process == 1
-    with run.cluster(tiny("runtime.device=cpu")) as plan:
+    with cluster.cluster(tiny("runtime.device=auto", "runtime.n_workers=2")) as plan:
+        assert plan.trainers.gpus == 1
+    with cluster.cluster(tiny("runtime.device=cpu")) as plan:
         assert plan.gpus == 0

@@ -30,7 +30,7 @@ class Handle:
             self.calls.append((name, *arguments))
             return getattr(self.actor, name)(*arguments)
 
-        return SimpleNamespace(remote=remote)
+        return SimpleNamespace(remote=remote, options=lambda **options: SimpleNamespace(remote=remote))
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +70,11 @@ def weights(model, version=0):
     return Weights(version, to_numpy(model.state_dict()))
 
 
+def evaluate(services, teacher, version=0):
+    services.begin_evaluation(teacher, version)
+    return services.collect_evaluation()
+
+
 def test_the_pool_answers_as_the_inline_services_do(config, dataset, pool, teacher):
     inline = InlineServices(
         config, dataset, World(), torch.device("cpu"), train_bank=make_bank(dataset.train, dataset, config)
@@ -82,12 +87,15 @@ def test_the_pool_answers_as_the_inline_services_do(config, dataset, pool, teach
         assert found.digest() == expected.digest()
         assert found.statistics["extract_seconds"] > 0
         assert found.statistics["label_seconds"] > 0
-        expected, found = inline.evaluate(teacher, version), services.evaluate(teacher, version)
+        expected, found = evaluate(inline, teacher, version), evaluate(services, teacher, version)
         assert {**found, "evaluate_seconds": 0} == {**expected, "evaluate_seconds": 0}
 
 
 def test_tasks_are_dealt_round_the_extractors_in_order(config, dataset, pool, teacher):
-    features = pool.features("train", len(dataset.train), 2, weights(teacher))
+    extraction = pool.features("train", len(dataset.train), 2, weights(teacher))
+    features = extraction.wait()
+    assert len(extraction.images_per_second()) == 2
+    assert min(extraction.images_per_second()) > 0
     assert features.shape == (len(dataset.train), teacher.dim)
     tasks = [[call[3] for call in extractor.calls] for extractor in pool.extractors]
     assert all(tasks)
@@ -100,16 +108,17 @@ def test_tasks_are_dealt_round_the_extractors_in_order(config, dataset, pool, te
 
 def test_an_extractor_loads_weights_when_their_version_changes(config, dataset, teacher):
     extractor = Extractor(config, dataset.images)
-    first = extractor.extract("train", weights(teacher), [range(2)])
+    first, seconds = extractor.extract("train", weights(teacher), [range(2)])
+    assert seconds > 0
     torch.nn.init.normal_(teacher.neck.weight, 1, 0.5)
-    assert (extractor.extract("train", weights(teacher), [range(2)]) == first).all()  # the version says: the same
-    assert (extractor.extract("train", weights(teacher, 1), [range(2)]) != first).any()
+    assert (extractor.extract("train", weights(teacher), [range(2)])[0] == first).all()  # the version says: the same
+    assert (extractor.extract("train", weights(teacher, 1), [range(2)])[0] != first).any()
     assert extractor.ready()
 
 
 def test_no_evaluation_where_there_is_nothing_to_evaluate(config, dataset, pool):
     blind = replace(dataset, table=dataset.table.without_pids())
-    assert PoolServices(config, blind, World(), pool).evaluate(None, 0) is None
+    assert evaluate(PoolServices(config, blind, World(), pool), None) is None
 
 
 def test_a_pool_is_stopped_whole(pool, monkeypatch):

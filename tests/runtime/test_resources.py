@@ -2,32 +2,81 @@
 
 import pytest
 
-from reid_ray.config import RuntimeConfig
+from reid_ray.config import load_config
 from reid_ray.errors import ConfigError
 from reid_ray.runtime.resources import check_fits, plan
 
 
+def config(*runtime, **settings):
+    overrides = [f"runtime.{override}" for override in ("n_workers=1", *runtime)]
+    return load_config("demo", [*overrides, *(f"{key.replace('__', '.')}={value}" for key, value in settings.items())])
+
+
 @pytest.mark.parametrize(
-    ("n_workers", "n_extractors", "n_gpus", "share"),
-    [(1, 1, 1, 0.5), (1, 1, 2, 1.0), (2, 1, 1, 1.0), (1, 2, 1, 1.0), (1, 1, 0, 0.0)],
+    ("n_workers", "n_extractors", "n_gpus", "placement", "shares"),
+    [
+        (1, 1, 1, "colocated", (0.6, 0.4)),
+        (4, 2, 4, "colocated", (0.6, 0.4)),
+        (4, 4, 7, "colocated", (0.6, 0.4)),
+        (1, 1, 2, "separate", (1, 1)),
+        (4, 2, 6, "separate", (1, 1)),
+    ],
 )
-def test_one_gpu_is_shared_by_one_trainer_and_one_extractor(n_workers, n_extractors, n_gpus, share):
-    runtime = RuntimeConfig(n_workers=n_workers, n_extractors=n_extractors)
-    assert plan(runtime, n_gpus=n_gpus).gpus_per_process == share
+def test_gpus_are_separate_where_there_are_enough(n_workers, n_extractors, n_gpus, placement, shares):
+    made = plan(config(f"n_workers={n_workers}", f"n_extractors={n_extractors}"), n_gpus=n_gpus, n_cores=None)
+    assert made.placement == placement
+    assert (made.trainers.gpus, made.extractors.gpus) == pytest.approx(shares)
+    assert made.gpus == (n_workers if placement == "colocated" else n_workers + n_extractors)
+    assert made.labellers.gpus == 0
 
 
-def test_a_run_needs_trainers_extractors_and_labellers():
-    assert plan(RuntimeConfig(n_workers=4, n_extractors=2, n_labellers=3, cpus_per_worker=2), n_gpus=8).cpus == 18
-    needed = plan(RuntimeConfig(n_workers=4, n_extractors=2, cpus_per_worker=2), n_gpus=8)
-    assert (needed.cpus, needed.gpus) == (14, 6)
-    assert plan(RuntimeConfig(n_workers=4, n_extractors=2), n_gpus=0).gpus == 0
-    assert plan(RuntimeConfig(n_workers=1, n_extractors=1), n_gpus=1).gpus == 1
+def test_two_processes_of_a_kind_never_share_a_gpu():
+    made = plan(config("placement=colocated"), n_gpus=1, n_cores=None)
+    assert 2 * made.trainers.gpus > 1 == made.trainers.gpus + made.extractors.gpus
+
+
+@pytest.mark.parametrize(
+    ("settings", "placement"),
+    [({}, "colocated"), ({"labels__staleness": 1}, "separate"), ({"evaluation__overlap": "true"}, "separate")],
+)
+def test_on_cpus_those_who_take_turns_share(settings, placement):
+    made = plan(config("n_workers=2", "n_labellers=3", "cpus_per_worker=2", **settings), n_gpus=0, n_cores=None)
+    assert made.placement == placement
+    assert made.cpus == (4 if placement == "colocated" else 12)
+    assert made.gpus == 0
+
+
+@pytest.mark.parametrize(
+    ("runtime", "settings", "n_cores", "threads"),
+    [
+        (("n_workers=2",), {}, 8, (4, 8, 8)),
+        (("n_workers=2", "n_extractors=2", "n_labellers=4"), {}, 8, (4, 4, 2)),
+        (("n_workers=2", "n_labellers=2"), {"labels__staleness": 1}, 8, (2, 2, 2)),
+        (("n_workers=1", "placement=colocated"), {"labels__staleness": 1}, 2, (1, 1, 1)),
+        (("n_workers=4",), {}, 2, (1, 2, 2)),
+        (("n_workers=2", "threads=3"), {}, 8, (3, 3, 3)),
+        (("n_workers=2", "cpus_per_worker=5"), {}, None, (5, 5, 5)),
+        (("cpus_per_worker=0.5",), {}, None, (1, 1, 1)),
+    ],
+)
+def test_cores_are_dealt_to_those_who_compute_at_the_same_time(runtime, settings, n_cores, threads):
+    made = plan(config(*runtime, **settings), n_gpus=0, n_cores=n_cores)
+    assert (made.trainers.threads, made.extractors.threads, made.labellers.threads) == threads
+
+
+def test_more_extractors_than_trainers_cannot_share_gpus():
+    shared = config("placement=colocated", "n_extractors=2")
+    with pytest.raises(ConfigError, match=r"n_extractors=2 is more than runtime\.n_workers=1"):
+        plan(shared, n_gpus=4, n_cores=None)
+    assert plan(shared, n_gpus=0, n_cores=None).placement == "colocated"
 
 
 def test_what_is_missing_is_named():
-    needed = plan(RuntimeConfig(n_workers=4, n_extractors=2, cpus_per_worker=2), n_gpus=4)
+    needed = plan(
+        config("n_workers=4", "n_extractors=2", "cpus_per_worker=2", "placement=separate"), n_gpus=4, n_cores=None
+    )
     check_fits(needed, {"CPU": 14, "GPU": 6})
-    with pytest.raises(ConfigError, match="4 more CPUs and 2 more GPUs"):
+    with pytest.raises(ConfigError, match=r"4 more CPUs and 2 more GPUs; .*placement=colocated"):
         check_fits(needed, {"CPU": 10, "GPU": 4})
-    with pytest.raises(ConfigError, match="lacks 6 more GPUs"):
+    with pytest.raises(ConfigError, match=r"4 trainers, 2 extractors, 1 labeller, separate.*lacks 6 more GPUs"):
         check_fits(needed, {"CPU": 100})

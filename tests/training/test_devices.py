@@ -6,9 +6,16 @@ import pytest
 import torch
 
 from reid_ray.config import RuntimeConfig, TrainingConfig
-from reid_ray.errors import ConfigError
+from reid_ray.errors import ConfigError, OutOfMemoryError
 from reid_ray.training import devices
-from reid_ray.training.devices import choose_device, local_rank, n_threads, parameter_dtype, prepare_process
+from reid_ray.training.devices import (
+    choose_device,
+    local_rank,
+    memory_errors,
+    n_threads,
+    parameter_dtype,
+    prepare_process,
+)
 
 
 @pytest.fixture
@@ -48,12 +55,43 @@ def test_weights_are_float32_or_better(precision, dtype):
     assert parameter_dtype(TrainingConfig(precision=precision)) == dtype
 
 
-def test_threads_are_those_asked_for_else_the_cpus_reserved(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+def test_threads_are_those_asked_for_else_a_part_of_the_cores(monkeypatch):
+    monkeypatch.setattr(devices, "n_cores", lambda: 8)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     assert n_threads(RuntimeConfig(threads=5)) == 5
-    assert n_threads(RuntimeConfig(cpus_per_worker=4)) == 4
-    assert n_threads(RuntimeConfig(cpus_per_worker=0.5)) == 1
-    assert n_threads(RuntimeConfig(cpus_per_worker=99)) == 8
+    assert n_threads(RuntimeConfig()) == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert n_threads(RuntimeConfig()) == 2
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "99")
+    assert n_threads(RuntimeConfig()) == 1
+
+
+def test_cores_are_those_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 5}, raising=False)
+    assert devices.n_cores() == 2
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert devices.n_cores() == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "names_gpu"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (MemoryError(), False),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), False),
+    ],
+)
+def test_memory_that_gives_out_is_named(error, names_gpu):
+    with pytest.raises(OutOfMemoryError) as caught, memory_errors("training worker 3", "use more workers"):
+        raise error
+    assert ("GPU memory in training worker 3" in str(caught.value)) == names_gpu
+    assert "use more workers" in str(caught.value)
+
+
+def test_another_error_is_no_lack_of_memory():
+    with pytest.raises(RuntimeError, match="shapes"), memory_errors("a worker", "rest"):
+        raise RuntimeError("shapes do not match")
 
 
 def test_a_process_is_prepared(monkeypatch):

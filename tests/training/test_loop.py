@@ -9,6 +9,7 @@ from reid_ray.config import TrainingConfig
 from reid_ray.errors import DegenerateLabelsError, RunError
 from reid_ray.run import load_run
 from reid_ray.training.loop import learning_rate
+from reid_ray.training.rundir import RunDirectory
 
 
 def test_the_rate_warms_up_by_epoch_and_stays():
@@ -91,8 +92,14 @@ def test_later_degenerate_labels_keep_the_labels_before_and_end_after_a_while(ti
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_says_where(tiny):
-    with pytest.raises(RunError, match=r"no longer finite at epoch 0, step \d"):
-        train(tiny("training.lr=1e30", "training.precision=float32", "training.warmup_epochs=0"))
+    config = tiny("training.lr=1e30", "training.precision=float32", "training.warmup_epochs=0")
+    with pytest.raises(RunError, match=r"no longer finite at epoch 0, step \d.*diverged-0.pt holds the batch"):
+        train(config)
+    seen = torch.load(RunDirectory.of(config).diverged_file(0), weights_only=True)
+    assert not all(np.isfinite(value) for value in seen["parts"].values())
+    assert seen["views"]["weak"].shape == (16, 3, 32, 16)
+    assert len(seen["rows"]) == len(seen["labels"]) == 16
+    assert seen["networks"].keys() == {"student", "teacher"}
 
 
 def test_fewer_clusters_than_p_still_train(tiny):

@@ -38,6 +38,11 @@ def make_services(config, dataset, world):
     return InlineServices(config, dataset, world, torch.device("cpu"), train_bank=bank)
 
 
+def evaluate(services, teacher, version=0):
+    services.begin_evaluation(teacher, version)
+    return services.collect_evaluation()
+
+
 def test_what_is_searched_is_query_then_gallery(dataset):
     table = search_table(dataset)
     splits = table.arrow["split"].to_pylist()
@@ -50,7 +55,7 @@ def test_what_is_searched_is_query_then_gallery(dataset):
 @pytest.mark.parametrize("size", [2, 3])
 def test_workers_share_the_extraction_and_get_the_same_answers(size, config, dataset, teacher):
     alone = make_services(config, dataset, World())
-    labels, metrics = alone.refresh(teacher, 4), alone.evaluate(teacher, 4)
+    labels, metrics = alone.refresh(teacher, 4), evaluate(alone, teacher)
     assert labels.version == 4
     assert {"extract_seconds", "label_seconds", "n_clusters"} <= labels.statistics.keys()
     assert metrics["evaluate_seconds"] > 0
@@ -58,7 +63,7 @@ def test_workers_share_the_extraction_and_get_the_same_answers(size, config, dat
 
     def together(world):
         answering = make_services(config, dataset, world)
-        return answering.refresh(teacher, 4), answering.evaluate(teacher, 4)
+        return answering.refresh(teacher, 4), evaluate(answering, teacher)
 
     for others, evaluated in on_workers(size, together):
         assert others.digest() == labels.digest()
@@ -87,7 +92,7 @@ def test_each_worker_extracts_its_share_only(config, dataset, teacher, monkeypat
 
 def test_where_nothing_can_be_evaluated_nothing_is(config, dataset, teacher):
     blind = replace(dataset, table=dataset.table.without_pids())
-    assert make_services(config, blind, World()).evaluate(teacher, 0) is None
+    assert evaluate(make_services(config, blind, World()), teacher) is None
 
 
 def test_an_image_that_one_worker_cannot_read_is_every_worker_s_error(config, dataset, teacher):

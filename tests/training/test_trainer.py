@@ -14,6 +14,7 @@ from reid_ray.methods import Method, Update
 from reid_ray.models import make_teacher
 from reid_ray.training import loop
 from reid_ray.training.checkpoint import Checkpoint
+from reid_ray.training.interrupt import Request
 from reid_ray.training.loop import Trainer, learning_rate
 from reid_ray.training.metrics import read_metrics
 from reid_ray.training.rundir import RunDirectory
@@ -70,9 +71,11 @@ class Scripted:
         centroids = np.zeros((n_clusters, 2), np.float32)
         return PseudoLabels(version, labels, centroids, np.zeros((0, 2), np.float32), nothing, nothing, {"n": 1})
 
-    def evaluate(self, teacher, version):
+    def begin_evaluation(self, teacher, version):
         self.evaluated.append(version)
-        return {"mAP": self.maps.get(version, 0.5)} if self.maps is not None else None
+
+    def collect_evaluation(self):
+        return {"mAP": self.maps.get(self.evaluated[-1], 0.5)} if self.maps is not None else None
 
 
 @pytest.fixture(scope="module")
@@ -330,18 +333,84 @@ def test_an_unreadable_image_is_one_worker_s_error_where_there_are_others():
         list(loop._naming_worker(batches(), World(1, 2)))
 
 
-def test_a_loss_that_is_not_finite_is_not_saved(trainer, monkeypatch):
+def test_a_loss_that_is_not_finite_reaches_no_weight(trainer, monkeypatch):
     trained = trainer("training.checkpoint_every=1")
-    step = trained._step
+    updates = trained.method.updates
 
     def broken(batch):
-        parts = step(batch)
-        return parts if batch.key[2] < 2 else {**parts, "loss": torch.tensor(torch.nan)}
+        for update in updates(batch):
+            factor = float("nan") if batch.key[2] == 2 else 1.0
+            yield Update(update.optimizer, update.loss * factor, update.parts)
 
-    monkeypatch.setattr(trained, "_step", broken)
+    monkeypatch.setattr(trained.method, "updates", broken)
     with pytest.raises(RunError, match="no longer finite at epoch 0, step 2"):
         trained.run()
-    assert newest_state(trained.directory)["position"]["step"] == 2
+    saved = newest_state(trained.directory)
+    assert saved["position"]["step"] == 2
+    seen = torch.load(trained.directory.diverged_file(0), weights_only=True)
+    torch.testing.assert_close(seen["networks"], saved["networks"], rtol=0, atol=0)
+    assert (seen["epoch"], seen["step"]) == (0, 2)
+
+
+def test_a_notice_writes_a_checkpoint_and_training_goes_on(trainer):
+    """Each of two workers is told in another step; both save both times."""
+    saved = []
+    for rank in (0, 1):
+        answers = iter([Request.SAVE if step == 1 + rank else Request.NOTHING for step in range(99)])
+        saved.append(lambda answers=answers: next(answers))
+    made = [trainer("runtime.n_workers=2", "training.epochs=1", world=World(rank, 2)) for rank in (0, 1)]
+    steps = {0: [], 1: []}
+    for rank, one in enumerate(made):
+        one._notice = saved[rank]
+        one._save = lambda one=one, rank=rank, save=one._save: (steps[rank].append(one._position.step), save())
+    run_together(made)
+    assert steps[0] == steps[1] == [0, 2, 3, 0]
+    assert made[0]._position.epoch == 1
+
+
+def test_one_worker_s_interrupt_ends_all_with_a_checkpoint(trainer):
+    made = [trainer("runtime.n_workers=2", world=World(rank, 2)) for rank in (0, 1)]
+    steps = iter(range(99))
+    made[1]._notice = lambda: Request.STOP if next(steps) == 2 else Request.NOTHING
+    ended = run_together(made)
+    assert [type(end) for end in ended] == [KeyboardInterrupt] * 2
+    assert newest_state(made[0].directory)["position"]["step"] == 3
+
+
+OVERLAP = ("evaluation.overlap=true", "evaluation.every=1", "training.epochs=3")
+RISING = {1: 0.1, 2: 0.3, 3: 0.2}
+
+
+def story(directory):
+    """Events but the start's, by what they say and not when."""
+    return [
+        (event["event"], event.get("epoch"), event.get("mAP")) for event in read_metrics(directory.metrics_file)[1:]
+    ]
+
+
+def test_an_evaluation_may_go_on_while_the_next_epoch_trains(trainer):
+    beside, apart = trainer("name=beside", *OVERLAP, maps=RISING), trainer("name=apart", *OVERLAP[1:], maps=RISING)
+    beside.run()
+    apart.run()
+    told = [(kind, epoch) for kind, epoch, _ in story(beside.directory) if kind in ("epoch", "evaluate")]
+    assert told == [("epoch", 0), ("epoch", 1), ("evaluate", 1), ("epoch", 2), ("evaluate", 2), ("evaluate", 3)]
+    first, second = (torch.load(made.directory.model_file("best"), weights_only=True) for made in (beside, apart))
+    assert first["epoch"] == second["epoch"] == 2
+    torch.testing.assert_close(first["model"], second["model"], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("step", [4, 5, 8, 9, 11])
+def test_a_killed_run_goes_on_with_the_evaluation_that_it_was_waiting_for(trainer, step):
+    whole = trainer("name=whole", *OVERLAP, maps=RISING)
+    whole.run()
+    options = ("name=killed", *OVERLAP, "training.checkpoint_every=1")
+    with pytest.raises(RuntimeError, match="gone"):
+        trainer(*options, maps=RISING, listener=failing_at(step)).run()
+    again = trainer(*options, maps=RISING)
+    again.run()
+    assert [line for line in story(again.directory) if line[0] != "start"] == story(whole.directory)
+    models = [torch.load(made.directory.model_file("best"), weights_only=True)["model"] for made in (whole, again)]
+    torch.testing.assert_close(models[0], models[1], rtol=0, atol=0)
 
 
 def test_storage_that_gives_out_on_rank_0_ends_all_workers(trainer):

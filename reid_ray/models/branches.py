@@ -1,0 +1,131 @@
+"""Asymmetric branches: one trunk, copies of the last stage that differ in depth and pooling (ABMT, thesis §4.3.2)."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from reid_ray.config import ModelConfig
+from reid_ray.models.batchnorm import GroupBatchNorm
+from reid_ray.models.embedder import Embedder, Embedding, build_embedder
+from reid_ray.models.pooling import Pooling, build_pooling
+from reid_ray.models.resnet import Backbone, Norm
+
+
+@dataclass(frozen=True)
+class Branch:
+    """What a branch does with the shared feature map.
+
+    Attributes:
+        pooling: global pooling.
+        n_extra: residual blocks after the last stage, of its kind and width, stride 1.
+    """
+
+    pooling: Pooling
+    n_extra: int = 0
+
+
+ABMT_BRANCHES = (Branch("avg"), Branch("max", n_extra=1))
+"""The thesis's two; its fig. 4.1 counts the blocks, 3 and 4. Table 4.4 has a third, `Branch("avg", n_extra=2)`."""
+
+
+class AsymmetricEmbedder(nn.Module):
+    """Images → one embedding per branch, and their concatenation for retrieval.
+
+    Attributes:
+        backbone: images → feature map; all stages but the last.
+        branches: feature map → embedding; last stage, extra blocks, pooling and BN neck of each.
+        bf16: trunk and branches compute in bfloat16; weights, poolings and necks stay float32.
+    """
+
+    def __init__(self, backbone: Backbone, branches: Sequence[Embedder], *, bf16: bool = False) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.branches = nn.ModuleList(branches)
+        self.bf16 = bf16
+
+    @property
+    def dim(self) -> int:
+        """Size of the retrieval feature: those of the branches together."""
+        return sum(cast(Embedder, branch).dim for branch in self.branches)
+
+    def forward(self, images: Tensor) -> tuple[Embedding, ...]:
+        """Embed images [N, 3, H, W] (RGB, normalised with ImageNet's mean and standard deviation) by every branch."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+            feature_map = self.backbone(images)
+        return tuple(branch(feature_map) for branch in self.branches)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The retrieval feature [N, dim]: the BN necks' outputs, concatenated, then L2-normalised.
+
+        As in ABMT's released code: the branches are not normalised each for itself, so the one with the larger output
+        weighs more. The thesis only says that they are concatenated.
+        """
+        return F.normalize(torch.cat([embedding.feature for embedding in self(images)], dim=1))
+
+
+def build_branches(
+    config: ModelConfig, branches: Sequence[Branch], *, stem_relu: bool = True, bf16: bool = False
+) -> AsymmetricEmbedder:
+    """The network that `config` and `branches` describe, with its initial weights.
+
+    Trunk and last stage get the same weights as `build_embedder(config)` gives them, the last stage in every branch.
+    Extra blocks are random, drawn from torch's global generator, branch after branch, as in ABMT's released code:
+    convolutions normal (He et al., 2015, by fan-in), batch-norm weights normal around 1. `config.pooling` is not read.
+
+    Args:
+        stem_relu: whether a ReLU follows the first convolution, as in any ResNet. In ABMT's released ResNet-50, which
+            made its tables, there is none; in its IBN-ResNet-50 there is.
+
+    Raises WeightsError where the weights cannot be had or do not fit.
+    """
+    whole = build_embedder(config).backbone
+    stages = dict(whole.named_children())
+    last = cast(nn.Sequential, stages.pop("layer4"))
+    if not stem_relu:
+        del stages["relu"]
+    trunk_channels = cast(Bottleneck | BasicBlock, last[0]).conv1.in_channels
+    norm = partial(GroupBatchNorm, group=config.bn_group, buffers=config.bn_buffers)
+    heads = [
+        Embedder(
+            _backbone(
+                {"layer4": copy.deepcopy(last), "extra": _extra_blocks(last, branch.n_extra, norm)},
+                like=whole,
+                out_channels=whole.out_channels,
+            ),
+            build_pooling(branch.pooling),
+            norm(whole.out_channels),
+            bf16=bf16,
+        )
+        for branch in branches
+    ]
+    return AsymmetricEmbedder(_backbone(stages, like=whole, out_channels=trunk_channels), heads, bf16=bf16)
+
+
+def _backbone(stages: dict[str, nn.Module], *, like: Backbone, out_channels: int) -> Backbone:
+    """A part of a network as a `Backbone`, so that extraction folds and lays it out like any other."""
+    return Backbone(nn.Sequential(OrderedDict(stages)), out_channels=out_channels, stride_in=like.stride_in)
+
+
+def _extra_blocks(stage: nn.Sequential, n_blocks: int, norm: Norm) -> nn.Sequential:
+    """Blocks like those that a stage ends with."""
+    last = cast(Bottleneck | BasicBlock, stage[-1])
+    channels = last.conv1.in_channels
+    blocks = nn.Sequential(
+        *(type(last)(channels, channels // last.expansion, norm_layer=norm) for _ in range(n_blocks))
+    )
+    for module in blocks.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+        elif isinstance(module, GroupBatchNorm):
+            nn.init.normal_(module.weight, 1.0, 0.02)
+    return blocks

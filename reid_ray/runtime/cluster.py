@@ -1,0 +1,119 @@
+"""The Ray cluster of a run: joined, or started on this machine and gone with the driver."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from reid_ray.config import Config
+from reid_ray.errors import ConfigError, RunError
+from reid_ray.runtime.leftovers import ray_folder, short_lived
+from reid_ray.runtime.resources import Plan, check_fits, plan
+from reid_ray.training.devices import n_cores
+from reid_ray.training.rundir import RunDirectory
+from reid_ray.training.storage import storage_errors
+
+NAMESPACE = "reid_ray"
+"""Ray namespace of every job of ours; without one each driver gets a random one and cannot see its own actors."""
+
+
+@contextmanager
+def joined(address: str | None, *, num_cpus: int, leftovers: Path) -> Iterator[bool]:
+    """Join the cluster at `address` (or `RAY_ADDRESS`), or start one on this machine for the block.
+
+    Args:
+        num_cpus: CPUs that a cluster of our own promises; on one machine processes may take turns, so more than it has.
+        leftovers: a folder in which half-written files are removed, should this process be killed.
+
+    Yields:
+        Whether the cluster is our own.
+
+    Raises:
+        RunError: no cluster answers there.
+    """
+    if ray.is_initialized():
+        yield False
+        return
+    remote = address or os.environ.get("RAY_ADDRESS")
+    folder = None if remote else ray_folder()
+    options: dict[str, Any] = (
+        {"address": remote}
+        if remote
+        else {"num_cpus": max(n_cores(), num_cpus), "include_dashboard": True, "_temp_dir": str(folder)}
+    )
+    with short_lived(leftovers, *([folder] if folder else [])):
+        try:
+            ray.init(namespace=NAMESPACE, logging_level=logging.ERROR, log_to_driver=False, **options)
+        except ConnectionError as error:
+            raise RunError(
+                f"No Ray cluster answers at {remote}: {error}. Start one with 'ray start --head'."
+            ) from error
+        try:
+            yield folder is not None
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def cluster(config: Config) -> Iterator[Plan]:
+    """The cluster of a run, with the plan of what the run takes of it; `ConfigError` where that does not fit."""
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    runtime = config.runtime
+    most = int(plan(config, n_gpus=0, n_cores=1).cpus) + 1
+    with joined(runtime.address, num_cpus=most, leftovers=RunDirectory.of(config).path) as own:
+        available = ray.cluster_resources()
+        n_gpus = 0 if runtime.device == "cpu" else available.get("GPU", 0)
+        if runtime.device == "cuda" and not n_gpus:
+            raise ConfigError("runtime.device=cuda, but the Ray cluster has no GPU; use runtime.device=auto or cpu.")
+        resources = plan(config, n_gpus=n_gpus, n_cores=n_cores() if own else None)
+        check_fits(resources, available)
+        yield resources
+
+
+def check_shared(folder: Path) -> None:
+    """Raise `RunError` naming a node that does not see `folder`, which this process has made.
+
+    Workers on that node would write checkpoints that nobody finds.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2:
+        return
+    mark = folder / f".{uuid4().hex}.tmp"
+    with storage_errors(folder):
+        mark.touch()
+    ask = ray.remote(num_cpus=0)(_sees)
+    try:
+        answers = [
+            ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                str(mark)
+            )
+            for node in nodes
+        ]
+        blind = [node["NodeManagerAddress"] for node, sees in zip(nodes, ray.get(answers), strict=True) if not sees]
+    finally:
+        mark.unlink(missing_ok=True)
+    if blind:
+        raise RunError(
+            f"The node{'s' if len(blind) > 1 else ''} {', '.join(blind)} of the Ray cluster cannot write to {folder}; "
+            f"choose an output=FOLDER on storage that all nodes share."
+        )
+
+
+def _sees(mark: str) -> bool:
+    """Whether this node sees a file, and may write beside it."""
+    beside = Path(mark + "-beside")
+    try:
+        shutil.copyfile(mark, beside)
+        beside.unlink()
+    except OSError:
+        return False
+    return True
