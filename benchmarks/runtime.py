@@ -113,7 +113,7 @@ def overlap(folder: Path, steps: int) -> None:
             features = people[torch.tensor(rows) * 16 // 256 % 16] + 0.2 * noise
             # As wide as the network, so that proxies fit.
             padded = torch.nn.functional.pad(features, (0, 512 - 64))
-            return torch.nn.functional.normalize(padded, dim=1).numpy()
+            return torch.nn.functional.normalize(padded, dim=1).numpy(), 8.0
 
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
     print("\nA refresh whose extractor sleeps 8 s, one trainer\n")
@@ -121,7 +121,7 @@ def overlap(folder: Path, steps: int) -> None:
     print("|---|---|---|---|---|")
     for staleness in (0, 1):
         settings = (*TINY, f"output={folder}", f"name=overlap-{staleness}", f"labels.staleness={staleness}")
-        settings += (f"training.iterations={4 * steps}", "training.epochs=4", "runtime.n_workers=1")
+        settings += (f"training.iterations={2 * steps}", "training.epochs=4", "runtime.n_workers=1")
         config = load_config("demo", [*settings])
         dataset = read_dataset(config.data)
         directory = RunDirectory.of(config)
@@ -156,6 +156,7 @@ def extraction(folder: Path) -> None:
     from reid_ray.data.readers import read_dataset
     from reid_ray.models import build_embedder, to_numpy
     from reid_ray.runtime.pools import Pool
+    from reid_ray.runtime.resources import plan
     from reid_ray.training.rundir import RunDirectory
     from reid_ray.types import Weights
 
@@ -164,11 +165,12 @@ def extraction(folder: Path) -> None:
     first = None
     for n_extractors in (1, 2, 4):
         settings = (*TINY, f"output={folder}", f"name=extract-{n_extractors}", "data.synthetic.n_train_ids=120")
-        config = load_config("demo", [*settings, f"runtime.n_extractors={n_extractors}"])
+        settings = (*settings, f"runtime.n_extractors={n_extractors}", "runtime.placement=separate")
+        config = load_config("demo", [*settings])
         dataset = read_dataset(config.data)
         RunDirectory.of(config).create(config, dataset.table)
         ray.init(num_cpus=n_extractors + 1, include_dashboard=False, log_to_driver=False)
-        pool = Pool.start(config, dataset.images, cpus=1, gpus=0)
+        pool = Pool.start(config, dataset.images, plan(config, n_gpus=0, n_cores=None))
         pool.wait()
         state = to_numpy(build_embedder(config.model).state_dict())
         n_images = len(dataset.train)

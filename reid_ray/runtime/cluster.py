@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from reid_ray.config import Config
 from reid_ray.errors import ConfigError, RunError
@@ -20,7 +17,6 @@ from reid_ray.runtime.leftovers import ray_folder, short_lived
 from reid_ray.runtime.resources import Plan, check_fits, plan
 from reid_ray.training.devices import n_cores
 from reid_ray.training.rundir import RunDirectory
-from reid_ray.training.storage import storage_errors
 
 NAMESPACE = "reid_ray"
 """Ray namespace of every job of ours; without one each driver gets a random one and cannot see its own actors."""
@@ -66,7 +62,7 @@ def joined(address: str | None, *, num_cpus: int, leftovers: Path) -> Iterator[b
 @contextmanager
 def cluster(config: Config) -> Iterator[Plan]:
     """The cluster of a run, with the plan of what the run takes of it; `ConfigError` where that does not fit."""
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
     runtime = config.runtime
     most = int(plan(config, n_gpus=0, n_cores=1).cpus) + 1
     with joined(runtime.address, num_cpus=most, leftovers=RunDirectory.of(config).path) as own:
@@ -77,43 +73,3 @@ def cluster(config: Config) -> Iterator[Plan]:
         resources = plan(config, n_gpus=n_gpus, n_cores=n_cores() if own else None)
         check_fits(resources, available)
         yield resources
-
-
-def check_shared(folder: Path) -> None:
-    """Raise `RunError` naming a node that does not see `folder`, which this process has made.
-
-    Workers on that node would write checkpoints that nobody finds.
-    """
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    if len(nodes) < 2:
-        return
-    mark = folder / f".{uuid4().hex}.tmp"
-    with storage_errors(folder):
-        mark.touch()
-    ask = ray.remote(num_cpus=0)(_sees)
-    try:
-        answers = [
-            ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                str(mark)
-            )
-            for node in nodes
-        ]
-        blind = [node["NodeManagerAddress"] for node, sees in zip(nodes, ray.get(answers), strict=True) if not sees]
-    finally:
-        mark.unlink(missing_ok=True)
-    if blind:
-        raise RunError(
-            f"The node{'s' if len(blind) > 1 else ''} {', '.join(blind)} of the Ray cluster cannot write to {folder}; "
-            f"choose an output=FOLDER on storage that all nodes share."
-        )
-
-
-def _sees(mark: str) -> bool:
-    """Whether this node sees a file, and may write beside it."""
-    beside = Path(mark + "-beside")
-    try:
-        shutil.copyfile(mark, beside)
-        beside.unlink()
-    except OSError:
-        return False
-    return True

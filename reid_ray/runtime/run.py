@@ -14,11 +14,12 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from reid_ray.config import Config
 from reid_ray.data.images import Dataset
-from reid_ray.runtime.cluster import check_shared, cluster
+from reid_ray.runtime.cluster import cluster
 from reid_ray.runtime.faults import plain_error
 from reid_ray.runtime.leftovers import short_lived
 from reid_ray.runtime.pools import Pool, with_threads
 from reid_ray.runtime.resources import Plan
+from reid_ray.runtime.shared import check_shared
 from reid_ray.runtime.workers import Assignment, Failure, train_worker
 from reid_ray.training.interrupt import terminated_as_interrupted
 from reid_ray.training.loop import build_networks

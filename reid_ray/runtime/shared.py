@@ -1,0 +1,59 @@
+"""Storage that every node of a cluster must see. Imports little: Ray runs this in a new process on each node."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from reid_ray.errors import RunError
+
+
+def check_shared(folder: Path) -> None:
+    """Raise `RunError` naming a node that does not see `folder`, or cannot write there.
+
+    Workers on that node would write checkpoints that nobody finds.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2:
+        return
+    mark = folder / f".{uuid4().hex}.tmp"
+    mark.touch()
+    try:
+        answers = [_ask(node["NodeID"], mark) for node in nodes]
+        blind = [node["NodeManagerAddress"] for node, answer in zip(nodes, answers, strict=True) if not _sees(answer)]
+    finally:
+        mark.unlink(missing_ok=True)
+    if blind:
+        raise RunError(
+            f"The node{'s' if len(blind) > 1 else ''} {', '.join(blind)} of the Ray cluster cannot write to {folder}; "
+            f"choose an output=FOLDER on storage that all nodes share."
+        )
+
+
+def _ask(node: str, mark: Path) -> Any:
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(num_cpus=0)(sees).options(scheduling_strategy=there).remote(str(mark))
+
+
+def _sees(answer: Any) -> bool:
+    """A node's answer; one that is gone by now has seen nothing wrong."""
+    try:
+        return bool(ray.get(answer))
+    except ray.exceptions.RayError:
+        return True
+
+
+def sees(mark: str) -> bool:
+    """Whether this machine sees a file, and may write beside it."""
+    beside = Path(f"{mark}-beside")
+    try:
+        shutil.copyfile(mark, beside)
+        beside.unlink()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,310 @@
+"""Features of tables that do not fit in memory: images flow through Ray Data into a folder of Parquet shards.
+
+    shards to be made ─► decode (tasks) ─► embed (actor pool) ─► write (tasks) ─► counts, to the driver
+
+A shard of the table, some fixed batches of contiguous rows, goes from stage to stage as one row of a Ray Data dataset.
+So a feature depends on no number of actors, contiguous rows are read where packed images lie contiguous, and what is
+under way is bounded: Ray Data starts a task only where the object store has room for what it makes. A process that
+dies is replaced, and what it did is done again; the answers are the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from math import ceil
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import ray
+import torch
+from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionOptions, ExecutionResources, TaskPoolStrategy
+from torch import nn
+
+from reid_ray.config import Config, RuntimeConfig
+from reid_ray.data.images import ImageReader
+from reid_ray.data.table import ImageTable
+from reid_ray.data.views import normalize, resize
+from reid_ray.errors import ConfigError, UserError, WeightsError
+from reid_ray.models import build_embedder, for_extraction
+from reid_ray.runtime.cluster import joined
+from reid_ray.runtime.shared import check_shared
+from reid_ray.training.devices import choose_device, memory_errors, parameter_dtype, prepare_process
+from reid_ray.training.extraction import assemble, embed_batch
+from reid_ray.training.feature_folder import SHARD_MB, FeatureFolder, Manifest, first_line
+from reid_ray.types import FloatArray
+
+SHARDS_PER_EXTRACTOR = 2
+"""One that is embedded and one that waits, so that no extractor waits for a transfer."""
+
+WRITER_CPUS = 0.25
+"""Of a task that writes a shard: it waits for the disk most of the time."""
+
+Batch = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """What a call has done.
+
+    Attributes:
+        n_images: images extracted by this call.
+        n_before: images whose features were there before it.
+        seconds: from the first task to the last shard, without the start of Ray.
+        rates: images per second of each extractor while it embedded.
+    """
+
+    n_images: int
+    n_before: int
+    seconds: float
+    rates: tuple[float, ...]
+
+
+def stream_features(
+    config: Config,
+    model_file: Path,
+    table: ImageTable,
+    images: ImageReader,
+    out: Path,
+    *,
+    n_extractors: int = 1,
+    address: str | None = None,
+    on_images: Callable[[int], None] | None = None,
+) -> Streamed:
+    """Write the L2-normalised features of a table to the folder `out`, or go on where a call before was stopped.
+
+    Shards that are there are not made again; a folder with all of them returns at once. Features are those of
+    `Run.embed_table`, to the last bit on the same kind of device with the same threads.
+
+    Args:
+        config: of the run that made the model; sizes, batches and CPUs per extractor are taken from it.
+        model_file: exported teacher of the run. Like `out`, on a cluster on storage that every node sees.
+        images: reads what the table's `path` names.
+        n_extractors: actors that embed; each has a GPU, or a share of one, where the cluster has GPUs.
+        address: Ray cluster to join; None starts a local one, or joins that of `RAY_ADDRESS`.
+        on_images: called with a number of images: first those that were there, then those of each new shard.
+
+    Raises:
+        DataError: an image cannot be read, or the folder holds something else.
+        RunError: the model or the cluster is not there, or the storage gives out.
+        ConfigError: the cluster is too small.
+    """
+    out = out.absolute()
+    folder = FeatureFolder.begin(out, Manifest.of(config, model_file, table), table)
+    todo = folder.missing()
+    shards = folder.manifest.shards
+    n_todo = sum(len(shards[i]) for i in todo)
+    n_before = len(table) - n_todo
+    report = on_images or (lambda n: None)
+    report(n_before)
+    if not todo:
+        return Streamed(0, n_before, 0.0, ())
+    runtime = config.runtime
+    n_extractors = min(n_extractors, len(todo))
+    embedded: dict[str, tuple[int, float]] = {}
+    with _quiet(), joined(address, num_cpus=ceil(n_extractors * runtime.cpus_per_worker) + 1, leftovers=out):
+        check_shared(out)
+        gpus = _check_fits(n_extractors, runtime)
+        started = time.perf_counter()
+        dataset = _pipeline(config, model_file, images, folder, todo, n_extractors=n_extractors, gpus=gpus)
+        for row in _rows(dataset):
+            n, seconds = embedded.get(row["extractor"], (0, 0.0))
+            embedded[row["extractor"]] = n + row["n"], seconds + row["seconds"]
+            report(row["n"])
+        seconds = time.perf_counter() - started
+    return Streamed(n_todo, n_before, seconds, tuple(n / seconds for n, seconds in embedded.values()))
+
+
+def gpu_share(n_extractors: int, n_gpus: float) -> float:
+    """GPUs of each extractor: one, or such a part that as many as needed fit on each GPU."""
+    return 1 / ceil(n_extractors / n_gpus) if n_gpus else 0.0
+
+
+def _pipeline(
+    config: Config,
+    model_file: Path,
+    images: ImageReader,
+    folder: FeatureFolder,
+    todo: list[int],
+    *,
+    n_extractors: int,
+    gpus: float,
+) -> Dataset:
+    """The lazy dataset whose rows come out as shards are written."""
+    cpus = int(ray.cluster_resources()["CPU"])
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.raise_original_map_exception = True
+    # A shard's images wait before an extractor, or are being made; its features are small beside them.
+    n_shards = SHARDS_PER_EXTRACTOR * n_extractors + cpus
+    shard_bytes = max(SHARD_MB * 2**20, folder.manifest.image_bytes * folder.manifest.shard_rows)
+    context.execution_options = ExecutionOptions(
+        resource_limits=ExecutionResources.for_limits(object_store_memory=n_shards * shard_bytes)
+    )
+    size = folder.manifest.size
+    batches = {"batch_size": 1, "batch_format": "numpy", "zero_copy_batch": True}
+    with DataContext.current(context):
+        numbers = ray.data.from_items([{"shard": i} for i in todo], override_num_blocks=len(todo))
+        decoded = numbers.map_batches(
+            partial(decode_shard, folder=folder, images=images, size=size),
+            # As many as there are; but said, for else Ray Data would decode inside the extractors, to save transfers.
+            compute=TaskPoolStrategy(size=len(todo)),
+            num_cpus=1,
+            **batches,
+        )
+        embedded = decoded.map_batches(
+            ShardEmbedder,
+            fn_constructor_args=(config, model_file),
+            compute=ActorPoolStrategy(size=n_extractors, max_tasks_in_flight_per_actor=SHARDS_PER_EXTRACTOR),
+            num_cpus=config.runtime.cpus_per_worker,
+            num_gpus=gpus,
+            **batches,
+        )
+        return embedded.map_batches(
+            partial(write_shard, folder=folder),
+            compute=TaskPoolStrategy(size=n_extractors),  # each process costs memory
+            num_cpus=WRITER_CPUS,
+            **batches,
+        )
+
+
+def decode_shard(batch: Batch, *, folder: FeatureFolder, images: ImageReader, size: tuple[int, int]) -> Batch:
+    """A shard's number → its images, uint8 [1, n, 3, H, W]."""
+    shard = int(batch["shard"][0])
+    decoded = np.empty((1, len(folder.manifest.shards[shard]), 3, *size), dtype=np.uint8)
+    with _carrying():
+        for i, path in enumerate(folder.rows(shard)["path"].to_pylist()):
+            decoded[0, i] = resize(images.read(path), *size).numpy()
+    return {"shard": batch["shard"], "images": decoded}
+
+
+class ShardEmbedder:
+    """A shard's images → its features, float32 [1, n, D], in the run's fixed batches."""
+
+    def __init__(self, config: Config, model_file: Path) -> None:
+        runtime = config.runtime
+        threads = runtime.threads or max(1, int(runtime.cpus_per_worker))
+        prepare_process(runtime.model_copy(update={"threads": threads}))
+        self._config = config
+        self._model_file = model_file
+
+    def __call__(self, batch: Batch) -> Batch:
+        images, size = batch["images"][0], self._config.evaluation.batch_size
+        with _carrying():
+            model = self._model
+        started = time.perf_counter()
+        with _carrying(), memory_errors("an extractor", "lower --extractors"):
+            features = assemble([self._embed(model, images[i : i + size]) for i in range(0, len(images), size)])
+        seconds = time.perf_counter() - started
+        return {
+            "shard": batch["shard"],
+            "features": features[None],
+            "extractor": np.array([ray.get_runtime_context().get_actor_id()]),
+            "seconds": np.array([seconds]),
+        }
+
+    @cached_property
+    def _model(self) -> nn.Module:
+        # At the first shard, for Ray Data gives what a constructor raises on as text only.
+        return load_extractor(self._config, self._model_file)
+
+    def _embed(self, model: nn.Module, images: npt.NDArray[np.uint8]) -> FloatArray:
+        weights = next(model.parameters())
+        # The object store's memory is read-only, which PyTorch does not know of: so a copy.
+        return embed_batch(
+            model, normalize(torch.from_numpy(images.copy())), device=weights.device, dtype=weights.dtype
+        )
+
+
+def load_extractor(config: Config, model_file: Path) -> nn.Module:
+    """A run's exported teacher, as extraction wants it, on this process's device."""
+    training = config.training
+    model = build_embedder(config.model.model_copy(update={"weights": None}), bf16=training.precision == "bf16")
+    try:
+        model.load_state_dict(torch.load(model_file, map_location="cpu", weights_only=True)["model"])
+    except (OSError, RuntimeError, LookupError, UnpicklingError) as error:
+        raise WeightsError(
+            f"Cannot read the model {model_file} ({first_line(error)}); it must be one that this run exported, on "
+            f"storage that every node sees at the same place."
+        ) from error
+    return for_extraction(model.to(device=choose_device(config.runtime), dtype=parameter_dtype(training)))
+
+
+def write_shard(batch: Batch, *, folder: FeatureFolder) -> Batch:
+    """A shard's features → a file, and what the driver counts."""
+    features = batch["features"][0]
+    with _carrying():
+        folder.write(int(batch["shard"][0]), features)
+    return {"n": np.array([len(features)]), "extractor": batch["extractor"], "seconds": batch["seconds"]}
+
+
+class _CarriedError(Exception):
+    """A user's mistake, `args[1]`, on its way through Ray Data, which adds advice of its own to an error's text."""
+
+
+@contextmanager
+def _carrying() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise _CarriedError("", error) from None
+
+
+def _rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    """The dataset's rows as they come; a user's mistake in a task is raised as itself."""
+    try:
+        yield from dataset.iter_rows()
+    except ray.exceptions.RayError as error:
+        cause: Any = error
+        while isinstance(cause, ray.exceptions.RayTaskError):
+            cause = cause.cause
+        if isinstance(cause, _CarriedError):
+            raise cause.args[1] from None
+        raise
+
+
+def _check_fits(n_extractors: int, runtime: RuntimeConfig) -> float:
+    """The GPUs of each extractor; `ConfigError` where the cluster is too small."""
+    cluster = ray.cluster_resources()
+    n_gpus = 0 if runtime.device == "cpu" else cluster.get("GPU", 0)
+    if runtime.device == "cuda" and not n_gpus:
+        raise ConfigError(
+            "The run has runtime.device=cuda, and the Ray cluster has no GPU; give the --address of another."
+        )
+    cpus_each = runtime.cpus_per_worker
+    needed, there = n_extractors * cpus_each + 1, cluster.get("CPU", 0)
+    if needed > there:
+        raise ConfigError(
+            f"{n_extractors} extractors with {cpus_each:g} CPUs each, and one CPU to decode images, are {needed:g} "
+            f"CPUs, and the cluster has {there:g}; lower --extractors, or add nodes."
+        )
+    return gpu_share(n_extractors, n_gpus)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Ray Data's account of each dataset off the terminal; it stands in Ray's logs too.
+
+    Ray also warns at each actor pool of Ray Data that its arguments lie in the object store, where this process keeps
+    them; so Ray's own processes, where they start in the block, say only what is fatal.
+    """
+    logger = logging.getLogger("ray.data")
+    level, name = logger.level, "RAY_BACKEND_LOG_LEVEL"
+    chosen = os.environ.get(name)
+    logger.setLevel(logging.CRITICAL)
+    os.environ.setdefault(name, "fatal")
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if chosen is None:
+            del os.environ[name]

@@ -1,0 +1,87 @@
+"""What clusters do to jobs: how the loop hears of it. benchmarks/faults.py does it to real runs."""
+
+import threading
+import time
+
+import pytest
+import ray
+
+from reid_ray.errors import RunError
+from reid_ray.runtime import gauges, pools, preemption
+from reid_ray.runtime.pools import Extraction, Pool
+from reid_ray.runtime.preemption import PreemptionNotice
+from reid_ray.training.interrupt import Request
+
+
+def test_each_notice_is_heard_once(monkeypatch):
+    infos, asked = iter([None, "node 1", "node 1", "nodes 1 and 2", "nodes 1 and 2"]), threading.Semaphore(0)
+
+    def info():
+        asked.release()
+        found = next(infos, None)
+        if found is None and asked._value > 3:
+            raise RuntimeError("the group is gone")
+        return found
+
+    monkeypatch.setattr(preemption, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(ray.train, "get_preemption_info", info)
+    notice, heard, until = PreemptionNotice(), 0, time.monotonic() + 10
+    while heard < 2 and time.monotonic() < until:
+        heard += notice() == Request.SAVE
+        time.sleep(0.001)
+    assert heard == 2
+    assert notice() == Request.NOTHING
+
+
+class Clock:
+    """`ray.wait` of parts that come when their extractor has been started again often enough."""
+
+    def __init__(self, monkeypatch, needed):
+        self.killed, self.needed = [], needed
+        monkeypatch.setattr(ray, "wait", self.wait)
+        monkeypatch.setattr(ray, "kill", lambda actor, no_restart: self.killed.append((actor, no_restart)))
+
+    def wait(self, pending, *, num_returns, timeout, fetch_local):
+        assert (num_returns, timeout) == (len(pending), 7)
+        ready = [part for part in pending if self.needed[part] <= len(self.killed)]
+        return ready, [part for part in pending if part not in ready]
+
+
+def test_extractors_that_finish_nothing_are_started_again(monkeypatch):
+    clock = Clock(monkeypatch, {"a": 0, "b": 2, "c": 0, "d": 2})
+    pool = Pool(("first", "second"), (), timeout=7)
+    extraction = Extraction(pool, ["a", "b", "c", "d"], [], [1, 1, 1, 1])
+    extraction.wait()
+    assert clock.killed == [("second", False), ("second", False)]
+
+
+def test_extractors_that_never_answer_end_the_run(monkeypatch):
+    clock = Clock(monkeypatch, {"a": 99})
+    with pytest.raises(RunError, match=r"nothing for 28 s.*runtime\.timeout_seconds=7"):
+        Extraction(Pool(("only",), (), timeout=7), ["a"], [], [64]).wait()
+    assert len(clock.killed) == pools.MAX_TASK_RETRIES
+
+
+def test_a_run_s_numbers_are_gauges(monkeypatch):
+    values = {}
+
+    class Gauge:
+        def __init__(self, name, description, tag_keys):
+            assert description
+            self.name = name
+
+        def set_default_tags(self, tags):
+            self.tags = tags
+
+        def set(self, value):
+            values[self.name, self.tags["run"]] = value
+
+    monkeypatch.setattr(gauges, "Gauge", Gauge)
+    listen = gauges.Gauges("mine")
+    listen({"event": "step", "loss": 1.5, "lr": 0.1, "epoch": 2})
+    listen({"event": "refresh", "n_clusters": 7, "staleness": 1, "wait_seconds": None})
+    listen({"event": "end"})
+    assert values["reid_loss", "mine"] == 1.5
+    assert values["reid_clusters", "mine"] == 7
+    assert values["reid_label_staleness", "mine"] == 1
+    assert len(values) == 5

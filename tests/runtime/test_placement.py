@@ -1,0 +1,71 @@
+"""Where Ray puts the processes of a run, with GPUs that it is told of; and storage that not every node sees."""
+
+import pytest
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+
+from reid_ray.data.readers import read_dataset
+from reid_ray.errors import RunError
+from reid_ray.runtime import shared
+from reid_ray.runtime.pools import Pool
+from reid_ray.runtime.resources import plan
+from reid_ray.runtime.shared import check_shared, sees
+from reid_ray.training.rundir import RunDirectory
+
+
+@pytest.fixture
+def three_gpus(ray_folder):
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("HOME", str(ray_folder)), ("OMP_NUM_THREADS", "1"), ("RAY_AUTH_MODE", "disabled")):
+            patch.setenv(name, value)
+        options = {"num_cpus": 4, "num_gpus": 3, "include_dashboard": False, "log_to_driver": False}
+        ray.init(_temp_dir=str(ray_folder), **options)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("three_gpus")
+def test_every_trainer_finds_a_gpu_beside_the_extractors(tiny):
+    """Ray packs fractions, so without care both extractors would lie on one GPU, and one trainer would have none."""
+    config = tiny("runtime.n_workers=3", "training.n_pids=3", "runtime.n_extractors=2", "runtime.placement=colocated")
+    dataset = read_dataset(config.data)
+    RunDirectory.of(config).create(config, dataset.table)
+    resources = plan(config, n_gpus=3, n_cores=None)
+    pool = Pool.start(config, dataset.images, resources)
+    pool.wait()
+    trainers = placement_group([{"GPU": resources.trainers.gpus}] * resources.trainers.number)
+    assert trainers.wait(60), ray.available_resources()
+    remove_placement_group(trainers)
+    pool.stop()
+
+
+def test_a_node_that_does_not_see_the_storage_is_named(tmp_path, monkeypatch):
+    """Node b has other storage at the same place; node c has gone meanwhile."""
+    nodes = [{"NodeID": name, "NodeManagerAddress": f"10.0.0.{name}", "Alive": name != "d"} for name in "abcd"]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(shared, "_ask", lambda node, mark: (node, mark))
+
+    def get(asked):
+        node, mark = asked
+        if node == "c":
+            raise ray.exceptions.NodeDiedError("gone")
+        return sees(str(mark if node == "a" else mark.parent / "elsewhere" / mark.name))
+
+    monkeypatch.setattr(ray, "get", get)
+    with pytest.raises(RunError, match=r"10\.0\.0\.b of the Ray cluster cannot write to .*all nodes share"):
+        check_shared(tmp_path)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(ray, "nodes", lambda: nodes[:1])
+    check_shared(tmp_path)
+
+
+def test_storage_that_can_be_read_only_is_not_enough(tmp_path, monkeypatch):
+    def copyfile(mark, beside):
+        raise PermissionError(beside)
+
+    (tmp_path / "mark").touch()
+    assert sees(str(tmp_path / "mark"))
+    monkeypatch.setattr(shared.shutil, "copyfile", copyfile)
+    assert not sees(str(tmp_path / "mark"))
