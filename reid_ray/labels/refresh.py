@@ -24,6 +24,7 @@ from reid_ray.labels.label_free import label_free_scores
 from reid_ray.labels.products import Centre, find_centre
 from reid_ray.labels.proxies import Proxies, make_proxies
 from reid_ray.labels.quality import label_statistics, truth_scores
+from reid_ray.labels.reliability import reliable_labels
 from reid_ray.labels.thresholds import eps_for_share
 from reid_ray.labels.workers import ThisProcess, Workers, shares
 from reid_ray.types import OUTLIER, UNKNOWN, FeatureRows, Features, IntArray, PseudoLabels
@@ -48,6 +49,7 @@ class Labelling:
         eps: DBSCAN's; None for other clusterers.
         recall: share of true neighbours that an approximate search found, measured on a sample; None for an exact one.
         seconds: of each stage.
+        threshold: of the clusters' independence; None where reliability is not asked for, or there was no cluster yet.
     """
 
     labels: IntArray
@@ -56,6 +58,7 @@ class Labelling:
     eps: float | None
     recall: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    threshold: float | None = None
 
 
 def refresh(
@@ -65,7 +68,7 @@ def refresh(
     *,
     version: int,
     true_pids: IntArray | None = None,
-    previous: IntArray | None = None,
+    previous: PseudoLabels | None = None,
     device: torch.device | str | None = None,
     workers: Workers | None = None,
 ) -> PseudoLabels:
@@ -79,21 +82,28 @@ def refresh(
         camids: int64 [N]; images of unknown camera have no part in the proxies.
         version: the epoch the labels are for.
         true_pids: int64 [N] for label quality in the statistics; never used for the labels.
-        previous: int64 [N], the labels before, for their stability in the statistics.
+        previous: the labels before, for their stability in the statistics, and for the first one's threshold of
+            reliability.
         device: where neighbours are searched.
         workers: who does it; default this process. The labels are the same.
     """
     workers = workers or ThisProcess()
-    found = cluster_rows(features.values, config, camids, device=device, workers=workers)
-    described = workers.run(
-        _describe, features.values, found.labels, found.raw, found.graph, camids, true_pids, previous
+    found = cluster_rows(
+        features.values,
+        config,
+        camids,
+        device=device,
+        workers=workers,
+        threshold=previous.threshold if previous else None,
     )
+    before = previous.labels if previous else None
+    described = workers.run(_describe, features.values, found.labels, found.raw, found.graph, camids, true_pids, before)
     proxies: Proxies
     statistics: dict[str, Any]
     proxies, statistics = workers.get([described])[0]
     statistics |= {key: value for key, value in (("eps", found.eps), ("recall", found.recall)) if value is not None}
     statistics |= {f"{stage}_seconds": seconds for stage, seconds in found.seconds.items()}
-    return PseudoLabels(version, found.labels, *proxies, statistics=statistics)
+    return PseudoLabels(version, found.labels, *proxies, statistics=statistics, threshold=found.threshold)
 
 
 def labels_from_truth(
@@ -116,6 +126,7 @@ def cluster_rows(
     device: torch.device | str | None = None,
     workers: Workers | None = None,
     on_stage: OnStage | None = None,
+    threshold: float | None = None,
 ) -> Labelling:
     """Labels of some features by the configured clusterer.
 
@@ -125,6 +136,7 @@ def cluster_rows(
         device: where neighbours are searched.
         workers: who does it; default this process. The labels are the same.
         on_stage: called with the name of each stage when it begins.
+        threshold: the first refresh's, where `config.reliability` asks for reliable members only; None at the first.
     """
     clock = _Clock(on_stage)
     workers = workers or ThisProcess()
@@ -150,15 +162,18 @@ def cluster_rows(
             labels = workers.get([workers.run(_hdbscan, graph, config.min_samples)])[0]
         eps = None
     else:
-        eps = config.eps
+        eps, gap = config.eps, config.reliability
         with clock("graph"):
-            parts = _graph_parts(weights, transposed, eps, rows, workers)
+            parts = _graph_parts(weights, transposed, eps + (gap or 0), rows, workers)
             workers.wait(parts)
         with clock("clusters"):
             labels = _shared_dbscan(parts, eps, config.min_samples, rows, workers)
+            if gap is not None:
+                tight, loose = (_shared_dbscan(parts, eps + d, config.min_samples, rows, workers) for d in (-gap, gap))
+                labels, threshold = reliable_labels(tight, labels, loose, threshold)
             graph = workers.run(_stack, *parts)
     by_policy = clustering.apply_outlier_policy(labels, config.outliers)
-    return Labelling(by_policy, labels, graph, eps, recall, clock.seconds)
+    return Labelling(by_policy, labels, graph, eps, recall, clock.seconds, threshold)
 
 
 def scheme_of(config: LabelsConfig) -> Scheme:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -26,21 +28,25 @@ from reid_ray.methods import METHODS
 from reid_ray.models import for_extraction
 from reid_ray.training.extraction import assemble, batch_rows, extract
 from reid_ray.training.world import World
-from reid_ray.types import Features, FloatArray, IntArray, PseudoLabels
+from reid_ray.types import Features, FloatArray, PseudoLabels
 
 
 class Services(Protocol):
     """Called by every worker at the same point; the answer is the same on all."""
 
-    def refresh(self, teacher: nn.Module, version: int, previous: IntArray | None = None) -> PseudoLabels:
+    def refresh(self, teacher: nn.Module, version: int, previous: PseudoLabels | None = None) -> PseudoLabels:
         """Labels of the training table from the teacher's features; `statistics` holds quality and seconds.
 
         Args:
-            previous: int64 [N], the labels before, for their stability in the statistics.
+            previous: the labels before; None at the first refresh.
         """
         ...
 
-    def begin(self, teacher: nn.Module, version: int, previous: IntArray | None = None, *, taken: int) -> None:
+    def label(self, features: FloatArray, version: int, previous: PseudoLabels | None = None) -> PseudoLabels:
+        """The same from features float32 [N, D] that the method keeps itself."""
+        ...
+
+    def begin(self, teacher: nn.Module, version: int, previous: PseudoLabels | None = None, *, taken: int) -> None:
         """Start a refresh whose labels `collect` will give. The teacher is not changed meanwhile.
 
         Args:
@@ -86,13 +92,14 @@ def label(
     config: Config,
     device: torch.device,
     *,
-    previous: IntArray | None = None,
+    previous: PseudoLabels | None = None,
     workers: Workers | None = None,
 ) -> PseudoLabels:
     """Labels for epoch `features.version`, from clusters or from true identities, as the method asks."""
-    if METHODS[config.method.name].labels_source(config) == "truth":
+    method = METHODS[config.method.name]
+    if method.labels_source(config) == "truth":
         return labels_from_truth(features, table.pids, table.camids, version=features.version, workers=workers)
-    return refresh(
+    labels = refresh(
         features,
         config.labels,
         table.camids,
@@ -102,6 +109,9 @@ def label(
         device=device,
         workers=workers,
     )
+    if method.wants_features and previous is None:
+        labels = replace(labels, features=np.asarray(features.values[0 : len(table)]))
+    return labels
 
 
 def score(features: FloatArray, table: ImageTable, config: Config) -> dict[str, Any]:
@@ -132,23 +142,28 @@ class InlineServices:
         self._device = device
         self._train = dataset.train
         self._train_bank = train_bank
-        self._begun: tuple[nn.Module, int, IntArray | None] | None = None
+        self._begun: tuple[nn.Module, int, PseudoLabels | None] | None = None
         self._evaluated: nn.Module | None = None
         self._search = search_table(dataset)
         self._search_bank = make_bank(self._search, dataset, config) if self._search is not None else None
 
-    def refresh(self, teacher: nn.Module, version: int, previous: IntArray | None = None) -> PseudoLabels:
+    def refresh(self, teacher: nn.Module, version: int, previous: PseudoLabels | None = None) -> PseudoLabels:
         started = time.perf_counter()
         features = self._extract(teacher, self._train_bank)
-        extracted = time.perf_counter()
-        labels = first_works(
+        extracted = time.perf_counter() - started
+        labels = self.label(features, version, previous)
+        return replace(labels, statistics={**labels.statistics, "extract_seconds": extracted})
+
+    def label(self, features: FloatArray, version: int, previous: PseudoLabels | None = None) -> PseudoLabels:
+        started = time.perf_counter()
+        labels: PseudoLabels = first_works(
             self._world,
             self._config,
             lambda: label(Features(features, version), self._train, self._config, self._device, previous=previous),
         )
-        return with_seconds(labels, extract=extracted - started, label=time.perf_counter() - extracted)
+        return with_seconds(labels, extract=0.0, label=time.perf_counter() - started)
 
-    def begin(self, teacher: nn.Module, version: int, previous: IntArray | None = None, *, taken: int) -> None:
+    def begin(self, teacher: nn.Module, version: int, previous: PseudoLabels | None = None, *, taken: int) -> None:
         # There is nobody to do it meanwhile, so it is done when it is asked for.
         self._begun = (teacher, version, previous)
 
@@ -221,13 +236,4 @@ def first_works(world: World, config: Config, function: Callable[[], Any]) -> An
 
 def with_seconds(labels: PseudoLabels, *, extract: float, label: float) -> PseudoLabels:
     """The labels, with the seconds of their making among the statistics."""
-    statistics = {**labels.statistics, "extract_seconds": extract, "label_seconds": label}
-    return PseudoLabels(
-        labels.version,
-        labels.labels,
-        labels.centroids,
-        labels.proxies,
-        labels.proxy_labels,
-        labels.proxy_camids,
-        statistics,
-    )
+    return replace(labels, statistics={**labels.statistics, "extract_seconds": extract, "label_seconds": label})
