@@ -8,7 +8,7 @@ teacher's branches teach the student's other branches (Eq. 4.4–4.7). Without b
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -33,11 +33,10 @@ from reid_ray.types import PseudoLabels
 class ABMT(Method):
     """See `ABMTConfig` for every number."""
 
-    views: ClassVar[tuple[str, ...]] = ("strong_1", "strong_2")
-
     def __init__(self, config: Config, exchange: Exchange) -> None:
         super().__init__(config, exchange)
         self.settings = cast(ABMTConfig, config.method)
+        self.views = ("strong_1",) if self.settings.teacher_view == "same" else ("strong_1", "strong_2")
         self.student = self.network(config)
         self.teacher = make_teacher(self.student)
         self._dims = branch_dims(self.student)
@@ -67,11 +66,10 @@ class ABMT(Method):
 
     def updates(self, batch: Batch) -> Iterator[Update]:
         settings, rng = self.settings, batch.rng()
-        teacher_view = "strong_1" if settings.teacher_view == "same" else "strong_2"
         students = embeddings(self.student, batch.views["strong_1"], self.exchange)
         logits = self.student_classifiers(self._dropped(students, rng))
         with torch.no_grad():
-            teachers = embeddings(self.teacher, batch.views[teacher_view], self.exchange)
+            teachers = embeddings(self.teacher, batch.views[self.views[-1]], self.exchange)
             targets = self.teacher_classifiers(self._dropped(teachers, rng))
         pairs = lessons(len(students), cross=settings.cross_branch)
         parts = {

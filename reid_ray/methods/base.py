@@ -78,7 +78,7 @@ class Method(ABC):
         student: what is trained. A method without a teacher has one network and names it twice.
     """
 
-    views: ClassVar[tuple[str, ...]]
+    views: tuple[str, ...]
     """Views that a batch holds; names that begin with `strong` are augmented."""
     wants_features: ClassVar[bool] = False
     """Whether `PseudoLabels.features` should be there at the first refresh."""

@@ -45,7 +45,7 @@ class CAP(Method):
     def begin_epoch(self, labels: PseudoLabels) -> None:
         if not len(labels.proxies):
             raise DataError(
-                "CAP learns from cameras, and no clustered image has one; give the layout's cameras (data.camera_level, "
+                "CAP learns from cameras, and no clustered image has one; say where they stand (data.camera_level, "
                 "data.camera_regex, data.use_cameras=true), or take the recipe cluster-contrast."
             )
         like = next(self.student.parameters())

@@ -24,9 +24,6 @@ from reid_ray.methods.parts import Classifiers, branch_dims, cluster_classifiers
 from reid_ray.models import Embedder, build_network, make_teacher
 from reid_ray.types import PseudoLabels
 
-SEED = 0x2D
-"""Of the second student's random layers, beside the run's."""
-
 
 class Pair(nn.Module):
     """Two networks of one form, as one that retrieves."""

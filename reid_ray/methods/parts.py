@@ -76,4 +76,4 @@ def trainable(*modules: nn.Module) -> list[nn.Parameter]:
 def mean_distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
     """Mean over images of the Euclidean distance of two features, given in parts [B, D]; for the log."""
     difference = torch.cat(list(first), dim=1) - torch.cat(list(second), dim=1)
-    return torch.linalg.vector_norm(difference.detach(), dim=1).mean()
+    return difference.detach().square().sum(dim=1).sqrt().mean()

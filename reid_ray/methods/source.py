@@ -1,7 +1,7 @@
 """Supervised training on a labelled source, the first stage of domain adaptation (thesis Eq. 4.1).
 
-L = L_ce + L_tri, each a mean over branches. Images of the target (`target`), where there are any, are only forwarded, so
-that the running BN statistics know both domains.
+L = L_ce + L_tri, each a mean over branches. Images of the target (`target`), where there are any, are only forwarded,
+so that the running BN statistics know both domains.
 """
 
 from __future__ import annotations
