@@ -39,8 +39,9 @@ class Config(Section):
     data: DataConfig = DataConfig()
     """The images."""
     source: DataConfig | None = None
-    """The labelled source of domain adaptation: the network is first trained on it, in a run of its own in the folder
-    `source` of this run, whose target is `data`. Null: no such stage."""
+    """The labelled source of domain adaptation: the network is first trained on it, in a run of its own that is called
+    NAME-source, and begins from that run's model. Where `model.weights` is the exported model of a run, that is taken
+    instead. Image sizes are those of `data`. Null: no source."""
     pretraining: TrainingConfig | None = None
     """Epochs, batches and optimisation of that stage; null takes those of `training`."""
     target: DataConfig | None = None
@@ -62,7 +63,9 @@ class Config(Section):
     def _fits_together(self) -> Config:
         if not re.fullmatch(r"[\w.-]+", self.name):
             raise ValueError(f"name '{self.name}' may hold letters, digits, '.', '-' and '_' only")
-        check_runtime(self.training, self.model.bn_group, self.runtime)
+        for training in (self.training, self.pretraining):
+            if training is not None:
+                check_runtime(training, self.model.bn_group, self.runtime)
         return self
 
 

@@ -37,6 +37,9 @@ class LabelsConfig(Section):
     reliability: float | None = Field(default=None, gt=0, lt=0.5)
     """Keep only members of clusters that are the same at eps − this and eps + this (SpCL: 0.02); null keeps all. With
     `clusterer: dbscan` and a fixed eps."""
+    source_weight: float = Field(default=0.0, ge=0, lt=1)
+    """λ of the source-similarity term of the distance in domain adaptation: J' = (1−λ)·J + λ·(v_i + v_j), v from the
+    image's nearest source image (ABMT: 0.1); read only where there is a `source`."""
     n_clusters: int = Field(default=500, ge=1)
     """Clusters of k-means."""
     outliers: Literal["drop", "singleton"] = "drop"

@@ -19,7 +19,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from reid_ray.config import Config
+from reid_ray.config import Config, DataConfig, MMTConfig
 from reid_ray.errors import ConfigError
 
 NOT_HASHED: dict[str, Any] = {
@@ -27,8 +27,11 @@ NOT_HASHED: dict[str, Any] = {
     "output": True,
     "runtime": True,
     "data": {"cache_mb", "loader_threads"},
+    "source": {"cache_mb", "loader_threads"},
+    "target": {"cache_mb", "loader_threads"},
     "labels": {"memory_mb"},
     "training": {"epochs", "checkpoint_every", "keep_checkpoints", "log_every"},
+    "pretraining": {"checkpoint_every", "keep_checkpoints", "log_every"},
     "evaluation": {"every", "at_start", "overlap"},
 }
 """Settings that do not change what a run computes up to a given step. A run may be resumed with others of these."""
@@ -90,11 +93,18 @@ def with_absolute_paths(config: Config) -> Config:
     def absolute(path: str | None) -> str | None:
         return path if path is None or "://" in path else str(Path(path).expanduser().absolute())
 
-    weights = config.model.weights
+    def with_root(data: DataConfig) -> DataConfig:
+        return data.model_copy(update={"root": absolute(data.root)})
+
+    weights, method = config.model.weights, config.method
+    second = {"weights_2": absolute(method.weights_2)} if isinstance(method, MMTConfig) else {}
     return config.model_copy(
         update={
             "output": absolute(config.output),
-            "data": config.data.model_copy(update={"root": absolute(config.data.root)}),
+            "data": with_root(config.data),
+            "source": config.source and with_root(config.source),
+            "target": config.target and with_root(config.target),
+            "method": method.model_copy(update=second),
             "model": config.model.model_copy(
                 update={"weights": weights if weights == "torchvision" else absolute(weights)}
             ),

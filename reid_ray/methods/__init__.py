@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from reid_ray.config import Config
+from reid_ray.config import Config, MMTConfig
 from reid_ray.methods.abmt import ABMT
 from reid_ray.methods.base import Batch, Exchange, Method, Update
 from reid_ray.methods.cap import CAP
@@ -32,8 +32,18 @@ def build_method(config: Config, exchange: Exchange) -> Method:
 
 def empty_network(config: Config) -> nn.Module:
     """The retrieval network of a run, for weights that come from elsewhere: a module with `embed` and `dim`."""
-    without = config.model_copy(update={"model": config.model.model_copy(update={"weights": None})})
-    return METHODS[config.method.name].network(without)
+    return METHODS[config.method.name].network(without_weights(config))
 
 
-__all__ = ["METHODS", "Batch", "Exchange", "Method", "Update", "build_method", "empty_network"]
+def without_weights(config: Config) -> Config:
+    """The same configuration with random initial weights, for networks whose weights come from elsewhere."""
+    second = {"weights_2": None} if isinstance(config.method, MMTConfig) else {}
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"weights": None}),
+            "method": config.method.model_copy(update=second),
+        }
+    )
+
+
+__all__ = ["METHODS", "Batch", "Exchange", "Method", "Update", "build_method", "empty_network", "without_weights"]

@@ -82,6 +82,8 @@ class Method(ABC):
     """Views that a batch holds; names that begin with `strong` are augmented."""
     wants_features: ClassVar[bool] = False
     """Whether `PseudoLabels.features` should be there at the first refresh."""
+    n_starts: ClassVar[int] = 1
+    """Models of a source stage that it starts from, each of another seed."""
     student: nn.Module
     teacher: nn.Module
 
@@ -93,6 +95,11 @@ class Method(ABC):
     def network(cls, config: Config) -> nn.Module:
         """The retrieval network with its initial weights: a module with `embed(images)` and `dim`."""
         return build_network(config.model, bf16=config.training.precision == "bf16")
+
+    @classmethod
+    def started_from(cls, config: Config, files: Sequence[str]) -> Config:
+        """The configuration that starts from the exported models of source stages, `n_starts` of them."""
+        return config.model_copy(update={"model": config.model.model_copy(update={"weights": files[0]})})
 
     @classmethod
     def labels_source(cls, config: Config) -> Literal["pseudo", "truth"]:

@@ -46,6 +46,7 @@ class MMT(Method):
     """See `MMTConfig` for every number."""
 
     views = ("strong_1", "strong_2")
+    n_starts = 2
 
     def __init__(self, config: Config, exchange: Exchange) -> None:
         super().__init__(config, exchange)
@@ -61,7 +62,14 @@ class MMT(Method):
         if config.model.branches:
             raise ConfigError("MMT's two networks have one branch each; set model.branches=[].")
         bf16 = config.training.precision == "bf16"
-        return Pair(*(cast(Embedder, build_network(config.model, bf16=bf16)) for _ in range(2)))
+        weights_2 = cast(MMTConfig, config.method).weights_2
+        second = config.model.model_copy(update={"weights": weights_2}) if weights_2 else config.model
+        return Pair(*(cast(Embedder, build_network(model, bf16=bf16)) for model in (config.model, second)))
+
+    @classmethod
+    def started_from(cls, config: Config, files: Sequence[str]) -> Config:
+        first = super().started_from(config, files)
+        return first.model_copy(update={"method": first.method.model_copy(update={"weights_2": files[1]})})
 
     def parameters(self) -> Mapping[str, list[nn.Parameter]]:
         return {"student": trainable(self.student, self.student_classifiers)}

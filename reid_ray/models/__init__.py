@@ -10,6 +10,7 @@ from reid_ray.models.resnet import Backbone, InstanceBatchNorm, build_backbone
 from reid_ray.models.teacher import make_teacher, update_teacher
 from reid_ray.models.weights import (
     from_numpy,
+    is_model_file,
     load_backbone_weights,
     load_torchvision_weights,
     to_numpy,
@@ -33,6 +34,7 @@ __all__ = [
     "build_pooling",
     "for_extraction",
     "from_numpy",
+    "is_model_file",
     "load_backbone_weights",
     "load_torchvision_weights",
     "make_teacher",

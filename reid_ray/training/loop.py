@@ -23,7 +23,7 @@ from reid_ray.data.images import Dataset
 from reid_ray.data.loader import ImageBank, ViewLoader
 from reid_ray.data.samplers import plan_epoch, worker_columns
 from reid_ray.errors import DataError, DegenerateLabelsError, LoaderError
-from reid_ray.methods import Batch, Method, build_method
+from reid_ray.methods import Batch, Method, build_method, without_weights
 from reid_ray.models import prepare_bn_groups, synchronise_buffers, update_teacher
 from reid_ray.training.checkpoint import Checkpoint, Position, latest_checkpoint, save_atomically
 from reid_ray.training.devices import memory_errors, parameter_dtype
@@ -54,7 +54,7 @@ def learning_rate(training: TrainingConfig, epoch: int) -> float:
 def build_networks(config: Config, world: World) -> Method:
     """The method of a run, on the CPU. One that has a checkpoint needs its initial weights no more, nor their file."""
     if RunDirectory.of(config).begun:
-        config = config.model_copy(update={"model": config.model.model_copy(update={"weights": None})})
+        config = without_weights(config)
     return build_method(config, world)
 
 

@@ -7,12 +7,10 @@ from reid_ray.config import Config, config_hash, dump_config, load_config, recip
 from reid_ray.config.loading import known_keys
 from reid_ray.errors import ConfigError
 
-NEEDS_ROOT = {"ice", "ice-agnostic", "ice-supervised"}
-
-
 def load(recipe: str, *overrides: str) -> Config:
-    root = ("data.root=/data",) if recipe in NEEDS_ROOT else ()
-    return load_config(recipe, (*root, *overrides))
+    roots = () if recipe == "demo" else ("data.root=/data",)
+    roots += ("source.root=/source",) if recipe.endswith("-uda") else ()
+    return load_config(recipe, (*roots, *overrides))
 
 
 @pytest.mark.parametrize("recipe", recipe_names())
