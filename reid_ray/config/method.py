@@ -127,8 +127,8 @@ class MMTConfig(Section):
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     """Label smoothing of the cross-entropy with cluster labels; in the released code, not in the text."""
     weights_2: str | None = None
-    """Initial weights of the second network, a file; null: those of `model.weights`. In domain adaptation it is the model
-    of a second source run with another seed."""
+    """Initial weights of the second network, a file; null: those of `model.weights`. In domain adaptation it is the
+    model of a second source run with another seed."""
 
 
 class SourceConfig(Section):

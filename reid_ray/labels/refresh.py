@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,9 +25,10 @@ from reid_ray.labels.products import Centre, find_centre
 from reid_ray.labels.proxies import Proxies, make_proxies
 from reid_ray.labels.quality import label_statistics, truth_scores
 from reid_ray.labels.reliability import reliable_labels
+from reid_ray.labels.source_term import source_dissimilarity, with_source_term
 from reid_ray.labels.thresholds import eps_for_share
 from reid_ray.labels.workers import ThisProcess, Workers, shares
-from reid_ray.types import OUTLIER, UNKNOWN, FeatureRows, Features, IntArray, PseudoLabels
+from reid_ray.types import OUTLIER, UNKNOWN, FeatureRows, Features, FloatArray, IntArray, PseudoLabels
 
 HDBSCAN_DISTANCE = 0.9
 """Pairs that HDBSCAN gets to see: far beyond any eps, and still a few per row."""
@@ -36,6 +37,22 @@ WIDER = (0.6, 0.7, 0.8, 0.9, 1.0)
 """Distances to which the graph is widened, in turn, until it holds the share of pairs that `labels.rho` asks for."""
 
 OnStage = Callable[[str], None]
+
+
+class Encoded(NamedTuple):
+    """What the graph is made of.
+
+    Attributes:
+        weights: handle to V.
+        transposed: handle to its transpose.
+        dissimilarity: v of the source-similarity term, float32 [N]; None without it.
+        source_weight: its λ.
+    """
+
+    weights: Any
+    transposed: Any
+    dissimilarity: FloatArray | None = None
+    source_weight: float = 0.0
 
 
 @dataclass
@@ -71,6 +88,7 @@ def refresh(
     previous: PseudoLabels | None = None,
     device: torch.device | str | None = None,
     workers: Workers | None = None,
+    source: FeatureRows | None = None,
 ) -> PseudoLabels:
     """Cluster features into pseudo-labels.
 
@@ -86,6 +104,7 @@ def refresh(
             reliability.
         device: where neighbours are searched.
         workers: who does it; default this process. The labels are the same.
+        source: float32 [M, D], features of the source for `config.source_weight`; None without one.
     """
     workers = workers or ThisProcess()
     found = cluster_rows(
@@ -95,6 +114,7 @@ def refresh(
         device=device,
         workers=workers,
         threshold=previous.threshold if previous else None,
+        source=source,
     )
     before = previous.labels if previous else None
     described = workers.run(_describe, features.values, found.labels, found.raw, found.graph, camids, true_pids, before)
@@ -127,6 +147,7 @@ def cluster_rows(
     workers: Workers | None = None,
     on_stage: OnStage | None = None,
     threshold: float | None = None,
+    source: FeatureRows | None = None,
 ) -> Labelling:
     """Labels of some features by the configured clusterer.
 
@@ -136,6 +157,7 @@ def cluster_rows(
         device: where neighbours are searched.
         workers: who does it; default this process. The labels are the same.
         on_stage: called with the name of each stage when it begins.
+        source: float32 [M, D], features of the source for `config.source_weight`; None without one.
         threshold: the first refresh's, where `config.reliability` asks for reliable members only; None at the first.
     """
     clock = _Clock(on_stage)
@@ -148,15 +170,20 @@ def cluster_rows(
     rows = shares(features.shape[0], workers.n_workers)
     lists = _searched(features, config, camids, rows, workers, device, clock)
     recall = None if config.neighbours == "exact" else workers.get([workers.run(_recall, features, lists)])[0]
-    weights, transposed = _encoded(features, scheme_of(config), lists, rows, workers, clock)
+    encoded = _encoded(features, scheme_of(config), lists, rows, workers, clock)
+    if source is not None and config.source_weight and source.shape[0]:
+        with clock("source"):
+            encoded = encoded._replace(
+                dissimilarity=_dissimilarity(features, source, rows, workers), source_weight=config.source_weight
+            )
     if config.rho is not None:
         with clock("graph"):
-            graph, eps = _graph_and_eps(weights, transposed, config.rho, rows, workers)
+            graph, eps = _graph_and_eps(encoded, config.rho, rows, workers)
         with clock("clusters"):
             labels = workers.get([workers.run(_dbscan, graph, eps, config.min_samples)])[0]
     elif config.clusterer == "hdbscan":
         with clock("graph"):
-            graph = workers.run(_stack, *_graph_parts(weights, transposed, HDBSCAN_DISTANCE, rows, workers))
+            graph = workers.run(_stack, *_graph_parts(encoded, HDBSCAN_DISTANCE, rows, workers))
             workers.wait([graph])
         with clock("clusters"):
             labels = workers.get([workers.run(_hdbscan, graph, config.min_samples)])[0]
@@ -164,7 +191,7 @@ def cluster_rows(
     else:
         eps, gap = config.eps, config.reliability
         with clock("graph"):
-            parts = _graph_parts(weights, transposed, eps + (gap or 0), rows, workers)
+            parts = _graph_parts(encoded, eps + (gap or 0), rows, workers)
             workers.wait(parts)
         with clock("clusters"):
             labels = _shared_dbscan(parts, eps, config.min_samples, rows, workers)
@@ -208,8 +235,7 @@ def _searched(
 
 def _encoded(
     features: FeatureRows, scheme: Scheme, lists: Any, rows: list[range], workers: Workers, clock: _Clock
-) -> tuple[Any, Any]:
-    """Handles to V and its transpose."""
+) -> Encoded:
     with clock("encoding"):
         parts = [workers.run(reciprocal_weights, features, lists, scheme, own) for own in rows]
         whole = workers.run(_stack, *parts)
@@ -217,17 +243,25 @@ def _encoded(
         weights = workers.run(_stack, *parts)
         transposed = workers.run(_transpose, weights)
         workers.wait([transposed])
-    return weights, transposed
+    return Encoded(weights, transposed)
 
 
-def _graph_parts(weights: Any, transposed: Any, limit: float, rows: list[range], workers: Workers) -> list[Any]:
-    return [workers.run(_graph_rows, weights, transposed, limit, own) for own in rows]
+def _dissimilarity(features: FeatureRows, source: FeatureRows, rows: list[range], workers: Workers) -> FloatArray:
+    """v [N] of the source-similarity term."""
+    parts = workers.get([workers.run(source_dissimilarity, features, source, own) for own in rows])
+    whole: FloatArray = np.concatenate(parts)
+    return np.asarray(whole / max(whole.max(initial=0), np.finfo(np.float32).tiny), dtype=np.float32)
 
 
-def _graph_and_eps(weights: Any, transposed: Any, rho: float, rows: list[range], workers: Workers) -> tuple[Any, float]:
+def _graph_parts(encoded: Encoded, limit: float, rows: list[range], workers: Workers) -> list[Any]:
+    """Row blocks of the graph of all pairs up to `limit`."""
+    return [workers.run(_graph_rows, *encoded, limit, own) for own in rows]
+
+
+def _graph_and_eps(encoded: Encoded, rho: float, rows: list[range], workers: Workers) -> tuple[Any, float]:
     """The graph that holds the closest share of pairs, and their mean distance."""
     for limit in WIDER:
-        graph = workers.run(_stack, *_graph_parts(weights, transposed, limit, rows, workers))
+        graph = workers.run(_stack, *_graph_parts(encoded, limit * (1 - encoded.source_weight), rows, workers))
         eps = workers.get([workers.run(eps_for_share, graph, rho)])[0]
         if eps is not None:
             return graph, eps
@@ -297,8 +331,19 @@ def _transpose(weights: csr_array) -> csr_array:
     return weights.T.tocsr()
 
 
-def _graph_rows(weights: csr_array, transposed: csr_array, limit: float, rows: range) -> csr_array:
-    return graph_of_weights(weights, limit, transposed=transposed, rows=rows)
+def _graph_rows(
+    weights: csr_array,
+    transposed: csr_array,
+    dissimilarity: FloatArray | None,
+    source_weight: float,
+    limit: float,
+    rows: range,
+) -> csr_array:
+    if dissimilarity is None:
+        return graph_of_weights(weights, limit, transposed=transposed, rows=rows)
+    jaccard_limit = min(1.0, limit / (1 - source_weight) * (1 + 1e-6))  # rounding must not lose a pair at the limit
+    part = graph_of_weights(weights, jaccard_limit, transposed=transposed, rows=rows)
+    return with_source_term(part, dissimilarity, source_weight, limit=jaccard_limit, first_row=rows.start)
 
 
 def _core_mask(part: csr_array, eps: float, min_samples: int) -> clustering.BoolArray:

@@ -29,7 +29,7 @@ from reid_ray.runtime.resources import Plan, Share
 from reid_ray.training.devices import choose_device, memory_errors, parameter_dtype, prepare_process
 from reid_ray.training.extraction import assemble, batch_rows, extract
 from reid_ray.training.rundir import RunDirectory
-from reid_ray.training.services import first_works, label, make_bank, score, search_table, with_seconds
+from reid_ray.training.services import first_works, label, make_bank, score, search_table, source_images, with_seconds
 from reid_ray.training.world import World
 from reid_ray.types import Features, FloatArray, PseudoLabels, Weights
 
@@ -49,6 +49,9 @@ class Extractor:
         self._device = choose_device(config.runtime)
         dataset = Dataset(ImageTable.read(RunDirectory.of(config).images_file), images)
         self._banks: dict[str, ImageBank] = {"train": make_bank(dataset.train, dataset, config)}
+        source = source_images(config)
+        if source is not None:
+            self._banks["source"] = make_bank(source.train, source, config)
         search = search_table(dataset)
         if search is not None:
             self._banks["search"] = make_bank(search, dataset, config)
@@ -229,6 +232,8 @@ class PoolServices:
         self._pool = pool
         self._labellers = ActorWorkers(pool.labellers)
         self._train = dataset.train
+        source = source_images(config)
+        self._source = source.train if source else None
         self._search = search_table(dataset)
         self._refreshes = ThreadPoolExecutor(1, thread_name_prefix="reid-refresh")
         self._evaluations = ThreadPoolExecutor(1, thread_name_prefix="reid-evaluation")
@@ -242,7 +247,7 @@ class PoolServices:
     def label(self, features: FloatArray, version: int, previous: PseudoLabels | None = None) -> PseudoLabels:
         if self._world.is_first:
             stored = StoredFeatures([ray.put(features)], [len(features)])
-            self._begun = self._refreshes.submit(self._label, stored, version, previous, 0.0)
+            self._begun = self._refreshes.submit(self._label, stored, version, previous, None, 0.0)
         return self.collect()
 
     def begin(self, teacher: nn.Module, version: int, previous: PseudoLabels | None = None, *, taken: int) -> None:
@@ -264,11 +269,17 @@ class PoolServices:
         """Labels, and when they were there."""
         started = time.perf_counter()
         features, rates = self._features("train", self._train, weights)
-        labels, ended = self._label(features, version, previous, time.perf_counter() - started)
+        source = self._features("source", self._source, weights)[0] if self._source is not None else None
+        labels, ended = self._label(features, version, previous, source, time.perf_counter() - started)
         return replace(labels, statistics={**labels.statistics, "extract_images_per_second": rates}), ended
 
     def _label(
-        self, features: StoredFeatures, version: int, previous: PseudoLabels | None, extract_seconds: float
+        self,
+        features: StoredFeatures,
+        version: int,
+        previous: PseudoLabels | None,
+        source: StoredFeatures | None,
+        extract_seconds: float,
     ) -> tuple[PseudoLabels, float]:
         started = time.perf_counter()
         # The labellers have reserved CPUs only; a GPU that they happen to see is somebody else's.
@@ -279,6 +290,7 @@ class PoolServices:
             torch.device("cpu"),
             previous=previous,
             workers=self._labellers,
+            source=source,
         )
         return with_seconds(labels, extract=extract_seconds, label=time.perf_counter() - started), time.time()
 

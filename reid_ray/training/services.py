@@ -19,6 +19,7 @@ from torch import nn
 from reid_ray.config import Config
 from reid_ray.data.images import Dataset
 from reid_ray.data.loader import ImageBank
+from reid_ray.data.readers import read_dataset
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import UserError
 from reid_ray.evaluation.protocols import evaluable, evaluate_table
@@ -28,7 +29,7 @@ from reid_ray.methods import METHODS
 from reid_ray.models import for_extraction
 from reid_ray.training.extraction import assemble, batch_rows, extract
 from reid_ray.training.world import World
-from reid_ray.types import Features, FloatArray, PseudoLabels
+from reid_ray.types import FeatureRows, Features, FloatArray, PseudoLabels
 
 
 class Services(Protocol):
@@ -86,6 +87,11 @@ def search_table(dataset: Dataset) -> ImageTable | None:
     return dataset.table.take(torch.tensor(rows).numpy())
 
 
+def source_images(config: Config) -> Dataset | None:
+    """The source, where labels are made with its features too."""
+    return read_dataset(config.source) if config.source is not None and config.labels.source_weight else None
+
+
 def label(
     features: Features,
     table: ImageTable,
@@ -94,6 +100,7 @@ def label(
     *,
     previous: PseudoLabels | None = None,
     workers: Workers | None = None,
+    source: FeatureRows | None = None,
 ) -> PseudoLabels:
     """Labels for epoch `features.version`, from clusters or from true identities, as the method asks."""
     method = METHODS[config.method.name]
@@ -108,6 +115,7 @@ def label(
         previous=previous,
         device=device,
         workers=workers,
+        source=source,
     )
     if method.wants_features and previous is None:
         labels = replace(labels, features=np.asarray(features.values[0 : len(table)]))
@@ -144,23 +152,31 @@ class InlineServices:
         self._train_bank = train_bank
         self._begun: tuple[nn.Module, int, PseudoLabels | None] | None = None
         self._evaluated: nn.Module | None = None
+        source = source_images(config)
+        self._source_bank = make_bank(source.train, source, config) if source else None
         self._search = search_table(dataset)
         self._search_bank = make_bank(self._search, dataset, config) if self._search is not None else None
 
     def refresh(self, teacher: nn.Module, version: int, previous: PseudoLabels | None = None) -> PseudoLabels:
         started = time.perf_counter()
         features = self._extract(teacher, self._train_bank)
+        source = self._extract(teacher, self._source_bank) if self._source_bank else None
         extracted = time.perf_counter() - started
-        labels = self.label(features, version, previous)
+        labels = self._label(features, version, previous, source)
         return replace(labels, statistics={**labels.statistics, "extract_seconds": extracted})
 
     def label(self, features: FloatArray, version: int, previous: PseudoLabels | None = None) -> PseudoLabels:
+        return self._label(features, version, previous, None)
+
+    def _label(
+        self, features: FloatArray, version: int, previous: PseudoLabels | None, source: FloatArray | None
+    ) -> PseudoLabels:
+        def work() -> PseudoLabels:
+            extracted = Features(features, version)
+            return label(extracted, self._train, self._config, self._device, previous=previous, source=source)
+
         started = time.perf_counter()
-        labels: PseudoLabels = first_works(
-            self._world,
-            self._config,
-            lambda: label(Features(features, version), self._train, self._config, self._device, previous=previous),
-        )
+        labels: PseudoLabels = first_works(self._world, self._config, work)
         return with_seconds(labels, extract=0.0, label=time.perf_counter() - started)
 
     def begin(self, teacher: nn.Module, version: int, previous: PseudoLabels | None = None, *, taken: int) -> None:

@@ -7,6 +7,7 @@ from reid_ray.config import Config, config_hash, dump_config, load_config, recip
 from reid_ray.config.loading import known_keys
 from reid_ray.errors import ConfigError
 
+
 def load(recipe: str, *overrides: str) -> Config:
     roots = () if recipe == "demo" else ("data.root=/data",)
     roots += ("source.root=/source",) if recipe.endswith("-uda") else ()
