@@ -3,11 +3,10 @@
     python benchmarks/methods.py uda                       # source-only, MT-baseline, ABMT, MMT from a drawn source
     python benchmarks/methods.py unsupervised --seeds 0    # ICE, ABMT, SpCL, CAP, cluster-contrast … without a source
     python benchmarks/methods.py ablations                 # the rows of thesis tables 4.3 to 4.5
-    python benchmarks/methods.py unsupervised data.layout=market1501 data.root=FOLDER model.weights=FILE model.backbone=resnet50
+    python benchmarks/methods.py unsupervised data.layout=market1501 data.root=FOLDER model.weights=torchvision
 
 Every run is kept in the folder `--out` and not made again; a killed benchmark goes on where it was. Settings after the
-options change all runs. Runs of one network and seed share one source run. The model is that of the last epoch; on drawn
-people R1 is near its ceiling and mAP tells the methods apart.
+table's name change all runs. Runs of one network and seed share one source run. The model is that of the last epoch.
 """
 
 from __future__ import annotations
