@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from reid_ray.config import Config, recipe_names
-from reid_ray.config.loading import NOT_HASHED
+from reid_ray.config.loading import NOT_HASHED, sections_of
 
 PAGE = Path(__file__).parent / "configuration.md"
 
@@ -52,6 +52,9 @@ A recipe is a YAML file of the package. `base` names another recipe that it stan
 of a run's `config.yaml`, works in place of a recipe's name.
 """
 
+ALIKE = {"source": "data", "target": "data", "pretraining": "training"}
+"""Sections that have the keys of another one, and may be absent."""
+
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 
@@ -63,15 +66,19 @@ def configuration_page() -> str:
 
 def _sections(model: type[BaseModel], prefix: str) -> Iterator[str]:
     """A table for the leaves of a section, then its sub-sections."""
-    leaves = {name: field for name, field in model.model_fields.items() if _section_of(field) is None}
-    title = f"`{prefix.rstrip('.')}`" if prefix else "Top level"
+    leaves = {name: field for name, field in model.model_fields.items() if not sections_of(field)}
+    name = f"method.name={model.model_fields['name'].default}" if prefix == "method." else prefix.rstrip(".")
+    title = f"`{name}`" if name else "Top level"
     lines = [f"## {title}", "", _one_line(model.__doc__), ""]
     lines += ["| key | type | default | bounds | meaning |", "|---|---|---|---|---|"]
     lines += [_row(prefix + name, field) for name, field in leaves.items()]
     yield "\n".join(lines)
     for name, field in model.model_fields.items():
-        section = _section_of(field)
-        if section is not None:
+        if name in ALIKE:
+            meaning = f"{_one_line(field.description)} Its keys are those of [`{ALIKE[name]}`](#{ALIKE[name]})."
+            yield f"## `{prefix}{name}`\n\n{meaning}"
+            continue
+        for section in sections_of(field):
             yield from _sections(section, f"{prefix}{name}.")
 
 
@@ -87,7 +94,9 @@ def _type_name(annotation: Any) -> str:
     if origin in (Union, UnionType):
         return " or ".join(_type_name(argument) for argument in arguments)
     if origin is tuple:
-        return f"[{', '.join(_type_name(argument) for argument in arguments)}]"
+        return f"[{', '.join('…' if argument is Ellipsis else _type_name(argument) for argument in arguments)}]"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return f"{{{', '.join(annotation.model_fields)}}}"
     if annotation is NoneType:
         return "null"
     return {"str": "text", "int": "integer", "float": "number", "bool": "true or false"}[annotation.__name__]
@@ -111,11 +120,6 @@ def _bounds(field: FieldInfo) -> str:
 
 def _yaml(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip()
-
-
-def _section_of(field: FieldInfo) -> type[BaseModel] | None:
-    annotation = field.annotation
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
 def _one_line(text: str | None) -> str:

@@ -20,7 +20,8 @@ from reid_ray.data.readers import read_dataset
 from reid_ray.data.table import ImageTable
 from reid_ray.data.views import normalize, resize
 from reid_ray.errors import RunError
-from reid_ray.models import Embedder, build_embedder, for_extraction
+from reid_ray.methods import empty_network
+from reid_ray.models import for_extraction
 from reid_ray.training.devices import choose_device, parameter_dtype
 from reid_ray.training.extraction import assemble, batch_rows, embed_batch, extract
 from reid_ray.training.metrics import Event, read_metrics
@@ -42,7 +43,7 @@ class Run:
         self.directory = RunDirectory(Path(path).expanduser().resolve())
         if not self.directory.config_file.exists():
             raise RunError(f"{path} is not a run directory: it has no config.yaml.")
-        self._model: Embedder | None = None
+        self._model: nn.Module | None = None
         self._fast: nn.Module | None = None
 
     def __repr__(self) -> str:
@@ -78,7 +79,7 @@ class Run:
         return read_dataset(self.config.data)
 
     @property
-    def model(self) -> Embedder:
+    def model(self) -> nn.Module:
         """The exported teacher, in evaluation mode; of the last epoch, if `use_model` did not say otherwise."""
         if self._model is None:
             self._model = self.load_model("last")
@@ -88,7 +89,7 @@ class Run:
         """Take the `last` or the `best` model from now on."""
         self._model, self._fast = self.load_model(which), None
 
-    def load_model(self, which: str = "last") -> Embedder:
+    def load_model(self, which: str = "last") -> nn.Module:
         """The exported teacher: `last`, or `best` by the mAP of the run's own evaluations."""
         if which not in ("last", "best"):
             raise RunError(f"There is no '{which}' model; use 'last' or 'best'.")
@@ -96,9 +97,7 @@ class Run:
         if not file.exists():
             raise RunError(f"{self.path} has no {which} model yet; one is written at the end of the first epoch.")
         training = self.config.training
-        model = build_embedder(
-            self.config.model.model_copy(update={"weights": None}), bf16=training.precision == "bf16"
-        )
+        model = empty_network(self.config)
         model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True)["model"])
         device = choose_device(self.config.runtime)
         return model.to(device=device, dtype=parameter_dtype(training)).eval()

@@ -72,6 +72,8 @@ class PseudoLabels:
         proxy_labels: int64 [n_proxies], the cluster of each proxy.
         proxy_camids: int64 [n_proxies], the camera of each proxy.
         statistics: plain numbers about this labelling (clusters, outliers, sizes, quality), as they are logged.
+        threshold: of the clusters' independence, where they are checked for reliability; that of the first refresh.
+        features: float32 [N, D], what was clustered; only at the first refresh and for a method that wants it.
     """
 
     version: int
@@ -81,6 +83,8 @@ class PseudoLabels:
     proxy_labels: IntArray
     proxy_camids: IntArray
     statistics: Mapping[str, Any] = field(default_factory=dict)
+    threshold: float | None = None
+    features: FloatArray | None = None
 
     @property
     def n_clusters(self) -> int:
@@ -89,7 +93,10 @@ class PseudoLabels:
     def digest(self) -> str:
         """A short hash of everything that training reads; workers compare it to be sure they train on the same."""
         sha = hashlib.sha256(str(self.version).encode())
-        for array in (self.labels, self.centroids, self.proxies, self.proxy_labels, self.proxy_camids):
+        arrays = (self.labels, self.centroids, self.proxies, self.proxy_labels, self.proxy_camids, self.features)
+        for array in arrays:
+            if array is None:
+                continue
             sha.update(str(array.shape).encode())
             sha.update(np.ascontiguousarray(array).tobytes())
         return sha.hexdigest()[:16]

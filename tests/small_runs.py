@@ -44,6 +44,26 @@ TINY = (
 """Overrides of the `demo` recipe that make an epoch take about a second."""
 
 
+BRANCHES = "model.branches=[{pooling: avg}, {pooling: max, n_extra: 1}]"
+SAMPLED = "training.sampler=other_cameras"
+
+METHOD_RUNS = {
+    "ice": (),
+    "abmt": (
+        "method={name: abmt, dropout: 0.2, teacher_view: own}",
+        BRANCHES,
+        "training.reset_optimizer=true",
+        SAMPLED,
+    ),
+    "mmt": ("method={name: mmt}", "labels.variant=cvpr17", SAMPLED),
+    "spcl": ("method={name: spcl}", "labels.outliers=singleton", "labels.reliability=0.02", SAMPLED),
+    "cap": ("method={name: cap, inter_from_epoch: 1}", "training.sampler=camera_proxies"),
+    "cluster_contrast": ("method={name: cluster_contrast}", "model.pooling=gem", SAMPLED),
+    "source": ("method={name: source}", BRANCHES, "target={layout: synthetic, synthetic: {seed: 7, n_train_ids: 4}}"),
+}
+"""Overrides of the tiny run, by method, with what is peculiar to it switched on."""
+
+
 def tiny_config(output, *overrides):
     """The configuration of a small run in the folder `output`."""
     return load_config("demo", [*TINY, f"output={output}", *overrides])

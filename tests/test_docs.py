@@ -142,7 +142,8 @@ def test_the_configuration_page_is_current():
     spec.loader.exec_module(generate)
     page = generate.configuration_page()
     assert (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8") == page, "run `make docs`"
-    missing = [key for key in known_keys() if f"| `{key}` |" not in page]
+    described = [key for key in known_keys() if key.partition(".")[0] not in generate.ALIKE]
+    missing = [key for key in described if f"| `{key}` |" not in page]
     assert not missing
 
 

@@ -82,8 +82,11 @@ class RunProgress:
             self._bars.update(self._task, description=f"epoch {epoch + 1}/{self._n_epochs}", completed=done, note=note)
         elif kind == "refresh":
             self._bars.update(self._task, description=f"epoch {epoch + 1}/{self._n_epochs}", note="")
-        elif kind in ("start", "epoch", "evaluate"):
-            waiting = "refreshing labels" if kind != "epoch" else "evaluating"
+        elif kind == "start":  # of a run on a source, or of the run itself
+            self._n_epochs, self._n_iterations = event["epochs"], event["iterations"]
+            self._bars.update(self._task, description="refreshing labels", total=event["epochs"] * event["iterations"])
+        elif kind in ("epoch", "evaluate"):
+            waiting = "refreshing labels" if kind == "evaluate" else "evaluating"
             self._bars.update(self._task, description=waiting)
 
 

@@ -13,8 +13,17 @@ from pydantic import Field, model_validator
 from reid_ray.config.base import Section
 from reid_ray.config.data import DataConfig, StrongViewConfig, SyntheticConfig
 from reid_ray.config.labels import LabelsConfig
-from reid_ray.config.method import ICEConfig
-from reid_ray.config.model import ModelConfig
+from reid_ray.config.method import (
+    ABMTConfig,
+    CAPConfig,
+    ClusterContrastConfig,
+    ICEConfig,
+    MethodConfig,
+    MMTConfig,
+    SourceConfig,
+    SpCLConfig,
+)
+from reid_ray.config.model import BranchConfig, ModelConfig
 from reid_ray.config.training import EvaluationConfig, RuntimeConfig, TrainingConfig, check_runtime
 
 
@@ -29,10 +38,18 @@ class Config(Section):
     """Seed of all randomness in training."""
     data: DataConfig = DataConfig()
     """The images."""
+    source: DataConfig | None = None
+    """The labelled source of domain adaptation: the network is first trained on it, in a run of its own that is called
+    NAME-source, and begins from that run's model. Where `model.weights` is the exported model of a run, that is taken
+    instead. Image sizes are those of `data`. Null: no source."""
+    pretraining: TrainingConfig | None = None
+    """Epochs, batches and optimisation of that stage; null takes those of `training`."""
+    target: DataConfig | None = None
+    """Images without labels that are forwarded for their BN statistics; the source stage sets it, to `data`."""
     model: ModelConfig = ModelConfig()
     """The network and its teacher."""
-    method: ICEConfig = ICEConfig()
-    """What the method computes."""
+    method: MethodConfig = ICEConfig()
+    """What the method computes; its keys depend on `method.name`."""
     labels: LabelsConfig = LabelsConfig()
     """How features become pseudo-labels."""
     training: TrainingConfig = TrainingConfig()
@@ -46,7 +63,9 @@ class Config(Section):
     def _fits_together(self) -> Config:
         if not re.fullmatch(r"[\w.-]+", self.name):
             raise ValueError(f"name '{self.name}' may hold letters, digits, '.', '-' and '_' only")
-        check_runtime(self.training, self.model.bn_group, self.runtime)
+        for training in (self.training, self.pretraining):
+            if training is not None:
+                check_runtime(training, self.model.bn_group, self.runtime)
         return self
 
 
@@ -60,13 +79,21 @@ from reid_ray.config.loading import (  # noqa: E402
 )
 
 __all__ = [
+    "ABMTConfig",
+    "BranchConfig",
+    "CAPConfig",
+    "ClusterContrastConfig",
     "Config",
     "DataConfig",
     "EvaluationConfig",
     "ICEConfig",
     "LabelsConfig",
+    "MMTConfig",
+    "MethodConfig",
     "ModelConfig",
     "RuntimeConfig",
+    "SourceConfig",
+    "SpCLConfig",
     "StrongViewConfig",
     "SyntheticConfig",
     "TrainingConfig",

@@ -85,7 +85,9 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _root_is_given(self) -> DataConfig:
         if self.layout != "synthetic" and not self.root:
-            raise ValueError(f"layout '{self.layout}' needs data.root, the folder or file of the images")
+            raise ValueError(
+                f"layout '{self.layout}' needs a root (data.root, source.root), the folder or file of its images"
+            )
         if self.camera_level is not None and self.camera_regex is not None:
             raise ValueError("give data.camera_level or data.camera_regex, not both")
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from reid_ray.config.base import Section
 
@@ -34,6 +34,12 @@ class LabelsConfig(Section):
     takes `eps`."""
     min_samples: int = Field(default=4, ge=1)
     """Images within eps, self included, that make a core point; for HDBSCAN also the smallest cluster."""
+    reliability: float | None = Field(default=None, gt=0, lt=0.5)
+    """Keep only members of clusters that are the same at eps − this and eps + this (SpCL: 0.02); null keeps all. With
+    `clusterer: dbscan` and a fixed eps."""
+    source_weight: float = Field(default=0.0, ge=0, lt=1)
+    """λ of the source-similarity term of the distance in domain adaptation: J' = (1−λ)·J + λ·(v_i + v_j), v from the
+    image's nearest source image (ABMT: 0.1); read only where there is a `source`."""
     n_clusters: int = Field(default=500, ge=1)
     """Clusters of k-means."""
     outliers: Literal["drop", "singleton"] = "drop"
@@ -45,3 +51,14 @@ class LabelsConfig(Section):
     while this one trains, with the teacher as it was at this epoch's start."""
     max_degenerate_epochs: int = Field(default=3, ge=0)
     """Refreshes in a row that may give fewer than two clusters before the run ends; the labels before them are kept."""
+
+    @model_validator(mode="after")
+    def _reliability_has_room(self) -> LabelsConfig:
+        gap = self.reliability
+        if gap is None:
+            return self
+        if self.clusterer != "dbscan" or self.rho is not None:
+            raise ValueError("labels.reliability goes with labels.clusterer=dbscan and a fixed eps (labels.rho=null)")
+        if not gap < self.eps < 1 - gap:
+            raise ValueError(f"labels.eps={self.eps} ± labels.reliability={gap} should lie between 0 and 1")
+        return self

@@ -12,12 +12,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
-from reid_ray.config import Config
+from reid_ray.config import Config, DataConfig, MMTConfig
 from reid_ray.errors import ConfigError
 
 NOT_HASHED: dict[str, Any] = {
@@ -25,8 +27,11 @@ NOT_HASHED: dict[str, Any] = {
     "output": True,
     "runtime": True,
     "data": {"cache_mb", "loader_threads"},
+    "source": {"cache_mb", "loader_threads"},
+    "target": {"cache_mb", "loader_threads"},
     "labels": {"memory_mb"},
     "training": {"epochs", "checkpoint_every", "keep_checkpoints", "log_every"},
+    "pretraining": {"checkpoint_every", "keep_checkpoints", "log_every"},
     "evaluation": {"every", "at_start", "overlap"},
 }
 """Settings that do not change what a run computes up to a given step. A run may be resumed with others of these."""
@@ -58,6 +63,9 @@ def load_config(recipe: str | Path = "ice", overrides: Sequence[str] = ()) -> Co
 def validate(tree: Mapping[str, Any], *, source: str) -> Config:
     """Check a nested mapping and freeze it; `source` is for the message."""
     _refuse_unknown_keys(tree, Config, prefix="", source=source)
+    method = tree.get("method")
+    if isinstance(method, Mapping):  # keys of a method without its name are the default one's
+        tree = {**tree, "method": {"name": Config.model_fields["method"].default.name, **method}}
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
@@ -85,11 +93,18 @@ def with_absolute_paths(config: Config) -> Config:
     def absolute(path: str | None) -> str | None:
         return path if path is None or "://" in path else str(Path(path).expanduser().absolute())
 
-    weights = config.model.weights
+    def with_root(data: DataConfig) -> DataConfig:
+        return data.model_copy(update={"root": absolute(data.root)})
+
+    weights, method = config.model.weights, config.method
+    second = {"weights_2": absolute(method.weights_2)} if isinstance(method, MMTConfig) else {}
     return config.model_copy(
         update={
             "output": absolute(config.output),
-            "data": config.data.model_copy(update={"root": absolute(config.data.root)}),
+            "data": with_root(config.data),
+            "source": config.source and with_root(config.source),
+            "target": config.target and with_root(config.target),
+            "method": method.model_copy(update=second),
             "model": config.model.model_copy(
                 update={"weights": weights if weights == "torchvision" else absolute(weights)}
             ),
@@ -98,13 +113,22 @@ def with_absolute_paths(config: Config) -> Config:
 
 
 def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
-    """Every key of the tree, dotted, leaves only."""
+    """Every key of the tree, dotted, leaves only; those of several methods once."""
+    seen: set[str] = set()
     for name, field in model.model_fields.items():
-        section = _section_of(field.annotation)
-        if section is None:
-            yield prefix + name
-        else:
-            yield from known_keys(section, f"{prefix}{name}.")
+        sections = sections_of(field)
+        keys = [key for section in sections for key in known_keys(section, f"{prefix}{name}.")]
+        for key in keys if sections else [prefix + name]:
+            if key not in seen:
+                seen.add(key)
+                yield key
+
+
+def sections_of(field: FieldInfo) -> list[type[BaseModel]]:
+    """The sections that a field may hold: none for a value, several where a name chooses one."""
+    annotation = field.annotation
+    candidates = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return [part for part in candidates if isinstance(part, type) and issubclass(part, BaseModel)]
 
 
 def _read_recipe(recipe: str, seen: tuple[str, ...]) -> dict[str, Any]:
@@ -126,7 +150,17 @@ def _read_recipe(recipe: str, seen: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError(f"Recipe '{recipe}' should be a mapping of settings, not a {type(tree).__name__}.")
     base = tree.pop("base", None)
-    return _merged(_read_recipe(str(base), (*seen, recipe)), tree) if base else tree
+    if not base:
+        return tree
+    below = _read_recipe(str(base), (*seen, recipe))
+    if _method_name(below) != _method_name(tree, _method_name(below)):
+        below.pop("method")  # the keys of another method
+    return _merged(below, tree)
+
+
+def _method_name(tree: Mapping[str, Any], otherwise: Any = None) -> Any:
+    method = tree.get("method")
+    return method.get("name", otherwise) if isinstance(method, Mapping) else otherwise
 
 
 def _merged(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,25 +188,28 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     tree[last] = value
 
 
-def _section_of(annotation: Any) -> type[BaseModel] | None:
-    for candidate in (annotation, *get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return None
-
-
 def _refuse_unknown_keys(tree: Mapping[str, Any], model: type[BaseModel], *, prefix: str, source: str) -> None:
     for key, value in tree.items():
         if key not in model.model_fields:
             raise ConfigError(
                 f"Unknown key '{prefix}{key}' in {source}{_nearest(f'{prefix}{key}', list(known_keys()))}."
             )
-        section = _section_of(model.model_fields[key].annotation)
-        if section is None:
+        sections = sections_of(model.model_fields[key])
+        if not sections or value is None:
             continue
         if not isinstance(value, Mapping):
             raise ConfigError(f"'{prefix}{key}' in {source} is a section; give its keys, as {prefix}{key}.KEY=VALUE.")
+        section = sections[0] if len(sections) == 1 else _named(sections, value, f"{prefix}{key}.name", source)
         _refuse_unknown_keys(value, section, prefix=f"{prefix}{key}.", source=source)
+
+
+def _named(sections: Sequence[type[BaseModel]], value: Mapping[str, Any], key: str, source: str) -> type[BaseModel]:
+    """The section that the name in `value` chooses; the first where there is no name."""
+    by_name = {section.model_fields["name"].default: section for section in sections}
+    name = value.get("name", sections[0].model_fields["name"].default)
+    if name not in by_name:
+        raise ConfigError(f"{key}: there is no '{name}' in {source}; choose one of {', '.join(by_name)}.")
+    return by_name[name]
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:

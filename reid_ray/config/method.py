@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -46,3 +46,109 @@ class ICEConfig(Section):
     teacher_forwards: Literal["all", "used"] = "all"
     """`all`: the teacher also forwards view 1, which only moves its BN statistics (released code). `used`: it does
     not, and a step is an eighth faster."""
+
+
+class ClusterContrastConfig(Section):
+    """Cluster-contrast (Dai et al., ACCV 2022): a momentum memory of clusters; see docs/methods/cluster-contrast.md."""
+
+    name: Literal["cluster_contrast"] = "cluster_contrast"
+    """The method."""
+    temperature: float = Field(default=0.05, gt=0)
+    """τ of the softmax over clusters."""
+    momentum: float = Field(default=0.1, ge=0, lt=1)
+    """Weight of the old row when a feature moves its cluster's row."""
+    update: Literal["sequential", "hard", "average"] = "sequential"
+    """Which features of a batch move a row: all, one after another (made the published tables); the least similar one;
+    or their mean."""
+
+
+class CAPConfig(Section):
+    """Camera-aware proxies (Wang et al., AAAI 2021); see docs/methods/cap.md."""
+
+    name: Literal["cap"] = "cap"
+    """The method."""
+    temperature: float = Field(default=0.07, gt=0)
+    """τ of both softmaxes."""
+    momentum: float = Field(default=0.2, ge=0, lt=1)
+    """Weight of the old proxy when a feature moves it."""
+    weight_inter: float = Field(default=0.5, ge=0)
+    """Weight of the inter-camera loss."""
+    inter_from_epoch: int = Field(default=5, ge=0)
+    """First epoch, counted from 0, with the inter-camera loss."""
+    n_negatives: int = Field(default=50, ge=1)
+    """Hardest negative proxies per image in the inter-camera loss."""
+
+
+class SpCLConfig(Section):
+    """Self-paced contrastive learning (Ge et al., NeurIPS 2020), without a source; see docs/methods/spcl.md."""
+
+    name: Literal["spcl"] = "spcl"
+    """The method."""
+    temperature: float = Field(default=0.05, gt=0)
+    """τ of the softmax over clusters and outliers."""
+    momentum: float = Field(default=0.2, ge=0, lt=1)
+    """Weight of the old row when a feature moves its image's row."""
+
+
+class ABMTConfig(Section):
+    """Asymmetric branched mean teaching, thesis ch. 4; see docs/methods/abmt.md. With `model.branches: []` it is the
+    MT-baseline of table 4.3."""
+
+    name: Literal["abmt"] = "abmt"
+    """The method."""
+    cross_branch: bool = True
+    """Each branch learns from the teacher's other branches (Eq. 4.4–4.7); else from its own."""
+    weight_ce: float = Field(default=0.5, ge=0)
+    """λ of the cross-entropy with cluster labels (Eq. 4.8)."""
+    weight_soft_ce: float = Field(default=0.5, ge=0)
+    """λ of the cross-entropy with the teacher's predictions."""
+    weight_soft_triplet: float = Field(default=1.0, ge=0)
+    """λ of the triplet loss with the teacher's distances."""
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    """Label smoothing of the cross-entropy; in the released code, not in the text."""
+    teacher_view: Literal["same", "own"] = "same"
+    """The teacher sees the student's augmented image, or another augmentation of it (the row "stochastic data
+    augmentation" of table 4.3)."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the features' entries that are dropped before the classifiers, drawn apart for student and teacher (the
+    row "drop out" of table 4.3)."""
+
+
+class MMTConfig(Section):
+    """Mutual mean-teaching (Ge et al., ICLR 2020): two students, each taught by the other's mean; see
+    docs/methods/mmt.md."""
+
+    name: Literal["mmt"] = "mmt"
+    """The method."""
+    weight_soft_ce: float = Field(default=0.5, ge=0, le=1)
+    """Share of the teacher's predictions in the cross-entropy; the cluster labels have the rest."""
+    weight_soft_triplet: float = Field(default=0.8, ge=0, le=1)
+    """Share of the teacher's distances in the triplet loss; the cluster labels have the rest."""
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    """Label smoothing of the cross-entropy with cluster labels; in the released code, not in the text."""
+    weights_2: str | None = None
+    """Initial weights of the second network, a file; null: those of `model.weights`. In domain adaptation it is the
+    model of a second source run with another seed."""
+
+
+class SourceConfig(Section):
+    """Supervised training on a labelled source (thesis Eq. 4.1), the first stage of domain adaptation; see
+    docs/methods/source.md."""
+
+    name: Literal["source"] = "source"
+    """The method."""
+    weight_ce: float = Field(default=1.0, ge=0)
+    """λ of the cross-entropy, averaged over branches. The text's 0.5 per branch is the same."""
+    weight_triplet: float = Field(default=1.0, ge=0)
+    """λ of the triplet loss, averaged over branches."""
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    """Label smoothing of the cross-entropy; in the released code, not in the text."""
+    margin: float | None = Field(default=None, ge=0)
+    """Margin of the triplet loss, of distances; null is the soft margin (released code)."""
+
+
+MethodConfig = Annotated[
+    ICEConfig | ABMTConfig | MMTConfig | SpCLConfig | CAPConfig | ClusterContrastConfig | SourceConfig,
+    Field(discriminator="name"),
+]
+"""The settings of one method; `name` says of which."""

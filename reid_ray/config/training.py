@@ -28,6 +28,16 @@ class TrainingConfig(Section):
     """Epochs over which the rate grows linearly from `warmup_factor`·lr to lr, by epoch."""
     warmup_factor: float = Field(default=0.1, gt=0, le=1)
     """Share of the rate at the start of the warm-up."""
+    lr_steps: tuple[int, ...] = ()
+    """Epochs from which on the rate is multiplied by `lr_gamma`, once for each."""
+    lr_gamma: float = Field(default=0.1, gt=0, le=1)
+    """Factor of the rate at each of `lr_steps`."""
+    reset_optimizer: bool = False
+    """Adam forgets its moments whenever there are new labels (released codes of MMT and ABMT)."""
+    sampler: Literal["cameras_first", "other_cameras", "camera_proxies"] = "cameras_first"
+    """Which K images of an identity make a batch. `cameras_first`: one of each of its cameras, then others (ICE).
+    `other_cameras`: any image, and K−1 of other cameras than its own; an identity of one image fills one place only
+    (MMT, ABMT, SpCL, cluster-contrast). `camera_proxies`: K images of one identity in one camera (CAP)."""
     precision: Literal["float32", "bf16", "float64"] = "bf16"
     """Arithmetic of the networks; losses, weights and labels are float32 or better. `float64` is for tests."""
     checkpoint_every: int = Field(default=100, ge=1)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,9 +24,11 @@ from reid_ray.labels.label_free import label_free_scores
 from reid_ray.labels.products import Centre, find_centre
 from reid_ray.labels.proxies import Proxies, make_proxies
 from reid_ray.labels.quality import label_statistics, truth_scores
+from reid_ray.labels.reliability import reliable_labels
+from reid_ray.labels.source_term import source_dissimilarity, with_source_term
 from reid_ray.labels.thresholds import eps_for_share
 from reid_ray.labels.workers import ThisProcess, Workers, shares
-from reid_ray.types import OUTLIER, UNKNOWN, FeatureRows, Features, IntArray, PseudoLabels
+from reid_ray.types import OUTLIER, UNKNOWN, FeatureRows, Features, FloatArray, IntArray, PseudoLabels
 
 HDBSCAN_DISTANCE = 0.9
 """Pairs that HDBSCAN gets to see: far beyond any eps, and still a few per row."""
@@ -35,6 +37,22 @@ WIDER = (0.6, 0.7, 0.8, 0.9, 1.0)
 """Distances to which the graph is widened, in turn, until it holds the share of pairs that `labels.rho` asks for."""
 
 OnStage = Callable[[str], None]
+
+
+class Encoded(NamedTuple):
+    """What the graph is made of.
+
+    Attributes:
+        weights: handle to V.
+        transposed: handle to its transpose.
+        dissimilarity: v of the source-similarity term, float32 [N]; None without it.
+        source_weight: its λ.
+    """
+
+    weights: Any
+    transposed: Any
+    dissimilarity: FloatArray | None = None
+    source_weight: float = 0.0
 
 
 @dataclass
@@ -48,6 +66,7 @@ class Labelling:
         eps: DBSCAN's; None for other clusterers.
         recall: share of true neighbours that an approximate search found, measured on a sample; None for an exact one.
         seconds: of each stage.
+        threshold: of the clusters' independence; None where reliability is not asked for, or there was no cluster yet.
     """
 
     labels: IntArray
@@ -56,6 +75,7 @@ class Labelling:
     eps: float | None
     recall: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    threshold: float | None = None
 
 
 def refresh(
@@ -65,9 +85,10 @@ def refresh(
     *,
     version: int,
     true_pids: IntArray | None = None,
-    previous: IntArray | None = None,
+    previous: PseudoLabels | None = None,
     device: torch.device | str | None = None,
     workers: Workers | None = None,
+    source: FeatureRows | None = None,
 ) -> PseudoLabels:
     """Cluster features into pseudo-labels.
 
@@ -79,21 +100,30 @@ def refresh(
         camids: int64 [N]; images of unknown camera have no part in the proxies.
         version: the epoch the labels are for.
         true_pids: int64 [N] for label quality in the statistics; never used for the labels.
-        previous: int64 [N], the labels before, for their stability in the statistics.
+        previous: the labels before, for their stability in the statistics, and for the first one's threshold of
+            reliability.
         device: where neighbours are searched.
         workers: who does it; default this process. The labels are the same.
+        source: float32 [M, D], features of the source for `config.source_weight`; None without one.
     """
     workers = workers or ThisProcess()
-    found = cluster_rows(features.values, config, camids, device=device, workers=workers)
-    described = workers.run(
-        _describe, features.values, found.labels, found.raw, found.graph, camids, true_pids, previous
+    found = cluster_rows(
+        features.values,
+        config,
+        camids,
+        device=device,
+        workers=workers,
+        threshold=previous.threshold if previous else None,
+        source=source,
     )
+    before = previous.labels if previous else None
+    described = workers.run(_describe, features.values, found.labels, found.raw, found.graph, camids, true_pids, before)
     proxies: Proxies
     statistics: dict[str, Any]
     proxies, statistics = workers.get([described])[0]
     statistics |= {key: value for key, value in (("eps", found.eps), ("recall", found.recall)) if value is not None}
     statistics |= {f"{stage}_seconds": seconds for stage, seconds in found.seconds.items()}
-    return PseudoLabels(version, found.labels, *proxies, statistics=statistics)
+    return PseudoLabels(version, found.labels, *proxies, statistics=statistics, threshold=found.threshold)
 
 
 def labels_from_truth(
@@ -116,6 +146,8 @@ def cluster_rows(
     device: torch.device | str | None = None,
     workers: Workers | None = None,
     on_stage: OnStage | None = None,
+    threshold: float | None = None,
+    source: FeatureRows | None = None,
 ) -> Labelling:
     """Labels of some features by the configured clusterer.
 
@@ -125,6 +157,8 @@ def cluster_rows(
         device: where neighbours are searched.
         workers: who does it; default this process. The labels are the same.
         on_stage: called with the name of each stage when it begins.
+        source: float32 [M, D], features of the source for `config.source_weight`; None without one.
+        threshold: the first refresh's, where `config.reliability` asks for reliable members only; None at the first.
     """
     clock = _Clock(on_stage)
     workers = workers or ThisProcess()
@@ -136,29 +170,37 @@ def cluster_rows(
     rows = shares(features.shape[0], workers.n_workers)
     lists = _searched(features, config, camids, rows, workers, device, clock)
     recall = None if config.neighbours == "exact" else workers.get([workers.run(_recall, features, lists)])[0]
-    weights, transposed = _encoded(features, scheme_of(config), lists, rows, workers, clock)
+    encoded = _encoded(features, scheme_of(config), lists, rows, workers, clock)
+    if source is not None and config.source_weight and source.shape[0]:
+        with clock("source"):
+            encoded = encoded._replace(
+                dissimilarity=_dissimilarity(features, source, rows, workers), source_weight=config.source_weight
+            )
     if config.rho is not None:
         with clock("graph"):
-            graph, eps = _graph_and_eps(weights, transposed, config.rho, rows, workers)
+            graph, eps = _graph_and_eps(encoded, config.rho, rows, workers)
         with clock("clusters"):
             labels = workers.get([workers.run(_dbscan, graph, eps, config.min_samples)])[0]
     elif config.clusterer == "hdbscan":
         with clock("graph"):
-            graph = workers.run(_stack, *_graph_parts(weights, transposed, HDBSCAN_DISTANCE, rows, workers))
+            graph = workers.run(_stack, *_graph_parts(encoded, HDBSCAN_DISTANCE, rows, workers))
             workers.wait([graph])
         with clock("clusters"):
             labels = workers.get([workers.run(_hdbscan, graph, config.min_samples)])[0]
         eps = None
     else:
-        eps = config.eps
+        eps, gap = config.eps, config.reliability
         with clock("graph"):
-            parts = _graph_parts(weights, transposed, eps, rows, workers)
+            parts = _graph_parts(encoded, eps + (gap or 0), rows, workers)
             workers.wait(parts)
         with clock("clusters"):
             labels = _shared_dbscan(parts, eps, config.min_samples, rows, workers)
+            if gap is not None:
+                tight, loose = (_shared_dbscan(parts, eps + d, config.min_samples, rows, workers) for d in (-gap, gap))
+                labels, threshold = reliable_labels(tight, labels, loose, threshold)
             graph = workers.run(_stack, *parts)
     by_policy = clustering.apply_outlier_policy(labels, config.outliers)
-    return Labelling(by_policy, labels, graph, eps, recall, clock.seconds)
+    return Labelling(by_policy, labels, graph, eps, recall, clock.seconds, threshold)
 
 
 def scheme_of(config: LabelsConfig) -> Scheme:
@@ -193,8 +235,7 @@ def _searched(
 
 def _encoded(
     features: FeatureRows, scheme: Scheme, lists: Any, rows: list[range], workers: Workers, clock: _Clock
-) -> tuple[Any, Any]:
-    """Handles to V and its transpose."""
+) -> Encoded:
     with clock("encoding"):
         parts = [workers.run(reciprocal_weights, features, lists, scheme, own) for own in rows]
         whole = workers.run(_stack, *parts)
@@ -202,17 +243,25 @@ def _encoded(
         weights = workers.run(_stack, *parts)
         transposed = workers.run(_transpose, weights)
         workers.wait([transposed])
-    return weights, transposed
+    return Encoded(weights, transposed)
 
 
-def _graph_parts(weights: Any, transposed: Any, limit: float, rows: list[range], workers: Workers) -> list[Any]:
-    return [workers.run(_graph_rows, weights, transposed, limit, own) for own in rows]
+def _dissimilarity(features: FeatureRows, source: FeatureRows, rows: list[range], workers: Workers) -> FloatArray:
+    """v [N] of the source-similarity term."""
+    parts = workers.get([workers.run(source_dissimilarity, features, source, own) for own in rows])
+    whole: FloatArray = np.concatenate(parts)
+    return np.asarray(whole / max(whole.max(initial=0), np.finfo(np.float32).tiny), dtype=np.float32)
 
 
-def _graph_and_eps(weights: Any, transposed: Any, rho: float, rows: list[range], workers: Workers) -> tuple[Any, float]:
+def _graph_parts(encoded: Encoded, limit: float, rows: list[range], workers: Workers) -> list[Any]:
+    """Row blocks of the graph of all pairs up to `limit`."""
+    return [workers.run(_graph_rows, *encoded, limit, own) for own in rows]
+
+
+def _graph_and_eps(encoded: Encoded, rho: float, rows: list[range], workers: Workers) -> tuple[Any, float]:
     """The graph that holds the closest share of pairs, and their mean distance."""
     for limit in WIDER:
-        graph = workers.run(_stack, *_graph_parts(weights, transposed, limit, rows, workers))
+        graph = workers.run(_stack, *_graph_parts(encoded, limit * (1 - encoded.source_weight), rows, workers))
         eps = workers.get([workers.run(eps_for_share, graph, rho)])[0]
         if eps is not None:
             return graph, eps
@@ -282,8 +331,19 @@ def _transpose(weights: csr_array) -> csr_array:
     return weights.T.tocsr()
 
 
-def _graph_rows(weights: csr_array, transposed: csr_array, limit: float, rows: range) -> csr_array:
-    return graph_of_weights(weights, limit, transposed=transposed, rows=rows)
+def _graph_rows(
+    weights: csr_array,
+    transposed: csr_array,
+    dissimilarity: FloatArray | None,
+    source_weight: float,
+    limit: float,
+    rows: range,
+) -> csr_array:
+    if dissimilarity is None:
+        return graph_of_weights(weights, limit, transposed=transposed, rows=rows)
+    jaccard_limit = min(1.0, limit / (1 - source_weight) * (1 + 1e-6))  # rounding must not lose a pair at the limit
+    part = graph_of_weights(weights, jaccard_limit, transposed=transposed, rows=rows)
+    return with_source_term(part, dissimilarity, source_weight, limit=jaccard_limit, first_row=rows.start)
 
 
 def _core_mask(part: csr_array, eps: float, min_samples: int) -> clustering.BoolArray:

@@ -7,7 +7,7 @@ logs. A method owns its networks, what it keeps for an epoch (proxies, memories,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reid_ray.config import Config
-from reid_ray.types import PseudoLabels
+from reid_ray.config import Config, DataConfig
+from reid_ray.models import build_network
+from reid_ray.types import FloatArray, PseudoLabels
 
 
 class Exchange(Protocol):
@@ -45,6 +46,7 @@ class Batch:
         camids: int64 [B], cameras of the global batch.
         rows: int64 [B], rows of the training table.
         key: (seed, epoch, step), for randomness that all workers share.
+        other: as many images of the method's second table (`Method.other_data`), without labels; None without one.
     """
 
     views: Mapping[str, Tensor]
@@ -52,6 +54,7 @@ class Batch:
     camids: Tensor
     rows: Tensor
     key: tuple[int, int, int]
+    other: Batch | None = None
 
     def rng(self) -> np.random.Generator:
         """A generator that gives the same numbers on every worker."""
@@ -68,10 +71,19 @@ class Update:
 
 
 class Method(ABC):
-    """A system of the papers."""
+    """A system of the papers.
 
-    views: ClassVar[tuple[str, ...]]
+    Attributes:
+        teacher: the retrieval network, as `network` builds it: what clusters, is evaluated and exported.
+        student: what is trained. A method without a teacher has one network and names it twice.
+    """
+
+    views: tuple[str, ...]
     """Views that a batch holds; names that begin with `strong` are augmented."""
+    wants_features: ClassVar[bool] = False
+    """Whether `PseudoLabels.features` should be there at the first refresh."""
+    n_starts: ClassVar[int] = 1
+    """Models of a source stage that it starts from, each of another seed."""
     student: nn.Module
     teacher: nn.Module
 
@@ -80,29 +92,56 @@ class Method(ABC):
         self.exchange = exchange
 
     @classmethod
-    @abstractmethod
+    def network(cls, config: Config) -> nn.Module:
+        """The retrieval network with its initial weights: a module with `embed(images)` and `dim`."""
+        return build_network(config.model, bf16=config.training.precision == "bf16")
+
+    @classmethod
+    def started_from(cls, config: Config, files: Sequence[str]) -> Config:
+        """The configuration that starts from the exported models of source stages, `n_starts` of them."""
+        return config.model_copy(update={"model": config.model.model_copy(update={"weights": files[0]})})
+
+    @classmethod
     def labels_source(cls, config: Config) -> Literal["pseudo", "truth"]:
         """Where training labels come from: clusters, or true identities."""
+        return "pseudo"
+
+    @classmethod
+    def other_data(cls, config: Config) -> DataConfig | None:
+        """A second table, whose images come with each batch as `Batch.other`."""
+        return None
 
     @abstractmethod
     def parameters(self) -> Mapping[str, list[nn.Parameter]]:
-        """Optimizer name → what it trains."""
+        """Optimizer name → what it trains. `begin_epoch` may change it; parameters that stay keep their moments."""
 
     @abstractmethod
     def begin_epoch(self, labels: PseudoLabels) -> None:
-        """Rebuild what the epoch's losses read."""
+        """Take new labels: rebuild what the losses read. Called once for each refresh that gave labels to train on.
+
+        A resumed run calls it too, with the labels of then and before `networks` are loaded, for their shapes.
+        """
 
     @abstractmethod
     def updates(self, batch: Batch) -> Iterator[Update]:
         """The optimizer steps of one batch, in order; each is applied before the next is asked for."""
 
-    @abstractmethod
+    def clustered(self) -> FloatArray | None:
+        """What is clustered in place of features extracted by the teacher, float32 [N, D], unit rows; None: nothing."""
+        return None
+
     def ema_momentum(self, step: int) -> float:
-        """α of the teacher's moving average after global step `step`, counted from 0."""
+        """α of the moving averages after global step `step`, counted from 0."""
+        return self.config.model.ema
+
+    @property
+    def averages(self) -> Sequence[tuple[nn.Module, nn.Module]]:
+        """Pairs (mean, what it follows) of networks, for the moving averages."""
+        return [(self.teacher, self.student)]
 
     @property
     def networks(self) -> Mapping[str, nn.Module]:
-        """What a checkpoint saves."""
+        """What a checkpoint saves: networks, and modules that hold what changes within an epoch."""
         return {"student": self.student, "teacher": self.teacher}
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:

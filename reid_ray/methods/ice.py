@@ -11,15 +11,16 @@ BN statistics, which nothing reads (the teacher is what clusters and is exported
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from reid_ray.config import Config
+from reid_ray.config import Config, ICEConfig
+from reid_ray.errors import ConfigError
 from reid_ray.losses import centroid_loss, cross_camera_loss, hard_instance_loss, soft_consistency_loss
 from reid_ray.methods.base import Batch, Exchange, Method, Update
-from reid_ray.models import build_embedder, make_teacher
+from reid_ray.models import make_teacher
 from reid_ray.types import PseudoLabels
 
 
@@ -30,7 +31,10 @@ class ICE(Method):
 
     def __init__(self, config: Config, exchange: Exchange) -> None:
         super().__init__(config, exchange)
-        self.student = build_embedder(config.model, bf16=config.training.precision == "bf16")
+        if config.model.branches:
+            raise ConfigError("ICE has one branch; set model.branches=[].")
+        self.settings = cast(ICEConfig, config.method)
+        self.student = self.network(config)
         self.teacher = make_teacher(self.student)
         self._centroids = torch.empty(0, 0)
         self._proxies = torch.empty(0, 0)
@@ -39,13 +43,10 @@ class ICE(Method):
 
     @classmethod
     def labels_source(cls, config: Config) -> Literal["pseudo", "truth"]:
-        return "truth" if config.method.mode == "supervised" else "pseudo"
+        return "truth" if cast(ICEConfig, config.method).mode == "supervised" else "pseudo"
 
     def parameters(self) -> Mapping[str, list[nn.Parameter]]:
         return {"student": [p for p in self.student.parameters() if p.requires_grad]}
-
-    def ema_momentum(self, step: int) -> float:
-        return self.config.model.ema
 
     def begin_epoch(self, labels: PseudoLabels) -> None:
         like = next(self.student.parameters())
@@ -55,7 +56,7 @@ class ICE(Method):
         self._proxy_camids = torch.tensor(labels.proxy_camids, device=like.device)
 
     def updates(self, batch: Batch) -> Iterator[Update]:
-        settings = self.config.method
+        settings = self.settings
         anchors = self.exchange.gather(self.student(batch.views["strong_1"]).feature)
         with torch.no_grad():
             hard_targets, soft_targets = self._teacher_features(batch)
@@ -95,7 +96,7 @@ class ICE(Method):
         Inputs are shuffled over the BN groups, so that a group's statistics do not give the identity away.
         """
         order = torch.from_numpy(batch.rng().permutation(len(batch.labels)))
-        if self.config.method.teacher_forwards == "all":
+        if self.settings.teacher_forwards == "all":
             self._shuffled_forward(batch.views["strong_1"], order)
         return (
             self._shuffled_forward(batch.views["strong_2"], order),

@@ -1,14 +1,16 @@
 """Networks: ResNet trunks with batch-norm groups, pooling, BN neck, the mean teacher, and their weights."""
 
 from reid_ray.models.batchnorm import GroupBatchNorm, prepare_bn_groups, synchronise_buffers
-from reid_ray.models.branches import ABMT_BRANCHES, AsymmetricEmbedder, Branch, build_branches
+from reid_ray.models.branches import ABMT_BRANCHES, AsymmetricEmbedder, build_branches
 from reid_ray.models.embedder import Embedder, Embedding, build_embedder
 from reid_ray.models.inference import for_extraction
+from reid_ray.models.network import build_network
 from reid_ray.models.pooling import AveragePooling, GeMPooling, MaxPooling, build_pooling
 from reid_ray.models.resnet import Backbone, InstanceBatchNorm, build_backbone
 from reid_ray.models.teacher import make_teacher, update_teacher
 from reid_ray.models.weights import (
     from_numpy,
+    is_model_file,
     load_backbone_weights,
     load_torchvision_weights,
     to_numpy,
@@ -19,7 +21,6 @@ __all__ = [
     "AsymmetricEmbedder",
     "AveragePooling",
     "Backbone",
-    "Branch",
     "Embedder",
     "Embedding",
     "GeMPooling",
@@ -29,9 +30,11 @@ __all__ = [
     "build_backbone",
     "build_branches",
     "build_embedder",
+    "build_network",
     "build_pooling",
     "for_extraction",
     "from_numpy",
+    "is_model_file",
     "load_backbone_weights",
     "load_torchvision_weights",
     "make_teacher",

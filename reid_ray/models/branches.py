@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
@@ -14,28 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from reid_ray.config import ModelConfig
+from reid_ray.config import BranchConfig, ModelConfig
 from reid_ray.models.batchnorm import GroupBatchNorm
 from reid_ray.models.embedder import Embedder, Embedding, build_embedder
-from reid_ray.models.pooling import Pooling, build_pooling
+from reid_ray.models.pooling import build_pooling
 from reid_ray.models.resnet import Backbone, Norm
 
-
-@dataclass(frozen=True)
-class Branch:
-    """What a branch does with the shared feature map.
-
-    Attributes:
-        pooling: global pooling.
-        n_extra: residual blocks after the last stage, of its kind and width, stride 1.
-    """
-
-    pooling: Pooling
-    n_extra: int = 0
-
-
-ABMT_BRANCHES = (Branch("avg"), Branch("max", n_extra=1))
-"""The thesis's two; its fig. 4.1 counts the blocks, 3 and 4. Table 4.4 has a third, `Branch("avg", n_extra=2)`."""
+ABMT_BRANCHES = (BranchConfig(pooling="avg"), BranchConfig(pooling="max", n_extra=1))
+"""The thesis's two; its fig. 4.1 counts the blocks, 3 and 4. Table 4.4 has a third, `avg` with two extra ones."""
 
 
 class AsymmetricEmbedder(nn.Module):
@@ -73,26 +58,18 @@ class AsymmetricEmbedder(nn.Module):
         return F.normalize(torch.cat([embedding.feature for embedding in self(images)], dim=1))
 
 
-def build_branches(
-    config: ModelConfig, branches: Sequence[Branch], *, stem_relu: bool = True, bf16: bool = False
-) -> AsymmetricEmbedder:
+def build_branches(config: ModelConfig, branches: Sequence[BranchConfig], *, bf16: bool = False) -> AsymmetricEmbedder:
     """The network that `config` and `branches` describe, with its initial weights.
 
     Trunk and last stage get the same weights as `build_embedder(config)` gives them, the last stage in every branch.
     Extra blocks are random, drawn from torch's global generator, branch after branch, as in ABMT's released code:
     convolutions normal (He et al., 2015, by fan-in), batch-norm weights normal around 1. `config.pooling` is not read.
 
-    Args:
-        stem_relu: whether a ReLU follows the first convolution, as in any ResNet. In ABMT's released ResNet-50, which
-            made its tables, there is none; in its IBN-ResNet-50 there is.
-
     Raises WeightsError where the weights cannot be had or do not fit.
     """
     whole = build_embedder(config).backbone
     stages = dict(whole.named_children())
     last = cast(nn.Sequential, stages.pop("layer4"))
-    if not stem_relu:
-        del stages["relu"]
     trunk_channels = cast(Bottleneck | BasicBlock, last[0]).conv1.in_channels
     norm = partial(GroupBatchNorm, group=config.bn_group, buffers=config.bn_buffers)
     heads = [

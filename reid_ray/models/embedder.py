@@ -69,7 +69,7 @@ def build_embedder(config: ModelConfig, *, bf16: bool = False) -> Embedder:
     """The network that `config` describes, with its initial weights.
 
     Random weights (`weights: null`) are torchvision's initialisation, drawn from torch's global generator;
-    with a file or `torchvision`, only pooling and neck are not read.
+    with a backbone's file or `torchvision`, only pooling and neck are not read.
 
     Raises WeightsError where the weights cannot be had or do not fit.
     """
@@ -79,4 +79,6 @@ def build_embedder(config: ModelConfig, *, bf16: bool = False) -> Embedder:
         load_torchvision_weights(backbone, config.backbone)
     elif config.weights is not None:
         load_backbone_weights(backbone, config.weights)
+    if not config.stem_relu:
+        del backbone.relu
     return Embedder(backbone, build_pooling(config.pooling), norm(backbone.out_channels), bf16=bf16)

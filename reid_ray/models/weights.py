@@ -65,6 +65,19 @@ def load_torchvision_weights(backbone: Backbone, name: str) -> None:
     _load(backbone, _without_classifier(state), f"torchvision:{full_name}")
 
 
+def is_model_file(path: str | Path) -> bool:
+    """Whether a weights file is the exported model of a run of ours."""
+    content = _read(path)
+    return isinstance(content, Mapping) and {"model", "config"} <= content.keys()
+
+
+def load_model_file(network: nn.Module, path: str | Path) -> None:
+    """Load a run's exported model into a network of the same form; `WeightsError` where it does not fit."""
+    content = _read(path)
+    assert isinstance(content, Mapping), path
+    _load(network, content["model"], str(path), fits="the network", advice="take the recipe that it was made with")
+
+
 def to_numpy(state_dict: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
     """Copy a state dict to NumPy arrays, which training goes on without changing."""
     return {key: np.array(tensor.detach().cpu().numpy()) for key, tensor in state_dict.items()}
@@ -105,7 +118,14 @@ def _without_classifier(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: tensor for key, tensor in state.items() if not key.startswith("fc.")}
 
 
-def _load(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+def _load(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    source: str,
+    *,
+    fits: str = "model.backbone",
+    advice: str = "choose the backbone that the file was made for",
+) -> None:
     own = module.state_dict()
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in own]
@@ -121,8 +141,7 @@ def _load(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     ]
     if problems:
         raise WeightsError(
-            f"The weights in {source} do not fit model.backbone: of its tensors, {', '.join(problems)}; "
-            "choose the backbone that the file was made for."
+            f"The weights in {source} do not fit {fits}: of its tensors, {', '.join(problems)}; {advice}."
         )
     module.load_state_dict({**own, **state})
 

@@ -22,15 +22,16 @@ from reid_ray.data.images import Dataset, ImageReader
 from reid_ray.data.loader import ImageBank
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import RunError
-from reid_ray.models import build_embedder, for_extraction, from_numpy, to_numpy
+from reid_ray.methods import empty_network
+from reid_ray.models import for_extraction, from_numpy, to_numpy
 from reid_ray.runtime.labelling import ActorWorkers, StoredFeatures, fetch
 from reid_ray.runtime.resources import Plan, Share
 from reid_ray.training.devices import choose_device, memory_errors, parameter_dtype, prepare_process
 from reid_ray.training.extraction import assemble, batch_rows, extract
 from reid_ray.training.rundir import RunDirectory
-from reid_ray.training.services import first_works, label, make_bank, score, search_table, with_seconds
+from reid_ray.training.services import first_works, label, make_bank, score, search_table, source_images, with_seconds
 from reid_ray.training.world import World
-from reid_ray.types import Features, FloatArray, IntArray, PseudoLabels, Weights
+from reid_ray.types import Features, FloatArray, PseudoLabels, Weights
 
 BATCHES_PER_TASK = 8
 """Small enough to share a table evenly and to lose little with an actor, large enough to hide a task's cost."""
@@ -48,12 +49,14 @@ class Extractor:
         self._device = choose_device(config.runtime)
         dataset = Dataset(ImageTable.read(RunDirectory.of(config).images_file), images)
         self._banks: dict[str, ImageBank] = {"train": make_bank(dataset.train, dataset, config)}
+        source = source_images(config)
+        if source is not None:
+            self._banks["source"] = make_bank(source.train, source, config)
         search = search_table(dataset)
         if search is not None:
             self._banks["search"] = make_bank(search, dataset, config)
         training = config.training
-        model = build_embedder(config.model.model_copy(update={"weights": None}), bf16=training.precision == "bf16")
-        self._model: nn.Module = model.to(device=self._device, dtype=parameter_dtype(training))
+        self._model: nn.Module = empty_network(config).to(device=self._device, dtype=parameter_dtype(training))
         self._ready: nn.Module = self._model
         self._version: int | None = None
 
@@ -229,17 +232,25 @@ class PoolServices:
         self._pool = pool
         self._labellers = ActorWorkers(pool.labellers)
         self._train = dataset.train
+        source = source_images(config)
+        self._source = source.train if source else None
         self._search = search_table(dataset)
         self._refreshes = ThreadPoolExecutor(1, thread_name_prefix="reid-refresh")
         self._evaluations = ThreadPoolExecutor(1, thread_name_prefix="reid-evaluation")
         self._begun: Future[tuple[PseudoLabels, float]] | None = None
         self._evaluating: Future[dict[str, Any]] | None = None
 
-    def refresh(self, teacher: nn.Module, version: int, previous: IntArray | None = None) -> PseudoLabels:
+    def refresh(self, teacher: nn.Module, version: int, previous: PseudoLabels | None = None) -> PseudoLabels:
         self.begin(teacher, version, previous, taken=version)
         return self.collect()
 
-    def begin(self, teacher: nn.Module, version: int, previous: IntArray | None = None, *, taken: int) -> None:
+    def label(self, features: FloatArray, version: int, previous: PseudoLabels | None = None) -> PseudoLabels:
+        if self._world.is_first:
+            stored = StoredFeatures([ray.put(features)], [len(features)])
+            self._begun = self._refreshes.submit(self._label, stored, version, previous, None, 0.0)
+        return self.collect()
+
+    def begin(self, teacher: nn.Module, version: int, previous: PseudoLabels | None = None, *, taken: int) -> None:
         if self._world.is_first:
             weights = Weights(taken, to_numpy(teacher.state_dict()))
             self._begun = self._refreshes.submit(self._make_labels, weights, version, previous)
@@ -254,11 +265,23 @@ class PoolServices:
 
         return cast(PseudoLabels, first_works(self._world, self._config, wait))
 
-    def _make_labels(self, weights: Weights, version: int, previous: IntArray | None) -> tuple[PseudoLabels, float]:
+    def _make_labels(self, weights: Weights, version: int, previous: PseudoLabels | None) -> tuple[PseudoLabels, float]:
         """Labels, and when they were there."""
         started = time.perf_counter()
         features, rates = self._features("train", self._train, weights)
-        extracted = time.perf_counter()
+        source = self._features("source", self._source, weights)[0] if self._source is not None else None
+        labels, ended = self._label(features, version, previous, source, time.perf_counter() - started)
+        return replace(labels, statistics={**labels.statistics, "extract_images_per_second": rates}), ended
+
+    def _label(
+        self,
+        features: StoredFeatures,
+        version: int,
+        previous: PseudoLabels | None,
+        source: StoredFeatures | None,
+        extract_seconds: float,
+    ) -> tuple[PseudoLabels, float]:
+        started = time.perf_counter()
         # The labellers have reserved CPUs only; a GPU that they happen to see is somebody else's.
         labels = label(
             Features(features, version),
@@ -267,9 +290,9 @@ class PoolServices:
             torch.device("cpu"),
             previous=previous,
             workers=self._labellers,
+            source=source,
         )
-        labels = with_seconds(labels, extract=extracted - started, label=time.perf_counter() - extracted)
-        return replace(labels, statistics={**labels.statistics, "extract_images_per_second": rates}), time.time()
+        return with_seconds(labels, extract=extract_seconds, label=time.perf_counter() - started), time.time()
 
     def begin_evaluation(self, teacher: nn.Module, version: int) -> None:
         if self._world.is_first and self._search is not None:

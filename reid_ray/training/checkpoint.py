@@ -132,11 +132,11 @@ def _pack_labels(labels: PseudoLabels | None) -> dict[str, Any] | None:
     if labels is None:
         return None
     arrays = {name: torch.tensor(getattr(labels, name)) for name in LABEL_ARRAYS}
-    return {"version": labels.version, **arrays}
+    return {"version": labels.version, "threshold": labels.threshold, **arrays}
 
 
 def _unpack_labels(packed: dict[str, Any] | None) -> PseudoLabels | None:
     if packed is None:
         return None
     arrays: dict[str, Any] = {name: packed[name].numpy() for name in LABEL_ARRAYS}
-    return PseudoLabels(version=packed["version"], **arrays)
+    return PseudoLabels(version=packed["version"], threshold=packed.get("threshold"), **arrays)

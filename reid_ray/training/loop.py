@@ -9,9 +9,10 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
-from typing import Any
+from itertools import repeat
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,34 +23,38 @@ from reid_ray.data.images import Dataset
 from reid_ray.data.loader import ImageBank, ViewLoader
 from reid_ray.data.samplers import plan_epoch, worker_columns
 from reid_ray.errors import DataError, DegenerateLabelsError, LoaderError
-from reid_ray.methods import Batch, Method, build_method
+from reid_ray.methods import Batch, Method, build_method, without_weights
 from reid_ray.models import prepare_bn_groups, synchronise_buffers, update_teacher
 from reid_ray.training.checkpoint import Checkpoint, Position, latest_checkpoint, save_atomically
 from reid_ray.training.devices import memory_errors, parameter_dtype
 from reid_ray.training.divergence import check_finite
 from reid_ray.training.interrupt import Request, deferred_interrupt
 from reid_ray.training.metrics import Event, MetricsLog
+from reid_ray.training.others import OtherBatch, OtherImages
 from reid_ray.training.rundir import RunDirectory
 from reid_ray.training.services import Services, first_answers
 from reid_ray.training.world import World
 from reid_ray.types import IntArray, PseudoLabels
+
+T = TypeVar("T")
 
 MIN_CLUSTERS = 2
 """Fewer give no negatives, and nothing to learn."""
 
 
 def learning_rate(training: TrainingConfig, epoch: int) -> float:
-    """The rate of an epoch: linear warm-up from `warmup_factor`·lr, by epoch, then constant."""
+    """The rate of an epoch: linear warm-up from `warmup_factor`·lr, by epoch, then constant; less after each step."""
+    rate = training.lr * training.lr_gamma ** sum(epoch >= step for step in training.lr_steps)
     if epoch >= training.warmup_epochs:
-        return training.lr
+        return rate
     share = epoch / training.warmup_epochs
-    return training.lr * (training.warmup_factor * (1 - share) + share)
+    return rate * (training.warmup_factor * (1 - share) + share)
 
 
 def build_networks(config: Config, world: World) -> Method:
     """The method of a run, on the CPU. One that has a checkpoint needs its initial weights no more, nor their file."""
     if RunDirectory.of(config).begun:
-        config = config.model_copy(update={"model": config.model.model_copy(update={"weights": None})})
+        config = without_weights(config)
     return build_method(config, world)
 
 
@@ -94,17 +99,15 @@ class Trainer:
         batch_size = config.training.batch_size
         for network in self.method.networks.values():
             prepare_bn_groups(network, config.model.bn_group, batch_size // world.size)
-        self._optimizers = {
-            name: torch.optim.Adam(
-                parameters, lr=config.training.lr, weight_decay=config.training.weight_decay, fused=True
-            )
-            for name, parameters in self.method.parameters().items()
-        }
+        self._optimizers: dict[str, torch.optim.Adam] = {}
+        self._make_optimizers()
         self._services = services
         self._table = dataset.train
         self._camids = self._table.camids
         self._loader = ViewLoader(bank, config.data, self.method.views, config.seed)
         self._columns = worker_columns(batch_size, world.rank, world.size)
+        other_data = self.method.other_data(config)
+        self._others = OtherImages(other_data, config, self.method.views, self._columns) if other_data else None
         self._directory = RunDirectory.of(config)
         self._log = MetricsLog(self._directory.metrics_file if world.is_first else None, listener)
         self._labels: PseudoLabels | None = None
@@ -148,8 +151,11 @@ class Trainer:
     def _refresh(self) -> None:
         epoch = self._position.epoch
         started, staleness = time.perf_counter(), int(self._ahead is not None)
-        if self._ahead is None:
-            labels = self._services.refresh(self.method.teacher, epoch, self._previous())
+        clustered = self.method.clustered() if self._ahead is None else None
+        if clustered is not None:
+            labels = self._services.label(clustered, epoch, self._labels)
+        elif self._ahead is None:
+            labels = self._services.refresh(self.method.teacher, epoch, self._labels)
         else:
             labels, self._ahead = self._services.collect(), None
         waited = time.perf_counter() - started
@@ -161,10 +167,26 @@ class Trainer:
         )
         if degenerate:
             labels = self._fall_back(labels)
-        self._labels = labels
+        else:
+            self._take(labels)
         self._position.refreshed = True
         self._position.step = 0
         first_answers(self.world, lambda: self._directory.write_labels(replace(labels, version=epoch), self._table))
+
+    def _take(self, labels: PseudoLabels) -> None:
+        """Go on with new labels."""
+        self.method.begin_epoch(labels)
+        self._labels = replace(labels, features=None)
+        self._make_optimizers()
+
+    def _make_optimizers(self) -> None:
+        """Adam for what the method trains now. Parameters that stay keep their moments, unless they are to be reset."""
+        training, old = self.config.training, self._optimizers
+        for name, parameters in self.method.parameters().items():
+            new = torch.optim.Adam(parameters, lr=training.lr, weight_decay=training.weight_decay, fused=True)
+            if name in old and not training.reset_optimizer:
+                new.state.update({p: old[name].state[p] for p in parameters if p in old[name].state})
+            self._optimizers[name] = new
 
     def _look_ahead(self) -> None:
         """With stale labels, have those of the next epoch made by the teacher as it is now, while this epoch trains."""
@@ -174,10 +196,7 @@ class Trainer:
 
     def _begin(self, epoch: int) -> None:
         assert self._ahead is not None
-        self._services.begin(self._ahead, epoch, self._previous(), taken=epoch - self.config.labels.staleness)
-
-    def _previous(self) -> IntArray | None:
-        return self._labels.labels if self._labels else None
+        self._services.begin(self._ahead, epoch, self._labels, taken=epoch - self.config.labels.staleness)
 
     def _fall_back(self, labels: PseudoLabels) -> PseudoLabels:
         """The labels to go on with when clustering gives nothing to train on, or the error that ends the run."""
@@ -206,7 +225,6 @@ class Trainer:
         for optimizer in self._optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        self.method.begin_epoch(labels)
         plan = plan_epoch(
             labels.labels,
             self._camids,
@@ -214,12 +232,15 @@ class Trainer:
             n_instances=training.n_instances,
             iterations=training.iterations,
             rng=np.random.default_rng([self.config.seed, epoch]),
+            sampler=training.sampler,
         )
         started, first_step = time.perf_counter(), self._position.step
         batches = self._loader.batches(plan, self._columns, epoch=epoch, start=first_step)
-        with closing(batches), deferred_interrupt() as interrupt:
-            for views in _naming_worker(batches, self.world):
-                parts = self._step(self._batch(plan[self._position.step], labels, views))
+        with closing(batches), self._other_batches(epoch, first_step) as others, deferred_interrupt() as interrupt:
+            for views, other in zip(_naming_worker(batches, self.world), others, strict=False):
+                batch = self._batch(plan[self._position.step], labels.labels, self._camids, views)
+                batch = replace(batch, other=self._batch(*other)) if other else batch
+                parts = self._step(batch)
                 self._position.step += 1
                 self._position.global_step += 1
                 last = self._position.step == training.iterations
@@ -235,15 +256,24 @@ class Trainer:
         n_images = (training.iterations - first_step) * training.batch_size
         self._log_event("epoch", epoch=epoch, train_seconds=seconds, images_per_second=n_images / seconds)
 
-    def _batch(self, rows: IntArray, labels: PseudoLabels, views: dict[str, Tensor]) -> Batch:
+    @contextmanager
+    def _other_batches(self, epoch: int, start: int) -> Iterator[Iterator[OtherBatch | None]]:
+        """Batches of the second table, or as many times None."""
+        if self._others is None:
+            yield repeat(None)
+            return
+        with closing(self._others.batches(epoch, start)) as batches:
+            yield _naming_worker(batches, self.world)
+
+    def _batch(self, rows: IntArray, labels: IntArray, camids: IntArray, views: dict[str, Tensor]) -> Batch:
         device = self.device
         return Batch(
             views={
                 name: images.to(device=device, dtype=self._dtype, memory_format=torch.channels_last)
                 for name, images in views.items()
             },
-            labels=torch.tensor(labels.labels[rows], device=device),
-            camids=torch.tensor(self._camids[rows], device=device),
+            labels=torch.tensor(labels[rows], device=device),
+            camids=torch.tensor(camids[rows], device=device),
             rows=torch.tensor(rows, device=device),
             key=(self.config.seed, self._position.epoch, self._position.step),
         )
@@ -259,7 +289,9 @@ class Trainer:
             self.world.sum_gradients(self.method.parameters()[update.optimizer])
             optimizer.step()
             logged.update({name: value.detach() for name, value in parts.items()})
-        update_teacher(self.method.teacher, self.method.student, self.method.ema_momentum(self._position.global_step))
+        momentum = self.method.ema_momentum(self._position.global_step)
+        for mean, followed in self.method.averages:
+            update_teacher(mean, followed, momentum)
         return logged
 
     def _log_step(self, parts: dict[str, Tensor], rate: float) -> None:
@@ -342,11 +374,12 @@ class Trainer:
             self._rewind(0)
             return
         checkpoint = Checkpoint.load(path)
+        if checkpoint.labels is not None:
+            self._take(checkpoint.labels)
         for name, network in self.method.networks.items():
             network.load_state_dict(checkpoint.networks[name])
         for name, optimizer in self._optimizers.items():
             optimizer.load_state_dict(checkpoint.optimizers[name])
-        self._labels = checkpoint.labels
         self._position = checkpoint.position
         self._rewind(checkpoint.position.metrics)
         if checkpoint.ahead is not None:
@@ -366,7 +399,7 @@ class Trainer:
         first_answers(self.world, lambda: self._log.rewind(position))
 
 
-def _naming_worker(batches: Iterator[dict[str, Tensor]], world: World) -> Iterator[dict[str, Tensor]]:
+def _naming_worker(batches: Iterator[T], world: World) -> Iterator[T]:
     """The batches; an unreadable image becomes the error of this worker alone, which a runtime must treat otherwise."""
     try:
         yield from batches

@@ -9,14 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
 from reid_ray.config import Config
 from reid_ray.data.images import Dataset
 from reid_ray.data.loader import ImageBank
+from reid_ray.data.readers import read_dataset
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import UserError
 from reid_ray.evaluation.protocols import evaluable, evaluate_table
@@ -26,21 +29,25 @@ from reid_ray.methods import METHODS
 from reid_ray.models import for_extraction
 from reid_ray.training.extraction import assemble, batch_rows, extract
 from reid_ray.training.world import World
-from reid_ray.types import Features, FloatArray, IntArray, PseudoLabels
+from reid_ray.types import FeatureRows, Features, FloatArray, PseudoLabels
 
 
 class Services(Protocol):
     """Called by every worker at the same point; the answer is the same on all."""
 
-    def refresh(self, teacher: nn.Module, version: int, previous: IntArray | None = None) -> PseudoLabels:
+    def refresh(self, teacher: nn.Module, version: int, previous: PseudoLabels | None = None) -> PseudoLabels:
         """Labels of the training table from the teacher's features; `statistics` holds quality and seconds.
 
         Args:
-            previous: int64 [N], the labels before, for their stability in the statistics.
+            previous: the labels before; None at the first refresh.
         """
         ...
 
-    def begin(self, teacher: nn.Module, version: int, previous: IntArray | None = None, *, taken: int) -> None:
+    def label(self, features: FloatArray, version: int, previous: PseudoLabels | None = None) -> PseudoLabels:
+        """The same from features float32 [N, D] that the method keeps itself."""
+        ...
+
+    def begin(self, teacher: nn.Module, version: int, previous: PseudoLabels | None = None, *, taken: int) -> None:
         """Start a refresh whose labels `collect` will give. The teacher is not changed meanwhile.
 
         Args:
@@ -80,19 +87,26 @@ def search_table(dataset: Dataset) -> ImageTable | None:
     return dataset.table.take(torch.tensor(rows).numpy())
 
 
+def source_images(config: Config) -> Dataset | None:
+    """The source, where labels are made with its features too."""
+    return read_dataset(config.source) if config.source is not None and config.labels.source_weight else None
+
+
 def label(
     features: Features,
     table: ImageTable,
     config: Config,
     device: torch.device,
     *,
-    previous: IntArray | None = None,
+    previous: PseudoLabels | None = None,
     workers: Workers | None = None,
+    source: FeatureRows | None = None,
 ) -> PseudoLabels:
     """Labels for epoch `features.version`, from clusters or from true identities, as the method asks."""
-    if METHODS[config.method.name].labels_source(config) == "truth":
+    method = METHODS[config.method.name]
+    if method.labels_source(config) == "truth":
         return labels_from_truth(features, table.pids, table.camids, version=features.version, workers=workers)
-    return refresh(
+    labels = refresh(
         features,
         config.labels,
         table.camids,
@@ -101,7 +115,11 @@ def label(
         previous=previous,
         device=device,
         workers=workers,
+        source=source,
     )
+    if method.wants_features and previous is None:
+        labels = replace(labels, features=np.asarray(features.values[0 : len(table)]))
+    return labels
 
 
 def score(features: FloatArray, table: ImageTable, config: Config) -> dict[str, Any]:
@@ -132,23 +150,36 @@ class InlineServices:
         self._device = device
         self._train = dataset.train
         self._train_bank = train_bank
-        self._begun: tuple[nn.Module, int, IntArray | None] | None = None
+        self._begun: tuple[nn.Module, int, PseudoLabels | None] | None = None
         self._evaluated: nn.Module | None = None
+        source = source_images(config)
+        self._source_bank = make_bank(source.train, source, config) if source else None
         self._search = search_table(dataset)
         self._search_bank = make_bank(self._search, dataset, config) if self._search is not None else None
 
-    def refresh(self, teacher: nn.Module, version: int, previous: IntArray | None = None) -> PseudoLabels:
+    def refresh(self, teacher: nn.Module, version: int, previous: PseudoLabels | None = None) -> PseudoLabels:
         started = time.perf_counter()
         features = self._extract(teacher, self._train_bank)
-        extracted = time.perf_counter()
-        labels = first_works(
-            self._world,
-            self._config,
-            lambda: label(Features(features, version), self._train, self._config, self._device, previous=previous),
-        )
-        return with_seconds(labels, extract=extracted - started, label=time.perf_counter() - extracted)
+        source = self._extract(teacher, self._source_bank) if self._source_bank else None
+        extracted = time.perf_counter() - started
+        labels = self._label(features, version, previous, source)
+        return replace(labels, statistics={**labels.statistics, "extract_seconds": extracted})
 
-    def begin(self, teacher: nn.Module, version: int, previous: IntArray | None = None, *, taken: int) -> None:
+    def label(self, features: FloatArray, version: int, previous: PseudoLabels | None = None) -> PseudoLabels:
+        return self._label(features, version, previous, None)
+
+    def _label(
+        self, features: FloatArray, version: int, previous: PseudoLabels | None, source: FloatArray | None
+    ) -> PseudoLabels:
+        def work() -> PseudoLabels:
+            extracted = Features(features, version)
+            return label(extracted, self._train, self._config, self._device, previous=previous, source=source)
+
+        started = time.perf_counter()
+        labels: PseudoLabels = first_works(self._world, self._config, work)
+        return with_seconds(labels, extract=0.0, label=time.perf_counter() - started)
+
+    def begin(self, teacher: nn.Module, version: int, previous: PseudoLabels | None = None, *, taken: int) -> None:
         # There is nobody to do it meanwhile, so it is done when it is asked for.
         self._begun = (teacher, version, previous)
 
@@ -221,13 +252,4 @@ def first_works(world: World, config: Config, function: Callable[[], Any]) -> An
 
 def with_seconds(labels: PseudoLabels, *, extract: float, label: float) -> PseudoLabels:
     """The labels, with the seconds of their making among the statistics."""
-    statistics = {**labels.statistics, "extract_seconds": extract, "label_seconds": label}
-    return PseudoLabels(
-        labels.version,
-        labels.labels,
-        labels.centroids,
-        labels.proxies,
-        labels.proxy_labels,
-        labels.proxy_camids,
-        statistics,
-    )
+    return replace(labels, statistics={**labels.statistics, "extract_seconds": extract, "label_seconds": label})

@@ -7,12 +7,11 @@ from reid_ray.config import Config, config_hash, dump_config, load_config, recip
 from reid_ray.config.loading import known_keys
 from reid_ray.errors import ConfigError
 
-NEEDS_ROOT = {"ice", "ice-agnostic", "ice-supervised"}
-
 
 def load(recipe: str, *overrides: str) -> Config:
-    root = ("data.root=/data",) if recipe in NEEDS_ROOT else ()
-    return load_config(recipe, (*root, *overrides))
+    roots = () if recipe == "demo" else ("data.root=/data",)
+    roots += ("source.root=/source",) if recipe.endswith("-uda") else ()
+    return load_config(recipe, (*roots, *overrides))
 
 
 @pytest.mark.parametrize("recipe", recipe_names())
@@ -168,3 +167,25 @@ def test_every_field_has_a_description():
 
     assert list(undocumented(Config)) == []
     assert "labels.eps" in set(known_keys())
+
+
+def test_a_method_has_its_own_keys(tmp_path):
+    """Known keys are those of the method that is named, and a recipe of another method drops those of its base."""
+    file = tmp_path / "other.yaml"
+    file.write_text("base: ice-agnostic\nmethod: {name: abmt, cross_branch: false}\n")
+    config = load_config(file, ["data.root=/data"])
+    assert (config.method.name, config.method.cross_branch) == ("abmt", False)
+    file.write_text("base: ice-agnostic\nmethod: {weight_hard: 0}\n")
+    assert load_config(file, ["data.root=/data"]).method.mode == "agnostic"
+    file.write_text("method: {mode: agnostic}\n")
+    assert load_config(file).method.name == "ice"
+    with pytest.raises(ConfigError, match=r"Unknown key 'method\.mode'"):
+        load("ice", "method.name=abmt")
+    with pytest.raises(ConfigError, match=r"method\.name: there is no 'abtm'.*abmt"):
+        load("ice", "method.name=abtm")
+
+
+def test_sections_that_may_be_absent_are_checked_all_the_same():
+    assert load_config("demo", ["model.branches=[{pooling: max, n_extra: 1}]"]).model.branches[0].n_extra == 1
+    with pytest.raises(ConfigError, match=r"labels\.reliability=0\.1 should lie"):
+        load_config("demo", ["labels.reliability=0.1", "labels.eps=0.95"])

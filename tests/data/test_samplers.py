@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reid_ray.data.samplers import plan_epoch, worker_columns
+from reid_ray.data.samplers import plan_epoch, plan_images, worker_columns
 
 
 def plan(labels, camids=None, *, n_pids=4, n_instances=4, iterations=20, seed=0):
@@ -124,3 +124,66 @@ def test_worker_columns_partition_the_batch_in_order(n_workers):
     parts = [columns[worker_columns(16, rank, n_workers)] for rank in range(n_workers)]
     assert np.concatenate(parts).tolist() == columns.tolist()
     assert len({len(part) for part in parts}) == 1
+
+
+def mixed_labels(seed=0):
+    """Identities of one to nine images in one to three cameras, and outliers."""
+    rng = np.random.default_rng(seed)
+    labels = np.concatenate([np.repeat(np.arange(9), np.arange(1, 10)), np.full(5, -1)])
+    return labels, rng.integers(0, 3, len(labels))
+
+
+def test_other_cameras_first_an_image_then_others_of_other_cameras():
+    labels, camids = mixed_labels()
+    rng = np.random.default_rng(3)
+    plan = plan_epoch(labels, camids, n_pids=4, n_instances=3, iterations=60, rng=rng, sampler="other_cameras").ravel()
+    assert plan.shape == (60 * 12,)
+    seen, place = [], 0
+    while place + 3 <= len(plan):
+        anchor = plan[place]
+        own = np.flatnonzero(labels == labels[anchor])
+        seen.append(labels[anchor])
+        if len(own) == 1:
+            place += 1
+            continue
+        others = plan[place + 1 : place + 3]
+        away = own[camids[own] != camids[anchor]]
+        pool = away if len(away) else own[own != anchor]
+        assert set(others) <= set(pool)
+        assert len(set(others)) == min(2, len(pool))
+        place += 3
+    assert -1 not in seen
+    for deal in range(len(seen) // 9):  # a deck: all identities before one comes again
+        assert sorted(seen[9 * deal : 9 * deal + 9]) == list(range(9))
+
+
+def test_camera_proxies_k_images_of_one_identity_in_one_camera():
+    labels, camids = mixed_labels()
+    rng = np.random.default_rng(3)
+    plan = plan_epoch(labels, camids, n_pids=4, n_instances=3, iterations=40, rng=rng, sampler="camera_proxies")
+    groups = plan.reshape(-1, 3)
+    pairs = {(labels[row], camids[row]) for row in range(len(labels)) if labels[row] >= 0}
+    drawn = [{(labels[row], camids[row]) for row in group} for group in groups]
+    assert all(len(pair) == 1 for pair in drawn)
+    assert set.union(*drawn) == pairs
+    for group in groups:
+        members = np.flatnonzero((labels == labels[group[0]]) & (camids == camids[group[0]]))
+        assert len(set(group)) == min(3, len(members))
+
+
+def test_samplers_without_cameras_and_without_labels():
+    labels, _ = mixed_labels()
+    blind = np.full(len(labels), -1)
+    for sampler in ("cameras_first", "other_cameras", "camera_proxies"):
+        rng = np.random.default_rng(0)
+        plan = plan_epoch(labels, blind, n_pids=4, n_instances=3, iterations=5, rng=rng, sampler=sampler)
+        assert plan.shape == (5, 12)
+        with pytest.raises(ValueError, match="no image has a label"):
+            plan_epoch(blind, blind, n_pids=4, n_instances=3, iterations=5, rng=rng, sampler=sampler)
+
+
+def test_images_whatever_their_labels_come_equally_often():
+    plan = plan_images(7, 4, 14, np.random.default_rng(0))
+    assert plan.shape == (14, 4)
+    assert np.bincount(plan.ravel()).tolist() == [8] * 7
+    assert sorted(plan.ravel()[:7]) == list(range(7))

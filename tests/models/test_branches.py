@@ -10,12 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from reid_ray.config import ModelConfig
+from reid_ray.config import BranchConfig, ModelConfig
 from reid_ray.errors import WeightsError
 from reid_ray.models import (
     ABMT_BRANCHES,
     AsymmetricEmbedder,
-    Branch,
     GroupBatchNorm,
     build_branches,
     build_embedder,
@@ -27,17 +26,17 @@ from reid_ray.models.inference import OneDNNBackbone
 
 LAYOUTS = {
     "ABMT": ABMT_BRANCHES,
-    "without branches": (Branch("avg"),),
-    "same pooling": (Branch("avg"), Branch("avg", n_extra=1)),
-    "without extra bottleneck": (Branch("avg"), Branch("max")),
-    "one more branch": (*ABMT_BRANCHES, Branch("gem", n_extra=2)),
+    "without branches": (BranchConfig(pooling="avg"),),
+    "same pooling": (BranchConfig(pooling="avg"), BranchConfig(pooling="avg", n_extra=1)),
+    "without extra bottleneck": (BranchConfig(pooling="avg"), BranchConfig(pooling="max")),
+    "one more branch": (*ABMT_BRANCHES, BranchConfig(pooling="gem", n_extra=2)),
 }
 
 
-def small(branches: tuple[Branch, ...] = ABMT_BRANCHES, *, stem_relu: bool = True, bf16: bool = False, **settings):
+def small(branches: tuple[BranchConfig, ...] = ABMT_BRANCHES, *, bf16: bool = False, **settings):
     torch.manual_seed(0)
     config = ModelConfig(**{"backbone": "resnet18", "weights": None, "bn_group": 4, **settings})
-    return build_branches(config, branches, stem_relu=stem_relu, bf16=bf16)
+    return build_branches(config, branches, bf16=bf16)
 
 
 def with_statistics(model: AsymmetricEmbedder) -> AsymmetricEmbedder:
@@ -115,7 +114,7 @@ def test_one_plain_branch_is_the_embedder(backbone: str) -> None:
     torch.manual_seed(3)
     embedder = build_embedder(config)
     torch.manual_seed(3)
-    model = build_branches(config, [Branch("avg")])
+    model = build_branches(config, [BranchConfig(pooling="avg")])
     images = torch.randn(8, 3, 64, 32)
     (found,), expected = model(images), embedder(images)
     assert torch.equal(found.pooled, expected.pooled)

@@ -188,8 +188,8 @@ def test_a_refresh_is_told_the_labels_before(trainer):
     whole.run()
     assert whole.services.previous[0] is None
     for epoch, given in enumerate(whole.services.previous[1:]):
-        assert given.tolist() == [(i + epoch) % 4 for i in range(len(given))]
-    assert [given.tolist() for given in resumed.services.previous] == [whole.services.previous[2].tolist()]
+        assert given.labels.tolist() == [(i + epoch) % 4 for i in range(len(given.labels))]
+    assert [given.digest() for given in resumed.services.previous] == [whole.services.previous[2].digest()]
 
 
 def test_what_is_logged_and_when(trainer):

@@ -1,0 +1,167 @@
+"""Methods side by side with the same small budget: mAP and R1 on drawn people, or on data of yours.
+
+    python benchmarks/methods.py uda                       # source-only, MT-baseline, ABMT, MMT from a drawn source
+    python benchmarks/methods.py unsupervised --seeds 0    # ICE, ABMT, SpCL, CAP, cluster-contrast … without a source
+    python benchmarks/methods.py ablations                 # the rows of thesis tables 4.3 to 4.5
+    python benchmarks/methods.py unsupervised data.layout=market1501 data.root=FOLDER model.weights=torchvision
+
+Every run is kept in the folder `--out` and not made again; a killed benchmark goes on where it was. Settings after the
+table's name change all runs. Runs of one network and seed share one source run. The model is that of the last epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from reid_ray.api import train
+from reid_ray.config import Config, load_config
+from reid_ray.run import Run
+from reid_ray.training.rundir import RunDirectory
+from reid_ray.training.stages import source_runs
+
+SIZE = "synthetic: {n_train_ids: 60, n_test_ids: 40, n_cameras: 6, images_per_id: 16"
+
+BUDGET = (
+    f"data={{layout: synthetic, height: 64, width: 32, strong: {{blur: 0, erase: 0.5}}, {SIZE}}}}}",
+    "model.backbone=resnet18",
+    "model.weights=null",
+    "model.stem_relu=true",
+    "model.bn_group=16",
+    "model.bn_buffers=mean",
+    "model.ema=0.99",
+    "labels.k1=20",
+    "labels.k2=6",
+    "training.epochs=8",
+    "training.iterations=40",
+    "training.n_pids=8",
+    "training.n_instances=4",
+    "training.warmup_epochs=2",
+    "training.warmup_factor=0.1",
+    "training.lr_steps=[]",
+    "evaluation={every: 0, at_start: true}",
+    "runtime={backend: inline, threads: 1, device: auto}",
+)
+"""What all runs have in common: people, network, steps. What makes a method stays as its recipe says."""
+
+FROM_SOURCE = (
+    f"source={{layout: synthetic, strong: {{blur: 0, erase: 0}}, {SIZE}, seed: 1000}}}}",
+    "pretraining={epochs: 8, iterations: 40, n_pids: 8, n_instances: 4, sampler: other_cameras, warmup_epochs: 2}",
+)
+"""A labelled world of other people, cameras, lights and backgrounds."""
+
+ABMT = "abmt-uda"
+PLAIN = "model.branches=[]"
+ALIKE = "method.cross_branch=false"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: a recipe, and what is changed of it."""
+
+    title: str
+    recipe: str
+    overrides: tuple[str, ...] = ()
+
+
+def branches(*layout: str) -> str:
+    return f"model.branches=[{', '.join(f'{{{branch}}}' for branch in layout)}]"
+
+
+KMEANS = ("labels.clusterer=kmeans", "labels.n_clusters=60")
+AVERAGE, DEEPER_MAXIMUM = "pooling: avg", "pooling: max, n_extra: 1"
+
+TABLES: dict[str, tuple[Row, ...]] = {
+    "unsupervised": (
+        Row("ICE", "ice", ("method.teacher_forwards=used",)),
+        Row("ICE without cameras", "ice-agnostic", ("method.teacher_forwards=used",)),
+        Row("cluster-contrast", "cluster-contrast"),
+        Row("CAP", "cap", ("method.inter_from_epoch=2",)),
+        Row("SpCL", "spcl"),
+        Row("MT-baseline", "mt-baseline"),
+        Row("MMT", "mmt"),
+        Row("ABMT", "abmt"),
+    ),
+    "uda": (
+        Row("MT-baseline", "mt-baseline-uda"),
+        Row("ABMT", ABMT),
+        Row("MMT", "mmt-uda", KMEANS),
+    ),
+    "ablations": (
+        Row("MT-baseline + k-means", ABMT, (PLAIN, *KMEANS)),
+        Row("MT-baseline + DBSCAN", ABMT, (PLAIN,)),
+        Row("MT-baseline + k-means + AB", ABMT, (ALIKE, *KMEANS)),
+        Row("MT-baseline + k-means + AB + cross-branch", ABMT, KMEANS),
+        Row("MT-baseline + DBSCAN + AB", ABMT, (ALIKE,)),
+        Row("ABMT", ABMT),
+        Row("ABMT + stochastic data augmentation", ABMT, ("method.teacher_view=own",)),
+        Row("ABMT + drop out", ABMT, ("method.dropout=0.5",)),
+        Row("ABMT w/o different pooling", ABMT, (branches(AVERAGE, "pooling: avg, n_extra: 1"),)),
+        Row("ABMT w/o extra bottleneck", ABMT, (branches(AVERAGE, "pooling: max"),)),
+        Row("ABMT + one more branch", ABMT, (branches(AVERAGE, DEEPER_MAXIMUM, "pooling: avg, n_extra: 2"),)),
+        Row("ABMT w/o L_ce", ABMT, ("method.weight_ce=0",)),
+        Row("ABMT w/o L_sce", ABMT, ("method.weight_soft_ce=0",)),
+        Row("ABMT w/o L_stri", ABMT, ("method.weight_soft_triplet=0",)),
+    ),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", choices=TABLES)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", help="rows whose title has this in it")
+    parser.add_argument("--out", default="runs/methods", help="folder of the runs")
+    given = parser.parse_intermixed_args()
+    rows = [row for row in TABLES[given.table] if given.only is None or given.only in row.title]
+    results: dict[str, list[Run]] = {}
+    for row in rows:
+        for seed in given.seeds:
+            config = configure(row, seed, given.out, given.overrides, from_source=given.table != "unsupervised")
+            started = time.time()
+            results.setdefault(row.title, []).append(train(with_shared_source(config)))
+            print(f"# {row.title}, seed {seed}: {time.time() - started:.0f} s", flush=True)
+        print(table(results, at_start="source-only" if given.table != "unsupervised" else "at the start"), flush=True)
+
+
+def configure(row: Row, seed: int, out: str, overrides: Sequence[str], *, from_source: bool) -> Config:
+    """The configuration of a row's run."""
+    name = "-".join(part for part in "".join(c if c.isalnum() else " " for c in row.title.lower()).split())
+    common = (*BUDGET, *(FROM_SOURCE if from_source else ()), *row.overrides, *overrides)
+    return load_config(row.recipe, [*common, f"seed={seed}", f"name={name}-{seed}", f"output={out}"])
+
+
+def with_shared_source(config: Config) -> Config:
+    """The configuration to start from a source run that all runs of this network and seed share."""
+    runs = source_runs(config)
+    if len(runs) != 1:
+        return config  # MMT's two sources are its own
+    network = "-".join(f"{branch.pooling}{branch.n_extra}" for branch in config.model.branches) or "plain"
+    run = runs[0].model_copy(update={"name": f"source-{network}-{config.seed}"})
+    train(run)
+    weights = str(RunDirectory.of(run).model_file("last"))
+    return config.model_copy(update={"model": config.model.model_copy(update={"weights": weights})})
+
+
+def table(results: dict[str, list[Run]], *, at_start: str) -> str:
+    """Markdown: mean and, of several seeds, deviation of mAP and R1 in %; before training and after."""
+    lines = [f"| | mAP | R1 | {at_start}: mAP | R1 |", "|---|---|---|---|---|"]
+    for title, runs in results.items():
+        evaluations = [run.metrics("evaluate") for run in runs]
+        cells = [spread(each[which][key] for each in evaluations) for which in (-1, 0) for key in ("mAP", "R1")]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def spread(values: Iterable[float]) -> str:
+    shares = [100 * value for value in values]
+    deviation = f" ± {statistics.stdev(shares):.1f}" if len(shares) > 1 else ""
+    return f"{statistics.mean(shares):.1f}{deviation}"
+
+
+if __name__ == "__main__":
+    main()

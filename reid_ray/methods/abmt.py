@@ -1,0 +1,111 @@
+"""ABMT: asymmetric branched mean teaching (H. Chen, B. Lagadec, F. Bremond, WACV 2021; thesis ch. 4).
+
+L = ½·L_ce + ½·L_sce + L_stri (Eq. 4.8), each a mean over branches. Student and teacher have the branches of
+`model.branches` and a classifier for each, made anew from the means of the clusters whenever there are new labels. The
+teacher's branches teach the student's other branches (Eq. 4.4–4.7). Without branches it is the MT-baseline (table 4.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reid_ray.config import ABMTConfig, Config
+from reid_ray.losses import soft_cross_entropy, soft_triplet_loss
+from reid_ray.methods.base import Batch, Exchange, Method, Update
+from reid_ray.methods.parts import (
+    Classifiers,
+    branch_dims,
+    cluster_classifiers,
+    embeddings,
+    mean_distance,
+    trainable,
+)
+from reid_ray.models import Embedding, make_teacher
+from reid_ray.types import PseudoLabels
+
+
+class ABMT(Method):
+    """See `ABMTConfig` for every number."""
+
+    def __init__(self, config: Config, exchange: Exchange) -> None:
+        super().__init__(config, exchange)
+        self.settings = cast(ABMTConfig, config.method)
+        self.views = ("strong_1",) if self.settings.teacher_view == "same" else ("strong_1", "strong_2")
+        self.student = self.network(config)
+        self.teacher = make_teacher(self.student)
+        self._dims = branch_dims(self.student)
+        self.student_classifiers = Classifiers(self._dims)
+        self.teacher_classifiers = make_teacher(self.student_classifiers)
+
+    def parameters(self) -> Mapping[str, list[nn.Parameter]]:
+        return {"student": trainable(self.student, self.student_classifiers)}
+
+    def ema_momentum(self, step: int) -> float:
+        return min(1 - 1 / (step + 1), self.config.model.ema)
+
+    @property
+    def averages(self) -> Sequence[tuple[nn.Module, nn.Module]]:
+        return [(self.teacher, self.student), (self.teacher_classifiers, self.student_classifiers)]
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        classifiers = {"student_classifiers": self.student_classifiers, "teacher_classifiers": self.teacher_classifiers}
+        return {"student": self.student, "teacher": self.teacher, **classifiers}
+
+    def begin_epoch(self, labels: PseudoLabels) -> None:
+        like = next(self.student.parameters())
+        weights = cluster_classifiers(torch.tensor(labels.centroids), self._dims)
+        for classifiers in (self.student_classifiers, self.teacher_classifiers):
+            classifiers.restart(weights, like=like)
+
+    def updates(self, batch: Batch) -> Iterator[Update]:
+        settings, rng = self.settings, batch.rng()
+        students = embeddings(self.student, batch.views["strong_1"], self.exchange)
+        logits = self.student_classifiers(self._dropped(students, rng))
+        with torch.no_grad():
+            teachers = embeddings(self.teacher, batch.views[self.views[-1]], self.exchange)
+            targets = self.teacher_classifiers(self._dropped(teachers, rng))
+        pairs = lessons(len(students), cross=settings.cross_branch)
+        parts = {
+            "ce": mean(
+                [F.cross_entropy(one, batch.labels, label_smoothing=settings.label_smoothing) for one in logits]
+            ),
+            "soft_ce": mean([soft_cross_entropy(logits[taught], targets[by]) for taught, by in pairs]),
+            "soft_triplet": mean(
+                [soft_triplet_loss(students[taught].pooled, teachers[by].pooled, batch.labels) for taught, by in pairs]
+            ),
+        }
+        loss = (
+            settings.weight_ce * parts["ce"]
+            + settings.weight_soft_ce * parts["soft_ce"]
+            + settings.weight_soft_triplet * parts["soft_triplet"]
+        )
+        distances = {"distance_teacher": mean_distance([s.pooled for s in students], [t.pooled for t in teachers])}
+        if len(teachers) > 1:
+            distances["distance_peers"] = mean_distance([teachers[0].pooled], [teachers[1].pooled])
+        yield Update("student", loss, {**parts, **distances})
+
+    def _dropped(self, branches: Sequence[Embedding], rng: np.random.Generator) -> list[Tensor]:
+        """Features of the branches, some entries set to 0 and the others scaled up, the same on every worker."""
+        share = self.settings.dropout
+        features = [branch.feature for branch in branches]
+        if not share:
+            return features
+        return [one * torch.from_numpy(rng.random(one.shape) >= share).to(one) / (1 - share) for one in features]
+
+
+def lessons(n_branches: int, *, cross: bool) -> list[tuple[int, int]]:
+    """Pairs (branch of the student, branch of the teacher that teaches it): all others, or its own."""
+    if not cross or n_branches == 1:
+        return [(branch, branch) for branch in range(n_branches)]
+    return [(taught, by) for taught in range(n_branches) for by in range(n_branches) if by != taught]
+
+
+def mean(losses: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(losses)).mean()

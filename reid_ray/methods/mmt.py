@@ -1,0 +1,133 @@
+"""MMT: mutual mean-teaching (Ge et al., ICLR 2020).
+
+Two students, each with a moving average; the mean of one teaches the other student. Each student has another augmented
+view of the images. L = Σ over students of (1−w_c)·L_ce + w_c·L_sce + (1−w_t)·L_tri + w_t·L_stri.
+
+Both means together cluster, as in the released code, are evaluated and exported: the feature is the normalised sum of
+their two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reid_ray.config import Config, MMTConfig
+from reid_ray.errors import ConfigError
+from reid_ray.losses import soft_cross_entropy, soft_triplet_loss, triplet_loss
+from reid_ray.methods.base import Batch, Exchange, Method, Update
+from reid_ray.methods.parts import Classifiers, branch_dims, cluster_classifiers, embeddings, mean_distance, trainable
+from reid_ray.models import Embedder, build_network, make_teacher
+from reid_ray.types import PseudoLabels
+
+
+class Pair(nn.Module):
+    """Two networks of one form, as one that retrieves."""
+
+    def __init__(self, first: Embedder, second: Embedder) -> None:
+        super().__init__()
+        self.members = nn.ModuleList([first, second])
+
+    @property
+    def dim(self) -> int:
+        return cast(Embedder, self.members[0]).dim
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The normalised sum [N, D] of the two retrieval features."""
+        first, second = (cast(Embedder, member).embed(images) for member in self.members)
+        return F.normalize(first + second)
+
+
+class MMT(Method):
+    """See `MMTConfig` for every number."""
+
+    views = ("strong_1", "strong_2")
+    n_starts = 2
+
+    def __init__(self, config: Config, exchange: Exchange) -> None:
+        super().__init__(config, exchange)
+        self.settings = cast(MMTConfig, config.method)
+        self.student = self.network(config)
+        self.teacher = make_teacher(self.student)
+        dims = branch_dims(self.teacher)
+        self.student_classifiers = nn.ModuleList([Classifiers(dims), Classifiers(dims)])
+        self.teacher_classifiers = make_teacher(self.student_classifiers)
+
+    @classmethod
+    def network(cls, config: Config) -> nn.Module:
+        if config.model.branches:
+            raise ConfigError("MMT's two networks have one branch each; set model.branches=[].")
+        bf16 = config.training.precision == "bf16"
+        weights_2 = cast(MMTConfig, config.method).weights_2
+        second = config.model.model_copy(update={"weights": weights_2}) if weights_2 else config.model
+        return Pair(*(cast(Embedder, build_network(model, bf16=bf16)) for model in (config.model, second)))
+
+    @classmethod
+    def started_from(cls, config: Config, files: Sequence[str]) -> Config:
+        first = super().started_from(config, files)
+        return first.model_copy(update={"method": first.method.model_copy(update={"weights_2": files[1]})})
+
+    def parameters(self) -> Mapping[str, list[nn.Parameter]]:
+        return {"student": trainable(self.student, self.student_classifiers)}
+
+    def ema_momentum(self, step: int) -> float:
+        return min(1 - 1 / (step + 1), self.config.model.ema)
+
+    @property
+    def averages(self) -> Sequence[tuple[nn.Module, nn.Module]]:
+        return [(self.teacher, self.student), (self.teacher_classifiers, self.student_classifiers)]
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        classifiers = {"student_classifiers": self.student_classifiers, "teacher_classifiers": self.teacher_classifiers}
+        return {"student": self.student, "teacher": self.teacher, **classifiers}
+
+    def begin_epoch(self, labels: PseudoLabels) -> None:
+        like = next(self.student.parameters())
+        weights = cluster_classifiers(torch.tensor(labels.centroids), [labels.centroids.shape[1]])
+        for classifiers in (*self.student_classifiers, *self.teacher_classifiers):
+            cast(Classifiers, classifiers).restart(weights, like=like)
+
+    def updates(self, batch: Batch) -> Iterator[Update]:
+        settings, labels = self.settings, batch.labels
+        images = [batch.views["strong_1"], batch.views["strong_2"]]
+        students, logits = self._forward(self.student, self.student_classifiers, images)
+        with torch.no_grad():
+            teachers, targets = self._forward(self.teacher, self.teacher_classifiers, images)
+        parts = {
+            "ce": sum_of(F.cross_entropy(one, labels, label_smoothing=settings.label_smoothing) for one in logits),
+            "triplet": sum_of(triplet_loss(one, labels, margin=None) for one in students),
+            "soft_ce": sum_of(soft_cross_entropy(logits[i], targets[1 - i]) for i in (0, 1)),
+            "soft_triplet": sum_of(soft_triplet_loss(students[i], teachers[1 - i], labels) for i in (0, 1)),
+        }
+        soft_ce, soft_triplet = settings.weight_soft_ce, settings.weight_soft_triplet
+        loss = (
+            (1 - soft_ce) * parts["ce"]
+            + (1 - soft_triplet) * parts["triplet"]
+            + soft_ce * parts["soft_ce"]
+            + soft_triplet * parts["soft_triplet"]
+        )
+        distances = {
+            "distance_teacher": mean_distance(students, teachers),
+            "distance_peers": mean_distance(teachers[:1], teachers[1:]),
+        }
+        yield Update("student", loss, {**parts, **distances})
+
+    def _forward(
+        self, pair: nn.Module, classifiers: nn.ModuleList, images: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Pooled features and logits of the global batch, by each of the two networks on its own view."""
+        pooled, logits = [], []
+        for member, classifier, view in zip(cast(Pair, pair).members, classifiers, images, strict=True):
+            (embedding,) = embeddings(member, view, self.exchange)
+            pooled.append(embedding.pooled)
+            logits += classifier([embedding.feature])
+        return pooled, logits
+
+
+def sum_of(losses: Iterator[Tensor]) -> Tensor:
+    return torch.stack(list(losses)).sum()
