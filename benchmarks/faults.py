@@ -212,6 +212,10 @@ def difference(expected: Any, found: Any, where: str = "") -> str | None:
             return where
         inner = (difference(expected[key], found[key], f"{where}.{key}") for key in expected if key != "metrics")
         return next((name for name in inner if name), None)
+    if isinstance(expected, list):
+        if len(expected) != len(found):
+            return where
+        return difference(dict(enumerate(expected)), dict(enumerate(found)), where)
     return None if expected == found else where
 
 

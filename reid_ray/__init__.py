@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from reid_ray.config import Config, load_config
     from reid_ray.errors import UserError
     from reid_ray.run import Run, load_run
+    from reid_ray.training.feature_folder import read_features
 
 __version__ = "0.1.0"
-__all__ = ["Config", "Run", "UserError", "load_config", "load_run", "train"]
+__all__ = ["Config", "Run", "UserError", "load_config", "load_run", "read_features", "train"]
 
 _HOMES = {
     "Config": "reid_ray.config",
@@ -25,6 +26,7 @@ _HOMES = {
     "UserError": "reid_ray.errors",
     "load_config": "reid_ray.config",
     "load_run": "reid_ray.run",
+    "read_features": "reid_ray.training.feature_folder",
     "train": "reid_ray.api",
 }
 

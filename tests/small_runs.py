@@ -90,15 +90,18 @@ def assert_bit_equal(first, second, where="state"):
         assert first == second, where
 
 
-def numbers_of(state):
-    """Name → float64 tensor of every weight and optimizer state."""
-    numbers = {}
-    for name, network in state["networks"].items():
-        numbers.update({f"{name}.{key}": value.double() for key, value in network.items()})
+def numbers_of(state, at_most=2000):
+    """Name → float64 numbers of every weight and optimizer state: of a large tensor some, evenly spaced, and its norm."""
+    tensors = {f"{name}.{key}": value for name, network in state["networks"].items() for key, value in network.items()}
     for name, optimizer in state["optimizers"].items():
         for key, slots in optimizer["state"].items():
-            numbers.update({f"{name}.adam.{key}.{slot}": value.double() for slot, value in slots.items()})
-    return numbers
+            tensors.update({f"{name}.adam.{key}.{slot}": value for slot, value in slots.items()})
+
+    def sample(tensor):
+        flat = tensor.double().flatten()
+        return torch.cat([flat[:: max(1, len(flat) // at_most)], flat.norm()[None]])
+
+    return {name: sample(tensor) for name, tensor in tensors.items()}
 
 
 def largest_relative_difference(expected, found):

@@ -42,7 +42,10 @@ TRUTH_SCORES = ("ari", "nmi", "pairwise_precision", "pairwise_recall", "pairwise
 )
 def label(
     features: Annotated[
-        Path, typer.Argument(metavar="FEATURES.npy", help="L2-normalised features [N, D], as 'extract' writes them.")
+        Path,
+        typer.Argument(
+            metavar="FEATURES", help="L2-normalised features [N, D], as 'extract' writes: .npy or a folder."
+        ),
     ],
     overrides: Annotated[
         list[str] | None,
@@ -54,7 +57,7 @@ def label(
     ] = None,
     table: Annotated[
         Path | None,
-        typer.Option(help="Parquet that describes the rows. Default: the one beside FEATURES.npy, where there is one."),
+        typer.Option(help="Parquet that describes the rows. Default: the one beside FEATURES.npy, or in the folder."),
     ] = None,
     sweep: Annotated[
         list[str] | None,
@@ -72,7 +75,7 @@ def label(
     ] = None,
 ) -> None:
     """Cluster features into pseudo-labels, and say how long it took and how good they look."""
-    from reid_ray.labels.features import check_features, open_features
+    from reid_ray.labels.features import check_features
     from reid_ray.labels.sweep import parse_grid
 
     config = _labels_config(overrides or [], neighbours)
@@ -82,14 +85,12 @@ def label(
         raise ConfigError("Where should the labels go? Give --out labels.parquet.")
     if out is not None:
         _check_out(out, (".parquet", ".csv") if settings else (".parquet",))
-    mapped = open_features(features)
-    rows = _read_rows(table, features, len(mapped))
-    camids, pids = (_column(rows, name, len(mapped)) for name in ("camid", "pid"))
+    values = _open_features(features)
+    rows = _read_rows(table, features, len(values))
+    camids, pids = (_column(rows, name, len(values)) for name in ("camid", "pid"))
     if camids is None and any(variant == "camera" for variant in (config.variant, *(s.variant for s in settings))):
         raise DataError(f"labels.variant=camera needs a column 'camid', and {features} has no table of rows with one.")
-    check_features(mapped)
-    # The file is read as it is needed, and copied only where it is not float32.
-    values: FloatArray = mapped if mapped.dtype == "float32" else mapped.astype("float32")
+    check_features(values)
     if settings:
         _sweep(values, settings, camids, pids, device, config.memory_mb, out)
     else:
@@ -226,12 +227,27 @@ def _check_out(out: Path, suffixes: tuple[str, ...]) -> None:
         raise DataError(f"{out} cannot be written; give another --out.")
 
 
+def _open_features(path: Path) -> FloatArray:
+    """Features that are read as they are needed; those of a file are copied only where they are not float32."""
+    from reid_ray.labels.features import open_features
+
+    if path.is_dir():
+        from reid_ray.training.feature_folder import read_features
+
+        return read_features(path).flat()
+    mapped = open_features(path)
+    return mapped if mapped.dtype == "float32" else mapped.astype("float32")
+
+
 def _read_rows(table: Path | None, features: Path, n_rows: int) -> pa.Table | None:
     """The table of rows: that of --table, or the one beside the features, or none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = table or features.with_suffix(".parquet")
+    from reid_ray.training.feature_folder import ROWS
+
+    beside = features / ROWS if features.is_dir() else features.with_suffix(".parquet")
+    path = table or beside
     if not path.is_file():
         if table is not None:
             raise DataError(f"--table {table} does not exist.")

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reid_ray.cli.progress import counting, make_console
+from reid_ray.cli.train import EXIT_INTERRUPTED
 from reid_ray.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -82,28 +83,64 @@ def evaluate(
         make_console().print(note, highlight=False)
 
 
-@app.command()
+@app.command(
+    epilog="Examples:  reid-ray extract runs/ice --out market.npy   |   "
+    "reid-ray extract runs/ice --out features/ --extractors 4 data.layout=packed data.root=FOLDER"
+)
 def extract(
     run: RunArgument,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Features file, .npy; its rows are described in .parquet.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE.npy|FOLDER",
+            help="A file, made in this process, its rows described in .parquet beside it; or a folder, made by Ray.",
+        ),
+    ],
     overrides: DataOverrides = None,
     split: Annotated[str, typer.Option(help="'train', 'query', 'gallery' or 'all'.")] = "all",
     model: Which = "last",
+    extractors: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="With a folder: processes that extract, each with a GPU where there are some. Default: 1."
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="With a folder: Ray cluster to use, 'auto' for the one of this machine. Default: start one."),
+    ] = None,
 ) -> None:
-    """Write the L2-normalised features of images, float32 [N, D], and beside them the table of their rows."""
+    """Write the L2-normalised features of images, float32 [N, D], with the table of their rows.
+
+    Into a folder, images and features of any number are streamed and need not fit in memory, and the same command goes
+    on where one before was stopped. 'reid-ray label' reads both.
+    """
+    streamed = out.is_dir() or not out.suffix
+    if not streamed and out.suffix != ".npy":
+        raise DataError(f"--out {out} should end in .npy, or be a folder, whose name has no suffix.")
+    if not streamed and (extractors, address) != (None, None):
+        raise ConfigError(f"--extractors and --address are for a folder of features, and {out} is a file.")
+    if not out.absolute().parent.is_dir():
+        raise DataError(f"The folder of {out} does not exist; create it, or give another --out.")
+    opened, dataset = _open(run, overrides)
+    table = dataset.table if split == "all" else dataset.table.split(split)
+    if not len(table):
+        raise DataError(f"{dataset.table.name} has no images in split '{split}'; use train, query, gallery or all.")
+    if streamed:
+        _extract_into_folder(opened, model, table, dataset, out, extractors or 1, address)
+    else:
+        opened.use_model(model)
+        _extract_into_file(opened, table, dataset, out)
+
+
+def _extract_into_file(run: Run, table: ImageTable, dataset: Dataset, out: Path) -> None:
     import numpy as np
 
     from reid_ray.training.rundir import parquet_bytes, write_atomically
 
-    opened, dataset = _open(run, overrides, model)
-    table = dataset.table if split == "all" else dataset.table.split(split)
-    if not len(table):
-        raise DataError(f"{dataset.table.name} has no images in split '{split}'; use train, query, gallery or all.")
-    if out.suffix != ".npy":
-        raise DataError(f"--out {out} should end in .npy; the rows are described beside it, in .parquet.")
-    if not out.parent.is_dir():
-        raise DataError(f"The folder of {out} does not exist; create it, or give another --out.")
-    features = embed_with_progress(opened, table, dataset, make_console(stderr=True))
+    features = embed_with_progress(run, table, dataset, make_console(stderr=True))
     temporary = out.with_name(f".{out.name}.tmp.npy")
     np.save(temporary, features)
     write_atomically(out.with_suffix(".parquet"), parquet_bytes(table.arrow))
@@ -111,6 +148,40 @@ def extract(
     make_console().print(
         f"{features.shape[0]} × {features.shape[1]} features: {out}, rows: {out.with_suffix('.parquet')}"
     )
+
+
+def _extract_into_folder(
+    run: Run, model: str, table: ImageTable, dataset: Dataset, out: Path, n_extractors: int, address: str | None
+) -> None:
+    from reid_ray.runtime.streaming import stream_features
+
+    console = make_console(stderr=True)
+    try:
+        with counting(console, f"Extracting {table.name}", len(table)) as bars:
+            done = stream_features(
+                run.config,
+                run.directory.model_file(model),
+                table,
+                dataset.images,
+                out,
+                n_extractors=n_extractors,
+                address=address,
+                on_images=lambda n: bars.advance(bars.task_ids[0], n),
+            )
+    except KeyboardInterrupt:
+        console.print("Interrupted. The same command goes on from the shards that are there.")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    before = f", {done.n_before} of them from before" if done.n_before else ""
+    console = make_console()
+    console.print(f"Features of {len(table)} images{before}: {out}", highlight=False, soft_wrap=True)
+    if done.n_images:
+        each = ", ".join(f"{rate:.0f}" for rate in done.rates)
+        console.print(
+            f"{done.n_images} images in {done.seconds:.1f} s, {done.n_images / done.seconds:.0f} images/s; images/s of "
+            f"each extractor while it computed: {each}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 @app.command()
@@ -141,8 +212,8 @@ def embed_with_progress(run: Run, table: ImageTable, dataset: Dataset, console: 
         return run.embed_table(table, dataset, on_batch=lambda n: bars.advance(bars.task_ids[0], n))
 
 
-def _open(path: Path, overrides: list[str] | None, model: str) -> tuple[Run, Dataset]:
-    """The run with its model, and the data to use it on."""
+def _open(path: Path, overrides: list[str] | None, model: str | None = None) -> tuple[Run, Dataset]:
+    """The run, with a model where one is named, and the data to use it on."""
     from reid_ray.config import load_config
     from reid_ray.data.readers import read_dataset
     from reid_ray.run import load_run
@@ -151,7 +222,8 @@ def _open(path: Path, overrides: list[str] | None, model: str) -> tuple[Run, Dat
         if not override.startswith("data."):
             raise ConfigError(f"'{override}' cannot be changed after training; only data.KEY=VALUE can.")
     run = load_run(path)
-    run.use_model(model)
+    if model is not None:
+        run.use_model(model)
     config = load_config(run.directory.config_file, overrides or [])
     return run, read_dataset(config.data)
 

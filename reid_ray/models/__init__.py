@@ -1,6 +1,12 @@
 """Networks: ResNet trunks with batch-norm groups, pooling, BN neck, the mean teacher, and their weights."""
 
-from reid_ray.models.batchnorm import GroupBatchNorm, prepare_bn_groups, synchronise_buffers
+from reid_ray.models.batchnorm import (
+    GroupBatchNorm,
+    local_buffers,
+    prepare_bn_groups,
+    set_local_buffers,
+    synchronise_buffers,
+)
 from reid_ray.models.branches import ABMT_BRANCHES, AsymmetricEmbedder, build_branches
 from reid_ray.models.embedder import Embedder, Embedding, build_embedder
 from reid_ray.models.inference import for_extraction
@@ -37,8 +43,10 @@ __all__ = [
     "is_model_file",
     "load_backbone_weights",
     "load_torchvision_weights",
+    "local_buffers",
     "make_teacher",
     "prepare_bn_groups",
+    "set_local_buffers",
     "synchronise_buffers",
     "to_numpy",
     "update_teacher",

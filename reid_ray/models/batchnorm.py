@@ -187,6 +187,20 @@ def synchronise_buffers(model: nn.Module) -> None:
         _unpack(packed / n_ranks, by_setting["mean"])
 
 
+def local_buffers(model: nn.Module) -> Tensor:
+    """This rank's own running statistics, copied to one vector; empty for a model without `GroupBatchNorm`."""
+    running = [tensor for layer in _layers(model) for tensor in layer._running()]
+    return _pack(running).cpu() if running else torch.empty(0)
+
+
+@torch.no_grad()
+def set_local_buffers(model: nn.Module, buffers: Tensor) -> None:
+    """Put back what `local_buffers` gave."""
+    running = [tensor for layer in _layers(model) for tensor in layer._running()]
+    if running:
+        _unpack(buffers, running)
+
+
 @dataclass(frozen=True)
 class _RankSpan:
     """The consecutive ranks whose local batches make one BN group, this rank among them."""

@@ -34,7 +34,8 @@ from reid_ray.data.images import ImageReader
 from reid_ray.data.table import ImageTable
 from reid_ray.data.views import normalize, resize
 from reid_ray.errors import ConfigError, UserError, WeightsError
-from reid_ray.models import build_embedder, for_extraction
+from reid_ray.methods import empty_network
+from reid_ray.models import for_extraction
 from reid_ray.runtime.cluster import joined
 from reid_ray.runtime.shared import check_shared
 from reid_ray.training.devices import choose_device, memory_errors, parameter_dtype, prepare_process
@@ -228,7 +229,7 @@ class ShardEmbedder:
 def load_extractor(config: Config, model_file: Path) -> nn.Module:
     """A run's exported teacher, as extraction wants it, on this process's device."""
     training = config.training
-    model = build_embedder(config.model.model_copy(update={"weights": None}), bf16=training.precision == "bf16")
+    model = empty_network(config)
     try:
         model.load_state_dict(torch.load(model_file, map_location="cpu", weights_only=True)["model"])
     except (OSError, RuntimeError, LookupError, UnpicklingError) as error:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import warnings
 import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from reid_ray.errors import RunError
 from reid_ray.training.storage import replacing
@@ -49,6 +51,8 @@ class Checkpoint:
     """A resumable state. `networks` and `optimizers` are state dicts by name.
 
     Attributes:
+        local_buffers: each worker's own running BN statistics by network, which `networks` holds merged; for a run that
+            goes on with as many workers.
         ahead: state dict of the teacher that gives the next epoch's labels; None unless labels are stale.
         evaluated: state dict of the teacher that is being evaluated while training goes on; None where none is.
     """
@@ -56,6 +60,7 @@ class Checkpoint:
     position: Position
     networks: dict[str, Any]
     optimizers: dict[str, Any]
+    local_buffers: Sequence[Mapping[str, Tensor]] = ()
     labels: PseudoLabels | None = None
     ahead: dict[str, Any] | None = None
     evaluated: dict[str, Any] | None = None
@@ -67,6 +72,7 @@ class Checkpoint:
             "networks": self.networks,
             "optimizers": self.optimizers,
             "labels": _pack_labels(self.labels),
+            "local_buffers": list(self.local_buffers),
             "ahead": self.ahead,
             "evaluated": self.evaluated,
         }
@@ -84,6 +90,7 @@ class Checkpoint:
             networks=state["networks"],
             optimizers=state["optimizers"],
             labels=_unpack_labels(state["labels"]),
+            local_buffers=state["local_buffers"],
             ahead=state["ahead"],
             evaluated=state["evaluated"],
         )

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import OrderedDict
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,9 +39,6 @@ SHARD_MB = 64
 
 MIN_SHARDS = 32
 """Shards that a table is cut into where it has batches enough, so that several extractors share a small one evenly."""
-
-CACHE_MB = 512
-"""Features that a reader keeps, so that passes over blocks of rows do not read each shard again for each block."""
 
 _DIGEST_ROWS = 1 << 16
 
@@ -78,6 +76,11 @@ class Manifest:
             raise RunError(f"Cannot read the model {model_file}: {error.strerror or error}.") from error
         shard_rows = batch_size * batches_per_shard(len(table), size, batch_size)
         return cls(model, table_digest(table), len(table), size, config.training.precision, batch_size, shard_rows)
+
+    @property
+    def image_bytes(self) -> int:
+        """Of one decoded and resized image."""
+        return 3 * self.size[0] * self.size[1]
 
     @property
     def shards(self) -> list[range]:
@@ -193,12 +196,10 @@ class FeatureFolder:
 class FolderFeatures:
     """Features of a finished folder, float32 [N, D], read by rows; a `types.FeatureRows`.
 
-    At most `cache_mb` of them are held at a time.
+    Made for passes from the first row to the last: one shard is held at a time.
     """
 
-    dtype = np.dtype(np.float32)
-
-    def __init__(self, path: str | Path, *, cache_mb: int = CACHE_MB) -> None:
+    def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         manifest = read_manifest(self.path)
         folder = FeatureFolder(self.path, manifest)
@@ -208,55 +209,71 @@ class FolderFeatures:
                 f"{path} lacks {len(missing)} of {len(manifest.shards)} shards; the 'reid-ray extract' command that "
                 f"began it goes on with it."
             )
-        self._files = [folder.shard_file(rows) for rows in manifest.shards]
-        self._n_rows, self._shard_rows = manifest.n_rows, manifest.shard_rows
-        self._dim = int(self._parquet(0).schema_arrow.field("feature").type.list_size)
-        self._kept: OrderedDict[int, FloatArray] = OrderedDict()
-        self._room = max(1, cache_mb * 2**20 // (4 * self._dim * self._shard_rows))
+        self._shards = manifest.shards
+        self._files = [folder.shard_file(rows) for rows in self._shards]
+        with _whole(self._files[0]):
+            self._dim = int(pq.read_schema(self._files[0]).field("feature").type.list_size)
+        self._last: tuple[int, FloatArray] | None = None
 
     def __len__(self) -> int:
-        return self._n_rows
+        return self._shards[-1].stop
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self._n_rows, self._dim
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all features."""
-        return 4 * self._n_rows * self._dim
+        return len(self), self._dim
 
     def __getitem__(self, rows: slice, /) -> FloatArray:
-        start, stop, step = rows.indices(self._n_rows)
+        start, stop, step = rows.indices(len(self))
         if step != 1:
             raise IndexError("features in a folder are read by contiguous rows")
         if start >= stop:
             return np.empty((0, self._dim), dtype=np.float32)
-        first, last = start // self._shard_rows, (stop - 1) // self._shard_rows
-        origin = first * self._shard_rows
-        parts = [self._shard(number) for number in range(first, last + 1)]
-        found = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return found[start - origin : stop - origin]
+        size = len(self._shards[0])
+        parts = [
+            self._shard(number)[max(0, start - number * size) : stop - number * size]
+            for number in range(start // size, (stop - 1) // size + 1)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def flat(self) -> FloatArray:
+        """All features as one array that is mapped into memory, for those who read rows many times, in any order.
+
+        It lies in a file without a name beside the shards, as large as all of them, which goes with the array.
+
+        Raises:
+            DataError: there is no room for the file, or the folder is read-only.
+        """
+        try:
+            with tempfile.TemporaryFile(dir=self.path, prefix=".", suffix=".tmp") as file:
+                for number in range(len(self._shards)):
+                    self._shard(number).tofile(file)
+                file.flush()
+                return np.memmap(file, dtype=np.float32, mode="r", shape=self.shape)
+        except OSError as error:
+            megabytes = 4 * len(self) * self._dim / 2**20
+            raise DataError(
+                f"Cannot lay out {megabytes:,.0f} MB of features in {self.path} ({error.strerror or error}); make "
+                f"room, or copy the folder to where there is some."
+            ) from error
 
     def _shard(self, number: int) -> FloatArray:
-        found = self._kept.pop(number, None)
-        if found is None:
-            while len(self._kept) >= self._room:
-                self._kept.popitem(last=False)
-            column = self._parquet(number).read(columns=["feature"])["feature"].combine_chunks()
-            found = column.flatten().to_numpy().reshape(-1, self._dim)
-        self._kept[number] = found
-        return found
+        if self._last is None or self._last[0] != number:
+            with _whole(self._files[number]):
+                column = pq.ParquetFile(self._files[number]).read(columns=["feature"])["feature"].combine_chunks()
+            self._last = number, column.flatten().to_numpy().reshape(-1, self._dim)
+        return self._last[1]
 
-    def _parquet(self, number: int) -> Any:
-        file = self._files[number]
-        try:
-            return pq.ParquetFile(file)
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(
-                f"Cannot read {file} ({first_line(error)}); remove it, and the 'reid-ray extract' command that made "
-                f"the folder makes it again."
-            ) from error
+
+@contextmanager
+def _whole(shard: Path) -> Iterator[None]:
+    """Turn a failure to read a shard in the block into a `DataError` that says what to do."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"Cannot read {shard} ({first_line(error)}); remove it, and the 'reid-ray extract' command that made the "
+            f"folder makes it again."
+        ) from error
 
 
 def read_features(folder: str | Path) -> FolderFeatures:

@@ -24,7 +24,13 @@ from reid_ray.data.loader import ImageBank, ViewLoader
 from reid_ray.data.samplers import plan_epoch, worker_columns
 from reid_ray.errors import DataError, DegenerateLabelsError, LoaderError
 from reid_ray.methods import Batch, Method, build_method, without_weights
-from reid_ray.models import prepare_bn_groups, synchronise_buffers, update_teacher
+from reid_ray.models import (
+    local_buffers,
+    prepare_bn_groups,
+    set_local_buffers,
+    synchronise_buffers,
+    update_teacher,
+)
 from reid_ray.training.checkpoint import Checkpoint, Position, latest_checkpoint, save_atomically
 from reid_ray.training.devices import memory_errors, parameter_dtype
 from reid_ray.training.divergence import check_finite
@@ -350,12 +356,16 @@ class Trainer:
         first_answers(self.world, lambda: save_atomically(state, self._directory.model_file(which)))
 
     def _save(self) -> None:
-        for network in self.method.networks.values():
+        """Write a checkpoint, and leave all as it is: when one is written must not change what follows."""
+        networks = self.method.networks
+        own = {name: local_buffers(network) for name, network in networks.items()}
+        for network in networks.values():
             synchronise_buffers(network)
         self._position.metrics = self._log.position
         checkpoint = Checkpoint(
             position=replace(self._position),
-            networks={name: network.state_dict() for name, network in self.method.networks.items()},
+            networks={name: network.state_dict() for name, network in networks.items()},
+            local_buffers=self.world.gather_objects(own),
             optimizers={name: optimizer.state_dict() for name, optimizer in self._optimizers.items()},
             labels=self._labels,
             ahead=self._ahead.state_dict() if self._ahead else None,
@@ -363,6 +373,8 @@ class Trainer:
         )
         folder, keep = self._directory.checkpoints, self.config.training.keep_checkpoints
         first_answers(self.world, lambda: checkpoint.save(folder, keep))
+        for name, network in networks.items():
+            set_local_buffers(network, own[name])
 
     def _log_event(self, event: str, **fields: Any) -> None:
         """Log an event; like every file of the run it is written by rank 0, and all ranks learn if that fails."""
@@ -378,6 +390,8 @@ class Trainer:
             self._take(checkpoint.labels)
         for name, network in self.method.networks.items():
             network.load_state_dict(checkpoint.networks[name])
+            if len(checkpoint.local_buffers) == self.world.size:
+                set_local_buffers(network, checkpoint.local_buffers[self.world.rank][name])
         for name, optimizer in self._optimizers.items():
             optimizer.load_state_dict(checkpoint.optimizers[name])
         self._position = checkpoint.position

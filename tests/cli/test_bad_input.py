@@ -190,6 +190,24 @@ def test_unknown_model_and_split(command, finished_run, tmp_path):
     assert not list(tmp_path.glob("*f.npy*"))
 
 
+def test_places_where_features_cannot_go(command, finished_run, crops, tmp_path):
+    def extract(out, *options):
+        return command("extract", finished_run.path, "--out", out, *options)
+
+    assert_refused(extract(tmp_path / "features.txt"), "should end in .npy", "folder")
+    assert_refused(extract(tmp_path / "f.npy", "--extractors", 2), "--extractors", "f.npy is a file")
+    assert_refused(extract(tmp_path / "none" / "features"), "does not exist")
+    assert_refused(extract(crops), "is not a folder of features")
+    assert_refused(extract(tmp_path / "features", "--model", "worst"), "model-worst.pt")
+    assert sorted(tmp_path.iterdir()) == [crops]
+
+
+def test_folders_that_hold_no_features_to_label(command, crops, tmp_path):
+    out = tmp_path / "labels.parquet"
+    assert_refused(command("label", crops, "--out", out), "is no folder of features", "reid-ray extract")
+    assert not out.exists()
+
+
 def test_usage_errors_are_exit_code_2_too(command):
     assert command("train")[0] == 2
     assert command("nonsense")[0] == 2

@@ -14,6 +14,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import torch.distributed as dist
 from small_runs import METHOD_RUNS, largest_relative_difference, newest_state, numbers_of, tiny_config
 
@@ -55,6 +56,11 @@ def trained(tmp_path_factory):
 def trained_numbers(size, folder):
     common = ("training.precision=float64", f"training.iterations={ITERATIONS}", f"runtime.n_workers={size}")
     configs = {name: tiny_config(folder, f"name={name}", *common, *options) for name, options in RUNS.items()}
+    return train_together(configs, size, folder)
+
+
+def train_together(configs, size, folder):
+    """Train on as many processes, one configuration after the other; what each ends with, by name."""
     recipes = []
     for config in configs.values():
         recipes.append(folder / f"{config.name}.yaml")
@@ -72,7 +78,7 @@ def trained_numbers(size, folder):
     numbers = {}
     for name, config in configs.items():
         state = newest_state(RunDirectory.of(config))
-        assert (state["position"]["epoch"], state["position"]["global_step"]) == (2, 2 * ITERATIONS)
+        assert (state["position"]["epoch"], state["position"]["step"]) == (2, 0)
         numbers[name] = numbers_of(state)
     shutil.rmtree(folder)  # gigabytes
     return numbers
@@ -87,6 +93,19 @@ def test_every_method_is_tried():
 @pytest.mark.parametrize("run", RUNS)
 def test_workers_end_with_the_weights_of_one(trained, run, size):
     assert largest_relative_difference(trained(1)[run], trained(size)[run]) < 1e-6
+
+
+@pytest.mark.slow
+def test_when_checkpoints_are_written_changes_nothing(tmp_path):
+    """In float32 and to the last bit, though a checkpoint merges the running statistics of the workers."""
+    common = ("training.iterations=4", "runtime.n_workers=2", "model.bn_group=4", "model.bn_buffers=mean")
+    configs = {
+        name: tiny_config(tmp_path, f"name={name}", f"training.checkpoint_every={every}", *common)
+        for name, every in (("often", 1), ("seldom", 100))
+    }
+    often, seldom = train_together(configs, 2, tmp_path).values()
+    assert often.keys() == seldom.keys()
+    assert all(torch.equal(often[name], seldom[name]) for name in often)
 
 
 if __name__ == "__main__":
