@@ -91,7 +91,7 @@ def assert_bit_equal(first, second, where="state"):
 
 
 def numbers_of(state, at_most=2000):
-    """Name → float64 numbers of every weight and optimizer state: of a large tensor some, evenly spaced, and its norm."""
+    """Name → float64 numbers of every weight and optimizer state: of a large tensor some, and its norm."""
     tensors = {f"{name}.{key}": value for name, network in state["networks"].items() for key, value in network.items()}
     for name, optimizer in state["optimizers"].items():
         for key, slots in optimizer["state"].items():
