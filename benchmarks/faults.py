@@ -418,14 +418,14 @@ class Trial:
     """Runs with faults and without, on one cluster; what was left alone is trained once for each way of computing."""
 
     def __init__(self, bench: Bench) -> None:
-        self._bench = bench
+        self.bench = bench
         self._whole: dict[tuple[str, ...], tuple[dict[str, Any], float]] = {}
 
     def undisturbed(self, settings: tuple[str, ...] = ()) -> tuple[dict[str, Any], float]:
         """What the run ends with, and its seconds."""
         key = tuple(setting for setting in settings if not setting.startswith("runtime."))
         if key not in self._whole:
-            job = Job(self._bench, self._bench.config("whole", *key))
+            job = Job(self.bench, self.bench.config("whole", *key))
             try:
                 code, output = job.finish()
                 assert code == 0, output
@@ -437,11 +437,11 @@ class Trial:
     def do(self, name: str) -> Outcome:
         fault = FAULTS[name]
         expected, seconds = self.undisturbed(fault.settings)
-        job = Job(self._bench, self._bench.config(f"run-{name}", *fault.settings))
+        job = Job(self.bench, self.bench.config(f"run-{name}", *fault.settings))
         try:
             happened = fault.do(job)
             more = time.time() - job.started - seconds
-            wait_until_gone(self._bench)
+            wait_until_gone(self.bench)
             return Outcome(fault.what, happened, lost(job, expected, fault.exact) or "nothing", more)
         finally:
             job.end()

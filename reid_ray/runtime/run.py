@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from uuid import uuid4
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -52,7 +53,8 @@ def train_on_ray(config: Config, dataset: Dataset, listener: Callable[[Event], N
 def _fit(config: Config, resources: Plan, assignment: Assignment) -> Failure | None:
     """Ray Train from start to end. Our own checkpoints carry the state, so Ray's storage holds nothing that lasts."""
     runtime, share = config.runtime, resources.trainers
-    storage = RunDirectory.of(config).path / ".ray"  # there, because it has to be where every node sees it
+    # In the run directory, because every node has to see it; of a name that a janitor of a driver before does not know.
+    storage = RunDirectory.of(config).path / f".ray-{uuid4().hex[:8]}"
     with short_lived(storage.parent, storage), restored_signal(signal.SIGINT):
         trainer = TorchTrainer(
             train_worker,

@@ -1,12 +1,15 @@
 """A cluster of several nodes on this machine, and runs that lose what they stand on. benchmarks/faults.py does more."""
 
+import json
 import tempfile
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
-from faults import FAULTS, Bench, Trial
+from faults import FAULTS, Bench, Job, Trial, wait_until_gone
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -18,12 +21,31 @@ def trial():
             yield Trial(bench)
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["node", "driver"])
 def test_nothing_is_lost_and_nothing_is_left_behind(trial, name):
     """The weights are those of the undisturbed run; the trial also looks for actors, placement groups and files."""
     outcome = trial.do(name)
     assert outcome.lost == "nothing", outcome
+
+
+def test_a_run_s_numbers_are_at_ray_s_prometheus_endpoints(trial):
+    bench = trial.bench
+    job = Job(bench, bench.config("watched", "training.iterations=1000", "training.epochs=1"))
+    wanted = {"ray_reid_loss{", "ray_reid_clusters{", "ray_reid_refresh_wait_seconds{", "ray_reid_label_staleness{"}
+    try:
+        job.wait_for("step", 2)
+        (service,) = json.loads((bench.folder / "ray" / "prom_metrics_service_discovery.json").read_text())
+        until = time.monotonic() + 60
+        while wanted and time.monotonic() < until:
+            for target in service["targets"]:
+                with urllib.request.urlopen(f"http://{target}/metrics", timeout=10) as answer:
+                    lines = [line for line in answer.read().decode().splitlines() if 'run="watched"' in line]
+                wanted -= {name for name in wanted if any(line.startswith(name) for line in lines)}
+            time.sleep(1)
+    finally:
+        job.end()
+        wait_until_gone(bench)
+    assert not wanted
 
 
 def test_the_table_has_twelve_faults_and_more():
