@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,6 +39,10 @@ def evaluate(
     run: RunArgument,
     overrides: DataOverrides = None,
     model: Which = "last",
+    on: Annotated[
+        list[str] | None,
+        typer.Option("--on", help="Another dataset, as 'data.layout=market1501 data.root=FOLDER'; may be repeated."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
     rerank: Annotated[bool, typer.Option("--rerank", help="Add the metrics after k-reciprocal re-ranking.")] = False,
     k1: Annotated[int, typer.Option(min=1, help="Re-ranking: neighbours of the k-reciprocal sets.")] = 20,
@@ -46,41 +51,62 @@ def evaluate(
         float, typer.Option("--lambda", min=0, max=1, help="Re-ranking: weight of the original distance.")
     ] = 0.3,
 ) -> None:
-    """mAP, CMC and mINP of a run's model on query and gallery, by the standard protocol."""
-    from reid_ray.evaluation.protocols import camera_note, evaluable, evaluate_distances, evaluate_table
+    """mAP, CMC and mINP of a run's model on query and gallery, by the standard protocol.
 
-    opened, dataset = _open(run, overrides, model)
+    With --on, on several datasets, one after another and in one table: how far the model generalises.
+    """
+    from reid_ray.evaluation.protocols import camera_note
+
+    measured: dict[str, dict[str, Any]] = {}
+    notes: list[str | None] = []
+    ranking = {"k1": k1, "k2": k2, "lambda_value": lambda_value} if rerank else None
+    for target in [None, *(on or [])] if overrides or not on else on:
+        opened, dataset = _open(run, overrides if target is None else shlex.split(target), model)
+        measured[target or dataset.table.name] = _measure(opened, dataset, ranking)
+        notes.append(camera_note(dataset.table))
+    if as_json:
+        (only, *others) = measured.values()
+        typer.echo(json.dumps(measured if others else only))
+        return
+    caption = f"re-ranked: k-reciprocal encoding, k1={k1}, k2={k2}, λ={lambda_value:g}" if rerank else None
+    names = ", ".join(measured) if len(measured) == 1 else f"{len(measured)} datasets"
+    columns = [name for name in next(iter(measured.values())) if name != "reranked"]
+    table = Table(
+        "by" if len(measured) == 1 else "on", title=f"{opened.config.name} ({model} model) on {names}", caption=caption
+    )
+    for name in columns:
+        table.add_column(name, justify="right")
+    for dataset_name, metrics in measured.items():
+        rows = {"cosine": metrics} | ({"re-ranked": metrics["reranked"]} if rerank else {})
+        for by, values in rows.items():
+            title = by if len(measured) == 1 else f"{dataset_name}, {by}" if rerank else dataset_name
+            table.add_row(title, *(_shown(name, values[name]) for name in columns))
+    make_console().print(table)
+    for note in filter(None, notes):
+        make_console().print(note, highlight=False)
+
+
+def _measure(run: Run, dataset: Dataset, rerank: dict[str, Any] | None) -> dict[str, Any]:
+    """Metrics on a dataset, and under `reranked` those after re-ranking with these settings."""
+    from reid_ray.evaluation.protocols import evaluable, evaluate_distances, evaluate_table
+
     reason = evaluable(dataset.table)
     if reason is not None:
         raise DataError(reason)
     console = make_console(stderr=True)
-    features = [embed_with_progress(opened, split, dataset, console) for split in (dataset.query, dataset.gallery)]
-    ap = opened.config.evaluation.ap
-    plain = evaluate_table(features[0], features[1], dataset.table, ap=ap).as_dict()
-    printed: dict[str, Any] = dict(plain)
-    rows, caption = {"cosine": plain}, None
-    if rerank:
-        from reid_ray.labels.rerank import reranked_distances
-        from reid_ray.training.devices import choose_device
+    features = [embed_with_progress(run, split, dataset, console) for split in (dataset.query, dataset.gallery)]
+    ap = run.config.evaluation.ap
+    metrics: dict[str, Any] = evaluate_table(features[0], features[1], dataset.table, ap=ap).as_dict()
+    if rerank is None:
+        return metrics
+    from reid_ray.labels.rerank import reranked_distances
+    from reid_ray.training.devices import choose_device
 
-        device = choose_device(opened.config.runtime)
-        with console.status("Re-ranking"):
-            blocks = reranked_distances(*features, k1=k1, k2=k2, lambda_value=lambda_value, device=device)
-            rows["re-ranked"] = evaluate_distances(blocks, dataset.table, ap=ap).as_dict()
-        printed["reranked"] = {"k1": k1, "k2": k2, "lambda": lambda_value, **rows["re-ranked"]}
-        caption = f"re-ranked: k-reciprocal encoding, k1={k1}, k2={k2}, λ={lambda_value:g}"
-    if as_json:
-        typer.echo(json.dumps(printed))
-        return
-    table = Table("by", title=f"{opened.config.name} ({model} model) on {dataset.table.name}", caption=caption)
-    for name in plain:
-        table.add_column(name, justify="right")
-    for by, values in rows.items():
-        table.add_row(by, *(_shown(name, value) for name, value in values.items()))
-    make_console().print(table)
-    note = camera_note(dataset.table)
-    if note:
-        make_console().print(note, highlight=False)
+    with console.status("Re-ranking"):
+        blocks = reranked_distances(*features, **rerank, device=choose_device(run.config.runtime))
+        found = evaluate_distances(blocks, dataset.table, ap=ap).as_dict()
+    settings = {"k1": rerank["k1"], "k2": rerank["k2"], "lambda": rerank["lambda_value"]}
+    return {**metrics, "reranked": {**settings, **found}}
 
 
 @app.command(

@@ -48,6 +48,17 @@ def test_evaluate_with_reranking_prints_both(run):
     assert "re-ranked" not in command("evaluate", run.path).stdout
 
 
+def test_evaluate_on_several_datasets_in_one_table(run):
+    """Each number is that of the dataset alone."""
+    worlds = [f"data.synthetic.seed={seed} data.synthetic.n_test_ids=3" for seed in (5, 6)]
+    alone = [json.loads(command("evaluate", run.path, *world.split(), "--json").stdout) for world in worlds]
+    printed = json.loads(command("evaluate", run.path, "--on", worlds[0], "--on", worlds[1], "--json").stdout)
+    assert list(printed.values()) == alone
+    shown = command("evaluate", run.path, "data.synthetic.seed=7", "--on", worlds[0], "--rerank", "--k1", 4).stdout
+    assert shown.count("cosine") == shown.count("re-ranked:") + 1 == 2
+    assert f"{alone[0]['mAP']:.1%}" in shown
+
+
 def test_evaluate_without_cameras_says_what_that_means(run):
     assert "same-camera matches are not removed" in " ".join(
         command("evaluate", run.path, "data.use_cameras=false").stdout.split()

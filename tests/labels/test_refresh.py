@@ -10,6 +10,7 @@ import pytest
 
 from reid_ray.config import LabelsConfig
 from reid_ray.labels import dbscan, jaccard_graph, labels_from_truth, refresh
+from reid_ray.labels.refresh import cluster_rows
 from reid_ray.types import Features, FloatArray, IntArray, PseudoLabels
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -158,3 +159,28 @@ def test_digest_is_of_everything_that_training_reads() -> None:
         others += [replace(found, **{name: changed}), replace(found, **{name: getattr(found, name)[:-1]})]
     digests = {other.digest() for other in [found, *others]}
     assert len(digests) == len(others) + 1
+
+
+def test_reliable_members_only_and_the_threshold_of_the_first_refresh():
+    """Against three separate clusterings; later refreshes keep the first one's threshold."""
+    from reid_ray.labels.reliability import reliable_labels
+
+    rng = np.random.default_rng(4)
+    rows = rng.normal(size=(14, 8))[rng.integers(0, 14, 160)] + 0.35 * rng.normal(size=(160, 8))
+    values = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    camids = np.zeros(160, dtype=np.int64)
+    config = LabelsConfig(k1=10, k2=3, eps=0.5, min_samples=3, reliability=0.08)
+
+    def clusters(eps):
+        return cluster_rows(values, config.model_copy(update={"eps": eps, "reliability": None}), camids).labels
+
+    by_hand = [clusters(eps) for eps in (0.42, 0.5, 0.58)]
+    expected = reliable_labels(*by_hand)
+    first = refresh(Features(values, 0), config, camids, version=0)
+    assert (first.labels == expected.labels).all()
+    assert first.threshold == expected.threshold
+    assert (first.labels != by_hand[1]).any()
+    strict = replace(first, threshold=0.99)
+    later = refresh(Features(values, 1), config, camids, version=1, previous=strict)
+    assert (later.labels == reliable_labels(*by_hand, threshold=0.99).labels).all()
+    assert later.threshold == 0.99

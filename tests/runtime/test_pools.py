@@ -4,11 +4,14 @@ from dataclasses import replace
 from itertools import zip_longest
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import ray
 import torch
+from small_runs import METHOD_RUNS
 
 from reid_ray.data.readers import read_dataset
+from reid_ray.methods import METHODS
 from reid_ray.models import build_embedder, to_numpy
 from reid_ray.runtime import pools
 from reid_ray.runtime.pools import Extractor, Labeller, Pool, PoolServices
@@ -89,6 +92,36 @@ def test_the_pool_answers_as_the_inline_services_do(config, dataset, pool, teach
         assert found.statistics["label_seconds"] > 0
         expected, found = evaluate(inline, teacher, version), evaluate(services, teacher, version)
         assert {**found, "evaluate_seconds": 0} == {**expected, "evaluate_seconds": 0}
+
+
+def test_features_that_the_method_keeps_are_labelled_alike(config, dataset, pool, teacher):
+    bank = make_bank(dataset.train, dataset, config)
+    inline = InlineServices(config, dataset, World(), torch.device("cpu"), train_bank=bank)
+    features = np.random.default_rng(0).normal(size=(len(bank), 8)).astype(np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    previous = inline.label(features, 0)
+    found = PoolServices(config, dataset, World(), pool).label(features, 1, previous)
+    expected = inline.label(features, 1, previous)
+    assert found.digest() == expected.digest()
+    assert found.statistics["stability"] == 1
+
+
+@pytest.mark.parametrize("method", ["abmt", "mmt", "spcl"])
+def test_methods_ask_of_the_pool_what_they_ask_of_one_process(tiny, method):
+    """Their own networks, the source beside the target, and features where they are wanted."""
+    source = ("source={layout: synthetic, synthetic: {seed: 3, n_train_ids: 4}}", "labels.source_weight=0.1")
+    config = tiny(*METHOD_RUNS[method], *source, "training.precision=float32", "evaluation.batch_size=16")
+    dataset = read_dataset(config.data)
+    RunDirectory.of(config).create(config, dataset.table)
+    torch.manual_seed(0)
+    teacher = METHODS[method].network(config)
+    pool = Pool((Handle(Extractor(config, dataset.images)),), (Handle(Labeller(config)),))
+    bank = make_bank(dataset.train, dataset, config)
+    inline = InlineServices(config, dataset, World(), torch.device("cpu"), train_bank=bank)
+    expected, found = inline.refresh(teacher, 0), PoolServices(config, dataset, World(), pool).refresh(teacher, 0)
+    assert found.digest() == expected.digest()
+    assert (found.features is not None) == (method == "spcl")
+    assert found.statistics["source_seconds"] > 0
 
 
 def test_tasks_are_dealt_round_the_extractors_in_order(config, dataset, pool, teacher):

@@ -25,6 +25,12 @@ def test_the_rate_warms_up_by_epoch_and_stays():
     assert learning_rate(TrainingConfig(lr=1.0, warmup_epochs=0), 0) == 1.0
 
 
+def test_the_rate_falls_at_each_step():
+    training = TrainingConfig(lr=1.0, warmup_epochs=2, warmup_factor=0.5, lr_steps=(1, 4), lr_gamma=0.1)
+    rates = [learning_rate(training, epoch) for epoch in range(6)]
+    assert rates == pytest.approx([0.5, 0.075, 0.1, 0.1, 0.01, 0.01])
+
+
 def test_a_run_leaves_what_the_design_promises(tiny):
     run = train(tiny("evaluation.every=1", "evaluation.at_start=true"))
     assert {path.name for path in run.path.iterdir()} >= {"config.yaml", "metrics.jsonl", "labels", "checkpoints"}

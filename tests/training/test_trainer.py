@@ -427,3 +427,34 @@ def test_checkpoints_that_are_all_damaged_end_all_workers(trainer):
     with pytest.warns(UserWarning, match="damaged"):
         answers = run_together(made)
     assert [type(answer) for answer in answers] == [RunError, RunError]
+
+
+class Growing(OneLayer):
+    """A classifier beside the layer, made anew with each labels."""
+
+    def begin_epoch(self, labels):
+        super().begin_epoch(labels)
+        self.head = nn.Linear(4, 4, bias=False).double()
+
+    def parameters(self):
+        heads = list(self.head.parameters()) if hasattr(self, "head") else []
+        return {"student": [*self.student.parameters(), *heads]}
+
+    @property
+    def averages(self):
+        return []
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_moments_stay_with_the_parameters_that_stay(trainer, monkeypatch, reset):
+    monkeypatch.setattr(loop, "build_method", Growing)
+    made = trainer(f"training.reset_optimizer={reset}", "training.epochs=1")
+    made.run()
+    kept, before = made.method.student.weight, made.method.head.weight
+    assert made._optimizers["student"].state[kept]["step"] == 4
+    made._take(made._labels)
+    optimizer = made._optimizers["student"]
+    assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(p) for p in made.method.parameters()["student"]]
+    assert (kept in optimizer.state) == (not reset)
+    assert before not in optimizer.state
+    assert made.method.head.weight not in optimizer.state
