@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reid_ray.config import Config, TrainingConfig
+from reid_ray.config import Config
 from reid_ray.data.images import Dataset
 from reid_ray.data.loader import ImageBank, ViewLoader
 from reid_ray.data.samplers import plan_epoch, worker_columns
@@ -36,6 +36,7 @@ from reid_ray.training.devices import memory_errors, parameter_dtype
 from reid_ray.training.divergence import check_finite
 from reid_ray.training.interrupt import Request, deferred_interrupt
 from reid_ray.training.metrics import Event, MetricsLog
+from reid_ray.training.optimizers import learning_rate, make_optimizers, set_rate
 from reid_ray.training.others import OtherBatch, OtherImages
 from reid_ray.training.rundir import RunDirectory
 from reid_ray.training.services import Services, first_answers
@@ -46,15 +47,6 @@ T = TypeVar("T")
 
 MIN_CLUSTERS = 2
 """Fewer give no negatives, and nothing to learn."""
-
-
-def learning_rate(training: TrainingConfig, epoch: int) -> float:
-    """The rate of an epoch: linear warm-up from `warmup_factor`·lr, by epoch, then constant; less after each step."""
-    rate = training.lr * training.lr_gamma ** sum(epoch >= step for step in training.lr_steps)
-    if epoch >= training.warmup_epochs:
-        return rate
-    share = epoch / training.warmup_epochs
-    return rate * (training.warmup_factor * (1 - share) + share)
 
 
 def build_networks(config: Config, world: World) -> Method:
@@ -106,7 +98,7 @@ class Trainer:
         for network in self.method.networks.values():
             prepare_bn_groups(network, config.model.bn_group, batch_size // world.size)
         self._optimizers: dict[str, torch.optim.Adam] = {}
-        self._make_optimizers()
+        self._optimizers = make_optimizers(self.method.parameters(), self.config.training, self._optimizers)
         self._services = services
         self._table = dataset.train
         self._camids = self._table.camids
@@ -183,16 +175,7 @@ class Trainer:
         """Go on with new labels."""
         self.method.begin_epoch(labels)
         self._labels = replace(labels, features=None)
-        self._make_optimizers()
-
-    def _make_optimizers(self) -> None:
-        """Adam for what the method trains now. Parameters that stay keep their moments, unless they are to be reset."""
-        training, old = self.config.training, self._optimizers
-        for name, parameters in self.method.parameters().items():
-            new = torch.optim.Adam(parameters, lr=training.lr, weight_decay=training.weight_decay, fused=True)
-            if name in old and not training.reset_optimizer:
-                new.state.update({p: old[name].state[p] for p in parameters if p in old[name].state})
-            self._optimizers[name] = new
+        self._optimizers = make_optimizers(self.method.parameters(), self.config.training, self._optimizers)
 
     def _look_ahead(self) -> None:
         """With stale labels, have those of the next epoch made by the teacher as it is now, while this epoch trains."""
@@ -228,9 +211,7 @@ class Trainer:
         labels, epoch, training = self._labels, self._position.epoch, self.config.training
         assert labels is not None
         rate = learning_rate(training, epoch)
-        for optimizer in self._optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+        set_rate(self._optimizers.values(), rate)
         plan = plan_epoch(
             labels.labels,
             self._camids,

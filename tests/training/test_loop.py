@@ -8,7 +8,7 @@ from reid_ray.api import train
 from reid_ray.config import TrainingConfig
 from reid_ray.errors import DegenerateLabelsError, RunError
 from reid_ray.run import load_run
-from reid_ray.training.loop import learning_rate
+from reid_ray.training.optimizers import learning_rate
 from reid_ray.training.rundir import RunDirectory
 
 

@@ -15,8 +15,9 @@ from reid_ray.models import make_teacher
 from reid_ray.training import loop
 from reid_ray.training.checkpoint import Checkpoint
 from reid_ray.training.interrupt import Request
-from reid_ray.training.loop import Trainer, learning_rate
+from reid_ray.training.loop import Trainer
 from reid_ray.training.metrics import read_metrics
+from reid_ray.training.optimizers import learning_rate
 from reid_ray.training.rundir import RunDirectory
 from reid_ray.training.services import make_bank
 from reid_ray.training.world import World
