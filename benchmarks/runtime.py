@@ -95,7 +95,8 @@ def overlap(folder: Path, steps: int) -> None:
 
     from reid_ray.config import load_config
     from reid_ray.data.readers import read_dataset
-    from reid_ray.runtime.pools import Extractor, Labeller, Pool, PoolServices
+    from reid_ray.runtime.pools import Extractor, Labeller, Pool
+    from reid_ray.runtime.services import PoolServices
     from reid_ray.training.devices import prepare_process
     from reid_ray.training.loop import Trainer
     from reid_ray.training.rundir import RunDirectory

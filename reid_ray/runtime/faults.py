@@ -6,6 +6,10 @@ import ray.exceptions
 
 from reid_ray.errors import OutOfMemoryError, RunError, UserError
 
+MAX_RESTARTS = 20
+"""Deaths of one actor of the pool that are survived. Its tasks are tried without limit, for while a node's death is not
+known yet, Ray tries often."""
+
 DEATHS = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)
 """What Ray raises where the process of an actor is gone; the second where its memory monitor killed it."""
 
@@ -19,11 +23,11 @@ def plain_error(error: Exception) -> Exception:
             return cause
     for failure in causes:
         if isinstance(failure, DEATHS):
-            return dead_actor(failure, "A training worker")
+            return dead_actor(failure, "A training worker", "runtime.max_failures")
     return error
 
 
-def dead_actor(error: Exception, who: str) -> UserError:
+def dead_actor(error: Exception, who: str, limit: str) -> UserError:
     """The sentence for a process that has died more often than is survived."""
     reason = " ".join(str(error).split())
     if isinstance(error, ray.exceptions.OutOfMemoryError) or "running low on memory" in reason:
@@ -32,7 +36,7 @@ def dead_actor(error: Exception, who: str) -> UserError:
             f"run fewer processes on a machine, or take larger ones. The same command goes on from the last checkpoint."
         )
     return RunError(
-        f"{who} has died more than runtime.max_failures allows. Ray says: {reason[:300]}… Often the machine ran out of "
+        f"{who} has died more often than is survived ({limit}). Ray says: {reason[:300]}… Often the machine ran out of "
         f"memory; its log is in the folder 'logs' of Ray's session there. The same command goes on from the last "
         f"checkpoint."
     )

@@ -10,7 +10,7 @@ import numpy as np
 import ray
 
 from reid_ray.errors import UserError
-from reid_ray.runtime.faults import DEATHS, dead_actor
+from reid_ray.runtime.faults import DEATHS, MAX_RESTARTS, dead_actor
 from reid_ray.types import FloatArray
 
 
@@ -80,4 +80,4 @@ def fetch(references: Any) -> Any:
             raise cause from None
         raise
     except DEATHS as error:
-        raise dead_actor(error, "An extractor or labeller") from error
+        raise dead_actor(error, "An extractor or labeller", f"{MAX_RESTARTS} times") from error

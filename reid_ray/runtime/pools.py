@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any
 
 import ray
-import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import nn
 
@@ -23,21 +21,21 @@ from reid_ray.data.loader import ImageBank
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import RunError
 from reid_ray.methods import empty_network
-from reid_ray.models import for_extraction, from_numpy, to_numpy
-from reid_ray.runtime.labelling import ActorWorkers, StoredFeatures, fetch
+from reid_ray.models import for_extraction, from_numpy
+from reid_ray.runtime.faults import MAX_RESTARTS
+from reid_ray.runtime.labelling import StoredFeatures, fetch
 from reid_ray.runtime.resources import Plan, Share
 from reid_ray.training.devices import choose_device, memory_errors, parameter_dtype, prepare_process
 from reid_ray.training.extraction import assemble, batch_rows, extract
 from reid_ray.training.rundir import RunDirectory
-from reid_ray.training.services import first_works, label, make_bank, score, search_table, source_images, with_seconds
-from reid_ray.training.world import World
-from reid_ray.types import Features, FloatArray, PseudoLabels, Weights
+from reid_ray.training.services import make_bank, search_table, source_images
+from reid_ray.types import FloatArray, Weights
 
 BATCHES_PER_TASK = 8
 """Small enough to share a table evenly and to lose little with an actor, large enough to hide a task's cost."""
 
-MAX_TASK_RETRIES = 3
-"""Times a task is run again when its actor dies."""
+MAX_STALLS = 3
+"""Times in a row that extractors which finish nothing are started again."""
 
 
 class Extractor:
@@ -113,10 +111,10 @@ class Pool:
     @classmethod
     def start(cls, config: Config, images: ImageReader, resources: Plan) -> Pool:
         """Create the actors; returns before they are ready, save where they share GPUs."""
-        forever = {"max_restarts": -1, "max_task_retries": MAX_TASK_RETRIES, "scheduling_strategy": "SPREAD"}
+        lasting = {"max_restarts": MAX_RESTARTS, "max_task_retries": -1, "scheduling_strategy": "SPREAD"}
 
         def remote(kind: type, share: Share) -> Any:
-            return ray.remote(kind).options(num_cpus=share.cpus, num_gpus=share.gpus, **forever)
+            return ray.remote(kind).options(num_cpus=share.cpus, num_gpus=share.gpus, **lasting)
 
         own = with_threads(config, resources.extractors)
         extractors, fillers = [], []
@@ -176,7 +174,7 @@ class Extraction:
         while pending:
             ready, pending = ray.wait(pending, num_returns=len(pending), timeout=self.pool.timeout, fetch_local=False)
             restarts = 0 if ready else restarts + 1
-            if restarts > MAX_TASK_RETRIES:
+            if restarts > MAX_STALLS:
                 raise RunError(
                     f"The extractors have given nothing for {restarts * self.pool.timeout:g} s, though they were "
                     f"restarted: their nodes may be gone or overloaded, or a task of {max(self.lengths)} images needs "
@@ -221,106 +219,3 @@ class Filler:
 
     def ready(self) -> bool:
         return True
-
-
-class PoolServices:
-    """`Services` answered by the pool: rank 0 asks, all workers get the answer. Features never come to rank 0."""
-
-    def __init__(self, config: Config, dataset: Dataset, world: World, pool: Pool) -> None:
-        self._config = config
-        self._world = world
-        self._pool = pool
-        self._labellers = ActorWorkers(pool.labellers)
-        self._train = dataset.train
-        source = source_images(config)
-        self._source = source.train if source else None
-        self._search = search_table(dataset)
-        self._refreshes = ThreadPoolExecutor(1, thread_name_prefix="reid-refresh")
-        self._evaluations = ThreadPoolExecutor(1, thread_name_prefix="reid-evaluation")
-        self._begun: Future[tuple[PseudoLabels, float]] | None = None
-        self._evaluating: Future[dict[str, Any]] | None = None
-
-    def refresh(self, teacher: nn.Module, version: int, previous: PseudoLabels | None = None) -> PseudoLabels:
-        self.begin(teacher, version, previous, taken=version)
-        return self.collect()
-
-    def label(self, features: FloatArray, version: int, previous: PseudoLabels | None = None) -> PseudoLabels:
-        if self._world.is_first:
-            stored = StoredFeatures([ray.put(features)], [len(features)])
-            self._begun = self._refreshes.submit(self._label, stored, version, previous, None, 0.0)
-        return self.collect()
-
-    def begin(self, teacher: nn.Module, version: int, previous: PseudoLabels | None = None, *, taken: int) -> None:
-        if self._world.is_first:
-            weights = Weights(taken, to_numpy(teacher.state_dict()))
-            self._begun = self._refreshes.submit(self._make_labels, weights, version, previous)
-
-    def collect(self) -> PseudoLabels:
-        def wait() -> PseudoLabels:
-            asked = time.time()
-            assert self._begun is not None, "collect() without begin()"
-            labels, ended = self._begun.result()
-            idle = {"pool_idle_seconds": max(0.0, asked - ended)}
-            return replace(labels, statistics={**labels.statistics, **idle})
-
-        return cast(PseudoLabels, first_works(self._world, self._config, wait))
-
-    def _make_labels(self, weights: Weights, version: int, previous: PseudoLabels | None) -> tuple[PseudoLabels, float]:
-        """Labels, and when they were there."""
-        started = time.perf_counter()
-        features, rates = self._features("train", self._train, weights)
-        source = self._features("source", self._source, weights)[0] if self._source is not None else None
-        labels, ended = self._label(features, version, previous, source, time.perf_counter() - started)
-        return replace(labels, statistics={**labels.statistics, "extract_images_per_second": rates}), ended
-
-    def _label(
-        self,
-        features: StoredFeatures,
-        version: int,
-        previous: PseudoLabels | None,
-        source: StoredFeatures | None,
-        extract_seconds: float,
-    ) -> tuple[PseudoLabels, float]:
-        started = time.perf_counter()
-        # The labellers have reserved CPUs only; a GPU that they happen to see is somebody else's.
-        labels = label(
-            Features(features, version),
-            self._train,
-            self._config,
-            torch.device("cpu"),
-            previous=previous,
-            workers=self._labellers,
-            source=source,
-        )
-        return with_seconds(labels, extract=extract_seconds, label=time.perf_counter() - started), time.time()
-
-    def begin_evaluation(self, teacher: nn.Module, version: int) -> None:
-        if self._world.is_first and self._search is not None:
-            weights = Weights(version, to_numpy(teacher.state_dict()))
-            self._evaluating = self._evaluations.submit(self._make_metrics, weights, self._search)
-
-    def collect_evaluation(self) -> dict[str, Any] | None:
-        if self._search is None:
-            return None
-
-        def wait() -> dict[str, Any]:
-            assert self._evaluating is not None, "collect_evaluation() without begin_evaluation()"
-            return self._evaluating.result()
-
-        return cast(dict[str, Any], first_works(self._world, self._config, wait))
-
-    def _make_metrics(self, weights: Weights, table: ImageTable) -> dict[str, Any]:
-        started = time.perf_counter()
-        features, _ = self._features("search", table, weights)
-        call = self._labellers.run(_score, features, table, self._config)
-        return {**self._labellers.get([call])[0], "evaluate_seconds": time.perf_counter() - started}
-
-    def _features(self, bank: str, table: ImageTable, weights: Weights) -> tuple[StoredFeatures, list[float]]:
-        """Features of a table, all extracted, and the images per second of each extractor."""
-        extraction = self._pool.features(bank, len(table), self._config.evaluation.batch_size, weights)
-        features = extraction.wait()
-        return features, extraction.images_per_second()
-
-
-def _score(features: StoredFeatures, table: ImageTable, config: Config) -> dict[str, Any]:
-    return score(features[: len(table)], table, config)

@@ -21,7 +21,7 @@ def check_shared(folder: Path) -> None:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) < 2:
         return
-    mark = folder / f".{uuid4().hex}.tmp"
+    mark = folder / f".{uuid4().hex}.mark"  # not .tmp: the janitor of a driver that was just killed looks for those
     mark.touch()
     try:
         answers = [_ask(node["NodeID"], mark) for node in nodes]

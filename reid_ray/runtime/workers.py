@@ -10,8 +10,9 @@ from reid_ray.data.images import Dataset, ImageReader
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import UserError
 from reid_ray.runtime.gauges import Gauges
-from reid_ray.runtime.pools import Pool, PoolServices
+from reid_ray.runtime.pools import Pool
 from reid_ray.runtime.preemption import PreemptionNotice
+from reid_ray.runtime.services import PoolServices
 from reid_ray.training.devices import choose_device, local_rank, prepare_process
 from reid_ray.training.loop import Trainer
 from reid_ray.training.rundir import RunDirectory

@@ -127,8 +127,9 @@ class RunDirectory:
 
     def remove_abandoned(self) -> None:
         """Remove what killed processes were writing; none of this run may be at work."""
-        for abandoned in self.path.glob("**/.*.tmp"):
-            abandoned.unlink(missing_ok=True)
+        for kind in (".*.tmp", ".*.mark"):
+            for abandoned in self.path.rglob(kind):
+                abandoned.unlink(missing_ok=True)
 
     def write_labels(self, labels: PseudoLabels, table: ImageTable) -> None:
         """labels/epoch-EEE.parquet: path, label and camid of every training image, and pid where it is known."""

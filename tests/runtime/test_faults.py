@@ -59,7 +59,7 @@ def test_extractors_that_never_answer_end_the_run(monkeypatch):
     clock = Clock(monkeypatch, {"a": 99})
     with pytest.raises(RunError, match=r"nothing for 28 s.*runtime\.timeout_seconds=7"):
         Extraction(Pool(("only",), (), timeout=7), ["a"], [], [64]).wait()
-    assert len(clock.killed) == pools.MAX_TASK_RETRIES
+    assert len(clock.killed) == pools.MAX_STALLS
 
 
 def test_a_run_s_numbers_are_gauges(monkeypatch):

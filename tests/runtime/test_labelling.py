@@ -10,8 +10,8 @@ from reid_ray.config import LabelsConfig
 from reid_ray.errors import DataError
 from reid_ray.labels import refresh
 from reid_ray.runtime import labelling
+from reid_ray.runtime.faults import MAX_RESTARTS
 from reid_ray.runtime.labelling import ActorWorkers, StoredFeatures, fetch
-from reid_ray.runtime.pools import MAX_TASK_RETRIES
 from reid_ray.types import Features
 
 
@@ -93,7 +93,7 @@ def test_actors_share_a_refresh_and_may_die_in_it(tmp_path):
     assert expected.n_clusters > 20
     parts = [ray.put(values[start : start + 64]) for start in range(0, 400, 64)]
     stored = Features(StoredFeatures(parts, [len(part) for part in ray.get(parts)]), 0)
-    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": MAX_TASK_RETRIES}
+    options = {"num_cpus": 0, "max_restarts": MAX_RESTARTS, "max_task_retries": -1}
     actors = [ray.remote(Mortal).options(**options).remote() for _ in range(4)]
 
     def digest(n_workers):

@@ -14,7 +14,8 @@ from reid_ray.data.readers import read_dataset
 from reid_ray.methods import METHODS
 from reid_ray.models import build_embedder, to_numpy
 from reid_ray.runtime import pools
-from reid_ray.runtime.pools import Extractor, Labeller, Pool, PoolServices
+from reid_ray.runtime.pools import Extractor, Labeller, Pool
+from reid_ray.runtime.services import PoolServices
 from reid_ray.training.rundir import RunDirectory
 from reid_ray.training.services import InlineServices, make_bank
 from reid_ray.training.world import World
