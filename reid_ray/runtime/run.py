@@ -34,7 +34,8 @@ def train_on_ray(config: Config, dataset: Dataset, listener: Callable[[Event], N
     started = time.time()
     build_networks(config, World())  # weights that do not fit are found here, before anything is started or written
     directory = RunDirectory.of(config)
-    with terminated_as_interrupted(), cluster(config) as resources:
+    # In this order: Ray has a handler of SIGTERM of its own, which it sets when it starts.
+    with cluster(config) as resources, terminated_as_interrupted():
         directory.create(config, dataset.table)
         check_shared(directory.path)
         pool = Pool.start(config, dataset.images, resources)
