@@ -13,6 +13,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -91,6 +92,9 @@ class Bench:
         os.environ["HOME"] = str(home)  # it marks the processes of this cluster, and holds Ray's token
         # The head has no room for trainers, so that every other node may die.
         head = {"num_cpus": 0, "include_dashboard": True, "temp_dir": str(folder / "ray")}
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            head["dashboard_port"] = free.getsockname()[1]
         cluster = Cluster(initialize_head=True, head_node_args=head)
         bench = cls(folder, cluster, environment={**os.environ, "HOME": str(home)})
         try:
