@@ -22,7 +22,7 @@ from reid_ray.runtime.pools import Pool, with_threads
 from reid_ray.runtime.resources import Plan
 from reid_ray.runtime.shared import check_shared
 from reid_ray.runtime.workers import Assignment, Failure, train_worker
-from reid_ray.training.interrupt import terminated_as_interrupted
+from reid_ray.training.interrupt import put_back, terminated_as_interrupted
 from reid_ray.training.loop import build_networks
 from reid_ray.training.metrics import Event, MetricsFollower
 from reid_ray.training.rundir import RunDirectory
@@ -117,4 +117,4 @@ def restored_signal(number: signal.Signals) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(number, handler)
+        put_back(number, handler)

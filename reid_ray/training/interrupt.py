@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from types import FrameType
+from typing import Any
+
+Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 class Request(IntEnum):
@@ -38,18 +41,17 @@ def deferred_interrupt() -> Iterator[Interrupt]:
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def restore() -> None:
-        for number in numbers:
-            signal.signal(number, before[number])
+        for number, handler in before.items():
+            put_back(number, handler)
 
     def remember(signum: int, frame: FrameType | None) -> None:
         interrupt.requested = True
         restore()
 
-    for number in numbers:
+    for number in before:
         signal.signal(number, remember)
     try:
         yield interrupt
@@ -66,11 +68,16 @@ def terminated_as_interrupted() -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, before)
+        put_back(signal.SIGTERM, before)
         os.kill(os.getpid(), signal.SIGINT)
 
     signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        put_back(signal.SIGTERM, before)
+
+
+def put_back(number: signal.Signals, handler: Handler) -> None:
+    """Set what `signal.getsignal` gave: None, for a handler of C code, becomes the default."""
+    signal.signal(number, signal.SIG_DFL if handler is None else handler)

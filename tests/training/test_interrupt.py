@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from reid_ray.training.interrupt import deferred_interrupt
+from reid_ray.training.interrupt import deferred_interrupt, terminated_as_interrupted
 
 
 def press_ctrl_c():
@@ -52,3 +52,34 @@ def test_in_another_thread_nothing_happens():
 
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(run).result() is False
+
+
+def test_a_termination_is_an_interrupt_once():
+    before = signal.getsignal(signal.SIGTERM)
+
+    def terminated():
+        with terminated_as_interrupted():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        terminated()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_step_is_ended_before_a_termination_too():
+    with deferred_interrupt() as interrupt:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupt.requested
+
+
+@pytest.mark.parametrize("block", [deferred_interrupt, terminated_as_interrupted])
+def test_a_handler_of_other_code_than_python_s_gives_way_to_the_default(block, monkeypatch):
+    """Ray has one for SIGTERM; Python knows only that it is there."""
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        ours = signal.getsignal(signal.SIGINT)
+        patch.setattr(signal, "getsignal", lambda number: None if number == signal.SIGTERM else ours)
+        with block():
+            pass
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    signal.signal(signal.SIGTERM, before)
