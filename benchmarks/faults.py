@@ -480,8 +480,8 @@ def random_kills(bench: Bench, n_kills: int, seed: int) -> bool:
     while n_done < n_kills:
         n_runs += 1
         job, told = Job(bench, bench.config(f"killed-{n_runs}")), []
-        for _ in range(min(rng.randint(1, 4), n_kills - n_done)):
-            role, moment = rng.choice([*ROLES, "driver"]), rng.uniform(0.1, 0.9) * length
+        for _ in range(min(rng.randint(2, 5), n_kills - n_done)):
+            role, moment = rng.choice([*ROLES, "driver"]), rng.uniform(0.1, 0.6) * length
             with contextlib.suppress(subprocess.TimeoutExpired):
                 job.process.wait(timeout=moment)
                 break  # it has ended before
