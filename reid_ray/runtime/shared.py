@@ -50,7 +50,7 @@ def _sees(answer: Any) -> bool:
 
 def sees(mark: str) -> bool:
     """Whether this machine sees a file, and may write beside it."""
-    beside = Path(f"{mark}-beside")
+    beside = Path(mark).with_name(f".{uuid4().hex}.mark")  # nodes try at the same time, each with a file of its own
     try:
         shutil.copyfile(mark, beside)
         beside.unlink()

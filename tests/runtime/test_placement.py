@@ -1,5 +1,7 @@
 """Where Ray puts the processes of a run, with GPUs that it is told of; and storage that not every node sees."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
@@ -69,3 +71,10 @@ def test_storage_that_can_be_read_only_is_not_enough(tmp_path, monkeypatch):
     assert sees(str(tmp_path / "mark"))
     monkeypatch.setattr(shared.shutil, "copyfile", copyfile)
     assert not sees(str(tmp_path / "mark"))
+
+
+def test_nodes_may_try_at_the_same_time(tmp_path):
+    (tmp_path / "mark").touch()
+    with ThreadPoolExecutor(8) as nodes:
+        assert all(nodes.map(sees, [str(tmp_path / "mark")] * 400))
+    assert [path.name for path in tmp_path.iterdir()] == ["mark"]
