@@ -21,7 +21,7 @@ def trial():
             yield Trial(bench)
 
 
-@pytest.mark.parametrize("name", ["node", "driver"])
+@pytest.mark.parametrize("name", ["node"])
 def test_nothing_is_lost_and_nothing_is_left_behind(trial, name):
     """The weights are those of the undisturbed run; the trial also looks for actors, placement groups and files."""
     outcome = trial.do(name)

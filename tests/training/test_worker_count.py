@@ -24,7 +24,7 @@ from reid_ray.methods import METHODS
 from reid_ray.training.inline import train_inline
 from reid_ray.training.rundir import RunDirectory
 
-ITERATIONS = 3
+ITERATIONS = 2
 
 RUNS = {name: ("model.bn_group=4", "model.bn_buffers=mean", *options) for name, options in METHOD_RUNS.items()}
 RUNS["groups-over-workers"] = ("model.bn_group=8", "model.bn_buffers=first")
