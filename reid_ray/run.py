@@ -20,9 +20,8 @@ from reid_ray.data.readers import read_dataset
 from reid_ray.data.table import ImageTable
 from reid_ray.data.views import normalize, resize
 from reid_ray.errors import RunError
-from reid_ray.methods import empty_network
 from reid_ray.models import for_extraction
-from reid_ray.training.devices import choose_device, parameter_dtype
+from reid_ray.training.exported import load_exported
 from reid_ray.training.extraction import assemble, batch_rows, embed_batch, extract
 from reid_ray.training.metrics import Event, read_metrics
 from reid_ray.training.rundir import RunDirectory
@@ -96,11 +95,7 @@ class Run:
         file = self.directory.model_file(which)
         if not file.exists():
             raise RunError(f"{self.path} has no {which} model yet; one is written at the end of the first epoch.")
-        training = self.config.training
-        model = empty_network(self.config)
-        model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True)["model"])
-        device = choose_device(self.config.runtime)
-        return model.to(device=device, dtype=parameter_dtype(training)).eval()
+        return load_exported(self.config, file)
 
     def embed(self, images: Tensor | Sequence[Any]) -> FloatArray:
         """Retrieval features of images, float32 [n, D], L2-normalised.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from reid_ray.losses.memory import updated_instance_memory
-from reid_ray.losses.proxy import cross_camera_loss
+from reid_ray.losses.proxy import cross_camera_loss, mean_sizes
 from reid_ray.losses.similarity import cosine_mat
 
 
@@ -48,8 +48,7 @@ def intra_camera_loss(
     # An image that does not count still needs a finite logarithm: inf · 0 would be nan.
     in_softmax = own_camera | ~counted[:, None]
     losses = logits.masked_fill(~in_softmax, -torch.inf).logsumexp(dim=1) - (logits * own).sum(dim=1)
-    mean_sizes = ((camids[:, None] == camids[None, :]) & counted[None, :]).sum(dim=1)
-    return (losses * counted / mean_sizes.clamp(min=1)).sum()
+    return (losses * counted / mean_sizes(camids, counted, "sum_over_cameras").clamp(min=1)).sum()
 
 
 def inter_camera_loss(

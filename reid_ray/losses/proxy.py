@@ -101,7 +101,7 @@ def cross_camera_loss(
     candidates = torch.cat([logits.masked_fill(~in_softmax, -torch.inf), hardest], dim=1)
     mean_positive = (logits * positive).sum(dim=1) / n_positives.clamp(min=1)
     losses = candidates.logsumexp(dim=1) - mean_positive
-    return (losses * counted / _mean_sizes(camids, counted, reduction).clamp(min=1)).sum()
+    return (losses * counted / mean_sizes(camids, counted, reduction).clamp(min=1)).sum()
 
 
 def _proxy_similarities(features: Tensor, proxies: Tensor, normalization: ProxyNormalization) -> Tensor:
@@ -110,7 +110,7 @@ def _proxy_similarities(features: Tensor, proxies: Tensor, normalization: ProxyN
     return dot_mat(F.normalize(features), F.normalize(proxies, dim=0))
 
 
-def _mean_sizes(camids: Tensor, counted: Tensor, reduction: CrossReduction) -> Tensor:
+def mean_sizes(camids: Tensor, counted: Tensor, reduction: CrossReduction) -> Tensor:
     """Number [B] of anchors that count in the mean that each anchor belongs to."""
     if reduction == "mean":
         return counted.sum().expand(len(camids))

@@ -7,31 +7,34 @@ teacher's branches teach the student's other branches (Eq. 4.4–4.7). Without b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from reid_ray.config import ABMTConfig, Config
 from reid_ray.losses import soft_cross_entropy, soft_triplet_loss
-from reid_ray.methods.base import Batch, Exchange, Method, Update
+from reid_ray.methods.base import Batch, Exchange, Update
+from reid_ray.methods.families import MeanTeacher
 from reid_ray.methods.parts import (
     Classifiers,
     branch_dims,
     cluster_classifiers,
     embeddings,
     mean_distance,
-    trainable,
 )
 from reid_ray.models import Embedding, make_teacher
 from reid_ray.types import PseudoLabels
 
 
-class ABMT(Method):
+class ABMT(MeanTeacher):
     """See `ABMTConfig` for every number."""
+
+    student_classifiers: Classifiers
+    teacher_classifiers: Classifiers
 
     def __init__(self, config: Config, exchange: Exchange) -> None:
         super().__init__(config, exchange)
@@ -42,21 +45,6 @@ class ABMT(Method):
         self._dims = branch_dims(self.student)
         self.student_classifiers = Classifiers(self._dims)
         self.teacher_classifiers = make_teacher(self.student_classifiers)
-
-    def parameters(self) -> Mapping[str, list[nn.Parameter]]:
-        return {"student": trainable(self.student, self.student_classifiers)}
-
-    def ema_momentum(self, step: int) -> float:
-        return min(1 - 1 / (step + 1), self.config.model.ema)
-
-    @property
-    def averages(self) -> Sequence[tuple[nn.Module, nn.Module]]:
-        return [(self.teacher, self.student), (self.teacher_classifiers, self.student_classifiers)]
-
-    @property
-    def networks(self) -> Mapping[str, nn.Module]:
-        classifiers = {"student_classifiers": self.student_classifiers, "teacher_classifiers": self.teacher_classifiers}
-        return {"student": self.student, "teacher": self.teacher, **classifiers}
 
     def begin_epoch(self, labels: PseudoLabels) -> None:
         like = next(self.student.parameters())

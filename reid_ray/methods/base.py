@@ -111,9 +111,9 @@ class Method(ABC):
         """A second table, whose images come with each batch as `Batch.other`."""
         return None
 
-    @abstractmethod
     def parameters(self) -> Mapping[str, list[nn.Parameter]]:
         """Optimizer name → what it trains. `begin_epoch` may change it; parameters that stay keep their moments."""
+        return {"student": [parameter for parameter in self.student.parameters() if parameter.requires_grad]}
 
     @abstractmethod
     def begin_epoch(self, labels: PseudoLabels) -> None:
@@ -136,8 +136,8 @@ class Method(ABC):
 
     @property
     def averages(self) -> Sequence[tuple[nn.Module, nn.Module]]:
-        """Pairs (mean, what it follows) of networks, for the moving averages."""
-        return [(self.teacher, self.student)]
+        """Pairs (mean, what it follows) of networks, for the moving averages; none where there is no teacher apart."""
+        return [] if self.teacher is self.student else [(self.teacher, self.student)]
 
     @property
     def networks(self) -> Mapping[str, nn.Module]:

@@ -6,41 +6,27 @@ proxies of its own camera, and, from epoch 5 on, the proxies of its cluster in a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reid_ray.config import CAPConfig, Config
 from reid_ray.errors import DataError
 from reid_ray.losses import inter_camera_loss, intra_camera_loss, updated_proxies
-from reid_ray.methods.base import Batch, Exchange, Method, Update
-from reid_ray.methods.parts import Kept, joined_feature, trainable
+from reid_ray.methods.base import Batch, Exchange, Update
+from reid_ray.methods.families import MemoryMethod
+from reid_ray.methods.parts import joined_feature
 from reid_ray.types import PseudoLabels
 
 
-class CAP(Method):
+class CAP(MemoryMethod):
     """See `CAPConfig` for every number."""
-
-    views = ("strong",)
 
     def __init__(self, config: Config, exchange: Exchange) -> None:
         super().__init__(config, exchange)
         self.settings = cast(CAPConfig, config.method)
-        self.student = self.teacher = self.network(config)
-        self.memory = Kept()
-
-    def parameters(self) -> Mapping[str, list[nn.Parameter]]:
-        return {"student": trainable(self.student)}
-
-    @property
-    def averages(self) -> Sequence[tuple[nn.Module, nn.Module]]:
-        return []
-
-    @property
-    def networks(self) -> Mapping[str, nn.Module]:
-        return {"student": self.student, "memory": self.memory}
 
     def begin_epoch(self, labels: PseudoLabels) -> None:
         if not len(labels.proxies):

@@ -6,41 +6,26 @@ means of the clusters at the start of an epoch, and move by each batch's feature
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from reid_ray.config import ClusterContrastConfig, Config
 from reid_ray.losses import cluster_memory_loss, updated_cluster_memory
-from reid_ray.methods.base import Batch, Exchange, Method, Update
-from reid_ray.methods.parts import Kept, joined_feature, trainable
+from reid_ray.methods.base import Batch, Exchange, Update
+from reid_ray.methods.families import MemoryMethod
+from reid_ray.methods.parts import joined_feature
 from reid_ray.types import PseudoLabels
 
 
-class ClusterContrast(Method):
+class ClusterContrast(MemoryMethod):
     """See `ClusterContrastConfig` for every number."""
-
-    views = ("strong",)
 
     def __init__(self, config: Config, exchange: Exchange) -> None:
         super().__init__(config, exchange)
         self.settings = cast(ClusterContrastConfig, config.method)
-        self.student = self.teacher = self.network(config)
-        self.memory = Kept()
-
-    def parameters(self) -> Mapping[str, list[nn.Parameter]]:
-        return {"student": trainable(self.student)}
-
-    @property
-    def averages(self) -> Sequence[tuple[nn.Module, nn.Module]]:
-        return []
-
-    @property
-    def networks(self) -> Mapping[str, nn.Module]:
-        return {"student": self.student, "memory": self.memory}
 
     def begin_epoch(self, labels: PseudoLabels) -> None:
         like = next(self.student.parameters())

@@ -10,11 +10,11 @@ BN statistics, which nothing reads (the teacher is what clusters and is exported
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reid_ray.config import Config, ICEConfig
 from reid_ray.errors import ConfigError
@@ -44,9 +44,6 @@ class ICE(Method):
     @classmethod
     def labels_source(cls, config: Config) -> Literal["pseudo", "truth"]:
         return "truth" if cast(ICEConfig, config.method).mode == "supervised" else "pseudo"
-
-    def parameters(self) -> Mapping[str, list[nn.Parameter]]:
-        return {"student": [p for p in self.student.parameters() if p.requires_grad]}
 
     def begin_epoch(self, labels: PseudoLabels) -> None:
         like = next(self.student.parameters())

@@ -9,7 +9,7 @@ their two.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from reid_ray.config import Config, MMTConfig
 from reid_ray.errors import ConfigError
 from reid_ray.losses import soft_cross_entropy, soft_triplet_loss, triplet_loss
-from reid_ray.methods.base import Batch, Exchange, Method, Update
-from reid_ray.methods.parts import Classifiers, branch_dims, cluster_classifiers, embeddings, mean_distance, trainable
+from reid_ray.methods.base import Batch, Exchange, Update
+from reid_ray.methods.families import MeanTeacher
+from reid_ray.methods.parts import Classifiers, branch_dims, cluster_classifiers, embeddings, mean_distance
 from reid_ray.models import Embedder, build_network, make_teacher
 from reid_ray.types import PseudoLabels
 
@@ -42,8 +43,11 @@ class Pair(nn.Module):
         return F.normalize(first + second)
 
 
-class MMT(Method):
+class MMT(MeanTeacher):
     """See `MMTConfig` for every number."""
+
+    student_classifiers: nn.ModuleList
+    teacher_classifiers: nn.ModuleList
 
     views = ("strong_1", "strong_2")
     n_starts = 2
@@ -70,21 +74,6 @@ class MMT(Method):
     def started_from(cls, config: Config, files: Sequence[str]) -> Config:
         first = super().started_from(config, files)
         return first.model_copy(update={"method": first.method.model_copy(update={"weights_2": files[1]})})
-
-    def parameters(self) -> Mapping[str, list[nn.Parameter]]:
-        return {"student": trainable(self.student, self.student_classifiers)}
-
-    def ema_momentum(self, step: int) -> float:
-        return min(1 - 1 / (step + 1), self.config.model.ema)
-
-    @property
-    def averages(self) -> Sequence[tuple[nn.Module, nn.Module]]:
-        return [(self.teacher, self.student), (self.teacher_classifiers, self.student_classifiers)]
-
-    @property
-    def networks(self) -> Mapping[str, nn.Module]:
-        classifiers = {"student_classifiers": self.student_classifiers, "teacher_classifiers": self.teacher_classifiers}
-        return {"student": self.student, "teacher": self.teacher, **classifiers}
 
     def begin_epoch(self, labels: PseudoLabels) -> None:
         like = next(self.student.parameters())

@@ -6,7 +6,7 @@ so that the running BN statistics know both domains.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Literal, cast
 
 import torch
@@ -44,10 +44,6 @@ class Source(Method):
 
     def parameters(self) -> Mapping[str, list[nn.Parameter]]:
         return {"student": trainable(self.student, self.classifiers)}
-
-    @property
-    def averages(self) -> Sequence[tuple[nn.Module, nn.Module]]:
-        return []
 
     @property
     def networks(self) -> Mapping[str, nn.Module]:

@@ -7,26 +7,25 @@ images of the mean ⟨f, v⟩ / τ of their rows; the rows of a batch's images m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from reid_ray.config import Config, SpCLConfig
 from reid_ray.errors import ConfigError
 from reid_ray.losses import hybrid_memory_loss, updated_instance_memory
-from reid_ray.methods.base import Batch, Exchange, Method, Update
-from reid_ray.methods.parts import Kept, joined_feature, trainable
+from reid_ray.methods.base import Batch, Exchange, Update
+from reid_ray.methods.families import MemoryMethod
+from reid_ray.methods.parts import joined_feature
 from reid_ray.types import FloatArray, PseudoLabels
 
 
-class SpCL(Method):
+class SpCL(MemoryMethod):
     """See `SpCLConfig` for every number."""
 
-    views = ("strong",)
     wants_features = True
 
     def __init__(self, config: Config, exchange: Exchange) -> None:
@@ -34,20 +33,7 @@ class SpCL(Method):
         if config.labels.staleness:
             raise ConfigError("SpCL clusters its memory, which is at hand at once; set labels.staleness=0.")
         self.settings = cast(SpCLConfig, config.method)
-        self.student = self.teacher = self.network(config)
-        self.memory = Kept()
         self._filled = False
-
-    def parameters(self) -> Mapping[str, list[nn.Parameter]]:
-        return {"student": trainable(self.student)}
-
-    @property
-    def averages(self) -> Sequence[tuple[nn.Module, nn.Module]]:
-        return []
-
-    @property
-    def networks(self) -> Mapping[str, nn.Module]:
-        return {"student": self.student, "memory": self.memory}
 
     def begin_epoch(self, labels: PseudoLabels) -> None:
         like = next(self.student.parameters())

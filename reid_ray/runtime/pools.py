@@ -207,10 +207,10 @@ def _fill_gpu(extractor: Any, rest: float) -> Any:
 
     Ray packs fractions of GPUs: without it all extractors would come to lie on one, and a trainer would find none.
     """
-    node = ray.get(extractor.node.remote())
+    node = fetch(extractor.node.remote())
     near = NodeAffinitySchedulingStrategy(node, soft=True)
     filler = ray.remote(Filler).options(num_cpus=0, num_gpus=rest, scheduling_strategy=near).remote()
-    ray.get(filler.ready.remote())
+    fetch(filler.ready.remote())
     return filler
 
 

@@ -34,8 +34,7 @@ class PoolServices:
         source = source_images(config)
         self._source = source.train if source else None
         self._search = search_table(dataset)
-        self._refreshes = ThreadPoolExecutor(1, thread_name_prefix="reid-refresh")
-        self._evaluations = ThreadPoolExecutor(1, thread_name_prefix="reid-evaluation")
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="reid-services")  # a refresh and an evaluation
         self._begun: Future[tuple[PseudoLabels, float]] | None = None
         self._evaluating: Future[dict[str, Any]] | None = None
 
@@ -46,13 +45,13 @@ class PoolServices:
     def label(self, features: FloatArray, version: int, previous: PseudoLabels | None = None) -> PseudoLabels:
         if self._world.is_first:
             stored = StoredFeatures([ray.put(features)], [len(features)])
-            self._begun = self._refreshes.submit(self._label, stored, version, previous, None, 0.0)
+            self._begun = self._threads.submit(self._label, stored, version, previous, None, 0.0)
         return self.collect()
 
     def begin(self, teacher: nn.Module, version: int, previous: PseudoLabels | None = None, *, taken: int) -> None:
         if self._world.is_first:
             weights = Weights(taken, to_numpy(teacher.state_dict()))
-            self._begun = self._refreshes.submit(self._make_labels, weights, version, previous)
+            self._begun = self._threads.submit(self._make_labels, weights, version, previous)
 
     def collect(self) -> PseudoLabels:
         def wait() -> PseudoLabels:
@@ -96,7 +95,7 @@ class PoolServices:
     def begin_evaluation(self, teacher: nn.Module, version: int) -> None:
         if self._world.is_first and self._search is not None:
             weights = Weights(version, to_numpy(teacher.state_dict()))
-            self._evaluating = self._evaluations.submit(self._make_metrics, weights, self._search)
+            self._evaluating = self._threads.submit(self._make_metrics, weights, self._search)
 
     def collect_evaluation(self) -> dict[str, Any] | None:
         if self._search is None:

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from math import ceil
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -33,14 +32,14 @@ from reid_ray.config import Config, RuntimeConfig
 from reid_ray.data.images import ImageReader
 from reid_ray.data.table import ImageTable
 from reid_ray.data.views import normalize, resize
-from reid_ray.errors import ConfigError, UserError, WeightsError
-from reid_ray.methods import empty_network
+from reid_ray.errors import ConfigError, UserError
 from reid_ray.models import for_extraction
 from reid_ray.runtime.cluster import joined
 from reid_ray.runtime.shared import check_shared
-from reid_ray.training.devices import choose_device, memory_errors, parameter_dtype, prepare_process
+from reid_ray.training.devices import memory_errors, prepare_process
+from reid_ray.training.exported import load_exported
 from reid_ray.training.extraction import assemble, embed_batch
-from reid_ray.training.feature_folder import SHARD_MB, FeatureFolder, Manifest, first_line
+from reid_ray.training.feature_folder import SHARD_MB, FeatureFolder, Manifest
 from reid_ray.types import FloatArray
 
 SHARDS_PER_EXTRACTOR = 2
@@ -216,7 +215,7 @@ class ShardEmbedder:
     @cached_property
     def _model(self) -> nn.Module:
         # At the first shard, for Ray Data gives what a constructor raises on as text only.
-        return load_extractor(self._config, self._model_file)
+        return for_extraction(load_exported(self._config, self._model_file))
 
     def _embed(self, model: nn.Module, images: npt.NDArray[np.uint8]) -> FloatArray:
         weights = next(model.parameters())
@@ -224,20 +223,6 @@ class ShardEmbedder:
         return embed_batch(
             model, normalize(torch.from_numpy(images.copy())), device=weights.device, dtype=weights.dtype
         )
-
-
-def load_extractor(config: Config, model_file: Path) -> nn.Module:
-    """A run's exported teacher, as extraction wants it, on this process's device."""
-    training = config.training
-    model = empty_network(config)
-    try:
-        model.load_state_dict(torch.load(model_file, map_location="cpu", weights_only=True)["model"])
-    except (OSError, RuntimeError, LookupError, UnpicklingError) as error:
-        raise WeightsError(
-            f"Cannot read the model {model_file} ({first_line(error)}); it must be one that this run exported, on "
-            f"storage that every node sees at the same place."
-        ) from error
-    return for_extraction(model.to(device=choose_device(config.runtime), dtype=parameter_dtype(training)))
 
 
 def write_shard(batch: Batch, *, folder: FeatureFolder) -> Batch:

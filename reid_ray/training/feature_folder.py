@@ -27,7 +27,7 @@ from reid_ray.config import Config
 from reid_ray.data.table import SCHEMA, ImageTable
 from reid_ray.errors import DataError, RunError
 from reid_ray.training.rundir import write_atomically
-from reid_ray.training.storage import replacing, storage_errors
+from reid_ray.training.storage import first_line, replacing, storage_errors
 from reid_ray.types import FloatArray
 
 MANIFEST = "_manifest.json"
@@ -308,8 +308,3 @@ def read_manifest(path: Path) -> Manifest:
 def _is_begun(file: Path) -> bool:
     """Whether a file is what a process leaves that was killed before it wrote the manifest."""
     return file.name == ROWS or file.suffix == ".tmp"
-
-
-def first_line(error: Exception) -> str:
-    """What an error of a library says, short enough to stand in a sentence."""
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

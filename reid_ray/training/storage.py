@@ -60,3 +60,8 @@ def storage_errors(path: Path) -> Iterator[None]:
             f"Cannot write {path} ({cause.strerror or cause}); make room or mend the storage and start the same "
             f"command again, which goes on from the last checkpoint, or choose another output=FOLDER."
         ) from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says, short enough to stand in a sentence."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

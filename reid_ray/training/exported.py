@@ -1,0 +1,32 @@
+"""The exported teacher of a run, as a network on this process's device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from torch import nn
+
+from reid_ray.config import Config
+from reid_ray.errors import WeightsError
+from reid_ray.methods import empty_network
+from reid_ray.training.devices import choose_device, parameter_dtype
+from reid_ray.training.storage import first_line
+
+
+def load_exported(config: Config, file: Path) -> nn.Module:
+    """The retrieval network of a run with the weights that it exported, in evaluation mode.
+
+    Raises:
+        WeightsError: the file cannot be read, or is no model of such a run.
+    """
+    model = empty_network(config)
+    try:
+        model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True)["model"])
+    except (OSError, RuntimeError, LookupError, UnpicklingError) as error:
+        raise WeightsError(
+            f"Cannot read the model {file} ({first_line(error)}); it must be one that this run exported, on storage "
+            f"that every node sees at the same place."
+        ) from error
+    return model.to(device=choose_device(config.runtime), dtype=parameter_dtype(config.training)).eval()
