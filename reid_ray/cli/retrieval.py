@@ -45,11 +45,16 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
     rerank: Annotated[bool, typer.Option("--rerank", help="Add the metrics after k-reciprocal re-ranking.")] = False,
-    k1: Annotated[int, typer.Option(min=1, help="Re-ranking: neighbours of the k-reciprocal sets.")] = 20,
-    k2: Annotated[int, typer.Option(min=1, help="Re-ranking: neighbours of the query expansion; 1 = off.")] = 6,
+    k1: Annotated[
+        int | None, typer.Option(min=1, help="With --rerank: neighbours of the k-reciprocal sets. Default: 20.")
+    ] = None,
+    k2: Annotated[
+        int | None, typer.Option(min=1, help="With --rerank: neighbours of the query expansion; 1 = off. Default: 6.")
+    ] = None,
     lambda_value: Annotated[
-        float, typer.Option("--lambda", min=0, max=1, help="Re-ranking: weight of the original distance.")
-    ] = 0.3,
+        float | None,
+        typer.Option("--lambda", min=0, max=1, help="With --rerank: weight of the original distance. Default: 0.3."),
+    ] = None,
 ) -> None:
     """mAP, CMC and mINP of a run's model on query and gallery, by the standard protocol.
 
@@ -57,9 +62,14 @@ def evaluate(
     """
     from reid_ray.evaluation.protocols import camera_note
 
+    given = {
+        name: value for name, value in (("k1", k1), ("k2", k2), ("lambda_value", lambda_value)) if value is not None
+    }
+    if given and not rerank:
+        raise ConfigError("--k1, --k2 and --lambda are settings of re-ranking; add --rerank.")
     measured: dict[str, dict[str, Any]] = {}
     notes: list[str | None] = []
-    ranking = {"k1": k1, "k2": k2, "lambda_value": lambda_value} if rerank else None
+    ranking = {"k1": 20, "k2": 6, "lambda_value": 0.3} | given if rerank else None
     for target in [None, *(on or [])] if overrides or not on else on:
         opened, dataset = _open(run, overrides if target is None else shlex.split(target), model)
         measured[target or dataset.table.name] = _measure(opened, dataset, ranking)
@@ -68,7 +78,9 @@ def evaluate(
         (only, *others) = measured.values()
         typer.echo(json.dumps(measured if others else only))
         return
-    caption = f"re-ranked: k-reciprocal encoding, k1={k1}, k2={k2}, λ={lambda_value:g}" if rerank else None
+    caption = (
+        "re-ranked: k-reciprocal encoding, k1={k1}, k2={k2}, λ={lambda_value:g}".format(**ranking) if ranking else None
+    )
     names = ", ".join(measured) if len(measured) == 1 else f"{len(measured)} datasets"
     columns = [name for name in next(iter(measured.values())) if name != "reranked"]
     table = Table(

@@ -190,6 +190,10 @@ def test_unknown_model_and_split(command, finished_run, tmp_path):
     assert not list(tmp_path.glob("*f.npy*"))
 
 
+def test_settings_of_reranking_without_reranking(command, finished_run):
+    assert_refused(command("evaluate", finished_run.path, "--lambda", 0.2), "--rerank")
+
+
 def test_places_where_features_cannot_go(command, finished_run, crops, tmp_path):
     def extract(out, *options):
         return command("extract", finished_run.path, "--out", out, *options)
