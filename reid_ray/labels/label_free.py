@@ -42,7 +42,7 @@ def label_free_scores(
     | `effective_clusters` | 0 … N | exp(entropy of cluster sizes): how many of equal size would be as diverse |
     | `size_gini` | 0 … 1 | inequality of cluster sizes, 0 where all are equal |
     | `silhouette` | −1 … 1 | `graph_silhouette`, with a graph |
-    | `camera_entropy`, `camera_mix`, `cross_camera_share` | | `camera_scores`, where a camera is known |
+    | `camera_entropy`, `camera_mix`, `cross_camera_share` | | `camera_scores`, where two cameras are known |
     | `stability` | −1 … 1 | `stability` against the previous labels, with those |
 
     Args:
@@ -54,7 +54,7 @@ def label_free_scores(
     scores = size_scores(labels)
     if graph is not None:
         scores["silhouette"] = graph_silhouette(graph, labels)
-    if camids is not None and (camids != UNKNOWN).any():
+    if camids is not None and len(np.unique(camids[camids != UNKNOWN])) > 1:
         scores |= camera_scores(labels, camids)
     if previous is not None:
         scores["stability"] = stability(previous, labels)
@@ -62,16 +62,19 @@ def label_free_scores(
 
 
 def label_free_objective(scores: Mapping[str, float]) -> float:
-    """One number 0 … 1 for how good a labelling looks, more is better: max(silhouette, 0) · clustered_share.
+    """One number 0 … 1 for how good a labelling looks, more is better.
 
-    Clusters that stand apart, and hold most images. Each alone is easily had: the silhouette by few tiny clusters, the
-    share by huge ones. docs/results.md says how it goes with the truth.
+    max(silhouette, 0) · clustered_share · √min(camera_mix, 1), the last where there are two cameras or more: clusters
+    that stand apart, hold most images, and mix cameras. Each alone is easily had: the first by a few tiny clusters, the
+    second by huge ones, and both by clusters of what a camera sees behind people. docs/results.md says how it goes with
+    the truth.
 
     Args:
         scores: of `label_free_scores` with `common_graph`, so that labellings of other settings and models can be
             compared.
     """
-    return max(scores["silhouette"], 0.0) * scores["clustered_share"]
+    apart = max(scores["silhouette"], 0.0) * scores["clustered_share"]
+    return apart * min(scores.get("camera_mix", 1.0), 1.0) ** 0.5
 
 
 def common_graph(features: FeatureRows, device: torch.device | str | None = None) -> csr_array:
