@@ -24,10 +24,11 @@ def label_free_score(run: Run) -> dict[str, float]:
         RunError: the run has no model yet.
     """
     table, source = run.dataset.train, source_images(run.config)
+    device = next(run.model.parameters()).device
     features = run.embed_table(table)
     of_source = run.embed_table(source.train, source) if source else None
-    labels = cluster_rows(features, run.config.labels, table.camids, source=of_source).raw
-    scores = label_free_scores(labels, common_graph(features), table.camids)
+    labels = cluster_rows(features, run.config.labels, table.camids, device=device, source=of_source).raw
+    scores = label_free_scores(labels, common_graph(features, device), table.camids)
     answer = {"label_free": label_free_objective(scores), **scores}
     answer["n_clusters"] = float(label_statistics(labels)["n_clusters"])
     return answer | (truth_scores(labels, table.pids) if table.has_pids else {})
