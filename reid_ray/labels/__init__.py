@@ -6,7 +6,7 @@ from reid_ray.labels.features import open_features
 from reid_ray.labels.hdbscan import hdbscan
 from reid_ray.labels.jaccard import graph_of_weights, jaccard_graph
 from reid_ray.labels.kmeans import kmeans
-from reid_ray.labels.label_free import label_free_scores
+from reid_ray.labels.label_free import common_graph, label_free_objective, label_free_scores
 from reid_ray.labels.neighbours import Neighbours, nearest, nearest_by_camera
 from reid_ray.labels.quality import label_statistics, truth_scores
 from reid_ray.labels.refresh import Labelling, cluster_rows, labels_from_truth, refresh
@@ -19,6 +19,7 @@ __all__ = [
     "Reliable",
     "Scheme",
     "cluster_rows",
+    "common_graph",
     "dbscan",
     "encode",
     "eps_for_share",
@@ -26,6 +27,7 @@ __all__ = [
     "hdbscan",
     "jaccard_graph",
     "kmeans",
+    "label_free_objective",
     "label_free_scores",
     "label_statistics",
     "labels_from_truth",

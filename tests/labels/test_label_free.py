@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import combinations
 
 import numpy as np
@@ -11,9 +12,19 @@ import pytest
 from scipy.sparse import csr_array
 from sklearn.metrics import adjusted_rand_score, silhouette_samples
 
-import reid_ray.labels.label_free as label_free
-from reid_ray.labels.label_free import camera_scores, graph_silhouette, label_free_scores, size_scores, stability
-from reid_ray.types import IntArray
+from reid_ray.config import LabelsConfig
+from reid_ray.labels import encoding
+from reid_ray.labels.label_free import (
+    camera_scores,
+    common_graph,
+    graph_silhouette,
+    label_free_objective,
+    label_free_scores,
+    size_scores,
+    stability,
+)
+from reid_ray.labels.refresh import cluster_rows
+from reid_ray.types import FloatArray, IntArray
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -41,7 +52,7 @@ def labels_of(rng: np.random.Generator, n_rows: int) -> IntArray:
 def test_silhouette_equals_scikit_learn_on_the_dense_matrix(
     seed: int, rows_per_block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(label_free, "ROWS_PER_BLOCK", rows_per_block)
+    monkeypatch.setattr(encoding, "ROWS_PER_BLOCK", rows_per_block)
     rng = np.random.default_rng(seed)
     n_rows = int(rng.integers(1, 50))
     distance_mat, labels = random_distances(n_rows, rng), labels_of(rng, n_rows)
@@ -175,7 +186,7 @@ def test_degenerate_labellings_give_numbers_and_no_warning(labels: list[int], ca
     scores = label_free_scores(found, to_graph(distance_mat), camids, previous=found)
     assert all(type(value) is float and math.isfinite(value) for value in scores.values())
     keys = {"clustered_share", "largest_share", "effective_clusters", "size_gini", "silhouette", "stability"}
-    if camera in ("one", "each") and n_rows:
+    if camera == "each" and n_rows > 1:
         keys |= {"camera_entropy", "camera_mix", "cross_camera_share"}
     assert set(scores) == keys
     if set(labels) <= {-1}:
@@ -189,3 +200,42 @@ def test_scores_that_the_inputs_do_not_allow_are_left_out() -> None:
         "effective_clusters",
         "size_gini",
     }
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_features_that_tell_people_apart_have_more(make_clustered: Callable[..., FloatArray], seed: int) -> None:
+    """The same label settings on ever noisier features."""
+    scores = []
+    for noise in (0.1, 0.5, 1.0):
+        features = make_clustered(240, seed, noise=noise)
+        labels = cluster_rows(features, LabelsConfig(k1=8, k2=3), np.zeros(240, dtype=np.int64)).labels
+        scores.append(label_free_objective(label_free_scores(labels, common_graph(features))))
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] > scores[-1] + 0.2
+
+
+def test_the_objective_asks_for_clusters_that_stand_apart_hold_images_and_mix_cameras() -> None:
+    """Two people before two cameras: by person, by camera, by person with outliers; and with what is not known."""
+    near, far = 0.2, 0.4
+    same_person = np.kron(np.eye(2), np.ones((4, 4)))
+    same_camera = np.kron(np.ones((4, 4)), np.eye(2))
+    distance_mat = np.where(same_person + same_camera == 0, 1, np.where(same_person == 1, far, near)).astype(np.float32)
+    np.fill_diagonal(distance_mat, 0)
+    graph, camids = to_graph(distance_mat), np.tile([0, 1], 4)
+    by_person, by_camera = np.repeat([0, 1], 4), camids
+
+    def objective(labels: IntArray, cameras: IntArray | None = camids) -> float:
+        scores = label_free_scores(labels, graph, cameras)
+        return label_free_objective(scores)
+
+    silhouette = graph_silhouette(graph, by_person)
+    mix = camera_scores(by_person, camids)["camera_mix"]
+    assert mix > 1  # two of two cameras, where all pairs have 4 of 7
+    assert objective(by_person) == pytest.approx(silhouette) == objective(by_person, None)
+    assert graph_silhouette(graph, by_camera) > silhouette
+    assert objective(by_camera) == 0 < objective(by_camera, None)
+    assert objective(by_camera, np.zeros(8, dtype=np.int64)) == objective(by_camera, None)  # one camera says nothing
+    some = np.where(np.arange(8) % 4 == 3, -1, by_person)
+    expected = graph_silhouette(graph, some) * 0.75 * min(camera_scores(some, camids)["camera_mix"], 1) ** 0.5
+    assert objective(some) == pytest.approx(expected)
+    assert objective(np.full(8, -1)) == objective(np.zeros(8, dtype=np.int64)) == 0
