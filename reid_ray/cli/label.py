@@ -29,10 +29,12 @@ app = typer.Typer()
 
 KIB_PER_MB = 1024
 
-TO_MAXIMISE = ("silhouette", "camera_mix", "ari", "nmi", "pairwise_f1")
-"""Scores of a sweep whose best setting is marked: the first two need no identities."""
+TO_MAXIMISE = ("label_free", "silhouette", "camera_mix", "ari", "nmi", "pairwise_f1")
+"""Scores of a sweep whose best setting is marked: the first three need no identities."""
 
-SWEEP_SCORES = ("n_clusters", "n_outliers", "size_max", "silhouette", "camera_entropy", "camera_mix")
+SWEEP_SCORES = ("n_clusters", "n_outliers", "size_max", "label_free", "silhouette", "camera_entropy", "camera_mix")
+CAPTION = "* best of the column; label_free is the one to choose by where there are no identities"
+
 TRUTH_SCORES = ("ari", "nmi", "pairwise_precision", "pairwise_recall", "pairwise_f1")
 
 
@@ -322,7 +324,7 @@ def _sweep_table(results: list[dict[str, Any]]) -> Table:
     varied = [field.name for field in fields(Setting) if len({result[field.name] for result in results}) > 1] or ["eps"]
     scores = [name for name in (*SWEEP_SCORES, *TRUTH_SCORES) if name in results[0]]
     best = {name: max(result[name] for result in results) for name in scores if name in TO_MAXIMISE}
-    table = Table(*varied, title="Sweep", caption="* best of the column; silhouette and camera_mix need no identities")
+    table = Table(*varied, title="Sweep", caption=CAPTION)
     for name in scores:
         table.add_column(name, justify="right")
     for result in results:

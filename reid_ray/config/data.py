@@ -68,6 +68,9 @@ class DataConfig(Section):
     """Folder layout: the same for the identity, where crops have one (used for evaluation only)."""
     use_cameras: bool = True
     """False strips the camera ids, to train and evaluate as a user without them would."""
+    holdout: float = Field(default=0, ge=0, lt=1)
+    """Share of the people in the training split who leave it and become query and gallery, to choose settings by; the
+    data's own query and gallery are then not read. Who they are does not depend on any seed (docs/data.md)."""
     height: int = Field(default=256, ge=32)
     """Height that images are resized to, pixels (bicubic)."""
     width: int = Field(default=128, ge=16)

@@ -56,10 +56,10 @@ class TrainingConfig(Section):
 class EvaluationConfig(Section):
     """Retrieval on the query and gallery splits."""
 
-    every: int = Field(default=1, ge=0)
-    """Epochs between evaluations; 0 = only after the last."""
+    every: int | None = Field(default=1, ge=0)
+    """Epochs between evaluations; 0 = only after the last, null = never."""
     at_start: bool = False
-    """Evaluate before the first epoch too."""
+    """Evaluate before the first epoch too, if at all."""
     overlap: bool = False
     """Evaluate an epoch's model while the next epoch trains; its metrics are logged at that epoch's end."""
     batch_size: int = Field(default=64, ge=1)

@@ -224,3 +224,52 @@ def jaccard_rows(
             sums[j] = 0.0
         counts[row - first] = used - start
     return counts, kept_columns[:used].copy(), kept_values[:used].copy()
+
+
+@numba.njit(cache=True, nogil=True)
+def silhouettes(
+    indptr: Array,
+    columns: Array,
+    distances: Array,
+    labels: Array,
+    sizes: Array,
+    absent: float,
+    values: Array,
+    first: int,
+    last: int,
+) -> None:
+    """Silhouettes of rows first … last−1; those of rows that have none are left as they are.
+
+    Closeness (`absent` − distance, which absent pairs do not have) is summed per cluster that the row has a pair with.
+
+    Args:
+        indptr, columns, distances: float32 in CSR, diagonal stored; none is larger than `absent`.
+        labels: int64 [N], without gaps, negative where a row is in no cluster.
+        sizes: int64 [n_clusters].
+        values: float64 [N], the answer.
+    """
+    sums = np.zeros(len(sizes), dtype=np.float64)
+    touched = np.empty(len(sizes), dtype=np.int64)
+    for row in range(first, last):
+        own = labels[row]
+        if own < 0 or sizes[own] == 1:
+            continue
+        n = 0
+        for at in range(indptr[row], indptr[row + 1]):
+            cluster = labels[columns[at]]
+            closeness = absent - np.float64(distances[at])
+            if cluster < 0 or closeness == 0.0:
+                continue
+            if sums[cluster] == 0.0:
+                touched[n] = cluster
+                n += 1
+            sums[cluster] += closeness
+        a = absent - (sums[own] - absent) / (sizes[own] - 1)  # without the row itself, at distance 0
+        sums[own] = 0.0
+        nearest = 0.0
+        for cluster in touched[:n]:
+            nearest = max(nearest, sums[cluster] / sizes[cluster])
+            sums[cluster] = 0.0
+        b = absent - nearest
+        if max(a, b) > 0.0:
+            values[row] = (b - a) / max(a, b)

@@ -6,15 +6,25 @@ a good silhouette, large ones mix cameras, and labels that never change may be w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy.sparse import csr_array
 
+from reid_ray.labels import kernels
+from reid_ray.labels.clustering import close_gaps
+from reid_ray.labels.encoding import Scheme, over_blocks
+from reid_ray.labels.jaccard import jaccard_graph
 from reid_ray.labels.quality import adjusted_rand, entropy, group_sizes, joint_groups, n_pairs
-from reid_ray.types import OUTLIER, UNKNOWN, IntArray
+from reid_ray.types import OUTLIER, UNKNOWN, FeatureRows, IntArray
 
-ROWS_PER_BLOCK = 65536
-"""Rows of the graph that the silhouette reads at a time."""
+COMMON = Scheme("spcl", k1=30, k2=6)
+"""The encoding in which labellings are compared, whatever made them."""
+
+COMMON_DISTANCE = 0.9
+"""How far that graph reaches: well beyond any eps."""
 
 
 def label_free_scores(
@@ -49,6 +59,34 @@ def label_free_scores(
     if previous is not None:
         scores["stability"] = stability(previous, labels)
     return scores
+
+
+def label_free_objective(scores: Mapping[str, float]) -> float:
+    """One number 0 … 1 for how good a labelling looks, more is better: max(silhouette, 0) · clustered_share.
+
+    Clusters that stand apart, and hold most images. Each alone is easily had: the silhouette by few tiny clusters, the
+    share by huge ones. docs/results.md says how it goes with the truth.
+
+    Args:
+        scores: of `label_free_scores` with `common_graph`, so that labellings of other settings and models can be
+            compared.
+    """
+    return max(scores["silhouette"], 0.0) * scores["clustered_share"]
+
+
+def common_graph(features: FeatureRows, device: torch.device | str | None = None) -> csr_array:
+    """The graph in which labellings of these features are compared, whatever distance they come from.
+
+    Args:
+        features: float32 [N, D], L2-normalised.
+        device: where neighbours are searched.
+
+    Returns:
+        float32 [N, N] as of `jaccard_graph`, of the encoding `COMMON` up to `COMMON_DISTANCE`.
+    """
+    return jaccard_graph(
+        features, k1=COMMON.k1, k2=COMMON.k2, variant=COMMON.variant, max_distance=COMMON_DISTANCE, device=device
+    )
 
 
 def size_scores(labels: IntArray) -> dict[str, float]:
@@ -139,28 +177,15 @@ def camera_scores(labels: IntArray, camids: IntArray) -> dict[str, float]:
 
 
 def _silhouettes(graph: csr_array, labels: IntArray, absent: float) -> npt.NDArray[np.float64]:
-    """float64 [N]; 0 for outliers. Closeness (`absent` − distance) is summed per row and cluster: it is sparse."""
-    values = np.zeros(len(labels))
-    members = np.flatnonzero(labels != OUTLIER)
-    clusters = np.unique(labels[members], return_inverse=True)[1]
-    sizes = np.bincount(clusters)
+    """float64 [N]; 0 for outliers."""
+    values, closed = np.zeros(len(labels)), close_gaps(labels)
+    sizes = np.bincount(closed[closed != OUTLIER])
     if len(sizes) < 2:
         return values
-    members_of = csr_array((np.ones(len(members)), (members, clusters)), (len(labels), len(sizes)))
-    for first in range(0, len(members), ROWS_PER_BLOCK):
-        rows, own = members[first : first + ROWS_PER_BLOCK], clusters[first : first + ROWS_PER_BLOCK]
-        closeness = graph[rows].astype(np.float64)
-        closeness.data = absent - closeness.data
-        sums = closeness @ members_of
-        cluster_of_entry, row_of_entry = sums.indices, np.repeat(np.arange(len(rows)), np.diff(sums.indptr))
-        is_own = cluster_of_entry == own[row_of_entry]
-        inside = np.zeros(len(rows))
-        inside[row_of_entry[is_own]] = sums.data[is_own]
-        sums.data /= sizes[cluster_of_entry]
-        sums.data[is_own] = 0
-        b = absent - sums.max(axis=1).toarray().ravel()
-        a = absent - (inside - absent) / np.maximum(sizes[own] - 1, 1)  # without the row itself, at distance 0
-        larger = np.maximum(a, b)
-        counts = (sizes[own] > 1) & (larger > 0)
-        values[rows[counts]] = ((b - a) / np.where(counts, larger, 1))[counts]
+    over_blocks(
+        lambda first, last: kernels.silhouettes(
+            graph.indptr, graph.indices, graph.data, closed, sizes, float(absent), values, first, last
+        ),
+        range(len(labels)),
+    )
     return values

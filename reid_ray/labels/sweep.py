@@ -1,14 +1,14 @@
 """Many settings of the labels on the same features, where all that settings share is computed once.
 
 One search for neighbours, as long as the longest list; one encoding for each Jaccard variant, k1 and k2; one graph for
-each encoding; then DBSCAN and the scores for each eps and min_samples. What comes out is what a refresh with that
-setting would give.
+each encoding; then DBSCAN and the scores for each eps and min_samples. What comes out are the clusters that a refresh
+with that setting would give, all judged by the same measure.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from decimal import Decimal, InvalidOperation
 from itertools import product
@@ -22,7 +22,7 @@ from reid_ray.labels.clustering import dbscan
 from reid_ray.labels.encoding import Lists, Scheme, Variant, expand_queries, reciprocal_weights
 from reid_ray.labels.features import check_features
 from reid_ray.labels.jaccard import graph_of_weights
-from reid_ray.labels.label_free import label_free_scores
+from reid_ray.labels.label_free import COMMON, COMMON_DISTANCE, label_free_objective, label_free_scores
 from reid_ray.labels.neighbours import nearest, nearest_by_camera
 from reid_ray.labels.products import Centre, find_centre
 from reid_ray.labels.quality import label_statistics, truth_scores
@@ -71,8 +71,8 @@ def sweep(
 ) -> list[dict[str, Any]]:
     """What each setting gives.
 
-    All graphs reach to the largest eps of the sweep, so that silhouettes can be compared; they are not those of a
-    refresh, whose graph ends at its own eps.
+    Clusters are those of a refresh. Silhouettes are taken in the graph of `common_graph` for all settings, so that they
+    can be compared; those of a refresh are of the graph that it has, which ends at its eps.
 
     Args:
         features: float32 [N, D], L2-normalised.
@@ -84,9 +84,9 @@ def sweep(
         on_setting: called with each result as it comes, which is in the order of computation.
 
     Returns:
-        For each setting, in their order: its fields, `n_clusters`, `n_outliers`, `size_max`, the keys of
-        `label_free_scores` and, where a pid is known, of `truth_scores`; and `seconds` of what it does not share with
-        other settings (DBSCAN and scores).
+        For each setting, in their order: its fields, `n_clusters`, `n_outliers`, `size_max`, `label_free`
+        (`label_free_objective`), the keys of `label_free_scores` and, where a pid is known, of `truth_scores`; and
+        `seconds` of what it does not share with other settings (DBSCAN and scores).
 
     Raises:
         ConfigError: the variant `camera` without camids.
@@ -98,14 +98,20 @@ def sweep(
     centre = find_centre(features)
     known_pids = pids if pids is not None and (pids != UNKNOWN).any() else None
     max_distance = max(setting.eps for setting in settings)
+    common: csr_array | None = None
     results: dict[int, dict[str, Any]] = {}
-    for scheme, weights in _encodings(features, settings, camids, centre, device, memory_mb):
+    schemes = dict.fromkeys([COMMON, *(setting.scheme for setting in settings)])
+    for scheme, weights in _encodings(features, schemes, camids, centre, device, memory_mb):
+        if common is None:
+            common = graph_of_weights(weights, COMMON_DISTANCE)
+        chosen = [at for at, setting in enumerate(settings) if setting.scheme == scheme]
+        if not chosen:
+            continue
         graph = graph_of_weights(weights, max_distance)
-        for at, setting in enumerate(settings):
-            if setting.scheme == scheme:
-                results[at] = _result(setting, graph, camids, previous, known_pids)
-                if on_setting:
-                    on_setting(results[at])
+        for at in chosen:
+            results[at] = _result(settings[at], graph, common, camids, previous, known_pids)
+            if on_setting:
+                on_setting(results[at])
     return [results[at] for at in range(len(settings))]
 
 
@@ -171,14 +177,16 @@ def _values(name: str, part: str, text: str) -> list[Any]:
 
 def _encodings(
     features: FeatureRows,
-    settings: Sequence[Setting],
+    schemes: Iterable[Scheme],
     camids: IntArray | None,
     centre: Centre,
     device: torch.device | str | None,
     memory_mb: int,
 ) -> Iterator[tuple[Scheme, csr_array]]:
-    """V of each scheme, one at a time; k-reciprocal weights are shared by those that differ in the expansion only."""
-    schemes = dict.fromkeys(setting.scheme for setting in settings)
+    """V of each scheme, one at a time; k-reciprocal weights are shared by those that differ in the expansion only.
+
+    The first scheme comes first, unless it is by camera.
+    """
     for by_camera in (False, True):
         chosen = [scheme for scheme in schemes if scheme.by_camera == by_camera]
         if not chosen:
@@ -218,13 +226,19 @@ def _longest_lists(
 
 
 def _result(
-    setting: Setting, graph: csr_array, camids: IntArray | None, previous: IntArray | None, pids: IntArray | None
+    setting: Setting,
+    graph: csr_array,
+    common: csr_array,
+    camids: IntArray | None,
+    previous: IntArray | None,
+    pids: IntArray | None,
 ) -> dict[str, Any]:
     started = time.perf_counter()
     labels = dbscan(graph, eps=setting.eps, min_samples=setting.min_samples)
     counts = label_statistics(labels)
     result = asdict(setting) | {name: counts[name] for name in ("n_clusters", "n_outliers", "size_max")}
-    result |= label_free_scores(labels, graph, camids, previous)
+    scores = label_free_scores(labels, common, camids, previous)
+    result |= {"label_free": label_free_objective(scores), **scores}
     if pids is not None:
         result |= truth_scores(labels, pids)
     return result | {"seconds": time.perf_counter() - started}

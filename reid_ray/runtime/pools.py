@@ -50,7 +50,7 @@ class Extractor:
         source = source_images(config)
         if source is not None:
             self._banks["source"] = make_bank(source.train, source, config)
-        search = search_table(dataset)
+        search = search_table(dataset, config)
         if search is not None:
             self._banks["search"] = make_bank(search, dataset, config)
         training = config.training

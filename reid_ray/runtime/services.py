@@ -33,7 +33,7 @@ class PoolServices:
         self._train = dataset.train
         source = source_images(config)
         self._source = source.train if source else None
-        self._search = search_table(dataset)
+        self._search = search_table(dataset, config)
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="reid-services")  # a refresh and an evaluation
         self._begun: Future[tuple[PseudoLabels, float]] | None = None
         self._evaluating: Future[dict[str, Any]] | None = None

@@ -78,9 +78,9 @@ def make_bank(table: ImageTable, dataset: Dataset, config: Config) -> ImageBank:
     return ImageBank(table, dataset.images, height=data.height, width=data.width, cache_mb=data.cache_mb)
 
 
-def search_table(dataset: Dataset) -> ImageTable | None:
-    """Query rows followed by gallery rows, or None where there is nothing to evaluate."""
-    if evaluable(dataset.table) is not None:
+def search_table(dataset: Dataset, config: Config) -> ImageTable | None:
+    """Query rows followed by gallery rows, or None where there is nothing to evaluate, or it is not asked for."""
+    if config.evaluation.every is None or evaluable(dataset.table) is not None:
         return None
     splits = dataset.table.arrow["split"].to_pylist()
     rows = [i for name in ("query", "gallery") for i, split in enumerate(splits) if split == name]
@@ -154,7 +154,7 @@ class InlineServices:
         self._evaluated: nn.Module | None = None
         source = source_images(config)
         self._source_bank = make_bank(source.train, source, config) if source else None
-        self._search = search_table(dataset)
+        self._search = search_table(dataset, config)
         self._search_bank = make_bank(self._search, dataset, config) if self._search is not None else None
 
     def refresh(self, teacher: nn.Module, version: int, previous: PseudoLabels | None = None) -> PseudoLabels:

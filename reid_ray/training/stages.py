@@ -17,6 +17,7 @@ def source_runs(config: Config) -> list[Config]:
     if source is None or (weights not in (None, "torchvision") and is_model_file(str(weights))):
         return []
     training = config.pretraining or config.training
+    every = None if config.evaluation.every is None else 0
     tree = config.model_dump() | {
         "data": source.model_copy(update={"height": config.data.height, "width": config.data.width}).model_dump(),
         "target": config.data.model_dump(),
@@ -25,7 +26,7 @@ def source_runs(config: Config) -> list[Config]:
         "method": SourceConfig().model_dump(),
         "training": training.model_copy(update={"precision": config.training.precision}).model_dump(),
         "labels": {"staleness": 0},
-        "evaluation": config.evaluation.model_dump() | {"every": 0, "at_start": False},
+        "evaluation": config.evaluation.model_dump() | {"every": every, "at_start": False},
     }
     names = [f"{config.name}-source", *(f"{config.name}-source-{i + 1}" for i in range(1, n_starts(config)))]
     return [Config.model_validate(tree | {"name": name, "seed": config.seed + i}) for i, name in enumerate(names)]

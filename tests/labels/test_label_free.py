@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import combinations
 
 import numpy as np
@@ -11,9 +12,19 @@ import pytest
 from scipy.sparse import csr_array
 from sklearn.metrics import adjusted_rand_score, silhouette_samples
 
-import reid_ray.labels.label_free as label_free
-from reid_ray.labels.label_free import camera_scores, graph_silhouette, label_free_scores, size_scores, stability
-from reid_ray.types import IntArray
+from reid_ray.config import LabelsConfig
+from reid_ray.labels import encoding
+from reid_ray.labels.label_free import (
+    camera_scores,
+    common_graph,
+    graph_silhouette,
+    label_free_objective,
+    label_free_scores,
+    size_scores,
+    stability,
+)
+from reid_ray.labels.refresh import cluster_rows
+from reid_ray.types import FloatArray, IntArray
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -41,7 +52,7 @@ def labels_of(rng: np.random.Generator, n_rows: int) -> IntArray:
 def test_silhouette_equals_scikit_learn_on_the_dense_matrix(
     seed: int, rows_per_block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(label_free, "ROWS_PER_BLOCK", rows_per_block)
+    monkeypatch.setattr(encoding, "ROWS_PER_BLOCK", rows_per_block)
     rng = np.random.default_rng(seed)
     n_rows = int(rng.integers(1, 50))
     distance_mat, labels = random_distances(n_rows, rng), labels_of(rng, n_rows)
@@ -189,3 +200,15 @@ def test_scores_that_the_inputs_do_not_allow_are_left_out() -> None:
         "effective_clusters",
         "size_gini",
     }
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_features_that_tell_people_apart_have_more(make_clustered: Callable[..., FloatArray], seed: int) -> None:
+    """The same label settings on ever noisier features."""
+    scores = []
+    for noise in (0.1, 0.25, 0.5):
+        features = make_clustered(240, seed, noise=noise)
+        labels = cluster_rows(features, LabelsConfig(k1=8, k2=3), np.zeros(240, dtype=np.int64)).labels
+        scores.append(label_free_objective(label_free_scores(labels, common_graph(features))))
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] > 2 * scores[-1]

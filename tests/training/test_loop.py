@@ -50,6 +50,24 @@ def test_a_run_leaves_what_the_design_promises(tiny):
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-5)
 
 
+def test_a_run_that_is_never_evaluated_reads_the_training_images_only(tiny, monkeypatch):
+    from reid_ray.training import services
+
+    real, banks = services.extract, set()
+
+    def extract(model, bank, batches, **options):
+        banks.add(len(bank))
+        return real(model, bank, batches, **options)
+
+    monkeypatch.setattr(services, "extract", extract)
+    never = ("evaluation.every=null", "evaluation.at_start=true", "evaluation.overlap=true")
+    run = train(tiny("data.holdout=0.3", "training.iterations=1", *never))
+    assert banks == {len(run.dataset.train)}
+    assert run.finished
+    assert not run.metrics("evaluate")
+    assert run.dataset.query.pids.max() < run.config.data.synthetic.n_train_ids
+
+
 def test_the_run_api_embeds_as_the_run_evaluated(tiny):
     from reid_ray.evaluation.protocols import evaluate_table
 

@@ -43,13 +43,14 @@ def evaluate(services, teacher, version=0):
     return services.collect_evaluation()
 
 
-def test_what_is_searched_is_query_then_gallery(dataset):
-    table = search_table(dataset)
+def test_what_is_searched_is_query_then_gallery(tiny, dataset):
+    table = search_table(dataset, tiny())
     splits = table.arrow["split"].to_pylist()
     assert splits == ["query"] * len(dataset.query) + ["gallery"] * len(dataset.gallery)
     assert table.paths == dataset.query.paths + dataset.gallery.paths
-    assert search_table(replace(dataset, table=dataset.train)) is None
-    assert search_table(replace(dataset, table=dataset.table.without_pids())) is None
+    assert search_table(replace(dataset, table=dataset.train), tiny()) is None
+    assert search_table(replace(dataset, table=dataset.table.without_pids()), tiny()) is None
+    assert search_table(dataset, tiny("evaluation.every=null")) is None
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -126,7 +127,7 @@ def test_labels_come_from_clusters_or_from_identities(tiny, dataset):
 
 
 def test_the_score_is_the_configured_one(tiny, dataset):
-    table = search_table(dataset)
+    table = search_table(dataset, tiny())
     features = np.random.default_rng(0).normal(size=(len(table), 8)).astype(np.float32)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     mean, trapezoid = (services.score(features, table, tiny(f"evaluation.ap={ap}")) for ap in ("mean", "trapezoid"))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from reid_ray.config import DataConfig
 from reid_ray.config.data import Layout
+from reid_ray.data.holdout import hold_out
 from reid_ray.data.images import Dataset
 from reid_ray.data.readers import (
     csv_file,
@@ -41,17 +42,19 @@ __all__ = ["SCANNERS", "Problem", "Scan", "detect_layout", "read_dataset", "scan
 def read_dataset(config: DataConfig) -> Dataset:
     """The dataset that `config` describes: train rows first, then query, then gallery; file lists are sorted.
 
+    With `config.holdout`, query and gallery are people of the training split (`hold_out`).
+
     Raises:
-        DataError: nothing at `config.root`, something else than the layout says, a file that cannot be a row
-        (the
-            first is named), or a split without images that the layout needs. Images are not opened here.
+        DataError: nothing at `config.root`, something else than the layout says, a file that cannot be a row (the first
+            is named), a split without images that the layout needs, or nobody to hold out. Images are not opened here.
     """
     found = scan_dataset(config)
     problems = [*found.problems, *found.empty_splits()]
     if problems:
         more = f" And {len(problems) - 1} more; 'reid-ray data check' lists them." if len(problems) > 1 else ""
         raise DataError(problems[0].detail + more)
-    return Dataset(found.table, found.images)
+    table = hold_out(found.table, config.holdout) if config.holdout else found.table
+    return Dataset(table, found.images)
 
 
 def scan_dataset(config: DataConfig) -> Scan:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from reid_ray.config.data import SyntheticConfig
+from reid_ray.data.holdout import query_rows
 from reid_ray.data.images import Dataset
 from reid_ray.data.synthetic.sheet import contact_sheet
 from reid_ray.data.synthetic.world import Shot, draw, parse_key, schedule
@@ -66,12 +67,4 @@ def make_dataset(config: SyntheticConfig) -> Dataset:
 
 def queries_of(shots: tuple[Shot, ...]) -> list[Shot]:
     """One person's queries: the first shot at each camera, as long as all queries stay answerable."""
-    query: list[Shot] = []
-    gallery = list(shots)
-    for camid in sorted({shot.camid for shot in shots}):
-        first = next(shot for shot in shots if shot.camid == camid)
-        left = {shot.camid for shot in gallery if shot != first}
-        if all(left - {asked.camid} for asked in [*query, first]):
-            query.append(first)
-            gallery.remove(first)
-    return query
+    return [shots[row] for row in query_rows([shot.camid for shot in shots])]

@@ -1,0 +1,33 @@
+"""What a search optimises that a run does not log itself: how good its labels look, without identities."""
+
+from __future__ import annotations
+
+from reid_ray.labels.label_free import common_graph, label_free_objective, label_free_scores
+from reid_ray.labels.quality import label_statistics, truth_scores
+from reid_ray.labels.refresh import cluster_rows
+from reid_ray.run import Run
+from reid_ray.training.services import source_images
+
+
+def label_free_score(run: Run) -> dict[str, float]:
+    """How good the labels of a run's last model look.
+
+    The model's features of the training table are clustered anew, by the run's own label settings. The clusters are
+    judged in `common_graph`, which is the same for all runs, whatever their k1, eps or variant.
+
+    Returns:
+        `label_free` (0 … 1, more is better), the scores that it is made of and the others of `label_free_scores`,
+        `n_clusters`; and where identities are known those of `truth_scores`, which are for studies: nothing that an
+        objective without labels may look at.
+
+    Raises:
+        RunError: the run has no model yet.
+    """
+    table, source = run.dataset.train, source_images(run.config)
+    features = run.embed_table(table)
+    of_source = run.embed_table(source.train, source) if source else None
+    labels = cluster_rows(features, run.config.labels, table.camids, source=of_source).raw
+    scores = label_free_scores(labels, common_graph(features), table.camids)
+    answer = {"label_free": label_free_objective(scores), **scores}
+    answer["n_clusters"] = float(label_statistics(labels)["n_clusters"])
+    return answer | (truth_scores(labels, table.pids) if table.has_pids else {})
