@@ -15,7 +15,7 @@ from reid_ray.training.checkpoint import save_atomically
 
 
 def check_finite(parts: Mapping[str, Tensor], batch: Batch, networks: Mapping[str, Any], file: Path) -> None:
-    """Raise `DivergedError` where the loss is not finite, after writing the batch and the weights that gave it to `file`.
+    """Raise `DivergedError` where the loss is not finite, after writing the batch and weights that gave it to `file`.
 
     The file is for `torch.load`: `views` (this worker's images, as the network saw them), `labels`, `camids` and `rows`
     of the global batch, `parts` of the loss, `networks` by name as state dicts.
