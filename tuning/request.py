@@ -230,11 +230,6 @@ class SearchDirectory:
             yield
 
 
-def is_search(path: Path) -> bool:
-    """Whether a directory is a search's."""
-    return (path / "search.yaml").is_file()
-
-
 def read_request(path: Path) -> Request:
     """The request in a search directory; `RunError` where it cannot be read."""
     file = path / "search.yaml"

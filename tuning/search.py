@@ -6,6 +6,8 @@ was under way, whose runs go on from their checkpoints, and continues until the 
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -17,19 +19,29 @@ import optuna
 import ray
 from optuna.storages import BaseStorage
 from ray import tune
+from ray.tune.schedulers import ASHAScheduler
 
+from reid_ray.api import dataset_of, train
+from reid_ray.config import Config
+from reid_ray.errors import ConfigError
+from reid_ray.evaluation.protocols import evaluable
 from reid_ray.runtime.cluster import joined
+from reid_ray.runtime.labelling import fetch
 from reid_ray.runtime.leftovers import short_lived
 from reid_ray.runtime.shared import check_shared
 from reid_ray.training.devices import n_cores
 from reid_ray.training.interrupt import terminated_as_interrupted
-from tuning.request import Budget, Request, SearchDirectory, trial_base
+from reid_ray.training.loop import build_networks
+from reid_ray.training.rundir import RunDirectory
+from reid_ray.training.stages import source_runs, started_from
+from reid_ray.training.world import World
+from tuning.request import METRICS, Budget, Request, SearchDirectory, final_base, trial_base
 from tuning.results import Results, read_results, write_results
-from tuning.room import Room, cpus_to_start, make_room
+from tuning.room import Room, cpus_to_start, make_room, trial_plan
 from tuning.searcher import StudySearch
 from tuning.spaces import Values, own_values, starting_point
 from tuning.stages import Stage, final_stage, search_stage, seed_stage, seeded
-from tuning.study import best_first, enqueue, mend, n_done, open_storage, open_study, read_rows, recover, sampler
+from tuning.study import Row, best_first, enqueue, mend, n_done, open_storage, open_study, read_rows, recover, sampler
 from tuning.trial import Task, run_trial
 
 DEATHS_SURVIVED = 2
@@ -37,6 +49,15 @@ DEATHS_SURVIVED = 2
 
 REDUCTION = 3
 """Of trials that come to a rung of successive halving, one in so many goes on."""
+
+GRACE_SHARE = 8
+"""The first rung lies at this part of the epochs."""
+
+TUNE_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
 
 SECONDS_PER_HOUR = 3600
 
@@ -49,7 +70,7 @@ class View:
         stage: its trials' runs lie in `stage.folder`, by id.
         study: to be read only.
         n_trials: that the stage is to have; None where time alone limits it.
-        seconds: of searching so far, with earlier processes.
+        room: what trials have.
     """
 
     stage: Stage
@@ -144,6 +165,7 @@ class _Engine:
     def _joined(self) -> tuple[dict[str, float], int | None]:
         """The cluster's total resources, and this machine's cores where the cluster is our own."""
         if self._cluster is None:
+            self._stack.enter_context(_quiet_tune())
             base, wanted = trial_base(self._request), self._budget.concurrent
             own = self._stack.enter_context(
                 joined(
@@ -153,7 +175,6 @@ class _Engine:
                 )
             )
             self._stack.enter_context(terminated_as_interrupted())  # after Ray, which sets a handler when it starts
-            self._stack.enter_context(_quiet_tune())
             self._cluster = ray.cluster_resources(), n_cores() if own else None
         return self._cluster
 
@@ -168,7 +189,7 @@ class _Engine:
             tune.Tuner(
                 tune.with_resources(partial(run_trial, task=Task(stage, room)), room.placement()),
                 tune_config=tune.TuneConfig(
-                    search_alg=StudySearch(stage, self._storage, drawn),
+                    search_alg=StudySearch(stage, self._storage, drawn, clock.note),
                     scheduler=_scheduler(stage),
                     num_samples=-1 if n_left is None else n_left,
                     max_concurrent_trials=room.concurrent,
@@ -181,6 +202,72 @@ class _Engine:
                     verbose=0,
                 ),
             ).fit()
+
+
+def _check_inputs(request: Request, budget: Budget) -> None:
+    """Find what would end every trial before anything is written or started."""
+    if budget.trials is None and budget.hours is None:
+        raise ConfigError("A search needs an end: give --trials, --hours, or both.")
+    base = trial_base(request).model_copy(update={"name": request.name})
+    trial_plan(base, n_gpus=0, n_cores=1)
+    earlier = source_runs(base)
+    for config in (*earlier, base):
+        dataset_of(config)
+    if not earlier:
+        build_networks(base, World())
+    if budget.compare:
+        reason = evaluable(dataset_of(final_base(request)).table)
+        if reason is not None:
+            raise ConfigError(f"--compare evaluates on the test split, but {reason[0].lower()}{reason[1:]}")
+
+
+def _with_source(stage: Stage, room: Room) -> Config:
+    """What the stage's trials run, to begin from one model of the source, which is trained first where there is one."""
+    beside = {"name": stage.folder.name, "output": str(stage.folder.parent / "source")}
+    runs = source_runs(stage.base.model_copy(update=beside))
+    for run in runs:
+        if not RunDirectory.of(run).is_complete(run):
+            has = {"num_cpus": room.bundle.get("CPU", 0), "num_gpus": room.bundle.get("GPU", 0)}
+            fetch(ray.remote(_train_source).options(**has, scheduling_strategy="SPREAD", max_retries=2).remote(run))
+    return started_from(stage.base, runs)
+
+
+def _train_source(config: Config) -> None:
+    train(config)
+
+
+def _scheduler(stage: Stage) -> ASHAScheduler | None:
+    """Successive halving by epochs, where trials may be stopped; the last rung is never the end of a training."""
+    if not stage.stop_early:
+        return None
+    epochs = stage.base.training.epochs
+    return ASHAScheduler(
+        time_attr="epoch",
+        metric=METRICS[stage.objectives[0]],
+        mode="max",
+        max_t=epochs + 1,
+        grace_period=max(1, epochs // GRACE_SHARE),
+        reduction_factor=REDUCTION,
+    )
+
+
+@contextmanager
+def _quiet_tune() -> Iterator[None]:
+    """Ray Tune without files of its own, without a handler of Ctrl-C, and without its log, for the block."""
+    before = {name: os.environ.get(name) for name in TUNE_ENVIRONMENT}
+    logger = logging.getLogger("ray.tune")
+    level = logger.level
+    os.environ.update(TUNE_ENVIRONMENT)
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 class Clock:
