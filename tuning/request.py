@@ -33,6 +33,8 @@ Objective: TypeAlias = Literal["label-free", "map", "hours"]
 METRICS: dict[Objective, str] = {"label-free": "label_free", "map": "mAP", "hours": "hours"}
 """Objective → its name among the measures of a trial."""
 
+CHOICES: tuple[tuple[Objective, ...], ...] = (("label-free",), ("map",), ("label-free", "hours"), ("map", "hours"))
+
 HOLDOUT = 0.25
 """Share of the training identities that a search by mAP holds out where `data.holdout` is not set."""
 
@@ -92,7 +94,7 @@ def make_request(
     *,
     name: str,
     wanted: Sequence[str] = (),
-    objectives: Sequence[Objective] = ("label-free",),
+    objectives: Sequence[str] = ("label-free",),
     stop_early: Literal["auto", "yes", "no"] = "auto",
     sweep: Sequence[str] = (),
 ) -> Request:
@@ -107,10 +109,11 @@ def make_request(
     Raises:
         ConfigError: parts that do not go together.
     """
-    if not objectives or objectives[0] == "hours" or list(objectives[1:]) not in ([], ["hours"]):
+    chosen = tuple(name for name in METRICS if name in objectives)
+    if list(chosen) != list(objectives) or chosen not in CHOICES:
         raise ConfigError(
-            f"--objective {' --objective '.join(objectives)} cannot be; give label-free or map first, and hours second "
-            f"where it is to count as well."
+            f"--objective {' --objective '.join(objectives)} cannot be; give label-free or map, then hours if they "
+            f"are to count as well."
         )
     by_labels, epochs = objectives[0] == "map", config.training.epochs
     if stop_early == "yes" and (not by_labels or len(objectives) > 1):
@@ -130,7 +133,7 @@ def make_request(
     early = stop_early == "yes" or (
         stop_early == "auto" and by_labels and len(objectives) == 1 and epochs >= MIN_EPOCHS_TO_STOP
     )
-    return Request(name, config, space, tuple(objectives), early, tuple(sweep))
+    return Request(name, config, space, chosen, early, tuple(sweep))
 
 
 def trial_base(request: Request) -> Config:

@@ -77,12 +77,14 @@ def read_results(path: Path) -> Results:
     """What a search directory holds; `RunError` where it is none."""
     request = read_request(path)
     journal, seed = path / "study.journal", request.config.seed
-    storage = open_storage(journal) if journal.exists() else None
-    names = optuna.get_all_study_names(storage) if storage else []  # the oldest first
-    rows = {name: read_rows(optuna.load_study(study_name=name, storage=storage), seed) for name in names}
+    rows: dict[str, list[Row]] = {}
+    if journal.exists():
+        storage = open_storage(journal)
+        for name in optuna.get_all_study_names(storage):  # the oldest first
+            rows[name] = read_rows(optuna.load_study(study_name=name, storage=storage), seed)
     newest = {name.partition("-")[0]: found for name, found in rows.items()}
     again = sorted(repeated(newest.get("seeds", [])), key=lambda point: -point.mean)
-    further = {stage: newest[stage] for stage in ("seeds", "final") if stage in newest}
+    further: dict[str, list[Row]] = {stage: newest[stage] for stage in ("seeds", "final") if stage in newest}
     return Results(request, newest.get("search", []), again, repeated(newest.get("final", [])), further)
 
 

@@ -98,9 +98,9 @@ def search(request: Request, budget: Budget, watch: Watch | None = None) -> Resu
     _check_inputs(request, budget)
     with directory.owned(request):
         mend(directory.journal)
-        with _Engine(request, budget, open_storage(directory.journal), watch) as engine:
+        with ExitStack() as stack:
             try:
-                _all_stages(engine, request, budget)
+                _all_stages(_Engine(request, budget, open_storage(directory.journal), watch, stack), request, budget)
             finally:
                 results = read_results(directory.path)
                 if results.rows:
@@ -126,22 +126,15 @@ def _all_stages(engine: _Engine, request: Request, budget: Budget) -> None:
 
 
 class _Engine:
-    """Runs stages on one cluster, which is joined or started when there is work for it."""
+    """Runs stages on one cluster, which is joined or started when there is work for it, and left with `stack`."""
 
-    def __init__(self, request: Request, budget: Budget, storage: BaseStorage, watch: Watch) -> None:
+    def __init__(self, request: Request, budget: Budget, storage: BaseStorage, watch: Watch, stack: ExitStack) -> None:
         self._request = request
         self._budget = budget
         self._storage = storage
         self._watch = watch
-        self._stack = ExitStack()
+        self._stack = stack
         self._cluster: tuple[dict[str, float], int | None] | None = None
-
-    def __enter__(self) -> _Engine:
-        self._stack.__enter__()
-        return self
-
-    def __exit__(self, *ended: object) -> None:
-        self._stack.__exit__(*ended)
 
     def rows(self, stage: Stage) -> list[Row]:
         return read_rows(open_study(self._storage, stage), stage.base.seed)

@@ -108,7 +108,7 @@ def open_study(storage: BaseStorage, stage: Stage) -> optuna.Study:
     )
 
 
-def direction(objective: Objective) -> str:
+def direction(objective: Objective) -> Literal["minimize", "maximize"]:
     return "minimize" if objective == "hours" else "maximize"
 
 

@@ -104,7 +104,7 @@ def working_seconds(events: list[Event]) -> float:
     """Wall-clock seconds of a run, without the time between a kill and the start after it."""
     started = sum(number(event, "startup_seconds") or 0 for event in events if event["event"] == "start")
     gaps = [later["time"] - earlier["time"] for earlier, later in pairwise(events) if later["event"] != "start"]
-    return started + sum(gaps)
+    return float(started + sum(gaps))
 
 
 class _Reports:
