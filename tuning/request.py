@@ -195,13 +195,18 @@ class SearchDirectory:
     def best(self) -> Path:
         return self.path / "best.yaml"
 
+    @property
+    def _begun(self) -> bool:
+        """Whether a trial has been started."""
+        return self.trials.is_dir() and any(self.trials.iterdir())
+
     def check(self, request: Request) -> None:
         """Raise `RunError` where this directory is another search's, or something else."""
         if not self.request_file.exists():
             if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
                 raise RunError(f"{self.path} exists and is no search; choose another --name or output=…, or remove it.")
             return
-        if not self.journal.exists():  # nothing to lose yet
+        if not self._begun:  # nothing to lose yet
             return
         changes = leaf_changes(_identity(read_request(self.path)), _identity(request))
         if changes:
@@ -220,7 +225,7 @@ class SearchDirectory:
         self.check(request)
         with storage_errors(self.path):
             self.trials.mkdir(parents=True, exist_ok=True)
-        if not self.request_file.exists() or not self.journal.exists():
+        if not self._begun:
             with replacing(self.request_file) as file:
                 file.write(_written(request).encode())
         with self.request_file.open() as held:
@@ -230,6 +235,8 @@ class SearchDirectory:
                 raise RunError(
                     f"Another process is at work on {self.path}; wait for it, or choose another --name."
                 ) from None
+            if not self._begun:
+                self.journal.unlink(missing_ok=True)  # of another request, or one that was refused
             yield
 
 

@@ -76,7 +76,7 @@ def test_a_directory_is_one_search_s(ask, tmp_path):
     request = ask()
     directory = SearchDirectory.of(request)
     with directory.owned(request):
-        directory.journal.touch()
+        (directory.trials / "0a1b2c3d").mkdir()
         with pytest.raises(RunError, match="Another process"), directory.owned(request):
             pass
     with directory.owned(request):  # again, after the other has ended

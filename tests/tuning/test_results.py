@@ -27,7 +27,6 @@ def finished(told):
 
     def run(*overrides, **options):
         search = told(*overrides, **options)
-        search.write_request()
         for score in SCORES:
             trial, _ = search.ask()
             scores = (score, 1 + score) if "hours" in search.request.objectives else (score,)
@@ -114,7 +113,6 @@ def test_the_verdict_is_that_of_fresh_seeds(finished, gain, part):
 
 def test_what_a_sweep_found_is_part_of_the_recipe(told):
     search = told(wanted=["method.temperature_hard"], sweep=["eps=.4:.6:.1"])
-    search.write_request()
     trial, values = search.ask()
     search.tell(trial, 0.4, swept={"labels.eps": 0.4})
     results = read_results(search.directory.path)
@@ -125,7 +123,6 @@ def test_what_a_sweep_found_is_part_of_the_recipe(told):
 
 def test_a_search_without_a_score_has_no_winner(told):
     search = told()
-    search.write_request()
     assert read_results(search.directory.path).rows == []
     trial, _ = search.ask()
     search.tell(trial, 0.0, state="failed", reason="no memory in it")
@@ -157,7 +154,6 @@ def test_the_report_shows_all_of_it(finished, objectives):
 
 def test_importance_is_that_of_the_key_that_matters(told):
     search = told()
-    search.write_request()
     for _ in range(12):
         trial, values = search.ask()
         search.tell(trial, values["labels.eps"] - 0.2)
@@ -175,7 +171,6 @@ def matches(values, point):
 
 def test_values_of_the_recipe_outside_of_the_ranges_can_be_compared(told):
     search = told("labels.eps=0.9")
-    search.write_request()
     trial, _ = search.ask()
     search.tell(trial, 0.4)
     results = read_results(search.directory.path)
