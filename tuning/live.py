@@ -66,11 +66,9 @@ class Board:
 def line_of(row: Row, view: View, rows: list[Row], n_ended: int) -> str:
     """One line about a trial that has ended."""
     of = "" if view.n_trials is None else f"/{view.n_trials}"
-    told = row.reason if not row.ranked else _scores(row, view)
-    if row.ranked and row.state != "complete":
-        told += f" ({row.state}{': ' + row.reason if row.reason else ''})"
-    elif not row.ranked:
-        told = f"{row.state}: {row.reason}"
+    told = _scores(row, view) if row.ranked else f"{row.state}: {row.reason}"
+    if row.state == "stopped":
+        told += " (stopped)"
     best = best_first(rows)
     if best and best[0].number == row.number and len(best) > 1:
         told += ", the best so far"

@@ -29,7 +29,7 @@ COLOURS = colormaps["viridis"]
 
 def draw_search(results: Results, folder: Path) -> dict[str, Path]:
     """Draw what there is to see of a search; heading → picture, in order. Pictures without data are left out."""
-    rows = [row for row in results.rows if row.ranked]
+    rows = [row for row in results.rows if row.scores]
     space, name = results.request.space, METRICS[results.request.objectives[0]]
     found: dict[str, Path] = {}
     if rows:
@@ -45,7 +45,7 @@ def draw_search(results: Results, folder: Path) -> dict[str, Path]:
 
 def importance(rows: Sequence[Row], space: Space) -> dict[str, float] | None:
     """Share of each key in how the first objective varies (fANOVA), largest first; None where too little is known."""
-    scored = [row for row in rows if row.ranked]
+    scored = [row for row in rows if row.scores]
     if len(scored) < MIN_TRIALS or len(space) < 2 or not pvariance(row.scores[0] for row in scored):
         return None
     distributions = {key: _distribution(search) for key, search in space.items()}
@@ -59,8 +59,8 @@ def importance(rows: Sequence[Row], space: Space) -> dict[str, float] | None:
 
 
 def draw_history(rows: Sequence[Row], name: str, out: Path) -> Path:
-    """Score of each trial by number, and the best so far; trials without a score are ticks at the foot."""
-    scored = [row for row in rows if row.ranked]
+    """Score of each trial by number, and the best so far."""
+    scored = [row for row in rows if row.scores]
     axes, figure = _panel(7.5, 3.6, name)
     whole = [row for row in scored if row.state == "complete"]
     ended = [row for row in scored if row.state != "complete"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from ray.tune.search.optuna import OptunaSearch
 from tuning.request import METRICS
 from tuning.spaces import suggest
 from tuning.stages import Stage
-from tuning.study import direction
+from tuning.study import Outcome, direction
 
 FAILURES_IN_VAIN = 5
 """Trials that fail before any has come to an end, after which it is not to be expected of others."""
@@ -76,20 +77,20 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         self._under_way.pop(trial_id, None)
         trial = self._ot_trials[trial_id]
-        for name, fact in facts(result, error).items():
-            trial.set_user_attr(name, fact)
-        told = None if error or result is None or result["state"] == "failed" else result
+        outcome = _ended(result, error)
+        for name, fact in asdict(outcome).items():
+            if name != "quality" and fact:
+                trial.set_user_attr(name, fact)
+        told = None if outcome.state == "failed" else result
         super().on_trial_complete(trial_id, told, error=told is None)
         self._n_failed += told is None
         self._n_scored += told is not None
         self._on_told()
 
 
-def facts(result: Mapping[str, Any] | None, error: bool) -> dict[str, Any]:
-    """What the study remembers of a trial besides its values."""
+def _ended(result: Mapping[str, Any] | None, error: bool) -> Outcome:
+    """How a trial ended, by its last report or by its process."""
     if error or result is None:
-        reason = "its process died again and again; often the machine has run out of memory"
-        return {"state": "failed", "reason": reason}
-    state = result["state"] if result["final"] else "stopped"
-    known = {name: result[name] for name in ("reason", "measures", "swept") if result.get(name)}
-    return {"state": state, **known}
+        return Outcome("failed", reason="its process died again and again; often the machine has run out of memory")
+    outcome: Outcome = result["outcome"]
+    return outcome if result["final"] else replace(outcome, state="stopped")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias, get_args
 
 import yaml
@@ -59,7 +60,9 @@ def search_space(config: Config, wanted: Sequence[str] = ()) -> Space:
         if key in space:
             raise ConfigError(f"{key} is searched twice; give it one --search.")
         field = _field(config, key)
-        space[key] = _parsed(key, listed, field, text) if equals else _own_range(key, field)
+        space[key] = (
+            _parsed(key, listed, field, text) if equals else _own_range(key, field, own_values(config, [key])[key])
+        )
         ends = space[key].choices or (space[key].low, space[key].high)
         for end in ends:
             with_values(config, {key: _as_whole(end, field)})
@@ -67,9 +70,12 @@ def search_space(config: Config, wanted: Sequence[str] = ()) -> Space:
 
 
 def default_space(config: Config) -> Space:
-    """Every key of `method` and `labels` that has a range, is read by this run, and is not switched off (null)."""
+    """Every key of `method` and `labels` that has a range, is read by this run, and is not switched off (null).
+
+    A range is widened to the run's own value.
+    """
     return {
-        key: search
+        key: _widened(search, value)
         for section in ("method", "labels")
         for key, field, value in _leaves(getattr(config, section), f"{section}.")
         if (search := _range_of(field)) is not None and value is not None and is_read(key, config)
@@ -167,6 +173,13 @@ def _range_of(field: FieldInfo) -> Search | None:
     return None
 
 
+def _widened(search: Search, value: Value) -> Search:
+    """The range with a value in it, where that is a number."""
+    if search.choices or isinstance(value, bool) or not isinstance(value, int | float):
+        return search
+    return replace(search, low=min(search.low, value), high=max(search.high, value), log=search.log and value > 0)
+
+
 def _field(config: Config, key: str) -> FieldInfo:
     """The field of a key that may be searched."""
     fields = {found: field for found, field, _ in _leaves(config, "")}
@@ -181,11 +194,11 @@ def _field(config: Config, key: str) -> FieldInfo:
     return fields[key]
 
 
-def _own_range(key: str, field: FieldInfo) -> Search:
+def _own_range(key: str, field: FieldInfo, value: Value) -> Search:
     search = _range_of(field)
     if search is None:
         raise ConfigError(f"{key} has no range of its own; write --search {key}=LOW:HIGH, or {key}=A,B,C.")
-    return search
+    return _widened(search, value)
 
 
 def _parsed(key: str, listed: str, field: FieldInfo, text: str) -> Search:

@@ -31,11 +31,32 @@ method's own end, told as the worst value. `failed`: for a reason that says noth
 the search ended before it, and asks for it again.
 """
 
+SCORED: tuple[State, ...] = ("complete", "stopped")
+"""States in which a score says how good the values are."""
+
 WAITING, FIXED = TrialState.WAITING, "fixed_params"
 """Optuna's state of a trial that is to be asked for next, and where it keeps the values."""
 
 STARTUP_SHARE, STARTUP_TRIALS = 3, (4, 10)
 """Of a third of the trials, but at least 4 and at most 10, the values are drawn without a model."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial stands or ended, and what it is worth; this is what it tells the study.
+
+    Attributes:
+        quality: of the first objective, more is better; 0 where there is none.
+        reason: a sentence, where it did not end well.
+        measures: other numbers of the run.
+        swept: settings of the labels that the quality was had with, where some were tried.
+    """
+
+    state: State
+    quality: float = 0.0
+    reason: str = ""
+    measures: dict[str, float] = field(default_factory=dict)
+    swept: Values = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,7 +66,7 @@ class Row:
     Attributes:
         id: name of its run directory.
         values: what it sets.
-        scores: by objective, in the order of the request; empty while there are none.
+        scores: by objective, in the order of the request; empty where there are none.
         reason: why it ended, where it did not end well.
         measures: other numbers of it: `epochs`, `seconds`, label-free scores.
         swept: settings of the labels that a sweep has found best.
@@ -62,8 +83,8 @@ class Row:
 
     @property
     def ranked(self) -> bool:
-        """Whether its score may be compared with others."""
-        return bool(self.scores)
+        """Whether it may be the best."""
+        return bool(self.scores) and self.state in SCORED
 
     @property
     def point(self) -> Values:
@@ -149,7 +170,7 @@ def n_done(rows: Sequence[Row]) -> int:
 
 
 def best_first(rows: Iterable[Row]) -> list[Row]:
-    """Those with a score, by the first objective; a run that was asked for twice stands once."""
+    """Those that may be the best, by the first objective; a run that was asked for twice stands once."""
     found: dict[str, Row] = {}
     for row in sorted((row for row in rows if row.ranked), key=lambda row: (-row.scores[0], row.number)):
         found.setdefault(row.id, row)

@@ -6,7 +6,7 @@ import math
 import os
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -28,7 +28,7 @@ from tuning.request import METRICS
 from tuning.room import Room
 from tuning.spaces import Values
 from tuning.stages import Stage
-from tuning.study import State
+from tuning.study import Outcome
 from tuning.sweep import best_setting
 
 SECONDS_PER_HOUR = 3600
@@ -52,24 +52,6 @@ class Task:
         config = self.stage.config_of(values)
         runtime = config.runtime.model_copy(update={"device": self.room.device, "threads": self.room.threads})
         return config.model_copy(update={"runtime": runtime})
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a trial ended, and what it is worth.
-
-    Attributes:
-        quality: of the first objective, more is better; 0 where there is none.
-        reason: a sentence, where it did not end well.
-        measures: other numbers of the run.
-        swept: settings of the labels that the quality was had with, where some were tried.
-    """
-
-    state: State
-    quality: float = 0.0
-    reason: str = ""
-    measures: dict[str, float] = field(default_factory=dict)
-    swept: Values = field(default_factory=dict)
 
 
 def run_trial(values: Mapping[str, Any], task: Task) -> None:
@@ -128,10 +110,10 @@ class _Reports:
     def _report(self, outcome: Outcome, epoch: int, *, final: bool) -> None:
         seconds = working_seconds(self._events())
         measures = {"epochs": float(len(self._events("epoch"))), "seconds": round(seconds, 1), **outcome.measures}
+        told = replace(outcome, measures=measures)
         scores = {METRICS[self._task.stage.objectives[0]]: outcome.quality}
         scores["hours"] = seconds * self._task.room.devices / SECONDS_PER_HOUR
-        told = {"state": outcome.state, "reason": outcome.reason, "measures": measures, "swept": outcome.swept}
-        tune.report({**scores, **told, "epoch": epoch, "final": final})
+        tune.report({**scores, "outcome": told, "epoch": epoch, "final": final})
 
     def _events(self, kind: str | None = None) -> list[Event]:
         events = read_metrics(RunDirectory.of(self._config).metrics_file)

@@ -156,8 +156,8 @@ def _best_table(results: Results) -> Table:
     table = Table("run", title=f"Best trials of {results.request.name}", caption=caption)
     for name in (*names, "seconds"):
         table.add_column(name, justify="right")
-    for key in listed[0].point:
-        table.add_column(key.rpartition(".")[2], justify="right")
+    for key in listed[0].point if listed else ():
+        table.add_column(_heading(key), justify="right")
     for row in listed:
         cells = [*row.scores, row.measures.get("seconds", 0.0), *row.point.values()]
         mark = "*" if row.id in front else ""
@@ -172,12 +172,17 @@ def _seeds_table(title: str, points: list[Repeated]) -> Table:
     for heading in ("mean", *(f"seed {seed}" for seed in sorted({s for point in points for s in point.scores}))):
         table.add_column(heading, justify="right")
     for key in points[0].values:
-        table.add_column(key.rpartition(".")[2], justify="right")
+        table.add_column(_heading(key), justify="right")
     seeds = sorted({seed for point in points for seed in point.scores})
     for point in points:
         scores = [point.scores.get(seed) for seed in seeds]
         table.add_row(*map(shown, (point.mean, *scores, *point.values.values())))
     return table
+
+
+def _heading(key: str) -> str:
+    """The last part of a key, which a narrow column can break."""
+    return key.rpartition(".")[2].replace("_", " ")
 
 
 def _of(points: list[Repeated], values: dict[str, bool | int | float | str | None]) -> Repeated | None:

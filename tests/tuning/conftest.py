@@ -1,12 +1,13 @@
 """Searches without Ray: a stage, its study, and trials that are told what the test says."""
 
 import pytest
+from ray.tune.utils.util import flatten_dict
 from small_runs import tiny_config
 
 from tuning.request import SearchDirectory, make_request
 from tuning.searcher import StudySearch
 from tuning.stages import search_stage
-from tuning.study import open_storage, open_study, sampler
+from tuning.study import Outcome, open_storage, open_study, sampler
 
 WANTED = ["labels.eps=.3:.8", "labels.k1=4:12", "method.temperature_hard=.05:.3:log"]
 
@@ -42,8 +43,9 @@ class Told:
     def tell(self, trial, *scores, state="complete", reason="", final=True, swept=None):
         names = [name for name in ("label_free", "mAP") if name in self.searcher.metric]
         result = dict(zip([*names, "hours"], scores, strict=False))
-        told = {"state": state, "reason": reason, "measures": {"seconds": 3.0, "epochs": 2.0}, "swept": swept or {}}
-        result |= {**told, "epoch": 2, "final": final, "training_iteration": 1}
+        outcome = Outcome(state, scores[0], reason, {"seconds": 3.0, "epochs": 2.0}, swept or {})
+        result |= {"outcome": outcome, "epoch": 2, "final": final, "training_iteration": 1}
+        result = flatten_dict(result)  # as Ray Tune hands it on
         self.searcher.on_trial_result(trial, result)
         self.searcher.on_trial_complete(trial, result)
 

@@ -141,6 +141,18 @@ def test_values_are_drawn_where_they_may_and_are_short():
     assert rounded(7) == 7
 
 
+def test_a_range_that_nobody_chose_is_widened_to_the_recipe_s_value():
+    config = recipe("ice", "labels.k1=6", "method.weight_hard=0", "method.weight_soft=90")
+    for space in (
+        search_space(config),
+        search_space(config, ["labels.k1", "method.weight_hard", "method.weight_soft"]),
+    ):
+        assert space["labels.k1"] == Search(6, 50)
+        assert space["method.weight_hard"] == Search(0.0, 5.0)
+        assert space["method.weight_soft"] == Search(1.0, 90.0, log=True)
+        assert starting_point(config, space) == own_values(config, space)
+
+
 def test_a_value_outside_of_its_range_is_no_start():
     config = recipe("ice")
     space = search_space(config, ["labels.eps=.6:.7", "labels.k1"])

@@ -8,7 +8,8 @@ from tuning import trial
 from tuning.request import make_request
 from tuning.room import Room
 from tuning.stages import final_stage, run_id, search_stage, seed_stage, seeded
-from tuning.trial import Outcome, Task, attempt, judge_labels, run_trial, working_seconds
+from tuning.study import Outcome
+from tuning.trial import Task, attempt, judge_labels, run_trial, working_seconds
 
 VALUES = {"labels.k1": 5, "labels.eps": 0.6}
 ROOM = Room(2, {"CPU": 1.0}, "cpu", 1, 1.0)
@@ -135,7 +136,8 @@ def test_reports_carry_every_metric_and_never_fall(ask, monkeypatch):
     assert [report["mAP"] for report in reports] == [0.3, 0.3, 0.3, 0.0]
     assert [report["epoch"] for report in reports] == [1, 2, 3, 4]
     assert [report["final"] for report in reports] == [False, False, False, True]
-    assert all({"mAP", "hours", "state", "reason", "measures", "swept"} <= set(report) for report in reports)
+    assert [report["outcome"].state for report in reports] == [*["running"] * 3, "degenerate"]
+    assert all({"mAP", "hours"} <= set(report) for report in reports)
 
 
 def test_time_between_a_kill_and_the_next_start_is_no_work():
