@@ -115,7 +115,7 @@ def test_an_objective_that_is_no_number_is_a_failure(ask, monkeypatch):
 
 def test_labels_that_come_to_nothing_are_the_values_own_doing(ask):
     stage = search_stage(ask())
-    outcome = attempt(config_of(stage, {"labels.eps": 0.01}), stage)
+    outcome = attempt(config_of(stage, {"labels.k1": 27, "labels.eps": 0.7}), stage)
     assert (outcome.state, outcome.quality) == ("degenerate", 0.0)
     assert "eps" in outcome.reason
 
