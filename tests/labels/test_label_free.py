@@ -206,9 +206,9 @@ def test_scores_that_the_inputs_do_not_allow_are_left_out() -> None:
 def test_features_that_tell_people_apart_have_more(make_clustered: Callable[..., FloatArray], seed: int) -> None:
     """The same label settings on ever noisier features."""
     scores = []
-    for noise in (0.1, 0.25, 0.5):
+    for noise in (0.1, 0.5, 1.0):
         features = make_clustered(240, seed, noise=noise)
         labels = cluster_rows(features, LabelsConfig(k1=8, k2=3), np.zeros(240, dtype=np.int64)).labels
         scores.append(label_free_objective(label_free_scores(labels, common_graph(features))))
     assert scores == sorted(scores, reverse=True)
-    assert scores[0] > 2 * scores[-1]
+    assert scores[0] > scores[-1] + 0.2
