@@ -66,11 +66,11 @@ class Results:
 
     @property
     def winner(self) -> Values | None:
-        """The best mean where seeds were repeated, else the best trial by the first objective; None without any."""
-        if self.again and self.again[0].scores:
+        """The best trial by the first objective, or by the mean where it was run with further seeds; None without any."""
+        best = [row.point for row in best_first(self.rows)[:1]]
+        if any(point.values in best for point in self.again) and self.again[0].scores:
             return self.again[0].values
-        best = best_first(self.rows)
-        return best[0].point if best else None
+        return best[0] if best else None
 
 
 def read_results(path: Path) -> Results:
@@ -156,8 +156,8 @@ def _heading(results: Results) -> str:
     request, best = results.request, best_first(results.rows)
     objective, n_trials = request.objectives[0], sum(row.ranked for row in results.rows)
     told = f"# The best of {n_trials} trials by {objective}"
-    if results.again and results.again[0].scores:
-        top = results.again[0]
+    top = results.again[0] if results.again else None
+    if top is not None and top.values == results.winner:
         return f"{told}: a mean of {top.mean:.4f} over {len(top.scores)} seeds that the search had not seen."
     return f"{told}: {best[0].scores[0]:.4f}, trial {best[0].id}."
 

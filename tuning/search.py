@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from uuid import uuid4
 
 import optuna
@@ -105,7 +106,7 @@ def search(request: Request, budget: Budget, watch: Watch | None = None) -> Resu
             finally:
                 results = read_results(directory.path)
                 if results.rows:
-                    write_results(results)
+                    write_results(results)  # what has ended since, and what was broken off
         return results
 
 
@@ -154,7 +155,10 @@ class _Engine:
         check_shared(SearchDirectory.of(self._request).path)
         stage = replace(stage, base=_with_source(stage, room))
         with self._watch(View(stage, study, n_trials, room)), clock.running():
-            self._fit(stage, study, n_left, n_trials, room, clock)
+            try:
+                self._fit(stage, study, n_left, n_trials, room, clock)
+            finally:
+                recover(study)  # what the clock or Ctrl-C has broken off
 
     def _joined(self) -> tuple[dict[str, float], int | None]:
         """The cluster's total resources, and this machine's cores where the cluster is our own."""
@@ -183,7 +187,7 @@ class _Engine:
             tune.Tuner(
                 tune.with_resources(partial(run_trial, task=Task(stage, room)), room.placement()),
                 tune_config=tune.TuneConfig(
-                    search_alg=StudySearch(stage, self._storage, drawn, clock.note),
+                    search_alg=StudySearch(stage, self._storage, drawn, partial(_after_trial, path, clock)),
                     scheduler=_scheduler(stage),
                     num_samples=-1 if n_left is None else n_left,
                     max_concurrent_trials=room.concurrent,
@@ -224,6 +228,12 @@ def _with_source(stage: Stage, room: Room) -> Config:
             has = {"num_cpus": room.bundle.get("CPU", 0), "num_gpus": room.bundle.get("GPU", 0)}
             fetch(ray.remote(_train_source).options(**has, scheduling_strategy="SPREAD", max_retries=2).remote(run))
     return started_from(stage.base, runs)
+
+
+def _after_trial(path: Path, clock: Clock) -> None:
+    """What a process that is killed leaves is never older than the last trial."""
+    clock.note()
+    write_results(read_results(path))
 
 
 def _train_source(config: Config) -> None:
