@@ -66,7 +66,7 @@ class Results:
 
     @property
     def winner(self) -> Values | None:
-        """The best trial by the first objective, or by the mean where it was run with further seeds; None without any."""
+        """The best trial by the first objective, or by the mean where it has further seeds; None without any."""
         best = [row.point for row in best_first(self.rows)[:1]]
         if any(point.values in best for point in self.again) and self.again[0].scores:
             return self.again[0].values
