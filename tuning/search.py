@@ -40,7 +40,7 @@ from tuning.request import METRICS, Budget, Request, SearchDirectory, final_base
 from tuning.results import Results, read_results, write_results
 from tuning.room import Room, cpus_to_start, make_room, trial_plan
 from tuning.searcher import StudySearch
-from tuning.spaces import Values, own_values, starting_point
+from tuning.spaces import Values, starting_point
 from tuning.stages import Stage, final_stage, search_stage, seed_stage, seeded
 from tuning.study import Row, best_first, enqueue, mend, n_done, open_storage, open_study, read_rows, recover, sampler
 from tuning.trial import Task, run_trial
@@ -120,10 +120,10 @@ def _all_stages(engine: _Engine, request: Request, budget: Budget) -> None:
         again = seed_stage(request, best[: budget.top], budget.seeds)
         points = seeded(best[: budget.top], again)
         engine.run(again, points, len(points))
-    winner = read_results(path).winner
-    if winner is not None and budget.compare:
-        final = final_stage(request, [winner, own_values(request.config, winner)], budget.compare)
-        points = seeded([winner, own_values(request.config, winner)], final)
+    found = read_results(path)
+    if found.winner is not None and found.winner != found.own and budget.compare:
+        final = final_stage(request, [found.winner, found.own], budget.compare)
+        points = seeded([found.winner, found.own], final)
         engine.run(final, points, len(points))
 
 

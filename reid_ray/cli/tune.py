@@ -120,17 +120,17 @@ def show_results(results: Results, console: Console) -> None:
     for title, points in (("The best with further seeds", results.again), ("On the test split", results.final)):
         if points:
             console.print(_seeds_table(title, points))
-    if results.final:
+    if results.final or results.winner == results.own:
         console.print(verdict(results), highlight=False, soft_wrap=True)
 
 
 def verdict(results: Results) -> str:
     """Whether the winner beats the recipe on the test split, with seeds that nothing before had used."""
+    if results.winner == results.own:
+        return "The recipe's own values are the winner: no trial was better."
     winner, recipe = _of(results.final, results.winner or {}), _of(results.final, results.own)
     if winner is None or recipe is None or not (common := sorted(set(winner.scores) & set(recipe.scores))):
         return "Winner and recipe cannot be compared: their runs have failed."
-    if winner is recipe:
-        return "The recipe's own values are the winner: no trial was better."
     gains = [winner.scores[seed] - recipe.scores[seed] for seed in common]
     n_better, mean = sum(gain > 0 for gain in gains), sum(gains) / len(gains)
     beats = "beats" if mean > 0 else "does not beat"

@@ -111,6 +111,18 @@ def test_the_verdict_is_that_of_fresh_seeds(finished, gain, part):
     assert sum(row["mAP"] is not None for row in rows) == 6
 
 
+def test_the_recipe_may_be_the_winner(told):
+    search = told()
+    own = own_values(search.request.config, search.request.space)
+    enqueue(search.study, [own])
+    for score in (0.5, 0.4):
+        trial, _ = search.ask()
+        search.tell(trial, score)
+    results = read_results(search.directory.path)
+    assert results.winner == results.own == own
+    assert "own values are the winner" in verdict(results)
+
+
 def test_what_a_sweep_found_is_part_of_the_recipe(told):
     search = told(wanted=["method.temperature_hard"], sweep=["eps=.4:.6:.1"])
     trial, values = search.ask()
