@@ -4,10 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types check docs clean
+.PHONY: demo tune-demo test lint types check docs clean
 
 demo: $(READY)  ## Train ICE on drawn pedestrians through Ray, in some minutes
 	$(BIN)/reid-ray demo
+
+tune-demo: $(READY)  ## Search ICE's temperatures, weights, eps and k1 on drawn pedestrians, in some minutes
+	$(BIN)/reid-ray tune tune-demo --trials 16 --concurrent 2 --compare 3 \
+		--search method.temperature_agnostic --search method.temperature_cross --search method.temperature_hard \
+		--search method.temperature_soft --search method.weight_cross --search method.weight_hard \
+		--search method.weight_soft --search labels.eps --search labels.k1
 
 test: $(READY)  ## Run the tests
 	$(BIN)/pytest

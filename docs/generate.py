@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from reid_ray.config import Config, recipe_names
+from reid_ray.config import Config, Search, recipe_names
 from reid_ray.config.loading import NOT_HASHED, sections_of
 
 PAGE = Path(__file__).parent / "configuration.md"
@@ -35,7 +35,8 @@ $ reid-ray train ice data.root=Market-1501-v15.09.15 training.epochs=10 runtime.
 $ reid-ray train ice data.root=Market-1501-v15.09.15 --show-config
 ```
 
-The second command prints the resolved tree and its hash, and stops.
+The second command prints the resolved tree and its hash, and stops. *Searched* is the range in which
+[`reid-ray tune`](tuning.md) looks for a value, where it is told no other.
 """
 
 HASH_SECTION = """\
@@ -115,6 +116,7 @@ def _bounds(field: FieldInfo) -> str:
         if hasattr(limit, name)
     ]
     found += [f"at least {limit.min_length} character" for limit in field.metadata if hasattr(limit, "min_length")]
+    found += [f"searched: {part}" for part in field.metadata if isinstance(part, Search)]
     return ", ".join(found)
 
 

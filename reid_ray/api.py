@@ -37,7 +37,7 @@ def train(config: Config, *, listener: Callable[[Event], None] | None = None) ->
     stages = [stage for stage in (*earlier, config) if not RunDirectory.of(stage).is_complete(stage)]
     if directory.is_complete(config):
         stages = []
-    datasets = [_read(stage) for stage in stages]
+    datasets = [dataset_of(stage) for stage in stages]
     if config.runtime.backend == "ray":
         from reid_ray.runtime.run import train_on_ray  # Ray is slow to import, and not needed elsewhere
 
@@ -52,8 +52,8 @@ def train(config: Config, *, listener: Callable[[Event], None] | None = None) ->
     return load_run(directory.path)
 
 
-def _read(config: Config) -> Dataset:
-    """The data of a run; `DataError` where it lacks the identities that the method learns from."""
+def dataset_of(config: Config) -> Dataset:
+    """The data that a run would train on; `DataError` where it lacks the identities that the method learns from."""
     dataset = read_dataset(config.data)
     if METHODS[config.method.name].labels_source(config) == "truth" and not dataset.train.has_pids:
         raise DataError(

@@ -31,5 +31,9 @@ class RunError(UserError):
     """A run directory that cannot be created, read or resumed."""
 
 
+class DivergedError(RunError):
+    """A loss that is no longer a number."""
+
+
 class DegenerateLabelsError(UserError):
     """Clustering has given nothing to train on for longer than the configuration allows."""

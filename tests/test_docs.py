@@ -82,7 +82,7 @@ def check_reid_ray(arguments):
         command = command.commands[name]
     given = command.make_context(name, arguments).params
     overrides = list(given.get("overrides") or [])
-    recipe = {"train": given.get("recipe"), "demo": "demo"}.get(name)
+    recipe = {"train": given.get("recipe"), "tune": given.get("recipe"), "demo": "demo"}.get(name)
     if recipe in recipe_names():
         load_config(recipe, overrides)
     for override in overrides:
@@ -90,7 +90,7 @@ def check_reid_ray(arguments):
 
 
 def makefile_targets():
-    return set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    return set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -132,7 +132,7 @@ def test_names_in_the_text_exist(page):
         assert any(known == key or known.startswith(f"{key}.") for known in keys), f"there is no setting '{key}'"
     for file in re.findall(r"`((?:reid_ray|tests|docs)/[\w./-]*)`", text):
         assert "NAME" in file or (ROOT / file).exists(), f"there is no file {file}"
-    for target in re.findall(r"`make (\w+)`", text):
+    for target in re.findall(r"`make ([\w-]+)`", text):
         assert target in makefile_targets(), f"there is no make target '{target}'"
 
 

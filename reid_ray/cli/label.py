@@ -78,10 +78,10 @@ def label(
 ) -> None:
     """Cluster features into pseudo-labels, and say how long it took and how good they look."""
     from reid_ray.labels.features import check_features
-    from reid_ray.labels.sweep import parse_grid
+    from reid_ray.labels.sweep import Setting, parse_grid
 
     config = _labels_config(overrides or [], neighbours)
-    settings = parse_grid(sweep, _base_setting(config)) if sweep else []
+    settings = parse_grid(sweep, Setting.of(config)) if sweep else []
     _check_device(device)
     if out is None and not settings:
         raise ConfigError("Where should the labels go? Give --out labels.parquet.")
@@ -195,17 +195,6 @@ def _labels_config(overrides: list[str], neighbours: str | None) -> LabelsConfig
     chosen = [] if neighbours is None else [f"labels.neighbours={neighbours}"]
     # The other sections are not read; this one would want a folder of images.
     return load_config("ice", [*overrides, *chosen, "data.layout=synthetic"]).labels
-
-
-def _base_setting(config: LabelsConfig) -> Setting:
-    """What a sweep leaves as it is."""
-    from dataclasses import fields
-
-    from reid_ray.labels.sweep import Setting
-
-    if config.clusterer != "dbscan" or config.rho is not None or config.neighbours != "exact":
-        raise ConfigError("--sweep is for exact neighbours and DBSCAN with eps; drop clusterer, rho and neighbours.")
-    return Setting(**{field.name: getattr(config, field.name) for field in fields(Setting)})
 
 
 def _check_device(device: str | None) -> None:

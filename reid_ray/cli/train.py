@@ -92,12 +92,20 @@ def comparison_table(run: Run) -> Table:
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="A run directory, finished or running.")]) -> None:
-    """Draw a run's curves and write its report.html anew."""
-    from reid_ray.reports.run import report_run
-    from reid_ray.run import load_run
+def report(
+    run: Annotated[Path, typer.Argument(help="The directory of a run or of a search, finished or not.")],
+) -> None:
+    """Draw the curves of a run, or the pictures of a search, and write its report.html anew."""
+    if (run.expanduser() / "search.yaml").is_file():
+        from tuning.report import report_search
 
-    make_console().print(f"Report: {report_run(load_run(run))}")
+        page = report_search(run)
+    else:
+        from reid_ray.reports.run import report_run
+        from reid_ray.run import load_run
+
+        page = report_run(load_run(run))
+    make_console().print(f"Report: {page}")
 
 
 def train_with_progress(config: Config, console: Console) -> Run:

@@ -10,7 +10,7 @@ import re
 
 from pydantic import Field, model_validator
 
-from reid_ray.config.base import Section
+from reid_ray.config.base import Search, Section
 from reid_ray.config.data import DataConfig, StrongViewConfig, SyntheticConfig
 from reid_ray.config.labels import LabelsConfig
 from reid_ray.config.method import (
@@ -92,6 +92,7 @@ __all__ = [
     "MethodConfig",
     "ModelConfig",
     "RuntimeConfig",
+    "Search",
     "SourceConfig",
     "SpCLConfig",
     "StrongViewConfig",

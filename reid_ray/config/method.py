@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from reid_ray.config.base import Section
+from reid_ray.config.base import Search, Section
 
 
 class ICEConfig(Section):
@@ -16,16 +16,16 @@ class ICEConfig(Section):
     """The method."""
     mode: Literal["aware", "agnostic", "supervised"] = "aware"
     """`aware` uses camera proxies, `agnostic` does not; `supervised` takes true identities in place of clusters."""
-    temperature_agnostic: float = Field(default=0.5, gt=0)
+    temperature_agnostic: Annotated[float, Search(0.1, 1, log=True)] = Field(default=0.5, gt=0)
     """τ_a of the centroid softmax (Eq. 6.5)."""
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     """Label smoothing of the centroid softmax; in the released code, not in the text."""
     normalize_student: bool = False
     """Normalise the student's feature in Eq. 6.5. The released code does not (norm ≈ 45), which is another loss
     than the equation read literally."""
-    weight_cross: float = Field(default=0.5, ge=0)
+    weight_cross: Annotated[float, Search(0.1, 2, log=True)] = Field(default=0.5, ge=0)
     """Weight of the cross-camera proxy loss (Eq. 6.8)."""
-    temperature_cross: float = Field(default=0.07, gt=0)
+    temperature_cross: Annotated[float, Search(0.03, 0.3, log=True)] = Field(default=0.07, gt=0)
     """τ_c of the cross-camera softmax (Eq. 6.7)."""
     n_negatives: int = Field(default=50, ge=1)
     """Hardest negative proxies per anchor (Eq. 6.7)."""
@@ -35,13 +35,13 @@ class ICEConfig(Section):
     """Per-camera means summed over the batch's cameras (released code), or one mean over the batch (Eq. 6.7)."""
     proxy_normalization: Literal["cosine", "released"] = "cosine"
     """`released` normalises each dimension over all proxies, the slip in the authors' code, for exact reproduction."""
-    weight_hard: float = Field(default=1.0, ge=0)
+    weight_hard: Annotated[float, Search(0.1, 5, log=True)] = Field(default=1.0, ge=0)
     """λ_h of the hard instance loss (Eq. 6.3)."""
-    temperature_hard: float = Field(default=0.1, gt=0)
+    temperature_hard: Annotated[float, Search(0.03, 0.5, log=True)] = Field(default=0.1, gt=0)
     """τ of the hard instance softmax (Eq. 6.9)."""
-    weight_soft: float = Field(default=10.0, ge=0)
+    weight_soft: Annotated[float, Search(1, 50, log=True)] = Field(default=10.0, ge=0)
     """λ_s of the soft consistency loss (Eq. 6.3)."""
-    temperature_soft: float = Field(default=0.4, gt=0)
+    temperature_soft: Annotated[float, Search(0.1, 1, log=True)] = Field(default=0.4, gt=0)
     """τ of the soft consistency softmax (Eq. 6.10–6.11)."""
     teacher_forwards: Literal["all", "used"] = "all"
     """`all`: the teacher also forwards view 1, which only moves its BN statistics (released code). `used`: it does
@@ -53,9 +53,9 @@ class ClusterContrastConfig(Section):
 
     name: Literal["cluster_contrast"] = "cluster_contrast"
     """The method."""
-    temperature: float = Field(default=0.05, gt=0)
+    temperature: Annotated[float, Search(0.03, 0.3, log=True)] = Field(default=0.05, gt=0)
     """τ of the softmax over clusters."""
-    momentum: float = Field(default=0.1, ge=0, lt=1)
+    momentum: Annotated[float, Search(0, 0.9)] = Field(default=0.1, ge=0, lt=1)
     """Weight of the old row when a feature moves its cluster's row."""
     update: Literal["sequential", "hard", "average"] = "sequential"
     """Which features of a batch move a row: all, one after another (made the published tables); the least similar one;
@@ -67,11 +67,11 @@ class CAPConfig(Section):
 
     name: Literal["cap"] = "cap"
     """The method."""
-    temperature: float = Field(default=0.07, gt=0)
+    temperature: Annotated[float, Search(0.03, 0.3, log=True)] = Field(default=0.07, gt=0)
     """τ of both softmaxes."""
-    momentum: float = Field(default=0.2, ge=0, lt=1)
+    momentum: Annotated[float, Search(0, 0.9)] = Field(default=0.2, ge=0, lt=1)
     """Weight of the old proxy when a feature moves it."""
-    weight_inter: float = Field(default=0.5, ge=0)
+    weight_inter: Annotated[float, Search(0.1, 2, log=True)] = Field(default=0.5, ge=0)
     """Weight of the inter-camera loss."""
     inter_from_epoch: int = Field(default=5, ge=0)
     """First epoch, counted from 0, with the inter-camera loss."""
@@ -84,9 +84,9 @@ class SpCLConfig(Section):
 
     name: Literal["spcl"] = "spcl"
     """The method."""
-    temperature: float = Field(default=0.05, gt=0)
+    temperature: Annotated[float, Search(0.03, 0.3, log=True)] = Field(default=0.05, gt=0)
     """τ of the softmax over clusters and outliers."""
-    momentum: float = Field(default=0.2, ge=0, lt=1)
+    momentum: Annotated[float, Search(0, 0.9)] = Field(default=0.2, ge=0, lt=1)
     """Weight of the old row when a feature moves its image's row."""
 
 
@@ -98,11 +98,11 @@ class ABMTConfig(Section):
     """The method."""
     cross_branch: bool = True
     """Each branch learns from the teacher's other branches (Eq. 4.4–4.7); else from its own."""
-    weight_ce: float = Field(default=0.5, ge=0)
+    weight_ce: Annotated[float, Search(0.1, 2, log=True)] = Field(default=0.5, ge=0)
     """λ of the cross-entropy with cluster labels (Eq. 4.8)."""
-    weight_soft_ce: float = Field(default=0.5, ge=0)
+    weight_soft_ce: Annotated[float, Search(0.1, 2, log=True)] = Field(default=0.5, ge=0)
     """λ of the cross-entropy with the teacher's predictions."""
-    weight_soft_triplet: float = Field(default=1.0, ge=0)
+    weight_soft_triplet: Annotated[float, Search(0.1, 5, log=True)] = Field(default=1.0, ge=0)
     """λ of the triplet loss with the teacher's distances."""
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     """Label smoothing of the cross-entropy; in the released code, not in the text."""
@@ -120,9 +120,9 @@ class MMTConfig(Section):
 
     name: Literal["mmt"] = "mmt"
     """The method."""
-    weight_soft_ce: float = Field(default=0.5, ge=0, le=1)
+    weight_soft_ce: Annotated[float, Search(0, 1)] = Field(default=0.5, ge=0, le=1)
     """Share of the teacher's predictions in the cross-entropy; the cluster labels have the rest."""
-    weight_soft_triplet: float = Field(default=0.8, ge=0, le=1)
+    weight_soft_triplet: Annotated[float, Search(0, 1)] = Field(default=0.8, ge=0, le=1)
     """Share of the teacher's distances in the triplet loss; the cluster labels have the rest."""
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     """Label smoothing of the cross-entropy with cluster labels; in the released code, not in the text."""
@@ -137,13 +137,13 @@ class SourceConfig(Section):
 
     name: Literal["source"] = "source"
     """The method."""
-    weight_ce: float = Field(default=1.0, ge=0)
+    weight_ce: Annotated[float, Search(0.1, 5, log=True)] = Field(default=1.0, ge=0)
     """λ of the cross-entropy, averaged over branches. The text's 0.5 per branch is the same."""
-    weight_triplet: float = Field(default=1.0, ge=0)
+    weight_triplet: Annotated[float, Search(0.1, 5, log=True)] = Field(default=1.0, ge=0)
     """λ of the triplet loss, averaged over branches."""
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     """Label smoothing of the cross-entropy; in the released code, not in the text."""
-    margin: float | None = Field(default=None, ge=0)
+    margin: Annotated[float | None, Search(0.05, 1)] = Field(default=None, ge=0)
     """Margin of the triplet loss, of distances; null is the soft margin (released code)."""
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from reid_ray.config.base import Section
+from reid_ray.config.base import Search, Section
 
 Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "ibn_resnet50"]
 
@@ -47,5 +47,5 @@ class ModelConfig(Section):
     bn_buffers: Literal["first", "mean"] = "first"
     """Running statistics from the first BN group of each batch (as DataParallel kept them; made the published
     tables) or from the mean over groups (sounder)."""
-    ema: float = Field(default=0.999, ge=0, lt=1)
+    ema: Annotated[float, Search(0.9, 0.9995)] = Field(default=0.999, ge=0, lt=1)
     """Teacher momentum α: θ_teacher ← α·θ_teacher + (1−α)·θ_student each step (Eq. 6.2); parameters only."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from reid_ray.config.base import Section
+from reid_ray.config.base import Search, Section
 
 
 class TrainingConfig(Section):
@@ -20,9 +20,9 @@ class TrainingConfig(Section):
     """P: (pseudo-)identities in the global batch."""
     n_instances: int = Field(default=4, ge=1)
     """K: images of each."""
-    lr: float = Field(default=3.5e-4, gt=0)
+    lr: Annotated[float, Search(1e-4, 1e-3, log=True)] = Field(default=3.5e-4, gt=0)
     """Learning rate of Adam after the warm-up."""
-    weight_decay: float = Field(default=5e-4, ge=0)
+    weight_decay: Annotated[float, Search(5e-5, 5e-3, log=True)] = Field(default=5e-4, ge=0)
     """L2 penalty, added to the gradient as Adam (not AdamW) does it."""
     warmup_epochs: int = Field(default=10, ge=0)
     """Epochs over which the rate grows linearly from `warmup_factor`·lr to lr, by epoch."""

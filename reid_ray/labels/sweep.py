@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from scipy.sparse import csr_array
 
+from reid_ray.config import LabelsConfig
 from reid_ray.errors import ConfigError
 from reid_ray.labels.clustering import dbscan
 from reid_ray.labels.encoding import Lists, Scheme, Variant, expand_queries, reciprocal_weights
@@ -50,6 +51,15 @@ class Setting:
                 f"min_samples={self.min_samples}."
             )
         _ = self.scheme  # has checks of its own
+
+    @classmethod
+    def of(cls, labels: LabelsConfig) -> Setting:
+        """The part of a refresh's settings that a sweep can vary; `ConfigError` where it knows no such refresh."""
+        if labels.clusterer != "dbscan" or labels.rho is not None or labels.neighbours != "exact":
+            raise ConfigError(
+                "--sweep is for exact neighbours and DBSCAN with eps; drop clusterer, rho and neighbours."
+            )
+        return cls(**{field.name: getattr(labels, field.name) for field in fields(cls)})
 
     @property
     def scheme(self) -> Scheme:

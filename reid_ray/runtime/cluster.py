@@ -67,9 +67,14 @@ def cluster(config: Config) -> Iterator[Plan]:
     most = int(plan(config, n_gpus=0, n_cores=1).cpus) + 1
     with joined(runtime.address, num_cpus=most, leftovers=RunDirectory.of(config).path) as own:
         available = ray.cluster_resources()
-        n_gpus = 0 if runtime.device == "cpu" else available.get("GPU", 0)
-        if runtime.device == "cuda" and not n_gpus:
-            raise ConfigError("runtime.device=cuda, but the Ray cluster has no GPU; use runtime.device=auto or cpu.")
-        resources = plan(config, n_gpus=n_gpus, n_cores=n_cores() if own else None)
+        resources = plan(config, n_gpus=usable_gpus(config, available), n_cores=n_cores() if own else None)
         check_fits(resources, available)
         yield resources
+
+
+def usable_gpus(config: Config, cluster: dict[str, float]) -> float:
+    """GPUs of a cluster's total resources that a run may take; `ConfigError` where it wants some and there are none."""
+    n_gpus = 0 if config.runtime.device == "cpu" else cluster.get("GPU", 0)
+    if config.runtime.device == "cuda" and not n_gpus:
+        raise ConfigError("runtime.device=cuda, but the Ray cluster has no GPU; use runtime.device=auto or cpu.")
+    return n_gpus

@@ -52,6 +52,7 @@ class Plan:
                 ("extractor", self.extractors),
                 ("labeller", self.labellers),
             )
+            if share.number
         )
         return f"{self.cpus:g} CPUs{gpus} ({who}, {self.placement})"
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reid_ray.errors import RunError
+from reid_ray.errors import DivergedError
 from reid_ray.methods import Batch
 from reid_ray.training.checkpoint import save_atomically
 
 
 def check_finite(parts: Mapping[str, Tensor], batch: Batch, networks: Mapping[str, Any], file: Path) -> None:
-    """Raise `RunError` where the loss is not finite, after writing the batch and the weights that gave it to `file`.
+    """Raise `DivergedError` where the loss is not finite, after writing the batch and weights that gave it to `file`.
 
     The file is for `torch.load`: `views` (this worker's images, as the network saw them), `labels`, `camids` and `rows`
     of the global batch, `parts` of the loss, `networks` by name as state dicts.
@@ -38,7 +38,7 @@ def check_finite(parts: Mapping[str, Tensor], batch: Batch, networks: Mapping[st
         file,
     )
     told = ", ".join(f"{name} {value:g}" for name, value in values.items())
-    raise RunError(
+    raise DivergedError(
         f"The loss is no longer finite at epoch {epoch}, step {step} ({told}). {file} holds the batch and the weights; "
         f"the last checkpoint is sound. Lower training.lr or raise a temperature, under another name."
     )

@@ -96,7 +96,7 @@ class RunDirectory:
     def _differences(self, config: Config) -> list[str]:
         """What differs from the configuration that stands here, where that can still be read."""
         try:
-            return _leaf_changes(hashed_settings(load_config(self.config_file)), hashed_settings(config))
+            return leaf_changes(hashed_settings(load_config(self.config_file)), hashed_settings(config))
         except ConfigError:
             return []
 
@@ -157,12 +157,12 @@ def write_atomically(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def _leaf_changes(old: Any, new: Any, prefix: str = "") -> list[str]:
+def leaf_changes(old: Any, new: Any, prefix: str = "") -> list[str]:
     """`key was old and is new` for each leaf that differs."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return [] if old == new else [f"{prefix.rstrip('.')} was {old} and is {new}"]
     return [
         change
         for key in sorted(set(old) | set(new))
-        for change in _leaf_changes(old.get(key), new.get(key), f"{prefix}{key}.")
+        for change in leaf_changes(old.get(key), new.get(key), f"{prefix}{key}.")
     ]

@@ -1,0 +1,72 @@
+"""What is seen of a search while it goes on."""
+
+import io
+
+from rich.console import Console
+
+from reid_ray.training.metrics import MetricsLog
+from tuning.live import Board, line_of
+from tuning.room import Room
+from tuning.search import View
+from tuning.study import read_rows
+
+ROOM = Room(2, {"CPU": 1.0}, "cpu", 1, 1.0)
+
+
+def view_of(search):
+    return View(search.stage, search.study, 4, ROOM)
+
+
+def seen(search, work, *, terminal):
+    """What stands on a console while `work` is done."""
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=160)
+    with Board(console)(view_of(search)):
+        work()
+    return out.getvalue()
+
+
+def test_a_line_for_each_trial_that_ends(told):
+    search = told()
+    before, _ = search.ask()
+    search.tell(before, 0.3)
+
+    def work():
+        for score, state in ((0.5, "complete"), (0.0, "degenerate"), (0.0, "failed")):
+            trial, _ = search.ask()
+            search.tell(trial, score, state=state, reason="[because]")
+
+    text = seen(search, work, terminal=False)
+    assert "4 trials, 1 of them from before, 2 at a time on cpu" in text
+    assert "trial 2/4" in text
+    assert "label_free 0.5000, the best so far" in text
+    assert "degenerate: [because]" in text
+    assert "failed: [because]" in text
+    assert text.count("trial ") == 3
+
+
+def test_the_table_shows_what_is_under_way_and_the_best(told):
+    search = told()
+    trial, _ = search.ask()
+    search.tell(trial, 0.3)
+    _, values = search.ask()
+    run = search.stage.folder / search.stage.id_of(values)
+    run.mkdir()
+    log = MetricsLog(run / "metrics.jsonl")
+    log.write("start")
+    log.write("epoch", epoch=0)
+    log.write("step", epoch=1, step=3)
+    text = seen(search, lambda: None, terminal=True)
+    assert run.name in text
+    assert "2/2" in text
+    assert "step 3" in text
+    assert "best label_free 0.3000" in text
+    assert f"eps={values['labels.eps']}" in text
+
+
+def test_a_stopped_trial_says_so(told):
+    search = told(objectives=["map"], stop_early="yes")
+    trial, _ = search.ask()
+    search.tell(trial, 0.2, state="running", final=False)
+    rows = read_rows(search.study, 0)
+    assert "mAP 0.2000 (stopped)" in line_of(rows[0], view_of(search), rows, 1)

@@ -1,0 +1,192 @@
+"""What a search leaves: a table, a recipe, pictures and a report, from the journal alone."""
+
+import re
+
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from reid_ray.cli import app
+from reid_ray.cli.tune import verdict
+from reid_ray.config import load_config
+from reid_ray.errors import RunError
+from reid_ray.reports.page import REPORT_NAME
+from tuning.pictures import importance
+from tuning.report import report_search
+from tuning.results import best_config, read_results, write_results
+from tuning.spaces import own_values, with_values
+from tuning.stages import final_stage, search_stage, seed_stage, seeded
+from tuning.study import best_first, enqueue
+
+SCORES = (0.3, 0.5, 0.0, 0.6, 0.2, 0.55)
+
+
+@pytest.fixture
+def finished(told):
+    """A search with six trials, of which the fourth is the best."""
+
+    def run(*overrides, **options):
+        search = told(*overrides, **options)
+        for score in SCORES:
+            trial, _ = search.ask()
+            scores = (score, 1 + score) if "hours" in search.request.objectives else (score,)
+            search.tell(trial, *scores, state="complete" if score else "degenerate")
+        return search
+
+    return run
+
+
+def tell_stage(search, stage, points, score_of):
+    """Run a later stage of a search: all its points, told as `score_of` says."""
+    search.stage = stage
+    search.restart()
+    enqueue(search.study, seeded(points, stage))
+    for _ in seeded(points, stage):
+        trial, values = search.ask()
+        search.tell(trial, score_of(values))
+
+
+def test_the_best_trial_as_a_recipe(finished):
+    search = finished("data.holdout=0.3", objectives=["map"])
+    write_results(read_results(search.directory.path))
+    best = load_config(search.directory.best)
+    values = best_first(read_results(search.directory.path).rows)[0].values
+    trial = search_stage(search.request).config_of(values)
+    assert trial.data.holdout == 0.3
+    assert best.name == "s-best"
+    request = search.request.config
+    as_trial = best.model_copy(
+        update={"name": trial.name, "output": trial.output, "evaluation": trial.evaluation, "data": trial.data}
+    )
+    assert as_trial == trial
+    assert best.data == request.data.model_copy(update={"holdout": 0.3})
+    assert (best.output, best.runtime, best.seed) == (request.output, request.runtime, request.seed)
+
+
+def test_a_hold_out_of_the_search_s_own_is_not_in_the_recipe(finished):
+    search = finished(objectives=["map"])
+    assert search_stage(search.request).base.data.holdout > 0
+    assert best_config(read_results(search.directory.path)).data.holdout == 0
+
+
+def test_a_row_a_trial(finished):
+    search = finished(objectives=["label-free", "hours"])
+    results = read_results(search.directory.path)
+    write_results(results)
+    table = pq.read_table(search.directory.table).to_pylist()
+    assert [row["label_free"] for row in table] == list(SCORES)
+    assert [row["hours"] for row in table] == [1 + score for score in SCORES]
+    assert {row["stage"] for row in table} == {"search"}
+    assert [row["state"] for row in table].count("degenerate") == 1
+    assert all({"labels.eps", "labels.k1", "id", "number", "seconds", "reason"} <= set(row) for row in table)
+    assert table[0]["id"] == results.rows[0].id
+
+
+def test_more_seeds_choose_the_winner(finished):
+    search = finished()
+    best = [row.values for row in best_first(read_results(search.directory.path).rows)]
+    assert read_results(search.directory.path).winner == best[0]
+    tell_stage(search, seed_stage(search.request, best[:2], 2), best[:2], lambda v: 0.9 if matches(v, best[1]) else 0.1)
+    results = read_results(search.directory.path)
+    assert results.winner == best[1]
+    assert [point.scores for point in results.again] == [{1: 0.9, 2: 0.9}, {1: 0.1, 2: 0.1}]
+    assert best_config(results).labels.k1 == best[1]["labels.k1"]
+
+
+@pytest.mark.parametrize(
+    ("gain", "part"), [(0.1, "beats the recipe: mAP +10.0"), (-0.1, "does not beat the recipe: mAP -10.0")]
+)
+def test_the_verdict_is_that_of_fresh_seeds(finished, gain, part):
+    search = finished()
+    results = read_results(search.directory.path)
+    assert results.winner != results.own
+    points = [results.winner, results.own]
+    stage = final_stage(search.request, points, 3)
+    tell_stage(search, stage, points, lambda v: 0.5 + gain * matches(v, results.winner))
+    results = read_results(search.directory.path)
+    assert part in verdict(results)
+    write_results(results)
+    rows = pq.read_table(search.directory.table).to_pylist()
+    assert {row["stage"] for row in rows} == {"search", "final"}
+    assert sum(row["mAP"] is not None for row in rows) == 6
+
+
+def test_the_recipe_may_be_the_winner(told):
+    search = told()
+    own = own_values(search.request.config, search.request.space)
+    enqueue(search.study, [own])
+    for score in (0.5, 0.4):
+        trial, _ = search.ask()
+        search.tell(trial, score)
+    results = read_results(search.directory.path)
+    assert results.winner == results.own == own
+    assert "own values are the winner" in verdict(results)
+
+
+def test_what_a_sweep_found_is_part_of_the_recipe(told):
+    search = told(wanted=["method.temperature_hard"], sweep=["eps=.4:.6:.1"])
+    trial, values = search.ask()
+    search.tell(trial, 0.4, swept={"labels.eps": 0.4})
+    results = read_results(search.directory.path)
+    assert results.winner == {**values, "labels.eps": 0.4}
+    assert results.own == own_values(search.request.config, ["method.temperature_hard", "labels.eps"])
+    assert best_config(results).labels.eps == 0.4
+
+
+def test_a_search_without_a_score_has_no_winner(told):
+    search = told()
+    assert read_results(search.directory.path).rows == []
+    trial, _ = search.ask()
+    search.tell(trial, 0.0, state="failed", reason="no memory in it")
+    results = read_results(search.directory.path)
+    with pytest.raises(RunError, match="no memory in it"):
+        best_config(results)
+    write_results(results)
+    assert not search.directory.best.exists()
+    assert report_search(search.directory.path).exists()
+
+
+@pytest.mark.parametrize("objectives", [["label-free"], ["map", "hours"]])
+def test_the_report_shows_all_of_it(finished, objectives):
+    search = finished(objectives=objectives)
+    results = read_results(search.directory.path)
+    points = [results.winner, results.own]
+    tell_stage(search, final_stage(search.request, points, 2), points, lambda values: 0.5)
+    answer = CliRunner().invoke(app, ["report", str(search.directory.path)])
+    assert answer.exit_code == 0, answer.output
+    page = (search.directory.path / REPORT_NAME).read_text()
+    assert page.count("data:image/png") == 4
+    for row in read_results(search.directory.path).rows:
+        assert row.id in page
+    assert ("Pareto front" in page) == (len(objectives) == 2)
+    assert "on the test split" in page
+    assert "degenerate" in page
+    assert not re.search(r"\bnan\b", page)
+
+
+def test_importance_is_that_of_the_key_that_matters(told):
+    search = told()
+    for _ in range(12):
+        trial, values = search.ask()
+        search.tell(trial, values["labels.eps"] - 0.2)
+    rows = read_results(search.directory.path).rows
+    weights = importance(rows, search.request.space)
+    assert next(iter(weights)) == "labels.eps"
+    assert weights["labels.eps"] > 0.8
+    assert importance(rows[:4], search.request.space) is None
+    assert importance([row for row in rows if row.scores == rows[0].scores] * 6, search.request.space) is None
+
+
+def matches(values, point):
+    return all(values[key] == value for key, value in point.items())
+
+
+def test_values_of_the_recipe_outside_of_the_ranges_can_be_compared(told):
+    search = told("labels.eps=0.9")
+    trial, _ = search.ask()
+    search.tell(trial, 0.4)
+    results = read_results(search.directory.path)
+    stage = final_stage(search.request, [results.winner, results.own], 1)
+    tell_stage(search, stage, [results.winner, results.own], lambda values: values["labels.eps"])
+    assert read_results(search.directory.path).final[1].values == results.own
+    assert with_values(search.request.config, results.own) == search.request.config

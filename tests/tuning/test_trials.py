@@ -1,0 +1,155 @@
+"""What a trial is worth, how it ends, and that nothing in it ends the search."""
+
+import pytest
+from small_runs import tiny_config
+
+from reid_ray.errors import DegenerateLabelsError, DivergedError, OutOfMemoryError
+from tuning import trial
+from tuning.request import make_request
+from tuning.room import Room
+from tuning.stages import final_stage, run_id, search_stage, seed_stage, seeded
+from tuning.study import Outcome
+from tuning.trial import Task, attempt, judge_labels, run_trial, working_seconds
+
+VALUES = {"labels.k1": 5, "labels.eps": 0.6}
+ROOM = Room(2, {"CPU": 1.0}, "cpu", 1, 1.0)
+
+
+@pytest.fixture
+def ask(tmp_path):
+    def build(*overrides, **options):
+        return make_request(tiny_config(tmp_path, "training.epochs=1", *overrides), name="s", **options)
+
+    return build
+
+
+def config_of(stage, values=VALUES):
+    return Task(stage, ROOM).config_of(values)
+
+
+def test_a_trial_is_a_run_with_its_values_in_a_directory_of_their_name(ask, tmp_path):
+    stage = search_stage(ask())
+    config = config_of(stage)
+    assert (config.labels.k1, config.labels.eps) == (5, 0.6)
+    assert config.output == str(tmp_path / "s" / "trials")
+    assert config.name == run_id(VALUES, 0) == run_id(dict(reversed(VALUES.items())), 0)
+    others = [run_id(VALUES, 1), run_id({**VALUES, "labels.k1": 6}, 0), run_id({"labels.k1": 5}, 0)]
+    assert len({config.name, *others}) == 4
+    assert run_id({**VALUES, "seed": 1}, 0) == run_id(VALUES, 1)
+
+
+def test_seeds_of_the_stages_are_never_the_same(ask):
+    request = ask()
+    points = [VALUES, {**VALUES, "labels.k1": 6}]
+    again, final = seed_stage(request, points, 2), final_stage(request, points, 2)
+    assert [point["seed"] for point in seeded(points, again)] == [1, 1, 2, 2]
+    assert [config_of(again, point).seed for point in seeded(points, again)] == [1, 1, 2, 2]
+    assert not {0, 1, 2} & {point["seed"] for point in seeded(points, final)}
+    assert again.name != seed_stage(request, points, 3).name, "a study's choices are fixed"
+
+
+def test_a_label_free_trial_is_judged_by_its_labels_and_never_evaluated(ask):
+    stage = search_stage(ask())
+    outcome = attempt(config_of(stage), stage)
+    assert outcome.state == "complete", outcome.reason
+    assert 0 <= outcome.quality <= 1
+    run = trial.load_run(stage.folder / config_of(stage).name)
+    assert not run.metrics("evaluate")
+    assert judge_labels(run, stage).quality == outcome.quality
+    swept = judge_labels(run, search_stage(ask(sweep=["eps=.4:.8:.1", "k1=3,6"])))
+    assert set(swept.swept) == {"labels.eps", "labels.k1"}
+    own = judge_labels(run, search_stage(ask(sweep=["eps=.6", "k1=5"])))
+    assert own.quality == pytest.approx(outcome.quality)
+    assert swept.quality >= own.quality
+    seconds = working_seconds(run.metrics())
+    assert seconds == pytest.approx(run.metrics("end")[0]["seconds"], abs=1)
+
+
+def test_a_trial_by_map_is_judged_on_people_held_out(ask):
+    request = ask(objectives=["map"])
+    stage = search_stage(request)
+    config = config_of(stage)
+    outcome = attempt(config, stage)
+    assert outcome.state == "complete", outcome.reason
+    run = trial.load_run(stage.folder / config.name)
+    assert outcome.quality == run.metrics("evaluate")[-1]["mAP"]
+    held, trained = set(run.dataset.query.pids), set(run.dataset.train.pids)
+    assert held
+    assert held | trained <= set(trial.load_run(run.path).dataset.table.pids)
+    assert not held & trained
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "quality"),
+    [
+        (DegenerateLabelsError("no clusters"), "degenerate", 0.0),
+        (DivergedError("no number"), "diverged", 0.0),
+        (OutOfMemoryError("no memory"), "failed", 0.0),
+        (ValueError("a bug"), "failed", 0.0),
+    ],
+)
+def test_what_ends_a_trial_is_told_with_the_reason(ask, monkeypatch, error, state, quality):
+    def fail(config, listener):
+        (stage.folder).mkdir(parents=True)
+        raise error
+
+    stage = search_stage(ask())
+    monkeypatch.setattr(trial, "train", fail)
+    outcome = attempt(config_of(stage), stage)
+    assert (outcome.state, outcome.quality) == (state, quality)
+    assert str(error) in outcome.reason
+    logs = list(stage.folder.glob("*.log"))
+    assert len(logs) == isinstance(error, ValueError)
+    assert all("Traceback" in log.read_text() for log in logs)
+
+
+def test_an_objective_that_is_no_number_is_a_failure(ask, monkeypatch):
+    stage = search_stage(ask())
+    monkeypatch.setattr(trial, "train", lambda config, listener: trial.Run.__new__(trial.Run))
+    monkeypatch.setattr(trial, "_judged", lambda run, config, stage: Outcome("complete", float("nan")))
+    monkeypatch.setattr(trial.Run, "path", "somewhere")
+    outcome = attempt(config_of(stage), stage)
+    assert outcome.state == "failed"
+    assert "no number" in outcome.reason
+
+
+def test_labels_that_come_to_nothing_are_the_values_own_doing(ask):
+    stage = search_stage(ask())
+    outcome = attempt(config_of(stage, {"labels.k1": 27, "labels.eps": 0.7}), stage)
+    assert (outcome.state, outcome.quality) == ("degenerate", 0.0)
+    assert "eps" in outcome.reason
+
+
+def test_reports_carry_every_metric_and_never_fall(ask, monkeypatch):
+    request = ask("training.epochs=4", objectives=["map"], stop_early="yes")
+    reports = []
+    monkeypatch.setattr(trial.tune, "report", reports.append)
+
+    def train(config, listener):
+        for epoch, value in ((1, 0.3), (2, 0.2), (3, None), (4, 0.5)):
+            listener({"event": "evaluate", "epoch": epoch, "mAP": value})
+            listener({"event": "epoch", "epoch": epoch})
+        raise DegenerateLabelsError("at last")
+
+    monkeypatch.setattr(trial, "train", train)
+    run_trial(VALUES, Task(search_stage(request), ROOM))
+    assert [report["mAP"] for report in reports] == [0.3, 0.3, 0.3, 0.0]
+    assert [report["epoch"] for report in reports] == [1, 2, 3, 4]
+    assert [report["final"] for report in reports] == [False, False, False, True]
+    assert [report["outcome"].state for report in reports] == [*["running"] * 3, "degenerate"]
+    assert all({"mAP", "hours"} <= set(report) for report in reports)
+
+
+def test_time_between_a_kill_and_the_next_start_is_no_work():
+    def event(kind, time, **fields):
+        return {"event": kind, "time": time, **fields}
+
+    events = [
+        event("start", 100, startup_seconds=5),
+        event("refresh", 110),
+        event("step", 130),
+        event("start", 1000, startup_seconds=7),
+        event("step", 1004),
+    ]
+    assert working_seconds(events) == 5 + 30 + 7 + 4
+    assert working_seconds([]) == 0

@@ -1,0 +1,80 @@
+"""The report of a search: pictures, tables of the trials, and what was asked for, in one HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from reid_ray.reports.page import grid, header, picture, write_page
+from tuning.pictures import draw_search
+from tuning.results import Repeated, Results, read_results, score_names, table_rows
+from tuning.study import best_first, pareto_front
+
+
+def report_search(path: Path) -> Path:
+    """Draw the pictures of a search and write its report.html anew, whatever it has so far."""
+    results = read_results(path.expanduser().resolve())
+    folder = results.directory.path
+    body = [
+        header(folder.name, finished=results.directory.best.exists()),
+        *_again("Winner and recipe on the test split", results.final),
+        *_again("The best with further seeds", results.again),
+        *_front(results),
+        *(picture(heading, file) for heading, file in draw_search(results, folder).items()),
+        _trials(results),
+        f"<section><h2>Search</h2><pre>{escape(_asked(results))}</pre></section>",
+    ]
+    return write_page(folder, body)
+
+
+def _trials(results: Results) -> str:
+    rows = table_rows(results)
+    if not rows:
+        return '<section><h2>Trials</h2><p class="note">No trial has been begun yet.</p></section>'
+    best = {row.id for row in best_first(results.rows)[:1]}
+    headings = [name for name in rows[0] if any(row[name] not in (None, "") for row in rows)]
+    cells = [[shown(row[name]) for name in headings] for row in rows]
+    marked = [row["stage"] == "search" and row["id"] in best for row in rows]
+    note = f"By {' and '.join(results.request.objectives)}. Each trial is a run in the folder trials, by its id."
+    return grid("Trials", note, headings, cells, marked)
+
+
+def _again(heading: str, points: Sequence[Repeated]) -> list[str]:
+    """A table of points with several seeds; nothing where there are none."""
+    if not points:
+        return []
+    keys = list(points[0].values)
+    cells = [
+        [
+            shown(point.mean),
+            ", ".join(shown(score) for score in point.scores.values()),
+            *map(shown, point.values.values()),
+        ]
+        for point in points
+    ]
+    note = "Mean over seeds that nothing before had used, and each of them."
+    return [grid(heading, note, ["mean", "by seed", *keys], cells, [i == 0 for i in range(len(points))])]
+
+
+def _front(results: Results) -> list[str]:
+    if len(results.request.objectives) == 1:
+        return []
+    front = pareto_front(results.rows)
+    names = score_names(results.request, "search")
+    cells = [[row.id, *map(shown, row.scores), *map(shown, row.point.values())] for row in front]
+    keys = list(front[0].point) if front else []
+    note = "No other trial is better in one without being worse in the other."
+    return [grid("Pareto front", note, ["id", *names, *keys], cells, [False] * len(front))]
+
+
+def _asked(results: Results) -> str:
+    return results.directory.request_file.read_text(encoding="utf-8").strip()
+
+
+def shown(value: Any) -> str:
+    """A value for a table."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)

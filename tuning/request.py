@@ -1,0 +1,288 @@
+"""What a search is asked to do, and the directory that belongs to one such request.
+
+search.yaml       the request, resolved
+study.journal     Optuna's journal: every trial, its values, how it ended
+trials/ID/        the runs; `reid-ray report` and all else work on them
+final/ID/         the runs that compare the winner with the recipe
+trials.parquet    a row a trial
+best.yaml         the winner as a recipe
+report.html       all of it, with pictures
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import yaml
+
+from reid_ray.config import Config, Search, hashed_settings, with_absolute_paths
+from reid_ray.config.loading import validate
+from reid_ray.errors import ConfigError, RunError
+from reid_ray.labels.sweep import Setting, parse_grid
+from reid_ray.training.rundir import leaf_changes
+from reid_ray.training.storage import replacing, storage_errors
+from tuning.spaces import Space, search_space
+
+Objective: TypeAlias = Literal["label-free", "map", "hours"]
+
+METRICS: dict[Objective, str] = {"label-free": "label_free", "map": "mAP", "hours": "hours"}
+"""Objective → its name among the measures of a trial."""
+
+CHOICES: tuple[tuple[Objective, ...], ...] = (("label-free",), ("map",), ("label-free", "hours"), ("map", "hours"))
+
+HOLDOUT = 0.25
+"""Share of the training identities that a search by mAP holds out where `data.holdout` is not set."""
+
+MIN_EPOCHS_TO_STOP = 10
+"""Of a training that is worth stopping early: shorter ones have hardly begun to differ."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A search: the directory `config.output`/`name` belongs to one of them.
+
+    Attributes:
+        name: of the search.
+        config: the recipe, as the winner is to be trained; paths are absolute.
+        space: what is varied, and where.
+        objectives: the first is the quality that the winner is chosen by; `hours` may be the second.
+        stop_early: trials that fall behind are stopped.
+        sweep: settings of the labels that are tried on the features of each trained model, as `parse_grid` reads them.
+    """
+
+    name: str
+    config: Config
+    space: Space
+    objectives: tuple[Objective, ...] = ("label-free",)
+    stop_early: bool = False
+    sweep: tuple[str, ...] = ()
+
+    @property
+    def by_labels(self) -> bool:
+        """Whether trials are judged by identities, on a hold-out of the training split."""
+        return self.objectives[0] == "map"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How far to go; the same search may be continued with another budget.
+
+    Attributes:
+        trials: of the search, in all; None: as many as `hours` allow.
+        hours: of searching, in all; trials that are under way then are broken off, and can be continued.
+        concurrent: trials at the same time; None: what fits.
+        top: trials that are run again with `seeds` further seeds, to choose the winner by the mean.
+        compare: seeds, used by nothing before, with which winner and recipe are trained and evaluated on the test
+            split.
+    """
+
+    trials: int | None = 20
+    hours: float | None = None
+    concurrent: int | None = None
+    top: int = 3
+    seeds: int = 0
+    compare: int = 0
+
+
+def make_request(
+    config: Config,
+    *,
+    name: str,
+    wanted: Sequence[str] = (),
+    objectives: Sequence[str] = ("label-free",),
+    stop_early: Literal["auto", "yes", "no"] = "auto",
+    sweep: Sequence[str] = (),
+) -> Request:
+    """Check what is asked for, and resolve what was left open.
+
+    Args:
+        config: the recipe with its overrides.
+        wanted: see `search_space`.
+        stop_early: `auto`: where trials are evaluated as they go on, are long enough, and hours are no objective.
+        sweep: see `Request`; its keys are then not searched.
+
+    Raises:
+        ConfigError: parts that do not go together.
+    """
+    chosen = tuple(name for name in METRICS if name in objectives)
+    if list(chosen) != list(objectives) or chosen not in CHOICES:
+        raise ConfigError(
+            f"--objective {' --objective '.join(objectives)} cannot be; give label-free or map, then hours if they "
+            f"are to count as well."
+        )
+    by_labels, epochs = objectives[0] == "map", config.training.epochs
+    if stop_early == "yes" and (not by_labels or len(objectives) > 1):
+        raise ConfigError("--stop-early yes goes with --objective map alone: others are known at the end of a trial.")
+    if sweep and by_labels:
+        raise ConfigError("--sweep goes with --objective label-free: mAP does not depend on the last labels.")
+    config = with_absolute_paths(config)
+    space = search_space(config, wanted)
+    if sweep:
+        parse_grid(sweep, Setting.of(config.labels))
+    swept = _swept_keys(sweep)
+    if wanted and swept & set(space):
+        raise ConfigError(f"{', '.join(sorted(swept & set(space)))} is both in --search and in --sweep; choose one.")
+    space = {key: search for key, search in space.items() if key not in swept}
+    if not space:
+        raise ConfigError("There is nothing to search; name what to vary with --search KEY=LOW:HIGH.")
+    early = stop_early == "yes" or (
+        stop_early == "auto" and by_labels and len(objectives) == 1 and epochs >= MIN_EPOCHS_TO_STOP
+    )
+    return Request(name, config, space, chosen, early, tuple(sweep))
+
+
+def trial_base(request: Request) -> Config:
+    """What trials of the search run: evaluated on people held out of training, or not at all."""
+    config = request.config
+    if not request.by_labels:
+        return _evaluated(config, None, config.data.holdout)
+    return _evaluated(config, config.evaluation.every or 0, config.data.holdout or HOLDOUT)
+
+
+def final_base(request: Request) -> Config:
+    """What the winner is trained as at last: on all training images, evaluated on the test split after the end."""
+    return _evaluated(request.config, 0, 0)
+
+
+def _evaluated(config: Config, every: int | None, holdout: float) -> Config:
+    evaluation = config.evaluation.model_copy(update={"every": every, "at_start": False})
+    data = config.data.model_copy(update={"holdout": holdout})
+    return config.model_copy(update={"evaluation": evaluation, "data": data})
+
+
+def _swept_keys(sweep: Sequence[str]) -> set[str]:
+    """Keys of the configuration that a sweep sets."""
+    return {f"labels.{text.partition('=')[0].strip().removeprefix('labels.')}" for text in sweep}
+
+
+@dataclass(frozen=True)
+class SearchDirectory:
+    """Paths of one search."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, request: Request) -> SearchDirectory:
+        """Where this search lies, absolute; nothing is created."""
+        return cls((Path(request.config.output).expanduser() / request.name).resolve())
+
+    @property
+    def request_file(self) -> Path:
+        return self.path / "search.yaml"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "study.journal"
+
+    @property
+    def trials(self) -> Path:
+        return self.path / "trials"
+
+    @property
+    def final(self) -> Path:
+        return self.path / "final"
+
+    @property
+    def table(self) -> Path:
+        return self.path / "trials.parquet"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best.yaml"
+
+    @property
+    def _begun(self) -> bool:
+        """Whether a trial has been started."""
+        return self.trials.is_dir() and any(self.trials.iterdir())
+
+    def check(self, request: Request) -> None:
+        """Raise `RunError` where this directory is another search's, or something else."""
+        if not self.request_file.exists():
+            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+                raise RunError(f"{self.path} exists and is no search; choose another --name or output=…, or remove it.")
+            return
+        if not self._begun:  # nothing to lose yet
+            return
+        changes = leaf_changes(_identity(read_request(self.path)), _identity(request))
+        if changes:
+            raise RunError(
+                f"{self.path} holds another search ({'; '.join(changes[:3])}); choose another --name, or remove the "
+                f"directory."
+            )
+
+    @contextmanager
+    def owned(self, request: Request) -> Iterator[None]:
+        """Make the directory, write the request, and keep other processes out for the block.
+
+        Raises:
+            RunError: it cannot be written, is another search's, or another process is at work on it.
+        """
+        self.check(request)
+        with storage_errors(self.path):
+            self.trials.mkdir(parents=True, exist_ok=True)
+        if not self._begun:
+            with replacing(self.request_file) as file:
+                file.write(_written(request).encode())
+        with self.request_file.open() as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(
+                    f"Another process is at work on {self.path}; wait for it, or choose another --name."
+                ) from None
+            if not self._begun:
+                self.journal.unlink(missing_ok=True)  # of another request, or one that was refused
+            yield
+
+
+def read_request(path: Path) -> Request:
+    """The request in a search directory; `RunError` where it cannot be read."""
+    file = path / "search.yaml"
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+        space = {
+            key: Search(**{**search, "choices": tuple(search["choices"])}) for key, search in tree["space"].items()
+        }
+        config = validate(tree["config"], source=str(file))
+        objectives, sweep = tuple(tree["objectives"]), tuple(tree["sweep"])
+        return Request(tree["name"], config, space, objectives, tree["stop_early"], sweep)
+    except (OSError, yaml.YAMLError, LookupError, TypeError, AttributeError, ConfigError) as error:
+        raise RunError(
+            f"{file} cannot be read as a search ({' '.join(str(error).split())}); it is damaged or of another "
+            f"version. Choose another --name."
+        ) from error
+
+
+def _written(request: Request) -> str:
+    return yaml.safe_dump(
+        {
+            "name": request.name,
+            "objectives": list(request.objectives),
+            "stop_early": request.stop_early,
+            "sweep": list(request.sweep),
+            "space": {key: asdict(search) | {"choices": list(search.choices)} for key, search in request.space.items()},
+            "config": request.config.model_dump(mode="json"),
+        },
+        sort_keys=False,
+        allow_unicode=True,
+    )
+
+
+def _identity(request: Request) -> dict[str, Any]:
+    """All that trials of two requests must have in common to be compared."""
+    config = hashed_settings(request.config)
+    config["training"]["epochs"] = request.config.training.epochs
+    if request.by_labels:
+        config["evaluation"]["every"] = request.config.evaluation.every
+    return {
+        **config,
+        "space": {key: str(search) for key, search in request.space.items()},
+        "objective": list(request.objectives),
+        "stop_early": request.stop_early,
+        "sweep": list(request.sweep),
+    }

@@ -1,0 +1,166 @@
+"""What a search has found so far, read from its journal, and what is written of it: trials.parquet and best.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import optuna
+import pyarrow as pa
+
+from reid_ray.config import Config, dump_config
+from reid_ray.errors import RunError
+from reid_ray.training.rundir import parquet_bytes, write_atomically
+from tuning.request import METRICS, Request, SearchDirectory, read_request
+from tuning.spaces import Values, own_values, with_values
+from tuning.study import Row, best_first, open_storage, read_rows
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """The same values with several seeds.
+
+    Attributes:
+        values: without the seed.
+        scores: of the first objective, by seed; those of trials that have one.
+        n_runs: trials that were begun.
+    """
+
+    values: Values
+    scores: dict[int, float]
+    n_runs: int
+
+    @property
+    def mean(self) -> float:
+        return fmean(self.scores.values()) if self.scores else 0.0
+
+
+@dataclass(frozen=True)
+class Results:
+    """A search, finished or not.
+
+    Attributes:
+        rows: trials of the search itself.
+        again: its best ones with further seeds, best mean first.
+        final: winner and recipe with fresh seeds on the test split, in that order.
+        further: rows of those two.
+    """
+
+    request: Request
+    rows: list[Row]
+    again: list[Repeated]
+    final: list[Repeated]
+    further: dict[str, list[Row]]
+
+    @property
+    def directory(self) -> SearchDirectory:
+        return SearchDirectory.of(self.request)
+
+    @property
+    def own(self) -> Values:
+        """The recipe's own values of what the winner sets."""
+        return own_values(self.request.config, list(self.winner or self.request.space))
+
+    @property
+    def winner(self) -> Values | None:
+        """The best trial by the first objective, or by the mean where it has further seeds; None without any."""
+        best = [row.point for row in best_first(self.rows)[:1]]
+        if any(point.values in best for point in self.again) and self.again[0].scores:
+            return self.again[0].values
+        return best[0] if best else None
+
+
+def read_results(path: Path) -> Results:
+    """What a search directory holds; `RunError` where it is none."""
+    request = read_request(path)
+    journal, seed = path / "study.journal", request.config.seed
+    rows: dict[str, list[Row]] = {}
+    if journal.exists():
+        storage = open_storage(journal)
+        for name in optuna.get_all_study_names(storage):  # the oldest first
+            rows[name] = read_rows(optuna.load_study(study_name=name, storage=storage), seed)
+    newest = {name.partition("-")[0]: found for name, found in rows.items()}
+    again = sorted(repeated(newest.get("seeds", [])), key=lambda point: -point.mean)
+    further: dict[str, list[Row]] = {stage: newest[stage] for stage in ("seeds", "final") if stage in newest}
+    return Results(request, newest.get("search", []), again, repeated(newest.get("final", [])), further)
+
+
+def repeated(rows: Sequence[Row]) -> list[Repeated]:
+    """Rows that differ in the seed only, together; in the order in which they were first run."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(str(sorted(_without_seed(row).items())), []).append(row)
+    return [
+        Repeated(
+            _without_seed(group[0]),
+            {int(str(row.values["seed"])): row.scores[0] for row in group if row.scores},
+            len(group),
+        )
+        for group in groups.values()
+    ]
+
+
+def best_config(results: Results) -> Config:
+    """The winner as the recipe would be trained, under a name of its own.
+
+    Raises:
+        RunError: no trial has come to an end.
+    """
+    if results.winner is None:
+        reasons = [row.reason for row in results.rows if row.reason]
+        raise RunError(
+            f"No trial of {results.directory.path} has come to an end with a score"
+            + (f"; the last one: {reasons[-1]}" if reasons else ".")
+        )
+    config = with_values(results.request.config, results.winner)
+    return config.model_copy(update={"name": f"{results.request.name}-best"})
+
+
+def write_results(results: Results) -> None:
+    """Write trials.parquet and, where a trial has a score, best.yaml."""
+    directory = results.directory
+    table = pa.Table.from_pylist(table_rows(results))
+    write_atomically(directory.table, parquet_bytes(table))
+    if results.winner is not None:
+        write_atomically(directory.best, f"{_heading(results)}\n{dump_config(best_config(results))}".encode())
+
+
+def table_rows(results: Results) -> list[dict[str, Any]]:
+    """A dict a trial, all with the same keys: stage, number, id, state, values, scores, measures, reason."""
+    rows = [("search", row) for row in results.rows]
+    rows += [(stage, row) for stage, found in results.further.items() for row in found]
+    keys = list(dict.fromkeys(key for _, row in rows for key in row.point))
+    measures = sorted({name for _, row in rows for name in row.measures})
+    names = list(dict.fromkeys(METRICS[objective] for objective in (*results.request.objectives, "map")))
+    return [
+        {"stage": stage, "number": row.number, "id": row.id, "state": row.state}
+        | {key: row.point.get(key) for key in keys}
+        | dict.fromkeys(names)
+        | dict(zip(score_names(results.request, stage), row.scores, strict=False))
+        | {name: row.measures.get(name) for name in measures}
+        | {"reason": row.reason}
+        for stage, row in rows
+    ]
+
+
+def score_names(request: Request, stage: str) -> list[str]:
+    """What the scores of a stage's rows are called."""
+    return ["mAP"] if stage == "final" else [METRICS[objective] for objective in request.objectives]
+
+
+def _heading(results: Results) -> str:
+    """The first lines of best.yaml: where it comes from."""
+    request, best = results.request, best_first(results.rows)
+    objective, n_trials = request.objectives[0], sum(row.ranked for row in results.rows)
+    told = f"# The best of {n_trials} trials by {objective}"
+    top = results.again[0] if results.again else None
+    if top is not None and top.values == results.winner:
+        return f"{told}: a mean of {top.mean:.4f} over {len(top.scores)} seeds that the search had not seen."
+    return f"{told}: {best[0].scores[0]:.4f}, trial {best[0].id}."
+
+
+def _without_seed(row: Row) -> Values:
+    return {key: value for key, value in row.point.items() if key != "seed"}

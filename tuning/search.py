@@ -1,0 +1,306 @@
+"""A search from start to end: the study says what to try and what came of it, Ray Tune runs it.
+
+Nothing of Ray Tune's own state is kept. Whatever ends the process, the same call reads the journal, asks again for what
+was under way, whose runs go on from their checkpoints, and continues until the budget is spent.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+import optuna
+import ray
+from optuna.storages import BaseStorage
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+
+from reid_ray.api import dataset_of, train
+from reid_ray.config import Config
+from reid_ray.errors import ConfigError
+from reid_ray.evaluation.protocols import evaluable
+from reid_ray.runtime.cluster import joined
+from reid_ray.runtime.labelling import fetch
+from reid_ray.runtime.leftovers import short_lived
+from reid_ray.runtime.shared import check_shared
+from reid_ray.training.devices import n_cores
+from reid_ray.training.interrupt import terminated_as_interrupted
+from reid_ray.training.loop import build_networks
+from reid_ray.training.rundir import RunDirectory
+from reid_ray.training.stages import source_runs, started_from
+from reid_ray.training.world import World
+from tuning.request import METRICS, Budget, Request, SearchDirectory, final_base, trial_base
+from tuning.results import Results, read_results, write_results
+from tuning.room import Room, cpus_to_start, make_room, trial_plan
+from tuning.searcher import StudySearch
+from tuning.spaces import Values, starting_point
+from tuning.stages import Stage, final_stage, search_stage, seed_stage, seeded
+from tuning.study import Row, best_first, enqueue, mend, n_done, open_storage, open_study, read_rows, recover, sampler
+from tuning.trial import Task, run_trial
+
+DEATHS_SURVIVED = 2
+"""Times that a trial whose process has died is started again; its run goes on."""
+
+REDUCTION = 3
+"""Of trials that come to a rung of successive halving, one in so many goes on."""
+
+GRACE_SHARE = 8
+"""The first rung lies at this part of the epochs."""
+
+TUNE_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output speaks where the old one, told to, does not
+}
+
+SECONDS_PER_HOUR = 3600
+
+
+@dataclass(frozen=True)
+class View:
+    """A stage under way, for who watches it.
+
+    Attributes:
+        stage: its trials' runs lie in `stage.folder`, by id.
+        study: to be read only.
+        n_trials: that the stage is to have; None where time alone limits it.
+        room: what trials have.
+    """
+
+    stage: Stage
+    study: optuna.Study
+    n_trials: int | None
+    room: Room
+
+
+Watch = Callable[[View], AbstractContextManager[None]]
+
+
+def search(request: Request, budget: Budget, watch: Watch | None = None) -> Results:
+    """Search, or go on with it; the same call after a kill continues, and after the end returns at once.
+
+    Args:
+        request: from `make_request`.
+        budget: how far to go. A search may be called again with more.
+        watch: called for each stage; what it returns is entered while the stage runs.
+
+    Raises:
+        UserError: with one sentence, before anything is started, for anything the caller can mend.
+        KeyboardInterrupt: after Ctrl-C; the search can be continued.
+    """
+    directory, watch = SearchDirectory.of(request), watch or (lambda view: nullcontext())
+    _check_inputs(request, budget)
+    with directory.owned(request):
+        mend(directory.journal)
+        with ExitStack() as stack:
+            try:
+                _all_stages(_Engine(request, budget, open_storage(directory.journal), watch, stack), request, budget)
+            finally:
+                results = read_results(directory.path)
+                if results.rows:
+                    write_results(results)  # what has ended since, and what was broken off
+        return results
+
+
+def _all_stages(engine: _Engine, request: Request, budget: Budget) -> None:
+    """The search; then its best trials with more seeds; then the winner against the recipe."""
+    first = search_stage(request)
+    engine.run(first, [starting_point(request.config, request.space)], budget.trials)
+    best = [row.point for row in best_first(engine.rows(first))]
+    path = SearchDirectory.of(request).path
+    if best and budget.seeds and budget.top:
+        again = seed_stage(request, best[: budget.top], budget.seeds)
+        points = seeded(best[: budget.top], again)
+        engine.run(again, points, len(points))
+    found = read_results(path)
+    if found.winner is not None and found.winner != found.own and budget.compare:
+        final = final_stage(request, [found.winner, found.own], budget.compare)
+        points = seeded([found.winner, found.own], final)
+        engine.run(final, points, len(points))
+
+
+class _Engine:
+    """Runs stages on one cluster, which is joined or started when there is work for it, and left with `stack`."""
+
+    def __init__(self, request: Request, budget: Budget, storage: BaseStorage, watch: Watch, stack: ExitStack) -> None:
+        self._request = request
+        self._budget = budget
+        self._storage = storage
+        self._watch = watch
+        self._stack = stack
+        self._cluster: tuple[dict[str, float], int | None] | None = None
+
+    def rows(self, stage: Stage) -> list[Row]:
+        return read_rows(open_study(self._storage, stage), stage.base.seed)
+
+    def run(self, stage: Stage, points: Sequence[Values], n_trials: int | None) -> None:
+        """Bring a stage to `n_trials`; the first of them are `points`."""
+        study = open_study(self._storage, stage)
+        recover(study)
+        enqueue(study, [point for point in points if point])
+        clock = Clock(study, self._budget.hours if stage.name == "search" else None)
+        n_left = None if n_trials is None else n_trials - n_done(self.rows(stage))
+        if (n_left is not None and n_left <= 0) or clock.seconds_left <= 0:
+            return
+        cluster, cores = self._joined()
+        room = make_room(stage.base, self._budget.concurrent, cluster, cores)
+        check_shared(SearchDirectory.of(self._request).path)
+        stage = replace(stage, base=_with_source(stage, room))
+        with self._watch(View(stage, study, n_trials, room)), clock.running():
+            try:
+                self._fit(stage, study, n_left, n_trials, room, clock)
+            finally:
+                recover(study)  # what the clock or Ctrl-C has broken off
+
+    def _joined(self) -> tuple[dict[str, float], int | None]:
+        """The cluster's total resources, and this machine's cores where the cluster is our own."""
+        if self._cluster is None:
+            self._stack.enter_context(_quiet_tune())
+            base, wanted = trial_base(self._request), self._budget.concurrent
+            own = self._stack.enter_context(
+                joined(
+                    base.runtime.address,
+                    num_cpus=cpus_to_start(base, wanted, n_cores()),
+                    leftovers=SearchDirectory.of(self._request).path,
+                )
+            )
+            self._stack.enter_context(terminated_as_interrupted())  # after Ray, which sets a handler when it starts
+            self._cluster = ray.cluster_resources(), n_cores() if own else None
+        return self._cluster
+
+    def _fit(
+        self, stage: Stage, study: optuna.Study, n_left: int | None, n_trials: int | None, room: Room, clock: Clock
+    ) -> None:
+        """Ray Tune from start to end."""
+        path = SearchDirectory.of(self._request).path
+        scratch = path / f".ray-{uuid4().hex[:8]}"
+        drawn = sampler(stage, n_trials, len(study.get_trials(deepcopy=False)))
+        with short_lived(path, scratch):
+            tune.Tuner(
+                tune.with_resources(partial(run_trial, task=Task(stage, room)), room.placement()),
+                tune_config=tune.TuneConfig(
+                    search_alg=StudySearch(stage, self._storage, drawn, partial(_after_trial, path, clock)),
+                    scheduler=_scheduler(stage),
+                    num_samples=-1 if n_left is None else n_left,
+                    max_concurrent_trials=room.concurrent,
+                    time_budget_s=clock.seconds_left if clock.limited else None,
+                ),
+                run_config=tune.RunConfig(
+                    name=stage.name,
+                    storage_path=str(scratch),
+                    failure_config=tune.FailureConfig(max_failures=DEATHS_SURVIVED),
+                    verbose=0,
+                ),
+            ).fit()
+
+
+def _check_inputs(request: Request, budget: Budget) -> None:
+    """Find what would end every trial before anything is written or started."""
+    if budget.trials is None and budget.hours is None:
+        raise ConfigError("A search needs an end: give --trials, --hours, or both.")
+    base = trial_base(request).model_copy(update={"name": request.name})
+    trial_plan(base, n_gpus=0, n_cores=1)
+    earlier = source_runs(base)
+    for config in (*earlier, base):
+        dataset_of(config)
+    if not earlier:
+        build_networks(base, World())
+    if budget.compare:
+        reason = evaluable(dataset_of(final_base(request)).table)
+        if reason is not None:
+            raise ConfigError(f"--compare evaluates on the test split, but {reason[0].lower()}{reason[1:]}")
+
+
+def _with_source(stage: Stage, room: Room) -> Config:
+    """What the stage's trials run, to begin from one model of the source, which is trained first where there is one."""
+    beside = {"name": stage.folder.name, "output": str(stage.folder.parent / "source")}
+    runs = source_runs(stage.base.model_copy(update=beside))
+    for run in runs:
+        if not RunDirectory.of(run).is_complete(run):
+            has = {"num_cpus": room.bundle.get("CPU", 0), "num_gpus": room.bundle.get("GPU", 0)}
+            fetch(ray.remote(_train_source).options(**has, scheduling_strategy="SPREAD", max_retries=2).remote(run))
+    return started_from(stage.base, runs)
+
+
+def _after_trial(path: Path, clock: Clock) -> None:
+    """What a process that is killed leaves is never older than the last trial."""
+    clock.note()
+    write_results(read_results(path))
+
+
+def _train_source(config: Config) -> None:
+    train(config)
+
+
+def _scheduler(stage: Stage) -> ASHAScheduler | None:
+    """Successive halving by epochs, where trials may be stopped; the last rung is never the end of a training."""
+    if not stage.stop_early:
+        return None
+    epochs = stage.base.training.epochs
+    return ASHAScheduler(
+        time_attr="epoch",
+        metric=METRICS[stage.objectives[0]],
+        mode="max",
+        max_t=epochs + 1,
+        grace_period=max(1, epochs // GRACE_SHARE),
+        reduction_factor=REDUCTION,
+    )
+
+
+@contextmanager
+def _quiet_tune() -> Iterator[None]:
+    """Ray Tune without files of its own, without a handler of Ctrl-C, and without its log, for the block."""
+    before = {name: os.environ.get(name) for name in TUNE_ENVIRONMENT}
+    logger = logging.getLogger("ray.tune")
+    level = logger.level
+    os.environ.update(TUNE_ENVIRONMENT)
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+class Clock:
+    """How long a stage has been searched, in all processes; the study keeps it."""
+
+    def __init__(self, study: optuna.Study, hours: float | None) -> None:
+        self._study = study
+        self._before = float(study.user_attrs.get("seconds", 0))
+        self._limit = None if hours is None else hours * SECONDS_PER_HOUR
+        self._started: float | None = None
+
+    @property
+    def limited(self) -> bool:
+        return self._limit is not None
+
+    @property
+    def seconds_left(self) -> float:
+        return float("inf") if self._limit is None else self._limit - self._seconds()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        self._started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.note()
+
+    def note(self) -> None:
+        self._study.set_user_attr("seconds", round(self._seconds(), 1))
+
+    def _seconds(self) -> float:
+        return self._before + (0 if self._started is None else time.monotonic() - self._started)

@@ -1,0 +1,28 @@
+"""The inner level of a search: many settings of the labels on the features of one trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reid_ray.labels.sweep import Setting, parse_grid, sweep
+from reid_ray.run import Run
+from tuning.spaces import Values
+
+
+def best_setting(run: Run, grid: Sequence[str]) -> tuple[Values, float]:
+    """The settings of `labels` in a grid that look best on a run's last model, and their label-free objective.
+
+    Args:
+        run: finished.
+        grid: as `parse_grid` reads it; where it says nothing, the run's own settings are taken.
+
+    Returns:
+        The keys that the grid varies with their values, such as `labels.eps`, and the objective, 0 … 1; of equals the
+        first.
+    """
+    settings = parse_grid(grid, Setting.of(run.config.labels))
+    table = run.dataset.train
+    results = sweep(run.embed_table(table), settings, table.camids, memory_mb=run.config.labels.memory_mb)
+    best = max(results, key=lambda result: result["label_free"])
+    swept = [text.partition("=")[0].strip().removeprefix("labels.") for text in grid]
+    return {f"labels.{name}": best[name] for name in swept}, float(best["label_free"])

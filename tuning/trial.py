@@ -1,0 +1,153 @@
+"""One trial: a whole run, and what it is worth. This is what Ray Tune calls, in an actor of the trial's own."""
+
+from __future__ import annotations
+
+import math
+import os
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import ray
+from ray import tune
+
+from reid_ray.api import train
+from reid_ray.config import Config
+from reid_ray.errors import DegenerateLabelsError, DivergedError, RunError, UserError
+from reid_ray.reports.series import number
+from reid_ray.run import Run, load_run
+from reid_ray.runtime.labelling import fetch
+from reid_ray.training.devices import prepare_process
+from reid_ray.training.metrics import Event, read_metrics
+from reid_ray.training.rundir import RunDirectory
+from reid_ray.training.storage import first_line
+from tuning.objectives import label_free_score
+from tuning.request import METRICS
+from tuning.room import Room
+from tuning.spaces import Values
+from tuning.stages import Stage
+from tuning.study import Outcome
+from tuning.sweep import best_setting
+
+SECONDS_PER_HOUR = 3600
+
+GROUP_START_SECONDS = "900"
+"""Ray Train's workers find their place in this time, or the trial has failed; by itself Ray would wait for ever."""
+
+MEASURES = ("n_clusters", "silhouette", "clustered_share", "camera_mix")
+"""Of the scores that a label-free objective comes with, those that are kept."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all trials of a stage share; small, for it goes to each of their actors."""
+
+    stage: Stage
+    room: Room
+
+    def config_of(self, values: Values) -> Config:
+        """The run of a trial, on what a trial has."""
+        config = self.stage.config_of(values)
+        runtime = config.runtime.model_copy(update={"device": self.room.device, "threads": self.room.threads})
+        return config.model_copy(update={"runtime": runtime})
+
+
+def run_trial(values: Mapping[str, Any], task: Task) -> None:
+    """Train with these values, or go on with it, and report what it is worth; raises nothing."""
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", GROUP_START_SECONDS)
+    config = task.config_of(dict(values))
+    report = _Reports(task, config)
+    report.last(attempt(config, task.stage, report))
+
+
+def attempt(config: Config, stage: Stage, listener: _Reports | None = None) -> Outcome:
+    """A run from start to end. Labels and losses that come to nothing are the values' own doing, other errors not."""
+    try:
+        run = train(config, listener=listener)
+        outcome = _judged(run, config, stage)
+        if not math.isfinite(outcome.quality):
+            raise RunError(f"The {stage.objectives[0]} objective of {run.path} is no number.")
+        return outcome
+    except DegenerateLabelsError as error:
+        return Outcome("degenerate", reason=str(error))
+    except DivergedError as error:
+        return Outcome("diverged", reason=str(error))
+    except UserError as error:
+        return Outcome("failed", reason=str(error))
+    except Exception as error:  # whatever it is, the search goes on without this trial
+        log = RunDirectory.of(config).path.with_suffix(".log")
+        log.write_text(traceback.format_exc(), encoding="utf-8")
+        return Outcome("failed", reason=f"{type(error).__name__}: {first_line(error)} (see {log})")
+
+
+def working_seconds(events: list[Event]) -> float:
+    """Wall-clock seconds of a run, without the time between a kill and the start after it."""
+    started = sum(number(event, "startup_seconds") or 0 for event in events if event["event"] == "start")
+    gaps = [later["time"] - earlier["time"] for earlier, later in pairwise(events) if later["event"] != "start"]
+    return float(started + sum(gaps))
+
+
+class _Reports:
+    """Tells Ray Tune of evaluations, for trials that may be stopped early, and of the end."""
+
+    def __init__(self, task: Task, config: Config) -> None:
+        self._task = task
+        self._config = config
+        self._best = max((number(event, "mAP") or 0.0 for event in self._events("evaluate")), default=0.0)
+
+    def __call__(self, event: Event) -> None:
+        if not self._task.stage.stop_early or event["event"] != "evaluate":
+            return
+        self._best = max(self._best, number(event, "mAP") or 0.0)
+        if event["epoch"] < self._config.training.epochs:  # the last one is told with the end
+            self._report(Outcome("running", self._best), event["epoch"], final=False)
+
+    def last(self, outcome: Outcome) -> None:
+        self._report(outcome, self._config.training.epochs, final=True)
+
+    def _report(self, outcome: Outcome, epoch: int, *, final: bool) -> None:
+        seconds = working_seconds(self._events())
+        measures = {"epochs": float(len(self._events("epoch"))), "seconds": round(seconds, 1), **outcome.measures}
+        told = replace(outcome, measures=measures)
+        scores = {METRICS[self._task.stage.objectives[0]]: outcome.quality}
+        scores["hours"] = seconds * self._task.room.devices / SECONDS_PER_HOUR
+        tune.report({**scores, "outcome": told, "epoch": epoch, "final": final})
+
+    def _events(self, kind: str | None = None) -> list[Event]:
+        events = read_metrics(RunDirectory.of(self._config).metrics_file)
+        return [event for event in events if kind in (None, event["event"])]
+
+
+def _judged(run: Run, config: Config, stage: Stage) -> Outcome:
+    """What a finished run is worth by the stage's first objective."""
+    if stage.objectives[0] == "map":
+        evaluations = [number(event, "mAP") or 0.0 for event in run.metrics("evaluate")]
+        if not evaluations:
+            raise RunError(f"{run.path} was never evaluated: its data has no query and gallery with identities.")
+        return Outcome("complete", max(evaluations))
+    if config.runtime.backend == "inline":
+        prepare_process(config.runtime)
+        return judge_labels(run, stage)
+    # The trial's own process has reserved nothing; what its trainers had is free now.
+    has = {"num_cpus": config.runtime.cpus_per_worker, "num_gpus": int(config.runtime.device == "cuda")}
+    remote = ray.remote(_judge_elsewhere).options(**has, scheduling_strategy="SPREAD", max_retries=2)
+    judged: Outcome = fetch(remote.remote(str(run.path), config, stage))
+    return judged
+
+
+def _judge_elsewhere(path: str, config: Config, stage: Stage) -> Outcome:
+    prepare_process(config.runtime)
+    return judge_labels(load_run(path), stage)
+
+
+def judge_labels(run: Run, stage: Stage) -> Outcome:
+    """How good the labels of the last model look, by the run's own settings or the best ones of a sweep."""
+    if stage.sweep:
+        setting, quality = best_setting(run, stage.sweep)
+        return Outcome("complete", quality, swept=setting)
+    scores = label_free_score(run)
+    return Outcome(
+        "complete", scores["label_free"], measures={name: scores[name] for name in MEASURES if name in scores}
+    )
