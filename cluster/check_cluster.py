@@ -31,6 +31,9 @@ GRADIENTS_MB = 94
 
 ANSWER_SECONDS = 120
 
+MISSING = "missing"
+"""The version of what is not there."""
+
 
 @dataclass(frozen=True)
 class Node:
@@ -114,11 +117,17 @@ def about_itself() -> tuple[dict[str, str], int, int]:
     from pathlib import Path
 
     found = {"Python": platform.python_version()}
-    for name in ("ray", "torch", "reid-ray"):
+    for name in ("ray", "torch"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "missing"
+            found[name] = MISSING
+    try:
+        from reid_ray import __version__
+
+        found["reid_ray"] = __version__
+    except ImportError:
+        found["reid_ray"] = MISSING
     n_cuda = 0
     if any(Path("/dev").glob("nvidia[0-9]*")):  # PyTorch takes seconds to import
         import torch
@@ -162,7 +171,7 @@ def versions(nodes: Sequence[Node]) -> Verdict:
     first = nodes[0]
     for node in nodes:
         for name, found in node.versions.items():
-            if found == "missing":
+            if found == MISSING:
                 return Verdict(
                     "versions", False, f"{node.name} lacks {name}; run one image or environment on all nodes."
                 )
@@ -198,8 +207,8 @@ def shared_memory(nodes: Sequence[Node]) -> Verdict:
             return Verdict(
                 "shared memory",
                 False,
-                f"/dev/shm has {_gb(node.shm_bytes)} on {node.name}, and the object store {_gb(node.store_bytes)}; give "
-                f"the container more (--shm-size, or an emptyDir in memory), or start Ray with less "
+                f"/dev/shm has {_gb(node.shm_bytes)} on {node.name}, and the object store {_gb(node.store_bytes)}; "
+                f"give the container more (--shm-size, or an emptyDir in memory), or start Ray with less "
                 f"--object-store-memory.",
             )
     return Verdict("shared memory", True, f"/dev/shm holds the object store on {_nodes(len(nodes))}.")
@@ -231,8 +240,8 @@ def network(nodes: Sequence[Node]) -> Verdict:
     return Verdict(
         "network",
         True,
-        f"the slowest link, {nodes[i].name} to {other}, carries {gbits:.1f} Gbit/s: {seconds:.2f} s for the gradients of "
-        f"a ResNet-50.",
+        f"the slowest link, {nodes[i].name} to {other}, carries {gbits:.1f} Gbit/s: {seconds:.2f} s for the gradients "
+        f"of a ResNet-50.",
     )
 
 

@@ -28,8 +28,7 @@ app.add_typer(jobs.jobs_app, name="jobs")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: run the command line, this process's own by default; a `UserError` becomes its sentence and exit code
-    2."""
+    """Entry point: run a command line, this process's by default; a `UserError` becomes a sentence and exit code 2."""
     try:
         app(arguments)
     except UserError as error:

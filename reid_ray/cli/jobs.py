@@ -185,8 +185,8 @@ def _sent_recipe(recipe: str, folder: WorkingDir) -> str:
         return recipe
     if inside not in {path for path, _ in folder.files}:
         raise ConfigError(
-            f"The recipe {recipe} is not among the files of the working directory {folder.folder} that are sent; put it "
-            f"there, and out of .gitignore and .rayignore."
+            f"The recipe {recipe} is not among the files of the working directory {folder.folder} that are sent; put "
+            f"it there, and out of .gitignore and .rayignore."
         )
     return inside
 
@@ -204,8 +204,8 @@ def _relative_options(options: Mapping[str, Any]) -> dict[str, str]:
 def _refuse_relative(paths: Mapping[str, str]) -> None:
     for name, path in paths.items():
         raise ConfigError(
-            f"{name}={path} is taken from the job's working directory, which is gone with the job; give an absolute path "
-            f"on storage that all nodes of the cluster see, or a URI such as s3://BUCKET/FOLDER."
+            f"{name}={path} is taken from the job's working directory, which is gone with the job; give an absolute "
+            f"path on storage that all nodes of the cluster see, or a URI such as s3://BUCKET/FOLDER."
         )
 
 

@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,37 +198,28 @@ class JobServer:
 
         A connection that breaks is made again; after `PATIENCE` seconds without one, `RunError`.
         """
-        n_written, lost_at = 0, None
-        while True:
-            try:
-                n_written = asyncio.run(self._tail(job_id, write, n_written))
-                job = Job.of(self._client.get_job_info(job_id))
-                if job.is_over:
-                    return job
-                lost_at = None
-            except _Broken as broken:
-                n_written = broken.n_written
-            except (OSError, RequestException):
-                pass
-            lost_at = lost_at or time.monotonic()
-            if time.monotonic() - lost_at > PATIENCE:
-                raise RunError(
-                    f"The connection to {self.address} is lost; the job goes on if the cluster does: 'reid-ray jobs "
-                    f"follow {job_id}' follows it again."
-                )
-            time.sleep(1)
+        log, answered = _Log(write), time.monotonic()
+        with self._told():
+            while True:
+                with suppress(ClientError, RequestException, OSError, RuntimeError):
+                    asyncio.run(self._tail(job_id, log))
+                with suppress(RequestException, OSError):
+                    job = Job.of(self._client.get_job_info(job_id))
+                    if job.is_over:
+                        return job
+                    answered = time.monotonic()
+                if time.monotonic() - answered > PATIENCE:
+                    raise RunError(
+                        f"The connection to {self.address} is lost; the job goes on if the cluster does: 'reid-ray "
+                        f"jobs follow {job_id}' follows it again."
+                    )
+                time.sleep(1)
 
-    async def _tail(self, job_id: str, write: Callable[[str], None], n_written: int) -> int:
-        """Follow one connection to its end. Each begins with the log's first character; those written are skipped."""
-        n_read = 0
-        try:
-            async for text in self._client.tail_job_logs(job_id):
-                write(text[max(0, n_written - n_read) :])
-                n_read += len(text)
-                n_written = max(n_written, n_read)
-        except (ClientError, OSError, RuntimeError):
-            raise _Broken(n_written) from None
-        return n_written
+    async def _tail(self, job_id: str, log: _Log) -> None:
+        """Follow one connection to its end."""
+        log.begin()
+        async for text in self._client.tail_job_logs(job_id):
+            log.add(text)
 
     def stop(self, job_id: str) -> bool:
         """Ask a job to end, as Ctrl-C would; whether it was running."""
@@ -251,12 +242,22 @@ class JobServer:
             raise RunError(f"The job server at {self.address} refuses: {first_line(error)}.") from error
 
 
-class _Broken(Exception):
-    """A connection that ended before the job; `n_written` characters of its log are written."""
+class _Log:
+    """A text that is written once, however often it is read from its beginning: each connection begins there."""
 
-    def __init__(self, n_written: int) -> None:
-        super().__init__(n_written)
-        self.n_written = n_written
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._n_written = self._n_read = 0
+
+    def begin(self) -> None:
+        self._n_read = 0
+
+    def add(self, text: str) -> None:
+        new = text[max(0, self._n_written - self._n_read) :]
+        self._n_read += len(text)
+        if new:
+            self._write(new)
+            self._n_written = self._n_read
 
 
 def token_header() -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 from reid_ray.config import Config
@@ -25,8 +26,9 @@ class RunState:
     """What a run's directory says of it.
 
     Attributes:
-        phase: `finished`: trained for all its epochs; `running`: it has written lately; `silent`: it has not, for longer
-            than its pauses so far explain, so it was stopped or killed, or hangs; `not begun`: it has logged nothing.
+        phase: `finished`: trained for all its epochs; `running`: it has written lately; `silent`: it has not, for
+            longer than its pauses so far explain, so it was stopped or killed, or hangs; `not begun`: it has logged
+            nothing.
         epochs: to be trained.
         epoch: completed ones.
         step: steps of the next one.
@@ -86,8 +88,8 @@ def _phase(finished: bool, quiet: float | None, pause: float) -> Phase:
 
 def _longest_pause(events: list[Event]) -> float:
     """Seconds between two lines, of which the second does not begin or continue the run."""
-    pairs = zip(events, events[1:], strict=False)
-    return max((after["time"] - before["time"] for before, after in pairs if after["event"] != "start"), default=0.0)
+    pauses = (b["time"] - a["time"] for a, b in pairwise(events) if b["event"] != "start")
+    return max(pauses, default=0.0)
 
 
 def _position(events: list[Event]) -> tuple[int, int]:
