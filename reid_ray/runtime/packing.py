@@ -1,4 +1,4 @@
-"""`data.pack` by many processes on many nodes: images flow through Ray Data into shards; a later call goes on with them.
+"""`data.pack` by many processes on many nodes: images flow through Ray Data into shards, and a later call goes on.
 
     sizes of all images (tasks) ─► which rows make a shard ─► read, check, write a shard (tasks) ─► table and manifest
 
@@ -222,7 +222,7 @@ def _flow(packing: Packing, todo: list[int], n_packers: int) -> Iterator[dict[st
         shards = ray.data.from_items([{"shard": shard} for shard in todo], override_num_blocks=len(todo))
         done = shards.map_batches(
             partial(pack_shard, packing=packing),
-            compute=TaskPoolStrategy(size=n_packers),
+            compute=TaskPoolStrategy(size=min(n_packers, len(todo))),
             num_cpus=1,
             batch_size=1,
             batch_format="numpy",

@@ -1,6 +1,7 @@
 """Packing by Ray: the folder of one process to the last byte, whatever was there before, and sentences for mistakes."""
 
 import shutil
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -18,13 +19,13 @@ from reid_ray.runtime.packing import _batches, cut, pack_on_ray, read_paths
 
 pytestmark = pytest.mark.ray
 
-N_IMAGES = 300
+N_IMAGES = 400
 """More than one record batch, and several shards of a megabyte."""
 
 
 @pytest.fixture(scope="module")
 def crops(tmp_path_factory):
-    """A folder of noise, so that images of one size differ in their bytes, 3 MB in all."""
+    """A folder of noise, so that images of one size differ in their bytes, more than 2 MB in all."""
     folder = tmp_path_factory.mktemp("crops")
     rng = np.random.default_rng(0)
     for i in range(N_IMAGES):
@@ -59,11 +60,11 @@ def test_the_folder_is_that_of_one_process_to_the_last_byte(local_ray, dataset, 
 
 def test_shards_that_are_there_are_not_made_again(local_ray, dataset, crops, tmp_path, monkeypatch):
     pack(dataset, tmp_path / "one", shard_mb=1)
-    broken = crops / "0299.jpg"  # in the last shard
+    broken = crops / "0399.jpg"  # in the last shard
     data = broken.read_bytes()
     broken.write_bytes(data[:-900] + bytes(900))
     try:
-        with pytest.raises(DataError, match=r"^Cannot pack: .*0299\.jpg .*reid-ray data check"):
+        with pytest.raises(DataError, match=r"^Cannot pack: .*0399\.jpg .*reid-ray data check"):
             pack_on_ray(dataset, tmp_path / "many", shard_mb=1)
     finally:
         broken.write_bytes(data)
@@ -118,7 +119,7 @@ def test_shards_are_cut_where_one_process_closes_them():
             shards[-1].append(size)
             held += size
         starts = list(cut(sizes, limit))
-        assert [sizes[a:b] for a, b in zip(starts, starts[1:], strict=False)] == shards
+        assert [sizes[a:b] for a, b in pairwise(starts)] == shards
 
 
 def test_record_batches_end_where_those_of_one_process_do():
@@ -130,7 +131,7 @@ def test_record_batches_end_where_those_of_one_process_do():
 def test_rows_are_read_across_row_groups(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(packing, "ROW_GROUP", 7)
     packing._begin(tmp_path, dataset, {})
-    for rows in (range(0, 1), range(5, 9), range(6, 29), range(7, 14), range(290, 300)):
+    for rows in (range(0, 1), range(5, 9), range(6, 29), range(7, 14), range(390, 400)):
         assert read_paths(tmp_path, rows) == dataset.table.paths[rows.start : rows.stop]
     (tmp_path / packing.ROWS).unlink()
     with pytest.raises(DataError, match="every node sees"):
