@@ -112,7 +112,7 @@ def list_jobs(address: AddressOption = None) -> None:
     for job in JobServer(address).jobs():
         began = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.started)) if job.started else ""
         took = f"{((job.ended or time.time()) - job.started) / 60:.0f} min" if job.started else ""
-        message = job.message.partition("\n")[0] if job.is_over else ""
+        message = job.message.partition("\n")[0].partition(", last available logs")[0] if job.is_over else ""
         table.add_row(job.id, job.metadata.get("run", ""), job.status.lower(), began, took, message)
     make_console().print(table)
 

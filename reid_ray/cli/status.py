@@ -70,7 +70,9 @@ def _advice(state: RunState, path: str) -> str:
     if state.diverged:
         return f"Its loss was no number; {path}/diverged-0.pt holds the batch. The same settings would end there again."
     if state.phase == "running":
-        return f"Running. Should it stop, go on with the command that began it, or with: {again}"
+        return (
+            f"It wrote lately, so it seems to run. Once it has stopped, the command that began it goes on, or: {again}"
+        )
     if state.phase == "silent":
         usual = f"its longest pause was {_duration(state.usual_seconds)}"
         return f"Silent for {_duration(state.quiet_seconds or 0)}, and {usual}: stopped, killed or hung. Go on: {again}"

@@ -38,6 +38,13 @@ ANSWER_SECONDS = 10
 PATIENCE = 60.0
 """Seconds without a connection after which following a job is given up. The job goes on."""
 
+CHATTY = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Loggers that tell of each upload and connection, whatever the level above them."""
+
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
@@ -139,7 +146,8 @@ class JobServer:
     """
 
     def __init__(self, address: str | None = None) -> None:
-        logging.getLogger("ray.dashboard").setLevel(logging.WARNING)  # it tells of each upload
+        for chatty in CHATTY:
+            logging.getLogger(chatty).setLevel(logging.WARNING)
         self.address = _url(address)
         with self._told():
             _reach(self.address)

@@ -52,7 +52,7 @@ def test_a_run_that_was_killed(tiny, tmp_path):
         "3 of 4",
         "not finite at step 3 of epoch 2",
         "none yet",
-        "Running.",
+        "it seems to run",
     ):
         assert words in running, words
     text = directory.metrics_file.read_text()

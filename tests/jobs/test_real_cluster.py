@@ -27,7 +27,7 @@ PAGE = ROOT / "docs" / "clusters.md"
 
 SMALL = [
     *(setting for setting in TINY if not setting.startswith(("training.iterations", "runtime.backend"))),
-    "training.iterations=40",
+    "training.iterations=24",
     "training.checkpoint_every=5",
     "training.log_every=1",
 ]
@@ -98,7 +98,7 @@ def test_submitted_followed_a_node_killed_finished(cluster, documented, tmp_path
     assert "Traceback" not in output, output
     starts = [event for event in read_metrics(directory.metrics_file) if event["event"] == "start"]
     assert len(starts) > 1
-    assert steps_logged(directory) == list(range(1, 81))
+    assert steps_logged(directory) == list(range(1, 49))
     assert not list(directory.path.glob("**/.*"))
 
     told = cluster.run(LAPTOP, *documented["reid-ray status"])
