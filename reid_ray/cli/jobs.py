@@ -32,6 +32,9 @@ JOBS: dict[str, tuple[str, ...]] = {
 }
 """Name of a job, which is a file of `jobs/`, and the command that it runs."""
 
+PATHS = ("run", "features", "source", "table", "out")
+"""Parameters of commands that are paths."""
+
 app = typer.Typer()
 jobs_app = typer.Typer(help="Jobs on a Ray cluster: list, follow, stop.", no_args_is_help=True)
 
@@ -193,11 +196,9 @@ def _sent_recipe(recipe: str, folder: WorkingDir) -> str:
 
 def _relative_options(options: Mapping[str, Any]) -> dict[str, str]:
     """Paths of a command line that are not absolute, by option."""
-    named = {name: str(value) for name, value in options.items() if isinstance(value, Path)}
+    named = {name: str(options[name]) for name in PATHS if options.get(name) is not None}
     overrides = [override.partition("=") for override in options.get("overrides") or []]
     named |= {key: value for key, _, value in overrides if key.endswith(".root")}
-    if "source" in options:
-        named["source"] = options["source"]
     return {name: path for name, path in named.items() if "://" not in path and not Path(path).is_absolute()}
 
 

@@ -13,6 +13,7 @@ from reid_ray.config import Config, config_hash
 
 # The run's state brings PyTorch with it, so it is imported where it is used: --help should not wait for it.
 if TYPE_CHECKING:
+    from reid_ray.training.rundir import RunDirectory
     from reid_ray.training.state import RunState
 
 app = typer.Typer()
@@ -37,7 +38,7 @@ def status(
         table.add_row(name, text)
     console = make_console()
     console.print(table)
-    console.print(_advice(state, str(opened.path)), highlight=False, soft_wrap=True, markup=False)
+    console.print(_advice(state, opened.directory), highlight=False, soft_wrap=True, markup=False)
 
 
 def _rows(config: Config, state: RunState) -> list[tuple[str, str]]:
@@ -63,12 +64,13 @@ def _rows(config: Config, state: RunState) -> list[tuple[str, str]]:
     return rows
 
 
-def _advice(state: RunState, path: str) -> str:
-    again = f"reid-ray train {path}/config.yaml"
+def _advice(state: RunState, directory: RunDirectory) -> str:
+    path, again = directory.path, f"reid-ray train {directory.config_file}"
     if state.phase == "finished":
         return f"Finished: reid-ray report {path} draws it, reid-ray evaluate {path} measures it."
     if state.diverged:
-        return f"Its loss was no number; {path}/diverged-0.pt holds the batch. The same settings would end there again."
+        file = directory.diverged_file(0)
+        return f"Its loss was no number; {file} holds the batch. The same settings would end there again."
     if state.phase == "running":
         return (
             f"It wrote lately, so it seems to run. Once it has stopped, the command that began it goes on, or: {again}"
