@@ -40,14 +40,19 @@ exec cat
 
 
 class SmallCluster:
-    """A head without CPUs, on machine 1, and nodes with two each; programs are started on any machine by `start`."""
+    """A head without CPUs, on machine 1, and nodes with two each; programs are started on any machine by `start`.
+
+    All machines share the disk, save that with namespaces `local` is another folder on each node but the head.
+    """
 
     def __init__(self, folder):
         self.folder = folder
+        self.local = folder / "local"
+        self.local.mkdir()
         self.nodes = {}
         self._started = []
         self._holder = subprocess.Popen(
-            ["unshare", "-rnm", "bash", "-c", NAMESPACES.format(n=N_MACHINES)],
+            ["sh", "-c", 'exec unshare -rnm bash -c "$0"', NAMESPACES.format(n=N_MACHINES)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
         self.in_namespaces = self._holder.stdout.readline() == "ready\n"
@@ -109,7 +114,12 @@ class SmallCluster:
             f"--dashboard-agent-listen-port={free_port()}",
         )
         small = ("--object-store-memory=100000000", "--disable-usage-stats", "--block")
-        self.nodes[machine] = self.start(machine, "ray", "start", *options, *mine, *small)
+        own = (
+            ("sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', self.local)
+            if self.in_namespaces and machine > 1
+            else ()
+        )
+        self.nodes[machine] = self.start(machine, *own, "ray", "start", *options, *mine, *small)
 
     def await_node(self, machine):
         """Until `ray start` says that the node belongs to the cluster."""
