@@ -158,7 +158,8 @@ def make_request(
         recipe, overrides = options["recipe"], options["overrides"] or []
         config = load_config(recipe, overrides)
         _refuse_relative(relative_paths(config))
-        metadata |= {"run": config.name, "recipe": recipe, "config": config_hash(config), "output": config.output}
+        name = options.get("name") or config.name  # a search may have one of its own
+        metadata |= {"run": name, "recipe": recipe, "config": config_hash(config), "output": config.output}
         arguments = [_sent_recipe(recipe, folder), *arguments[1:]]
     else:
         _refuse_relative(_relative_options(options))
