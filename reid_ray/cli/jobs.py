@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -163,7 +164,9 @@ def make_request(
         arguments = [_sent_recipe(recipe, folder), *arguments[1:]]
     else:
         _refuse_relative(_relative_options(options))
-        metadata |= {"run": Path(arguments[0]).stem}
+        metadata["run"] = re.sub(r"[^\w.-]", "-", Path(arguments[0]).name)
+        if options.get("out") is not None:
+            metadata["output"] = str(options["out"])
     return Request(job, metadata["run"], tuple(arguments), metadata, folder, _variables(env), tuple(pip))
 
 

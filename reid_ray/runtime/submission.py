@@ -23,7 +23,6 @@ import yaml
 from aiohttp import ClientError
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
-from requests.exceptions import RequestException
 
 from reid_ray.errors import RunError
 from reid_ray.runtime.working_dir import EXCLUDES, WorkingDir
@@ -209,9 +208,9 @@ class JobServer:
         log, answered = _Log(write), time.monotonic()
         with self._told():
             while True:
-                with suppress(ClientError, RequestException, OSError, RuntimeError):
+                with suppress(ClientError, OSError, RuntimeError):
                     asyncio.run(self._tail(job_id, log))
-                with suppress(RequestException, OSError):
+                with suppress(OSError):  # errors of `requests` too
                     job = Job.of(self._client.get_job_info(job_id))
                     if job.is_over:
                         return job
@@ -244,7 +243,7 @@ class JobServer:
                 f"The cluster at {self.address} does not take this token ({first_line(error)}); set RAY_AUTH_TOKEN, or "
                 f"RAY_AUTH_TOKEN_PATH to a file, to the token that the cluster was started with."
             ) from None
-        except (RequestException, ConnectionError, OSError) as error:
+        except OSError as error:  # errors of `requests` too
             raise RunError(_no_answer(self.address, error)) from None
         except (RuntimeError, ValueError) as error:
             raise RunError(f"The job server at {self.address} refuses: {first_line(error)}.") from error

@@ -1,5 +1,6 @@
 """`reid-ray submit` and `jobs`: what would be sent, what is refused before anything is, and the jobs' exit codes."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,7 @@ def test_a_dry_run_is_what_is_sent(folder):
     [
         ("extract", ("/shared/runs/ice", "--out", "/shared/features", "--extractors", "8"), "ice"),
         ("label", ("/shared/features", "--out", "/shared/labels.parquet", "labels.eps=0.5"), "features"),
-        ("evaluate", ("/shared/runs/ice", "--rerank"), "ice"),
+        ("evaluate", ("/shared/runs/ice 0.5", "--rerank"), "ice-0.5"),
         ("pack", ("/shared/crops", "/shared/packed", "--shard-mb", "64"), "crops"),
     ],
 )
@@ -106,8 +107,9 @@ def test_other_jobs_have_the_arguments_of_their_commands(job, arguments, run_nam
     result = run("submit", "--job", job, *arguments, "--dry-run")
     assert result.exit_code == 0, result.output
     sent = yaml.safe_load(result.stdout)
-    assert sent["entrypoint"].split() == ["python", "-m", f"jobs.{job}", *arguments]
+    assert shlex.split(sent["entrypoint"]) == ["python", "-m", f"jobs.{job}", *arguments]
     assert sent["submission_id"] == f"{job}-{run_name}-1"
+    assert sent["metadata"].get("output") == (None if job == "evaluate" else arguments[1 + (job != "pack")])
 
 
 def test_every_job_has_a_file_and_a_command():
