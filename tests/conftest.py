@@ -69,6 +69,19 @@ def ray_folder():
         yield Path(folder)
 
 
+@pytest.fixture(scope="module")
+def local_ray(ray_folder):
+    """One Ray of this process for all tests of a file, so that its workers start once."""
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("HOME", str(ray_folder)), ("OMP_NUM_THREADS", "1"), ("RAY_AUTH_MODE", "disabled")):
+            patch.setenv(name, value)
+        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, _temp_dir=str(ray_folder))
+    yield
+    ray.shutdown()
+
+
 @pytest.fixture
 def reid_ray_process(tmp_path, tmp_path_factory, ray_folder):
     """`reid_ray_process(config, n_workers=1)`: `reid-ray train` of a configuration, in a process group of its own."""

@@ -1,7 +1,8 @@
 """The documentation says what is so: links lead somewhere, commands parse, examples run, generated pages are current.
 
 Fenced blocks are checked by their info string: `python` is executed; `console` is parsed, every option and
-configuration key in it must exist; `console run` is parsed and executed, after the README's Python example.
+configuration key in it must exist; `console run` is parsed and executed, after the README's Python example; `console
+cluster` is parsed, and executed by tests/jobs/test_real_cluster.py.
 """
 
 import importlib.util
@@ -19,11 +20,17 @@ from torchvision.io import encode_jpeg
 from typer.testing import CliRunner
 
 from reid_ray.cli import app
+from reid_ray.cli.jobs import JOBS
 from reid_ray.config import Config, load_config, recipe_names
 from reid_ray.config.loading import known_keys
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "cluster" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 
 FENCED = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -81,6 +88,9 @@ def check_reid_ray(arguments):
         assert name in command.commands, f"there is no command '{name}'"
         command = command.commands[name]
     given = command.make_context(name, arguments).params
+    if name == "submit":
+        check_reid_ray([*JOBS[given["job"]], given["recipe"], *(given["overrides"] or [])])
+        return
     overrides = list(given.get("overrides") or [])
     recipe = {"train": given.get("recipe"), "tune": given.get("recipe"), "demo": "demo"}.get(name)
     if recipe in recipe_names():
@@ -95,13 +105,17 @@ def makefile_targets():
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_exist(page):
-    for program, *arguments in commands(page, "console") + commands(page, "console run"):
+    for program, *arguments in [
+        command for info in ("console", "console run", "console cluster") for command in commands(page, info)
+    ]:
         if program == "make":
             assert set(arguments) <= makefile_targets()
         elif program == "torchrun":
             check_reid_ray(arguments[arguments.index("reid_ray") + 1 :])
         elif program == "reid-ray":
             check_reid_ray(arguments)
+        elif program == "python":
+            assert (ROOT / arguments[0]).exists()
         else:
             assert program in NOT_OURS
 
@@ -115,6 +129,8 @@ def test_commands_exist(page):
         ["train", "ice", "data.root=x", "training.epochs=none"],
         ["evaluate", "runs/ice", "data.folder=x"],
         ["data", "check"],
+        ["submit", "ice", "training.epoch=3"],
+        ["submit", "--job", "extract", "runs/ice", "--to", "x"],
     ],
 )
 def test_the_check_of_commands_can_fail(arguments):
@@ -130,7 +146,7 @@ def test_names_in_the_text_exist(page):
     text = prose(page)
     for key in re.findall(rf"`((?:{sections})\.[a-z0-9_.]+)", text):
         assert any(known == key or known.startswith(f"{key}.") for known in keys), f"there is no setting '{key}'"
-    for file in re.findall(r"`((?:reid_ray|tests|docs)/[\w./-]*)`", text):
+    for file in re.findall(r"`((?:reid_ray|tests|docs|jobs|cluster)/[\w./-]*)`", text):
         assert "NAME" in file or (ROOT / file).exists(), f"there is no file {file}"
     for target in re.findall(r"`make ([\w-]+)`", text):
         assert target in makefile_targets(), f"there is no make target '{target}'"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from reid_ray.cli import data, label, retrieval, train, tune
+from reid_ray.cli import data, jobs, label, retrieval, status, train, tune
 from reid_ray.errors import UserError
 
 EXIT_USER_ERROR = 2
@@ -20,15 +21,16 @@ app = typer.Typer(
     help="Train person re-identification without labels, from a folder of crops to a Ray cluster. "
     "Begin with 'reid-ray demo', then 'reid-ray train ice data.root=FOLDER'.",
 )
-for section in (train, tune, retrieval, label):
+for section in (train, tune, retrieval, label, status, jobs):
     app.registered_commands.extend(section.app.registered_commands)
 app.add_typer(data.app, name="data")
+app.add_typer(jobs.jobs_app, name="jobs")
 
 
-def main() -> None:
-    """Entry point: run the command line; a `UserError` becomes its sentence and exit code 2."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: run a command line, this process's by default; a `UserError` becomes a sentence and exit code 2."""
     try:
-        app()
+        app(arguments)
     except UserError as error:
         Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(EXIT_USER_ERROR)

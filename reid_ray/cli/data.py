@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from pydantic import ValidationError
@@ -99,6 +99,21 @@ def pack_command(
         ),
     ] = None,
     threads: ThreadsOption = 4,
+    packers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Pack by Ray, with so many tasks at a time, on all nodes of a cluster; the same command goes on where "
+            "one before was stopped. Default: this process.",
+            show_default=False,
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="With --packers: Ray cluster to use, 'auto' for the one of this machine. Default: start one."
+        ),
+    ] = None,
 ) -> None:
     """Write a dataset as a few large Arrow files, for disks that are slow with many small ones.
 
@@ -110,8 +125,16 @@ def pack_command(
     if size is not None and min(size) < 1:
         raise ConfigError(f"--size {size[0]} {size[1]}: give a height and a width of at least one pixel.")
     dataset = read_dataset(_config(source, layout, detected, camera_level, camera_regex, pid_regex))
+    if address is not None and packers is None:
+        raise ConfigError("--address is for packing by Ray; add --packers N.")
     with _progress("Packing") as progress:
-        pack(dataset, out, shard_mb=shard_mb, size=size, threads=threads, progress=progress)
+        if packers is None:
+            pack(dataset, out, shard_mb=shard_mb, size=size, threads=threads, progress=progress)
+        else:
+            from reid_ray.runtime.packing import pack_on_ray
+
+            options: dict[str, Any] = {"shard_mb": shard_mb, "size": size, "n_packers": packers, "address": address}
+            pack_on_ray(dataset, out, progress=progress, **options)
     typer.echo(f"{len(dataset.table)} images packed into {out}; use it with data.layout=packed data.root={out}")
 
 

@@ -112,6 +112,12 @@ def with_absolute_paths(config: Config) -> Config:
     )
 
 
+def relative_paths(config: Config) -> dict[str, str]:
+    """Settings, by dotted key, whose paths mean something in this folder or for this user only."""
+    here, anywhere = (dict(_leaves(each.model_dump())) for each in (config, with_absolute_paths(config)))
+    return {key: value for key, value in here.items() if value != anywhere[key]}
+
+
 def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
     """Every key of the tree, dotted, leaves only; those of several methods once."""
     seen: set[str] = set()
@@ -129,6 +135,14 @@ def sections_of(field: FieldInfo) -> list[type[BaseModel]]:
     annotation = field.annotation
     candidates = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     return [part for part in candidates if isinstance(part, type) and issubclass(part, BaseModel)]
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def _read_recipe(recipe: str, seen: tuple[str, ...]) -> dict[str, Any]:

@@ -38,8 +38,11 @@ FORMAT_VERSION = 1
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
 
-_SHARD_SCHEMA = pa.schema([pa.field("image", pa.binary(), nullable=False)])
-_BATCH_IMAGES = 256
+SHARD_SCHEMA = pa.schema([pa.field("image", pa.binary(), nullable=False)])
+
+BATCH_IMAGES = 256
+"""A shard's record batches end where the table's row is a multiple of this, and with the shard."""
+
 _KEY = re.compile(r"(?P<shard>shard-\d{5,}\.arrow)#(?P<row>\d+)")
 
 
@@ -117,12 +120,12 @@ def pack(
         raise DataError(f"A shard of {shard_mb} MB cannot hold an image; use a shard size of at least 1 MB.")
     if not len(dataset.table):
         raise DataError(f"{dataset.table.name} has no images; there is nothing to pack.")
-    _refuse_used(out)
+    refuse_used(out)
     partial = out.absolute().parent / f".{out.name}.partial-{uuid.uuid4().hex[:8]}"
     try:
         partial.mkdir(parents=True)
         _write(dataset, partial, shard_mb * 2**20, size, threads, progress)
-        _refuse_used(out)
+        refuse_used(out)
         partial.replace(out)  # on POSIX this also replaces an empty folder
     except OSError as error:
         raise DataError(f"Cannot write the packed dataset {out}: {error.strerror or error}.") from error
@@ -141,6 +144,28 @@ def encoded(images: ImageReader, path: str) -> bytes:
         except OSError as error:
             raise DataError(f"Cannot read the image {path}: {error.strerror or error}.") from error
     return _png(images.read(path))
+
+
+def stored(images: ImageReader, path: str, size: tuple[int, int] | None = None) -> bytes:
+    """An image's bytes as a shard has them, resized where `size` is given; `DataError` where the image is broken."""
+    data = encoded(images, path)
+    inspection = inspect_image(data)
+    if inspection.fault is not None:
+        raise DataError(f"Cannot pack: {path} {inspection.detail}; 'reid-ray data check' lists every such image.")
+    if size is None:
+        return data
+    image = decode(data, path)
+    return _png(resize(image, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True))
+
+
+def shard_name(number: int) -> str:
+    """File name of a shard; an image's key is this, `#` and its row in the shard."""
+    return f"shard-{number:05d}.arrow"
+
+
+def record_batch(images: Sequence[bytes]) -> pa.RecordBatch:
+    """Images as a shard stores them."""
+    return pa.record_batch([pa.array(images, pa.binary())], schema=SHARD_SCHEMA)
 
 
 def content_digest(table: ImageTable, image_hashes: Sequence[bytes]) -> str:
@@ -193,7 +218,8 @@ def read_packed_table(root: Path, manifest: dict[str, Any]) -> ImageTable:
     return table
 
 
-def _refuse_used(out: Path) -> None:
+def refuse_used(out: Path) -> None:
+    """Raise `DataError` where `out` is there and is no empty folder."""
     if out.is_dir() and not any(out.iterdir()):
         return
     if out.exists() or out.is_symlink():
@@ -218,6 +244,24 @@ def _write(
             hashes += [hashlib.sha256(data).digest() for data in batch]
             if progress is not None:
                 progress(len(keys), len(table))
+    finish(folder, table, keys, hashes, shards.written, size)
+
+
+def finish(
+    folder: Path,
+    table: ImageTable,
+    keys: Sequence[str],
+    hashes: Sequence[bytes],
+    shards: Sequence[dict[str, Any]],
+    size: tuple[int, int] | None,
+) -> None:
+    """Write table and manifest beside the shards, which makes a folder a packed dataset.
+
+    Args:
+        keys: of the images, in the table's order, as `shard_name` and row make them.
+        hashes: SHA-256 of each image as it is stored.
+        shards: name (`file`), number of `images` and `bytes` of each.
+    """
     column = table.arrow.column_names.index("path")
     packed = table.arrow.set_column(column, table.arrow.schema.field("path"), pa.array(keys, pa.string()))
     ImageTable(packed, table.name).write(folder / TABLE)
@@ -229,7 +273,7 @@ def _write(
         "images": len(table),
         "splits": {split: splits.count(split) for split in SPLITS},
         "size": list(size) if size else None,
-        "shards": shards.written,
+        "shards": list(shards),
         "digest": content_digest(table, hashes),
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
@@ -237,21 +281,11 @@ def _write(
 
 def _load(dataset: Dataset, size: tuple[int, int] | None, threads: int) -> Iterator[list[bytes]]:
     """Batches of encoded images, in order; never more than one batch in memory."""
-
-    def load(path: str) -> bytes:
-        data = encoded(dataset.images, path)
-        inspection = inspect_image(data)
-        if inspection.fault is not None:
-            raise DataError(f"Cannot pack: {path} {inspection.detail}; 'reid-ray data check' lists every such image.")
-        if size is None:
-            return data
-        image = decode(data, path)
-        return _png(resize(image, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True))
-
     paths = dataset.table.paths
     with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(paths), _BATCH_IMAGES):
-            yield list(pool.map(load, paths[start : start + _BATCH_IMAGES]))
+        for start in range(0, len(paths), BATCH_IMAGES):
+            batch = paths[start : start + BATCH_IMAGES]
+            yield list(pool.map(lambda path: stored(dataset.images, path, size), batch))
 
 
 def _png(image: Tensor) -> bytes:
@@ -284,7 +318,7 @@ class _ShardWriter:
                 self._open()
             rest = images[len(keys) :]
             part = rest[: self._fitting(rest)]
-            self._writer.write_batch(pa.record_batch([pa.array(part, pa.binary())], schema=_SHARD_SCHEMA))
+            self._writer.write_batch(record_batch(part))
             keys += [f"{self._name}#{self._rows + i}" for i in range(len(part))]
             self._rows += len(part)
             self._bytes += sum(map(len, part))
@@ -294,7 +328,7 @@ class _ShardWriter:
 
     @property
     def _name(self) -> str:
-        return f"shard-{len(self.written):05d}.arrow"
+        return shard_name(len(self.written))
 
     def _fitting(self, images: Sequence[bytes]) -> int:
         """How many images go into the open shard: up to the one that fills it."""
@@ -307,7 +341,7 @@ class _ShardWriter:
 
     def _open(self) -> None:
         self._sink = pa.OSFile(str(self._folder / self._name), "wb")
-        self._writer = pa.ipc.new_file(self._sink, _SHARD_SCHEMA)
+        self._writer = pa.ipc.new_file(self._sink, SHARD_SCHEMA)
         self._rows = self._bytes = 0
 
     def _close(self) -> None:

@@ -10,16 +10,12 @@ dies is replaced, and what it did is done again; the answers are the same.
 
 from __future__ import annotations
 
-import logging
-import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from math import ceil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,9 +28,10 @@ from reid_ray.config import Config, RuntimeConfig
 from reid_ray.data.images import ImageReader
 from reid_ray.data.table import ImageTable
 from reid_ray.data.views import normalize, resize
-from reid_ray.errors import ConfigError, UserError
+from reid_ray.errors import ConfigError
 from reid_ray.models import for_extraction
 from reid_ray.runtime.cluster import joined
+from reid_ray.runtime.dataflow import Batch, carrying, quiet, quiet_context, rows_of
 from reid_ray.runtime.shared import check_shared
 from reid_ray.training.devices import memory_errors, prepare_process
 from reid_ray.training.exported import load_exported
@@ -47,8 +44,6 @@ SHARDS_PER_EXTRACTOR = 2
 
 WRITER_CPUS = 0.25
 """Of a task that writes a shard: it waits for the disk most of the time."""
-
-Batch = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -110,12 +105,12 @@ def stream_features(
     runtime = config.runtime
     n_extractors = min(n_extractors, len(todo))
     embedded: dict[str, tuple[int, float]] = {}
-    with _quiet(), joined(address, num_cpus=ceil(n_extractors * runtime.cpus_per_worker) + 1, leftovers=out):
+    with quiet(), joined(address, num_cpus=ceil(n_extractors * runtime.cpus_per_worker) + 1, leftovers=out):
         check_shared(out)
         gpus = _check_fits(n_extractors, runtime)
         started = time.perf_counter()
         dataset = _pipeline(config, model_file, images, folder, todo, n_extractors=n_extractors, gpus=gpus)
-        for row in _rows(dataset):
+        for row in rows_of(dataset):
             n, seconds = embedded.get(row["extractor"], (0, 0.0))
             embedded[row["extractor"]] = n + row["n"], seconds + row["seconds"]
             report(row["n"])
@@ -140,10 +135,7 @@ def _pipeline(
 ) -> Dataset:
     """The lazy dataset whose rows come out as shards are written."""
     cpus = int(ray.cluster_resources()["CPU"])
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.raise_original_map_exception = True
+    context = quiet_context()
     # A shard's images wait before an extractor, or are being made; its features are small beside them.
     n_shards = SHARDS_PER_EXTRACTOR * n_extractors + cpus
     shard_bytes = max(SHARD_MB * 2**20, folder.manifest.image_bytes * folder.manifest.shard_rows)
@@ -181,7 +173,7 @@ def decode_shard(batch: Batch, *, folder: FeatureFolder, images: ImageReader, si
     """A shard's number → its images, uint8 [1, n, 3, H, W]."""
     shard = int(batch["shard"][0])
     decoded = np.empty((1, len(folder.manifest.shards[shard]), 3, *size), dtype=np.uint8)
-    with _carrying():
+    with carrying():
         for i, path in enumerate(folder.rows(shard)["path"].to_pylist()):
             decoded[0, i] = resize(images.read(path), *size).numpy()
     return {"shard": batch["shard"], "images": decoded}
@@ -199,10 +191,10 @@ class ShardEmbedder:
 
     def __call__(self, batch: Batch) -> Batch:
         images, size = batch["images"][0], self._config.evaluation.batch_size
-        with _carrying():
+        with carrying():
             model = self._model
         started = time.perf_counter()
-        with _carrying(), memory_errors("an extractor", "lower --extractors"):
+        with carrying(), memory_errors("an extractor", "lower --extractors"):
             features = assemble([self._embed(model, images[i : i + size]) for i in range(0, len(images), size)])
         seconds = time.perf_counter() - started
         return {
@@ -228,34 +220,9 @@ class ShardEmbedder:
 def write_shard(batch: Batch, *, folder: FeatureFolder) -> Batch:
     """A shard's features → a file, and what the driver counts."""
     features = batch["features"][0]
-    with _carrying():
+    with carrying():
         folder.write(int(batch["shard"][0]), features)
     return {"n": np.array([len(features)]), "extractor": batch["extractor"], "seconds": batch["seconds"]}
-
-
-class _CarriedError(Exception):
-    """A user's mistake, `args[1]`, on its way through Ray Data, which adds advice of its own to an error's text."""
-
-
-@contextmanager
-def _carrying() -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        raise _CarriedError("", error) from None
-
-
-def _rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
-    """The dataset's rows as they come; a user's mistake in a task is raised as itself."""
-    try:
-        yield from dataset.iter_rows()
-    except ray.exceptions.RayError as error:
-        cause: Any = error
-        while isinstance(cause, ray.exceptions.RayTaskError):
-            cause = cause.cause
-        if isinstance(cause, _CarriedError):
-            raise cause.args[1] from None
-        raise
 
 
 def _check_fits(n_extractors: int, runtime: RuntimeConfig) -> float:
@@ -274,23 +241,3 @@ def _check_fits(n_extractors: int, runtime: RuntimeConfig) -> float:
             f"CPUs, and the cluster has {there:g}; lower --extractors, or add nodes."
         )
     return gpu_share(n_extractors, n_gpus)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Ray Data's account of each dataset off the terminal; it stands in Ray's logs too.
-
-    Ray also warns at each actor pool of Ray Data that its arguments lie in the object store, where this process keeps
-    them; so Ray's own processes, where they start in the block, say only what is fatal.
-    """
-    logger = logging.getLogger("ray.data")
-    level, name = logger.level, "RAY_BACKEND_LOG_LEVEL"
-    chosen = os.environ.get(name)
-    logger.setLevel(logging.CRITICAL)
-    os.environ.setdefault(name, "fatal")
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        if chosen is None:
-            del os.environ[name]

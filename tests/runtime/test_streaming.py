@@ -25,17 +25,6 @@ from reid_ray.training.feature_folder import FeatureFolder, FolderFeatures, Mani
 pytestmark = pytest.mark.ray
 
 
-@pytest.fixture(scope="module")
-def local_ray(ray_folder):
-    """One Ray of this process for all tests of this file, so that its workers start once."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("HOME", str(ray_folder)), ("OMP_NUM_THREADS", "1"), ("RAY_AUTH_MODE", "disabled")):
-            patch.setenv(name, value)
-        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, _temp_dir=str(ray_folder))
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """Threads are part of what makes a float32 sum repeatable; Ray's workers have one."""

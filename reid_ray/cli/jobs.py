@@ -1,0 +1,250 @@
+"""`reid-ray submit` and `reid-ray jobs`: send a command to a Ray cluster, follow it, end it."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+
+from reid_ray.cli.progress import make_console
+from reid_ray.cli.train import EXIT_INTERRUPTED
+from reid_ray.config import config_hash, load_config, recipe_names
+from reid_ray.config.loading import relative_paths
+from reid_ray.errors import ConfigError
+
+# Ray is imported where it is used: --help should not wait for it.
+if TYPE_CHECKING:
+    from reid_ray.runtime.submission import Job, JobServer, Request
+    from reid_ray.runtime.working_dir import WorkingDir
+
+JOBS: dict[str, tuple[str, ...]] = {
+    "train": ("train",),
+    "tune": ("tune",),
+    "extract": ("extract",),
+    "label": ("label",),
+    "evaluate": ("evaluate",),
+    "pack": ("data", "pack"),
+}
+"""Name of a job, which is a file of `jobs/`, and the command that it runs."""
+
+PATHS = ("run", "features", "source", "table", "out")
+"""Parameters of commands that are paths."""
+
+app = typer.Typer()
+jobs_app = typer.Typer(help="Jobs on a Ray cluster: list, follow, stop.", no_args_is_help=True)
+
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Of the cluster's dashboard, http://HOST:8265. Default: RAY_API_SERVER_ADDRESS, or this machine.",
+        show_default=False,
+    ),
+]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="RUN|ID", help="The run's name, for its newest job, or a job's id.")
+]
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True},
+    epilog="Examples:  reid-ray submit ice data.root=/shared/market output=/shared/runs --dry-run   |   "
+    "reid-ray submit --job extract /shared/runs/ice --out /shared/features --extractors 8",
+)
+def submit(
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe or YAML file; for other jobs what their command takes first.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="The rest of the job's command line, as 'reid-ray JOB' takes it."
+        ),
+    ] = None,
+    job: Annotated[
+        Literal["train", "tune", "extract", "label", "evaluate", "pack"], typer.Option(help="What to do.")
+    ] = "train",
+    address: AddressOption = None,
+    working_dir: Annotated[
+        Path, typer.Option(help="Folder that is sent along: recipes, and the package where the cluster lacks it.")
+    ] = Path(),
+    env: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[=VALUE]", help="Variable for the job and its workers; without a value, this shell's."
+        ),
+    ] = None,
+    pip: Annotated[
+        list[str] | None,
+        typer.Option(metavar="REQUIREMENT", help="Package that nodes install first. Default: none, images have them."),
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Show the job's log until it ends.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be sent, and stop.")] = False,
+) -> None:
+    """Run a command of this program as a job on a Ray cluster; the same command follows it, or goes on with its run.
+
+    Paths must mean the same on all nodes, so they are absolute, or URIs. Exit code: that of the job.
+    """
+    request = make_request(job, [recipe, *(overrides or [])], working_dir, env or [], pip or [])
+    if dry_run:
+        typer.echo(request.describe(), nl=False)
+        return
+    request.working_dir.check()
+    from reid_ray.runtime.submission import JobServer
+
+    server = JobServer(address)
+    console = make_console(stderr=True)
+    console.print(f"Working directory {request.working_dir.describe()}", highlight=False, soft_wrap=True, markup=False)
+    job_id, new = server.submit(request)
+    said = "Submitted" if new else f"'{request.run}' has a job that has not ended:"
+    console.print(f"{said} {job_id} on {server.address}", highlight=False, soft_wrap=True)
+    if follow:
+        _follow(server, job_id)
+
+
+@jobs_app.command("list")
+def list_jobs(address: AddressOption = None) -> None:
+    """The jobs of a cluster, the oldest first."""
+    from reid_ray.runtime.submission import JobServer
+
+    table = Table("job", "run", "state", "began", "took", "message")
+    for job in JobServer(address).jobs():
+        began = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.started)) if job.started else ""
+        took = f"{((job.ended or time.time()) - job.started) / 60:.0f} min" if job.started else ""
+        message = job.message.partition("\n")[0].partition(", last available logs")[0] if job.is_over else ""
+        table.add_row(job.id, job.metadata.get("run", ""), job.status.lower(), began, took, message)
+    make_console().print(table)
+
+
+@jobs_app.command("follow")
+def follow_job(name: NameArgument, address: AddressOption = None) -> None:
+    """Show a job's log, from its beginning until it ends. Exit code: that of the job."""
+    from reid_ray.runtime.submission import JobServer
+
+    server = JobServer(address)
+    _follow(server, server.find(name).id)
+
+
+@jobs_app.command("stop")
+def stop_job(name: NameArgument, address: AddressOption = None) -> None:
+    """End a job, as Ctrl-C would: its run can be gone on with."""
+    from reid_ray.runtime.submission import JobServer
+
+    server = JobServer(address)
+    job = server.find(name)
+    stopped = server.stop(job.id)
+    typer.echo(f"{job.id} is being stopped." if stopped else f"{job.id} was not running: {job.status.lower()}.")
+
+
+def make_request(
+    job: str, arguments: Sequence[str], working_dir: Path, env: Sequence[str], pip: Sequence[str]
+) -> Request:
+    """What a command line asks for, with all in it checked that can be checked here.
+
+    Raises:
+        ConfigError: a setting, a path or a working directory that will not do.
+    """
+    from reid_ray.runtime.submission import Request
+    from reid_ray.runtime.working_dir import WorkingDir
+
+    folder = WorkingDir.of(working_dir)
+    options = _parsed(job, arguments)
+    metadata = {"job": job}
+    if "recipe" in options:
+        recipe, overrides = options["recipe"], options["overrides"] or []
+        config = load_config(recipe, overrides)
+        _refuse_relative(relative_paths(config))
+        name = options.get("name") or config.name  # a search may have one of its own
+        metadata |= {"run": name, "recipe": recipe, "config": config_hash(config), "output": config.output}
+        arguments = [_sent_recipe(recipe, folder), *arguments[1:]]
+    else:
+        _refuse_relative(_relative_options(options))
+        metadata["run"] = re.sub(r"[^\w.-]", "-", Path(arguments[0]).name)
+        if options.get("out") is not None:
+            metadata["output"] = str(options["out"])
+    return Request(job, metadata["run"], tuple(arguments), metadata, folder, _variables(env), tuple(pip))
+
+
+def _parsed(job: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Parameters of the job's command by name; where it does not parse, click says so and exits with 2."""
+    from reid_ray.cli import app as whole
+
+    command: Any = typer.main.get_command(whole)
+    for name in JOBS[job]:
+        command = command.commands[name]
+    parameters: dict[str, Any] = command.make_context(f"reid-ray {' '.join(JOBS[job])}", list(arguments)).params
+    return parameters
+
+
+def _sent_recipe(recipe: str, folder: WorkingDir) -> str:
+    """A recipe as the job should call it: its name, where its file lies in the working directory, or an absolute path
+    outside of it, which is for storage that the cluster sees too."""
+    if recipe in recipe_names():
+        return recipe
+    file = Path(recipe).absolute()
+    inside = file.relative_to(folder.folder).as_posix() if file.is_relative_to(folder.folder) else None
+    if inside is None and Path(recipe).is_absolute():
+        return recipe
+    if inside not in {path for path, _ in folder.files}:
+        raise ConfigError(
+            f"The recipe {recipe} is not among the files of the working directory {folder.folder} that are sent; put "
+            f"it there, and out of .gitignore and .rayignore."
+        )
+    return inside
+
+
+def _relative_options(options: Mapping[str, Any]) -> dict[str, str]:
+    """Paths of a command line that are not absolute, by option."""
+    named = {name: str(options[name]) for name in PATHS if options.get(name) is not None}
+    overrides = [override.partition("=") for override in options.get("overrides") or []]
+    named |= {key: value for key, _, value in overrides if key.endswith(".root")}
+    return {name: path for name, path in named.items() if "://" not in path and not Path(path).is_absolute()}
+
+
+def _refuse_relative(paths: Mapping[str, str]) -> None:
+    for name, path in paths.items():
+        raise ConfigError(
+            f"{name}={path} is taken from the job's working directory, which is gone with the job; give an absolute "
+            f"path on storage that all nodes of the cluster see, or a URI such as s3://BUCKET/FOLDER."
+        )
+
+
+def _variables(env: Sequence[str]) -> dict[str, str]:
+    """`NAME=VALUE`, or `NAME` of this shell."""
+    found = {}
+    for given in env:
+        name, equals, value = given.partition("=")
+        if not equals and name not in os.environ:
+            raise ConfigError(f"--env {name}: this shell has no such variable; write --env {name}=VALUE.")
+        found[name] = value if equals else os.environ[name]
+    return found
+
+
+def _follow(server: JobServer, job_id: str) -> None:
+    console = make_console(stderr=True)
+    try:
+        job = server.follow(job_id, lambda text: typer.echo(text, nl=False))
+    except KeyboardInterrupt:
+        console.print(
+            f"No longer following; the job goes on. 'reid-ray jobs follow {job_id}' follows it again, "
+            f"'reid-ray jobs stop {job_id}' ends it.",
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    console.print(f"{job_id} {job.status.lower()}", highlight=False)
+    if code := _exit_code(job):
+        if not job.exit_code:  # else the log has said why
+            console.print(job.message, highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(code)
+
+
+def _exit_code(job: Job) -> int:
+    if job.status == "SUCCEEDED":
+        return 0
+    return EXIT_INTERRUPTED if job.status == "STOPPED" else job.exit_code or 1

@@ -1,0 +1,95 @@
+"""What a job's working directory holds once Ray has packed it, known before anything is sent."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ray._private.ray_constants import get_runtime_env_default_excludes
+from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
+
+from reid_ray.errors import ConfigError
+
+LIMIT_MB = 100
+"""What the dashboard of a Ray cluster takes in one request. Ray's own limit of 512 MB comes after it."""
+
+EXCLUDES = ("/runs/", "*.egg-info/", ".mypy_cache/", ".pytest_cache/", ".ruff_cache/")
+"""Left out besides what Ray leaves out and what .gitignore and .rayignore name. Runs hold checkpoints."""
+
+N_NAMED = 5
+"""Of the largest files, in a message."""
+
+
+@dataclass(frozen=True)
+class WorkingDir:
+    """Files that Ray would send.
+
+    Attributes:
+        folder: absolute.
+        files: path below the folder and bytes of each, in order of path.
+        left_out: entries of the folder itself of which nothing is sent.
+    """
+
+    folder: Path
+    files: tuple[tuple[str, int], ...]
+    left_out: tuple[str, ...]
+
+    @classmethod
+    def of(cls, folder: Path) -> WorkingDir:
+        """Look through a folder as Ray will, by its default excludes, `EXCLUDES`, .gitignore and .rayignore.
+
+        Raises:
+            ConfigError: there is no such folder.
+        """
+        folder = folder.expanduser().absolute()
+        if not folder.is_dir():
+            raise ConfigError(f"The working directory {folder} is not a folder; give another --working-dir.")
+        files: list[tuple[str, int]] = []
+
+        def note(path: Path) -> None:
+            if path.is_file():
+                files.append((path.relative_to(folder).as_posix(), path.stat().st_size))
+
+        patterns = [*get_runtime_env_default_excludes(), *EXCLUDES]
+        # Ray's own walk, for only that is sure to find what Ray sends; it is private, and Ray's version is pinned.
+        _dir_travel(
+            folder,
+            [_get_excludes(folder, patterns)],
+            note,
+            include_gitignore=True,
+            logger=logging.getLogger(__name__),
+        )
+        sent = {path.partition("/")[0] for path, _ in files}
+        left_out = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir() if entry.name not in sent)
+        return cls(folder, tuple(sorted(files)), tuple(left_out))
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes, before Ray compresses them."""
+        return sum(size for _, size in self.files)
+
+    def check(self) -> None:
+        """Raise `ConfigError` where the cluster would refuse it. Compression is not counted on: images have none."""
+        if self.size > LIMIT_MB * 2**20:
+            raise ConfigError(
+                f"The working directory {self.folder} holds {megabytes(self.size)} in {len(self.files)} files, and a "
+                f"cluster takes {LIMIT_MB} MB; the largest are {self._largest()}. Name what the job does not need in "
+                f".rayignore, and put data on storage that the cluster sees."
+            )
+
+    def describe(self) -> str:
+        """One line: how much is sent, the largest files, what is left out."""
+        largest = f"; largest: {self._largest()}" if self.files else ""
+        left_out = f"; left out: {', '.join(self.left_out)}" if self.left_out else ""
+        return f"{self.folder}: {len(self.files)} files, {megabytes(self.size)} of {LIMIT_MB} MB{largest}{left_out}"
+
+    def _largest(self) -> str:
+        by_size = sorted(self.files, key=lambda file: (-file[1], file[0]))
+        return ", ".join(f"{path} ({megabytes(size)})" for path, size in by_size[:N_NAMED])
+
+
+def megabytes(n_bytes: int) -> str:
+    """`1.2 MB`; small files in kB."""
+    return f"{n_bytes / 2**20:.1f} MB" if n_bytes >= 2**20 / 10 else f"{n_bytes / 2**10:.1f} kB"

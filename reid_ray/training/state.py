@@ -1,0 +1,105 @@
+"""Where a run stands, from what lies in its directory: told anywhere that its storage can be read."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+from reid_ray.config import Config
+from reid_ray.training.checkpoint import checkpoint_files
+from reid_ray.training.metrics import Event, read_metrics
+from reid_ray.training.rundir import RunDirectory
+
+Phase = Literal["not begun", "running", "silent", "finished"]
+
+PAUSE_SECONDS = 300.0
+"""A run that has been quiet for less is taken to run: Ray may be starting, or a trainer again."""
+
+PAUSES = 3.0
+"""How many times its longest pause so far a run may be quiet before it is taken to have died."""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What a run's directory says of it.
+
+    Attributes:
+        phase: `finished`: trained for all its epochs; `running`: it has written lately; `silent`: it has not, for
+            longer than its pauses so far explain, so it was stopped or killed, or hangs; `not begun`: it has logged
+            nothing.
+        epochs: to be trained.
+        epoch: completed ones.
+        step: steps of the next one.
+        iterations: steps of an epoch.
+        checkpoint: name of the newest checkpoint's file, where the same command goes on.
+        quiet_seconds: since it last wrote a line; None where it has written none.
+        usual_seconds: its longest pause between two lines of one process, so far.
+        events: the last line of each kind.
+        diverged: whether it ended at a loss that is no number.
+    """
+
+    phase: Phase
+    epochs: int
+    epoch: int
+    step: int
+    iterations: int
+    checkpoint: str | None
+    quiet_seconds: float | None
+    usual_seconds: float
+    events: dict[str, Event]
+    diverged: bool
+
+    @classmethod
+    def of(cls, directory: RunDirectory, config: Config, now: float | None = None) -> RunState:
+        """Read it; `now` in seconds since 1970, this machine's clock where it is None."""
+        events = read_metrics(directory.metrics_file)
+        pause = _longest_pause(events)
+        quiet = max(0.0, (time.time() if now is None else now) - events[-1]["time"]) if events else None
+        finished = directory.is_complete(config)
+        epoch, step = _position(events)
+        checkpoints = checkpoint_files(directory.checkpoints)
+        return cls(
+            phase=_phase(finished, quiet, pause),
+            epochs=config.training.epochs,
+            epoch=config.training.epochs if finished else epoch,
+            step=0 if finished else step,
+            iterations=config.training.iterations,
+            checkpoint=checkpoints[0].name if checkpoints else None,
+            quiet_seconds=quiet,
+            usual_seconds=pause,
+            events={event["event"]: event for event in events},
+            diverged=directory.diverged_file(0).exists(),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For scripts."""
+        return dict(vars(self))
+
+
+def _phase(finished: bool, quiet: float | None, pause: float) -> Phase:
+    if finished:
+        return "finished"
+    if quiet is None:
+        return "not begun"
+    return "running" if quiet <= max(PAUSE_SECONDS, PAUSES * pause) else "silent"
+
+
+def _longest_pause(events: list[Event]) -> float:
+    """Seconds between two lines, of which the second does not begin or continue the run."""
+    pauses = (b["time"] - a["time"] for a, b in pairwise(events) if b["event"] != "start")
+    return max(pauses, default=0.0)
+
+
+def _position(events: list[Event]) -> tuple[int, int]:
+    """Completed epochs, and steps of the one after them. An evaluation says nothing of it: it may come late."""
+    for event in reversed(events):
+        kind = event["event"]
+        if kind in ("step", "start"):
+            return event["epoch"], event["step"]
+        if kind == "epoch":
+            return event["epoch"] + 1, 0
+        if kind == "refresh":
+            return event["epoch"], 0
+    return 0, 0

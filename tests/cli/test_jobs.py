@@ -1,0 +1,216 @@
+"""`reid-ray submit` and `jobs`: what would be sent, what is refused before anything is, and the jobs' exit codes."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+import typer.main
+import yaml
+from job_server import job_server
+from typer.testing import CliRunner
+
+from reid_ray.cli import app, jobs
+from reid_ray.cli.jobs import JOBS
+from reid_ray.config import config_hash, load_config
+from reid_ray.errors import ConfigError
+from reid_ray.runtime import working_dir
+from reid_ray.runtime.submission import JobServer
+
+SHARED = ("data.root=/shared/market", "output=/shared/runs")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """The working directory: a recipe, and a run that is not sent."""
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    root = tmp_path / "work"
+    (root / "recipes").mkdir(parents=True)
+    (root / "recipes" / "mine.yaml").write_text("base: ice\nname: mine\ntraining: {epochs: 3}\n")
+    (root / "runs").mkdir()
+    (root / "runs" / "big.pt").write_bytes(bytes(1000))
+    monkeypatch.chdir(root)
+    return root
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, list(arguments))
+
+
+def refused(*arguments):
+    """The sentence with which a command line is refused."""
+    result = run(*arguments)
+    assert isinstance(result.exception, ConfigError), result.output
+    sentence = str(result.exception)
+    assert "\n" not in sentence
+    return sentence
+
+
+def test_a_dry_run_prints_exactly_what_would_be_sent(folder):
+    result = run("submit", "recipes/mine.yaml", *SHARED, "--env", "OMP_NUM_THREADS=2", "--pip", "einops", "--dry-run")
+    assert result.exit_code == 0, result.output
+    config = load_config("recipes/mine.yaml", SHARED)
+    assert (
+        result.stdout
+        == f"""\
+submission_id: train-mine-1
+entrypoint: python -m jobs.train recipes/mine.yaml data.root=/shared/market output=/shared/runs
+runtime_env:
+  working_dir: {folder}
+  excludes:
+  - /runs/
+  - '*.egg-info/'
+  - .mypy_cache/
+  - .pytest_cache/
+  - .ruff_cache/
+  env_vars:
+    OMP_NUM_THREADS: '2'
+  pip:
+  - einops
+metadata:
+  job: train
+  run: mine
+  recipe: recipes/mine.yaml
+  config: {config_hash(config)}
+  output: /shared/runs
+files:
+  recipes/mine.yaml: 43
+"""
+    )
+
+
+def test_a_dry_run_is_what_is_sent(folder):
+    """The same command without --dry-run, to a server that writes down what it is told."""
+    told = yaml.safe_load(run("submit", "ice", *SHARED, "--dry-run").stdout)
+    with job_server() as (url, fake):
+        result = run("submit", "ice", *SHARED, "--address", url, "--no-follow")
+        assert result.exit_code == 0, result.output
+        (job,) = fake.jobs.values()
+    assert f"{folder}: 1 files, 0.0 kB of 100 MB; largest: recipes/mine.yaml (0.0 kB); left out: runs/" in result.stderr
+    assert f"Submitted train-ice-1 on {url}" in result.stderr
+    for key in ("submission_id", "entrypoint", "metadata"):
+        assert job[key] == told[key]
+    assert job["runtime_env"]["working_dir"].startswith("gcs://_ray_pkg_")
+
+
+@pytest.mark.parametrize(
+    ("job", "arguments", "run_name"),
+    [
+        ("extract", ("/shared/runs/ice", "--out", "/shared/features", "--extractors", "8"), "ice"),
+        ("label", ("/shared/features", "--out", "/shared/labels.parquet", "labels.eps=0.5"), "features"),
+        ("evaluate", ("/shared/runs/ice 0.5", "--rerank"), "ice-0.5"),
+        ("pack", ("/shared/crops", "/shared/packed", "--shard-mb", "64"), "crops"),
+    ],
+)
+def test_other_jobs_have_the_arguments_of_their_commands(job, arguments, run_name):
+    result = run("submit", "--job", job, *arguments, "--dry-run")
+    assert result.exit_code == 0, result.output
+    sent = yaml.safe_load(result.stdout)
+    assert shlex.split(sent["entrypoint"]) == ["python", "-m", f"jobs.{job}", *arguments]
+    assert sent["submission_id"] == f"{job}-{run_name}-1"
+    assert sent["metadata"].get("output") == (None if job == "evaluate" else arguments[1 + (job != "pack")])
+
+
+def test_every_job_has_a_file_and_a_command():
+    whole = typer.main.get_command(app)
+    for job, path in JOBS.items():
+        if job == "tune":
+            continue
+        assert (Path(jobs.__file__).parents[2] / "jobs" / f"{job}.py").exists()
+        command = whole
+        for name in path:
+            command = command.commands[name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("ice", "data.root=/shared/market"), "output=runs is taken from the job's working directory, which is gone"),
+        (("ice", "data.root=market", "output=/shared/runs"), "data.root=market is taken from"),
+        (("ice", "model.weights=~/w.pth", *SHARED), "model.weights=~/w.pth is taken from"),
+        (("ice", *SHARED, "training.epoch=3"), "did you mean 'training.epochs'"),
+        (("icee", *SHARED), "did you mean 'ice'"),
+        (("ice", *SHARED, "--env", "NO_SUCH_VARIABLE"), "this shell has no such variable"),
+        (("ice", *SHARED, "--working-dir", "none"), "none is not a folder"),
+        (("--job", "extract", "runs/ice", "--out", "/shared/f"), "run=runs/ice is taken from"),
+        (("--job", "extract", "/shared/ice", "--out", "f"), "out=f is taken from"),
+        (("--job", "evaluate", "/shared/ice", "data.root=market"), "data.root=market is taken from"),
+        (("--job", "pack", "crops", "/shared/packed"), "source=crops is taken from"),
+    ],
+)
+def test_what_cannot_go_well_is_refused_here(arguments, words):
+    assert words in refused("submit", *arguments)
+
+
+def test_paths_that_are_uris_are_fine():
+    result = run("submit", "ice", "data.root=s3://bucket/market", "output=s3://bucket/runs", "--dry-run")
+    assert result.exit_code == 0, result.output
+
+
+def test_a_recipe_that_is_not_sent_is_refused(folder, tmp_path):
+    (tmp_path / "outside.yaml").write_text("base: ice\n")
+    assert "recipe ../outside.yaml is not among the files" in refused("submit", "../outside.yaml", *SHARED)
+    (folder / ".rayignore").write_text("recipes/\n")
+    assert "recipes/mine.yaml is not among the files" in refused("submit", "recipes/mine.yaml", *SHARED)
+    result = run("submit", str(tmp_path / "outside.yaml"), *SHARED, "--dry-run")  # on storage that the cluster sees too
+    assert f"jobs.train {tmp_path}/outside.yaml data.root" in result.stdout
+
+
+def test_a_working_directory_that_is_too_large_is_refused_before_anybody_is_asked(folder, monkeypatch):
+    monkeypatch.setattr(working_dir, "LIMIT_MB", 0.01)
+    (folder / "images.npy").write_bytes(bytes(20_000))
+    sentence = refused("submit", "ice", *SHARED, "--address", "http://127.0.0.1:1")
+    assert "a cluster takes 0.01 MB; the largest are images.npy (19.5 kB)" in sentence
+
+
+def test_an_option_of_the_job_that_does_not_exist():
+    result = run("submit", "ice", *SHARED, "--fast", "--dry-run")
+    assert result.exit_code == 2
+    assert "No such option" in result.output
+
+
+def test_the_job_s_exit_code_is_that_of_following_it(monkeypatch):
+    def follow(server, job_id, write):
+        write("error: no such folder\n")
+        return server.find(job_id)
+
+    monkeypatch.setattr(JobServer, "follow", follow)
+    with job_server() as (url, fake):
+        run("submit", "ice", *SHARED, "--address", url, "--no-follow")
+        for status, code, expected in (
+            ("SUCCEEDED", 0, 0),
+            ("FAILED", 2, 2),
+            ("FAILED", None, 1),
+            ("STOPPED", -15, 130),
+        ):
+            fake.end("train-ice-1", status, code)
+            result = run("jobs", "follow", "ice", "--address", url)
+            assert result.exit_code == expected
+            assert result.stdout == "error: no such folder\n"
+            assert f"train-ice-1 {status.lower()}" in result.stderr
+
+
+def test_ctrl_c_ends_the_following_and_not_the_job(monkeypatch):
+    def follow(server, job_id, write):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(JobServer, "follow", follow)
+    with job_server() as (url, fake):
+        result = run("submit", "ice", *SHARED, "--address", url)
+        assert fake.jobs["train-ice-1"]["status"] == "RUNNING"
+    assert result.exit_code == 130
+    assert "reid-ray jobs stop train-ice-1" in result.stderr
+
+
+def test_jobs_are_listed_and_stopped():
+    with job_server() as (url, _):
+        for _ in range(2):
+            result = run("submit", "ice", *SHARED, "--address", url, "--no-follow")
+        assert "'ice' has a job that has not ended: train-ice-1" in result.stderr
+        assert run("jobs", "stop", "ice", "--address", url).stdout == "train-ice-1 is being stopped.\n"
+        assert run("jobs", "stop", "ice", "--address", url).stdout == "train-ice-1 was not running: stopped.\n"
+        listed = run("jobs", "list", "--address", url).stdout
+        assert [cell.strip() for cell in listed.splitlines()[3].strip("│").split("│")][:3] == [
+            "train-ice-1", "ice", "stopped",
+        ]  # fmt: skip

@@ -1,0 +1,88 @@
+"""`reid-ray status`: the rows and the advice, from directories as runs leave them."""
+
+import json
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from reid_ray.cli import app
+from reid_ray.cli.status import _duration
+from reid_ray.config import dump_config
+from reid_ray.errors import RunError
+from reid_ray.training.metrics import MetricsLog
+from reid_ray.training.rundir import RunDirectory
+
+
+def status(path, *options):
+    return CliRunner().invoke(app, ["status", str(path), *options])
+
+
+@pytest.fixture
+def directory(tiny):
+    """The directory of a run that has written its configuration and nothing else."""
+    config = tiny("name=small")
+    directory = RunDirectory.of(config)
+    directory.path.mkdir()
+    directory.config_file.write_text(dump_config(config))
+    return directory
+
+
+def test_a_finished_run(directory):
+    log = MetricsLog(directory.metrics_file)
+    log.write("start", epoch=0, step=0, n_workers=2, device="cpu")
+    log.write("refresh", epoch=1, n_clusters=12, n_outliers=3, n_images=48)
+    log.write("step", epoch=1, step=4, loss=1.25)
+    log.write("evaluate", epoch=2, mAP=0.2468, R1=0.5)
+    log.write("end", epochs=2)
+    directory.checkpoints.mkdir()
+    (directory.checkpoints / "step-00000008-0.pt").touch()
+    result = status(directory.path)
+    assert result.exit_code == 0, result.output
+    for words in (
+        "small: finished",
+        "ice on synthetic, hash ",
+        "2 of 2 completed",
+        "1.250 at step 4 of epoch 2",
+        "12 clusters, 3 outliers of 48 images, for epoch 2",
+        "mAP 24.7%, R1 50.0% after epoch 2",
+        "2 workers on cpu",
+        "step-00000008-0.pt",
+        f"reid-ray evaluate {directory.path}",
+    ):
+        assert words in result.stdout, words
+    told = json.loads(status(directory.path, "--json").stdout)
+    assert (told["phase"], told["epoch"], told["run"]) == ("finished", 2, str(directory.path))
+
+
+def test_a_run_that_was_killed(directory):
+    assert "Nothing trained yet" in status(directory.path).stdout
+    log = MetricsLog(directory.metrics_file)
+    log.write("step", epoch=1, step=3, loss=None)
+    running = status(directory.path).stdout
+    for words in (
+        "small: running",
+        "1 of 2 completed",
+        "3 of 4",
+        "not finite at step 3 of epoch 2",
+        "none yet",
+        "it seems to run",
+    ):
+        assert words in running, words
+    text = directory.metrics_file.read_text()
+    event = json.loads(text)
+    directory.metrics_file.write_text(json.dumps(event | {"time": time.time() - 7300}) + "\n")
+    silent = status(directory.path).stdout
+    assert "Silent for 2.0 h, and its longest pause was 0 s: stopped, killed or hung." in silent
+    assert f"Go on: reid-ray train {directory.path}/config.yaml" in silent
+    directory.diverged_file(0).touch()
+    assert "diverged-0.pt holds the batch" in status(directory.path).stdout
+
+
+def test_there_is_no_run(tmp_path):
+    assert isinstance(status(tmp_path / "none").exception, RunError)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (119, "119 s"), (120, "2 min"), (7300, "2.0 h")])
+def test_durations(seconds, text):
+    assert _duration(seconds) == text

@@ -1,0 +1,218 @@
+"""Talking to a job server: which job a run has, what is sent, and sentences for what goes wrong."""
+
+import socket
+import time
+import zipfile
+from io import BytesIO
+
+import pytest
+from job_server import job_server
+
+from reid_ray.errors import RunError
+from reid_ray.runtime import submission
+from reid_ray.runtime.submission import Job, JobServer, Request, _Log, token_header
+from reid_ray.runtime.working_dir import WorkingDir
+
+
+@pytest.fixture(autouse=True)
+def _no_address(monkeypatch, tmp_path):
+    """Neither addresses nor a token of whoever runs the tests."""
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.fixture
+def request_of(tmp_path):
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text("base: ice\n")
+
+    def make(run="ice", output="/shared/runs", **more):
+        metadata = {"job": "train", "run": run, "output": output}
+        settings = {"env_vars": {}, **more}
+        return Request("train", run, (run, f"output={output}"), metadata, WorkingDir.of(folder), **settings)
+
+    return make
+
+
+def test_a_run_has_one_job_at_a_time(request_of):
+    with job_server() as (url, fake):
+        server = JobServer(url)
+        assert server.submit(request_of()) == ("train-ice-1", True)
+        assert server.submit(request_of()) == ("train-ice-1", False)
+        assert server.submit(request_of("ice-1")) == ("train-ice-1-1", True)  # a run of a similar name
+        assert server.submit(request_of(output="/elsewhere")) == ("train-ice-2", True)
+        fake.end("train-ice-1", "FAILED", 1)
+        assert server.submit(request_of()) == ("train-ice-3", True)
+        assert [job.id for job in server.jobs()] == ["train-ice-1", "train-ice-1-1", "train-ice-2", "train-ice-3"]
+        assert server.find("ice").id == "train-ice-3"
+        assert server.find("train-ice-1").exit_code == 1
+
+
+def test_two_who_submit_at_the_same_time_start_one_job(request_of, monkeypatch):
+    with job_server() as (url, fake):
+        first, second = JobServer(url), JobServer(url)
+        monkeypatch.setattr(second, "jobs", list)  # it looked before the other one's job was there
+        assert first.submit(request_of()) == ("train-ice-1", True)
+        assert second.submit(request_of()) == ("train-ice-1", False)
+        assert len(fake.jobs) == 1
+
+
+def test_what_is_sent_is_what_was_described(request_of):
+    request = request_of(env_vars={"OMP_NUM_THREADS": "1"}, pip=("einops",))
+    with job_server() as (url, fake):
+        JobServer(url).submit(request)
+        (job,) = fake.jobs.values()
+        ((_, package),) = fake.packages.items()
+    assert job["entrypoint"] == request.entrypoint == "python -m jobs.train ice output=/shared/runs"
+    assert job["metadata"] == request.metadata
+    assert job["runtime_env"]["env_vars"] == {"OMP_NUM_THREADS": "1"}
+    assert "einops" in str(job["runtime_env"]["pip"])
+    with zipfile.ZipFile(BytesIO(package)) as archive:
+        assert {entry.filename: entry.file_size for entry in archive.infolist()} == dict(request.working_dir.files)
+
+
+def test_stopping_a_job(request_of):
+    with job_server() as (url, _):
+        server = JobServer(url)
+        server.submit(request_of())
+        assert server.stop("train-ice-1")
+        assert not server.stop("train-ice-1")
+        assert server.find("ice").status == "STOPPED"
+
+
+def test_a_job_that_nobody_knows(request_of):
+    with job_server() as (url, _):
+        server = JobServer(url)
+        with pytest.raises(RunError, match="knows no job or run 'none'; it has had no job yet"):
+            server.find("none")
+        server.submit(request_of())
+        with pytest.raises(RunError, match=r"no job or run 'none'; its newest jobs are train-ice-1\.$"):
+            server.find("none")
+
+
+@pytest.mark.parametrize("token", [None, "wrong"])
+def test_a_wrong_token_is_one_sentence(token, monkeypatch):
+    if token:
+        monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+    with job_server(token="right") as (url, _):
+        with pytest.raises(RunError, match=r"does not take this token .*RAY_AUTH_TOKEN") as caught:
+            JobServer(url)
+        assert "\n" not in str(caught.value)
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "right\n")
+        assert JobServer(url).jobs() == []
+
+
+def test_the_token_is_found_where_ray_looks_for_it(monkeypatch, tmp_path):
+    assert token_header() == {}
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("default\n")
+    assert token_header() == {"Authorization": "Bearer default"}
+    (tmp_path / "mine").write_text("of a file")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "mine"))
+    assert token_header() == {"Authorization": "Bearer of a file"}
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of the variable")
+    assert token_header() == {"Authorization": "Bearer of the variable"}
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
+    with pytest.raises(RunError, match=r"Cannot read the token in .*none"):
+        token_header()
+
+
+def test_nobody_answers(monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(
+        RunError, match=rf"^No Ray job server answers at http://127\.0\.0\.1:{port} \(Connection refused\)"
+    ):
+        JobServer(f"127.0.0.1:{port}")
+
+
+def test_somebody_who_says_nothing_is_not_waited_for_long(monkeypatch):
+    monkeypatch.setattr(submission, "ANSWER_SECONDS", 0.2)
+    silent = socket.create_server(("127.0.0.1", 0))
+    with silent, pytest.raises(RunError, match=r"No Ray job server answers .*timed out"):
+        JobServer(f"127.0.0.1:{silent.getsockname()[1]}")
+
+
+def test_what_the_server_refuses_is_one_sentence(request_of):
+    with job_server() as (url, fake):
+        fake.refuse = 413, "Maximum request body size 104857600 exceeded\nand more"
+        with pytest.raises(RunError, match=r"refuses: .*413.*exceeded\.$"):
+            JobServer(url).submit(request_of())
+
+
+def test_where_the_address_comes_from(monkeypatch):
+    with job_server() as (url, _), job_server() as (other, _):
+        monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # of the cluster, not of its dashboard
+        assert submission._url(None) == "http://127.0.0.1:8265"
+        monkeypatch.setenv("RAY_ADDRESS", url)
+        assert JobServer().address == url
+        monkeypatch.setenv("RAY_API_SERVER_ADDRESS", other)
+        assert JobServer().address == other
+        assert JobServer(url).address == url  # what is said wins over the variables
+        assert submission.os.environ["RAY_API_SERVER_ADDRESS"] == other
+
+
+class Logs:
+    """Stands for Ray's client: connections that each give the log from its beginning, and break."""
+
+    def __init__(self, *connections, ended_after):
+        self.connections, self.ended_after, self.n = connections, ended_after, 0
+
+    async def tail_job_logs(self, job_id):
+        text = self.connections[min(self.n, len(self.connections) - 1)]
+        self.n += 1
+        for character in text:
+            yield character
+        if self.n < self.ended_after:
+            raise RuntimeError("WebSocket connection closed unexpectedly with close code 1006")
+
+    def get_job_info(self, job_id):
+        if self.n < self.ended_after:
+            raise ConnectionError("gone")
+        values = dict.fromkeys(("message", "metadata", "start_time", "end_time"))
+        return type("Details", (), {**values, "submission_id": job_id, "status": "FAILED", "driver_exit_code": 2})
+
+
+def test_a_log_is_written_once_however_often_the_connection_breaks(monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with job_server() as (url, _):
+        server = JobServer(url)
+    server._client = Logs("one\n", "on", "one\ntwo\nthr", "one\ntwo\nthree\n", ended_after=4)
+    seen = []
+    job = server.follow("train-ice-1", seen.append)
+    assert "".join(seen) == "one\ntwo\nthree\n"
+    assert (job.status, job.exit_code, job.is_over) == ("FAILED", 2, True)
+
+
+def test_a_connection_that_stays_away_is_given_up(monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(submission, "PATIENCE", 0.05)
+    with job_server() as (url, _):
+        server = JobServer(url)
+    server._client = Logs("one\n", ended_after=10**9)
+    with pytest.raises(RunError, match=r"is lost; the job goes on .*reid-ray jobs follow train-ice-1"):
+        server.follow("train-ice-1", lambda text: None)
+
+
+def test_the_parts_of_a_log(monkeypatch):
+    seen = []
+    log = _Log(seen.append)
+    for connection in (["ab", "c"], ["a", "bcd"], [], ["abcde"]):
+        log.begin()
+        for text in connection:
+            log.add(text)
+    assert seen == ["ab", "c", "d", "e"]
+
+
+def test_a_job_s_times_are_seconds():
+    details = type(
+        "Details",
+        (),
+        {"submission_id": "a", "status": "RUNNING", "message": None, "metadata": None, "start_time": 1500,
+         "end_time": None, "driver_exit_code": None},
+    )  # fmt: skip
+    assert Job.of(details) == Job("a", "RUNNING", "", {}, 1.5, None, None)
