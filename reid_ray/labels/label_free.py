@@ -6,6 +6,7 @@ a good silhouette, large ones mix cameras, and labels that never change may be w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -74,7 +75,7 @@ def label_free_objective(scores: Mapping[str, float]) -> float:
             compared.
     """
     apart = max(scores["silhouette"], 0.0) * scores["clustered_share"]
-    return apart * min(scores.get("camera_mix", 1.0), 1.0) ** 0.5
+    return apart * math.sqrt(min(scores.get("camera_mix", 1.0), 1.0))
 
 
 def common_graph(features: FeatureRows, device: torch.device | str | None = None) -> csr_array:
