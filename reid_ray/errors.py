@@ -31,5 +31,9 @@ class RunError(UserError):
     """A run directory that cannot be created, read or resumed."""
 
 
+class StorageError(UserError):
+    """An object store that does not answer or refuses: bucket, credentials, endpoint. Other processes may not know."""
+
+
 class DegenerateLabelsError(UserError):
     """Clustering has given nothing to train on for longer than the configuration allows."""

@@ -17,6 +17,7 @@ from rich.table import Table
 from reid_ray.config import DataConfig, SyntheticConfig
 from reid_ray.config.data import Layout
 from reid_ray.errors import ConfigError, DataError
+from reid_ray.locations import location
 from reid_ray.types import UNKNOWN
 
 # Readers bring PyTorch with them, so they are imported where they are used: --help should not wait for it.
@@ -83,7 +84,7 @@ def check_command(
 @app.command("pack")
 def pack_command(
     source: Source,
-    out: Annotated[Path, typer.Argument(help="Folder to make; it must not exist, or be empty.", show_default=False)],
+    out: Annotated[str, typer.Argument(help="Folder to make; it must not exist, or be empty.", show_default=False)],
     layout: LayoutOption = None,
     detected: DetectedOption = True,
     camera_level: LevelOption = None,
@@ -111,7 +112,7 @@ def pack_command(
         raise ConfigError(f"--size {size[0]} {size[1]}: give a height and a width of at least one pixel.")
     dataset = read_dataset(_config(source, layout, detected, camera_level, camera_regex, pid_regex))
     with _progress("Packing") as progress:
-        pack(dataset, out, shard_mb=shard_mb, size=size, threads=threads, progress=progress)
+        pack(dataset, location(out), shard_mb=shard_mb, size=size, threads=threads, progress=progress)
     typer.echo(f"{len(dataset.table)} images packed into {out}; use it with data.layout=packed data.root={out}")
 
 
@@ -152,7 +153,7 @@ def _config(
 
     if layout is None:
         synthetic = source == SYNTHETIC and not Path(source).exists()
-        layout = SYNTHETIC if synthetic else detect_layout(Path(source).expanduser())
+        layout = SYNTHETIC if synthetic else detect_layout(location(source))
     if layout != "folder" and (camera_level, camera_regex, pid_regex) != (None, None, None):
         raise ConfigError(
             f"--camera-level, --camera-regex and --pid-regex are for the folder layout, but {source} "

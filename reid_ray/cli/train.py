@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -92,7 +91,7 @@ def comparison_table(run: Run) -> Table:
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="A run directory, finished or running.")]) -> None:
+def report(run: Annotated[str, typer.Argument(help="A run directory, finished or running.")]) -> None:
     """Draw a run's curves and write its report.html anew."""
     from reid_ray.reports.run import report_run
     from reid_ray.run import load_run

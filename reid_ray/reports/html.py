@@ -5,16 +5,19 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 
+from reid_ray.locations import Location
 from reid_ray.reports.series import Event, Headline, headline, number, table
+from reid_ray.training.storage import replacing
 
 REPORT_NAME = "report.html"
 _POSITION_KEYS = ("event", "time", "epoch", "step")
 MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".svg": "image/svg+xml"}
 
 
-def write_report(run_dir: Path, events: Sequence[Event], config_yaml: str, images: Mapping[str, Path]) -> Path:
+def write_report(
+    run_dir: Location, events: Sequence[Event], config_yaml: str, images: Mapping[str, Location]
+) -> Location:
     """Write `report.html` into a run directory, be the run finished, running, or without anything to show.
 
     Args:
@@ -37,9 +40,8 @@ def write_report(run_dir: Path, events: Sequence[Event], config_yaml: str, image
         f"<section><h2>Configuration</h2><pre>{escape(config_yaml.strip())}</pre></section>",
     ]
     out = run_dir / REPORT_NAME
-    partial = out.with_name(f".{REPORT_NAME}.partial")
-    partial.write_text(_PAGE.format(title=escape(run_dir.name), style=_STYLE, body="\n".join(body)), "utf-8")
-    partial.replace(out)
+    with replacing(out) as file:
+        file.write(_PAGE.format(title=escape(run_dir.name), style=_STYLE, body="\n".join(body)).encode())
     return out
 
 
@@ -81,7 +83,7 @@ def _card(name: str, event: Event | None, remark: str) -> str:
     )
 
 
-def _picture(heading: str, path: Path) -> str:
+def _picture(heading: str, path: Location) -> str:
     media_type = MEDIA_TYPES.get(path.suffix.lower(), "image/png")
     data = base64.b64encode(path.read_bytes()).decode("ascii")
     return (
