@@ -71,6 +71,10 @@ class RemotePath:
         return self.inside.suffix
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        return self.inside.parts
+
+    @property
     def parent(self) -> RemotePath:
         return self._at(self.inside.parent)
 
@@ -79,9 +83,6 @@ class RemotePath:
 
     def with_suffix(self, suffix: str) -> RemotePath:
         return self._at(self.inside.with_suffix(suffix))
-
-    def relative_to(self, folder: RemotePath) -> PurePosixPath:
-        return self.inside.relative_to(folder.inside)
 
     def resolve(self) -> RemotePath:
         """Itself: it means the same everywhere, and there are no links."""
@@ -241,6 +242,11 @@ def beside(folder: Location, name: str) -> Location:
     if "://" in name or Path(name).is_absolute():
         return location(name)
     return folder / name
+
+
+def relative_path(path: Location, folder: Location) -> PurePosixPath:
+    """A path as it is seen from the folder in which it lies."""
+    return PurePosixPath(*path.parts[len(folder.parts) :])
 
 
 def readable(path: Location) -> Path | io.BytesIO:

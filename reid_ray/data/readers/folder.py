@@ -11,7 +11,7 @@ from reid_ray.data.readers.numbering import camera_numbers, person_numbers
 from reid_ray.data.readers.scan import Rows, Scan, existing_root, image_files
 from reid_ray.data.table import SPLITS
 from reid_ray.errors import DataError
-from reid_ray.locations import Location
+from reid_ray.locations import Location, relative_path
 from reid_ray.types import UNKNOWN
 
 NameOf = Callable[[PurePath], str | None]
@@ -36,7 +36,7 @@ def scan(config: DataConfig) -> Scan:
     root = existing_root(config.root, "a folder of images")
     folders = _split_folders(root)
     files = {split: image_files(folder) for split, folder in folders.items()}
-    relative = {path: path.relative_to(folders[split]) for split, paths in files.items() for path in paths}
+    relative = {path: relative_path(path, folders[split]) for split, paths in files.items() for path in paths}
     rows = Rows()
     cameras = _names(relative, _camera_rule(config), rows, _camera_setting(config))
     persons = _person_names(files, relative, config.pid_regex, rows)
