@@ -166,7 +166,7 @@ class RemotePath:
     def filesystem(self) -> Any:
         """The `pyarrow.fs.FileSystem` in which this path is `key`."""
         with self._reported("reach"):
-            return _connect(self.store, _with_endpoint(self.store, self.options))
+            return _connect(self.store, _with_defaults(self.store, self.options))
 
     @property
     def key(self) -> str:
@@ -263,13 +263,17 @@ def _connect(store: str, options: str) -> Any:
     return filesystem
 
 
-def _with_endpoint(store: str, options: str) -> str:
-    """The options, with what the environment says where they say nothing."""
+def _with_defaults(store: str, options: str) -> str:
+    """The options, with what the environment and we say where they say nothing."""
     chosen = [options] if options else []
-    if store.startswith("gs://") and "retry_limit_seconds=" not in options:
-        chosen.append(f"retry_limit_seconds={GCS_RETRY_SECONDS}")
+    if store.startswith("gs://"):
+        if "retry_limit_seconds=" not in options:
+            chosen.append(f"retry_limit_seconds={GCS_RETRY_SECONDS}")
+        return "&".join(chosen)
+    if "allow_delayed_open=" not in options:
+        chosen.append("allow_delayed_open=true")  # one request for a small object, instead of three
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if store.startswith("s3://") and endpoint and "endpoint_override=" not in options:
+    if endpoint and "endpoint_override=" not in options:
         parts = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
         chosen.append(f"endpoint_override={parts.netloc}&scheme={parts.scheme}")
     return "&".join(chosen)

@@ -71,7 +71,8 @@ class Run:
         files = sorted(self.directory.labels.glob("epoch-*.parquet"), key=lambda file: (len(file.name), file.name))
         if not -len(files) <= epoch < len(files):
             raise RunError(f"{self.path} has labels of {len(files)} epochs; there is none numbered {epoch}.")
-        return pq.read_table(readable(files[epoch]))
+        file: Location = files[epoch]
+        return pq.read_table(readable(file))
 
     @cached_property
     def dataset(self) -> Dataset:

@@ -71,7 +71,7 @@ class Manifest:
         size, batch_size = (config.data.height, config.data.width), config.evaluation.batch_size
         try:
             with model_file.open("rb") as file:
-                model = hashlib.file_digest(file, "sha256").hexdigest()
+                model = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
         except OSError as error:
             raise RunError(f"Cannot read the model {model_file}: {error.strerror or error}.") from error
         shard_rows = batch_size * batches_per_shard(len(table), size, batch_size)

@@ -128,8 +128,8 @@ class RunDirectory:
     def remove_abandoned(self) -> None:
         """Remove what killed processes were writing; none of this run may be at work."""
         if isinstance(self.path, RemotePath):  # no object is half-written, and no janitor sees to Ray Train's folder
-            for abandoned in self.path.glob(".*"):
-                abandoned.remove_tree()
+            for left in self.path.glob(".*"):
+                left.remove_tree()
             return
         for kind in (".*.tmp", ".*.mark"):
             for abandoned in self.path.rglob(kind):

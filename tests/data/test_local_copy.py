@@ -21,7 +21,7 @@ def test_one_copies_and_the_others_wait(bucket, monkeypatch):
     path.write_bytes(b"0123456789" * 1000)
     opened, barrier = [], threading.Barrier(4)
     reading = RemotePath.open
-    monkeypatch.setattr(RemotePath, "open", lambda path: opened.append(path) or reading(path))
+    monkeypatch.setattr(RemotePath, "open", lambda path, mode: opened.append(path) or reading(path, mode))
 
     def ask(_):
         barrier.wait()

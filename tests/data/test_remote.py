@@ -1,7 +1,6 @@
 """Data on an object store is the same data."""
 
 import json
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -128,7 +127,5 @@ def test_what_is_not_there_is_a_sentence(bucket):
 
 def test_a_store_that_does_not_answer_is_told_as_itself(bucket, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    for function in (lambda: read("packed", f"{bucket}/x"), lambda: FileImages().read(f"{bucket}/x.jpg")):
-        with pytest.raises(StorageError, match="nobody answers"):
-            function()
-    assert not Path("s3:").exists()
+    with pytest.raises(StorageError, match="nobody answers"):
+        read("packed", f"{bucket}/x")
