@@ -35,5 +35,9 @@ class DivergedError(RunError):
     """A loss that is no longer a number."""
 
 
+class StorageError(UserError):
+    """An object store that does not answer or refuses: bucket, credentials, endpoint. Other processes may not know."""
+
+
 class DegenerateLabelsError(UserError):
     """Clustering has given nothing to train on for longer than the configuration allows."""

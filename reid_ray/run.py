@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from reid_ray.data.readers import read_dataset
 from reid_ray.data.table import ImageTable
 from reid_ray.data.views import normalize, resize
 from reid_ray.errors import RunError
+from reid_ray.locations import Location, location, readable
 from reid_ray.models import for_extraction
 from reid_ray.training.exported import load_exported
 from reid_ray.training.extraction import assemble, batch_rows, embed_batch, extract
@@ -38,8 +39,8 @@ class Run:
         (2, 2048)
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.directory = RunDirectory(Path(path).expanduser().resolve())
+    def __init__(self, path: str | Location) -> None:
+        self.directory = RunDirectory(location(path).resolve())
         if not self.directory.config_file.exists():
             raise RunError(f"{path} is not a run directory: it has no config.yaml.")
         self._model: nn.Module | None = None
@@ -49,7 +50,7 @@ class Run:
         return f"Run({str(self.path)!r})"
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Location:
         return self.directory.path
 
     @cached_property
@@ -67,10 +68,11 @@ class Run:
 
     def labels(self, epoch: int = -1) -> pa.Table:
         """Pseudo-labels of an epoch (negative counts from the last): path, label, camid and, where known, pid."""
-        files = sorted(self.directory.labels.glob("epoch-*.parquet"), key=lambda file: (len(file.name), file.name))
+        found: Iterable[Location] = self.directory.labels.glob("epoch-*.parquet")
+        files = sorted(found, key=lambda file: (len(file.name), file.name))
         if not -len(files) <= epoch < len(files):
             raise RunError(f"{self.path} has labels of {len(files)} epochs; there is none numbered {epoch}.")
-        return pq.read_table(files[epoch])
+        return pq.read_table(readable(files[epoch]))
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -140,7 +142,7 @@ class Run:
         )
 
 
-def load_run(path: str | Path) -> Run:
+def load_run(path: str | Location) -> Run:
     """Open a run directory; `RunError` where there is none."""
     return Run(path)
 

@@ -3,11 +3,14 @@
 import os
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -117,3 +120,45 @@ def reid_ray_process(tmp_path, tmp_path_factory, ray_folder):
         if process.poll() is None:
             os.killpg(process.pid, 9)
             process.wait()
+
+
+@pytest.fixture(scope="session")
+def object_store():
+    """The address of an S3-compatible store on this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            break
+        except OSError:
+            assert server.poll() is None, "moto's server has ended"
+            assert time.monotonic() < deadline, "moto's server does not answer"
+            time.sleep(0.1)
+    yield f"http://127.0.0.1:{port}"
+    server.kill()
+    server.wait()
+
+
+@pytest.fixture
+def bucket(object_store, tmp_path, monkeypatch):
+    """The URI of a new bucket in a store to which the environment leads, that of processes started here too."""
+    from pyarrow.fs import S3FileSystem
+
+    for name, value in (
+        ("AWS_ENDPOINT_URL", object_store),
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_REGION", "us-east-1"),
+        ("REID_CACHE", str(tmp_path / "cache")),
+    ):
+        monkeypatch.setenv(name, value)
+    scheme, _, address = object_store.partition("://")
+    store = S3FileSystem(endpoint_override=address, scheme=scheme, allow_bucket_creation=True)
+    name = f"bucket-{uuid4().hex[:8]}"
+    store.create_dir(name)
+    return f"s3://{name}"

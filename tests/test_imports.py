@@ -15,6 +15,7 @@ BORDER = {
     "reid_ray.types",
     "reid_ray.errors",
     "reid_ray.config",
+    "reid_ray.locations",
     "reid_ray.data.table",
     "reid_ray.data.images",
 }

@@ -7,13 +7,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from reid_ray.locations import Location
 from reid_ray.reports.page import grid, header, picture, write_page
 from tuning.pictures import draw_search
 from tuning.results import Repeated, Results, read_results, score_names, table_rows
 from tuning.study import best_first, pareto_front
 
 
-def report_search(path: Path) -> Path:
+def report_search(path: Path) -> Location:
     """Draw the pictures of a search and write its report.html anew, whatever it has so far."""
     results = read_results(path.expanduser().resolve())
     folder = results.directory.path

@@ -24,6 +24,7 @@ from reid_ray.config import Config, Search, hashed_settings, with_absolute_paths
 from reid_ray.config.loading import validate
 from reid_ray.errors import ConfigError, RunError
 from reid_ray.labels.sweep import Setting, parse_grid
+from reid_ray.locations import RemotePath, location
 from reid_ray.training.rundir import leaf_changes
 from reid_ray.training.storage import replacing, storage_errors
 from tuning.spaces import Space, search_space
@@ -168,7 +169,12 @@ class SearchDirectory:
 
     @classmethod
     def of(cls, request: Request) -> SearchDirectory:
-        """Where this search lies, absolute; nothing is created."""
+        """Where this search lies, absolute; nothing is created. `ConfigError` where that is no file system."""
+        if isinstance(location(request.config.output), RemotePath):
+            raise ConfigError(
+                f"A search writes its journal line by line, which {request.config.output} cannot take; give another "
+                f"output=FOLDER."
+            )
         return cls((Path(request.config.output).expanduser() / request.name).resolve())
 
     @property

@@ -78,7 +78,7 @@ def attempt(config: Config, stage: Stage, listener: _Reports | None = None) -> O
         return Outcome("failed", reason=str(error))
     except Exception as error:  # whatever it is, the search goes on without this trial
         log = RunDirectory.of(config).path.with_suffix(".log")
-        log.write_text(traceback.format_exc(), encoding="utf-8")
+        log.write_bytes(traceback.format_exc().encode())
         return Outcome("failed", reason=f"{type(error).__name__}: {first_line(error)} (see {log})")
 
 

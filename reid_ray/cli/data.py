@@ -17,6 +17,7 @@ from rich.table import Table
 from reid_ray.config import DataConfig, SyntheticConfig
 from reid_ray.config.data import Layout
 from reid_ray.errors import ConfigError, DataError
+from reid_ray.locations import RemotePath, location
 from reid_ray.types import UNKNOWN
 
 # Readers bring PyTorch with them, so they are imported where they are used: --help should not wait for it.
@@ -83,7 +84,7 @@ def check_command(
 @app.command("pack")
 def pack_command(
     source: Source,
-    out: Annotated[Path, typer.Argument(help="Folder to make; it must not exist, or be empty.", show_default=False)],
+    out: Annotated[str, typer.Argument(help="Folder to make; it must not exist, or be empty.", show_default=False)],
     layout: LayoutOption = None,
     detected: DetectedOption = True,
     camera_level: LevelOption = None,
@@ -127,14 +128,17 @@ def pack_command(
     dataset = read_dataset(_config(source, layout, detected, camera_level, camera_regex, pid_regex))
     if address is not None and packers is None:
         raise ConfigError("--address is for packing by Ray; add --packers N.")
+    target = location(out)
     with _progress("Packing") as progress:
         if packers is None:
-            pack(dataset, out, shard_mb=shard_mb, size=size, threads=threads, progress=progress)
+            pack(dataset, target, shard_mb=shard_mb, size=size, threads=threads, progress=progress)
+        elif isinstance(target, RemotePath):
+            raise ConfigError(f"--packers writes to a folder that all nodes see, not to {out}; pack there without it.")
         else:
             from reid_ray.runtime.packing import pack_on_ray
 
             options: dict[str, Any] = {"shard_mb": shard_mb, "size": size, "n_packers": packers, "address": address}
-            pack_on_ray(dataset, out, progress=progress, **options)
+            pack_on_ray(dataset, target, progress=progress, **options)
     typer.echo(f"{len(dataset.table)} images packed into {out}; use it with data.layout=packed data.root={out}")
 
 
@@ -175,7 +179,7 @@ def _config(
 
     if layout is None:
         synthetic = source == SYNTHETIC and not Path(source).exists()
-        layout = SYNTHETIC if synthetic else detect_layout(Path(source).expanduser())
+        layout = SYNTHETIC if synthetic else detect_layout(location(source))
     if layout != "folder" and (camera_level, camera_regex, pid_regex) != (None, None, None):
         raise ConfigError(
             f"--camera-level, --camera-regex and --pid-regex are for the folder layout, but {source} "

@@ -17,6 +17,7 @@ from rich.table import Table
 from reid_ray.cli.progress import counting, make_console
 from reid_ray.config import LabelsConfig, load_config
 from reid_ray.errors import ConfigError, DataError
+from reid_ray.locations import Location, location, readable
 
 # The engine brings PyTorch with it, so it is imported where it is used: --help should not wait for it.
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ TRUTH_SCORES = ("ari", "nmi", "pairwise_precision", "pairwise_recall", "pairwise
 )
 def label(
     features: Annotated[
-        Path,
+        str,
         typer.Argument(
             metavar="FEATURES", help="L2-normalised features [N, D], as 'extract' writes: .npy or a folder."
         ),
@@ -54,11 +55,11 @@ def label(
         typer.Argument(metavar="[labels.KEY=VALUE]...", help="Settings to change (docs/configuration.md lists all)."),
     ] = None,
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--out", "-o", help="Labels, .parquet; with --sweep the results, .parquet or .csv."),
     ] = None,
     table: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="Parquet that describes the rows. Default: the one beside FEATURES.npy, or in the folder."),
     ] = None,
     sweep: Annotated[
@@ -85,19 +86,21 @@ def label(
     _check_device(device)
     if out is None and not settings:
         raise ConfigError("Where should the labels go? Give --out labels.parquet.")
-    if out is not None:
-        _check_out(out, (".parquet", ".csv") if settings else (".parquet",))
-    values = _open_features(features)
-    rows = _read_rows(table, features, len(values))
+    target = None if out is None else location(out)
+    if target is not None:
+        _check_out(target, (".parquet", ".csv") if settings else (".parquet",))
+    source = location(features)
+    values = _open_features(source)
+    rows = _read_rows(None if table is None else location(table), source, len(values))
     camids, pids = (_column(rows, name, len(values)) for name in ("camid", "pid"))
     if camids is None and any(variant == "camera" for variant in (config.variant, *(s.variant for s in settings))):
         raise DataError(f"labels.variant=camera needs a column 'camid', and {features} has no table of rows with one.")
     check_features(values)
     if settings:
-        _sweep(values, settings, camids, pids, device, config.memory_mb, out)
+        _sweep(values, settings, camids, pids, device, config.memory_mb, target)
     else:
-        assert out is not None
-        _label(values, config, camids, pids, rows, device, out)
+        assert target is not None
+        _label(values, config, camids, pids, rows, device, target)
 
 
 def _label(
@@ -107,7 +110,7 @@ def _label(
     pids: IntArray | None,
     rows: pa.Table | None,
     device: str | None,
-    out: Path,
+    out: Location,
 ) -> None:
     import numpy as np
     import pyarrow as pa
@@ -156,7 +159,7 @@ def _sweep(
     pids: IntArray | None,
     device: str | None,
     memory_mb: int,
-    out: Path | None,
+    out: Location | None,
 ) -> None:
     import pyarrow as pa
 
@@ -208,29 +211,32 @@ def _check_device(device: str | None) -> None:
         raise ConfigError(f"--device {device} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
-def _check_out(out: Path, suffixes: tuple[str, ...]) -> None:
+def _check_out(out: Location, suffixes: tuple[str, ...]) -> None:
     """Refuse before the work what could not be written after it."""
     if out.suffix not in suffixes:
         raise DataError(f"--out {out} should end in {' or '.join(suffixes)}.")
+    if not isinstance(out, Path):
+        return
     if not out.parent.is_dir():
         raise DataError(f"The folder of {out} does not exist; create it, or give another --out.")
     if out.is_dir() or not os.access(out.parent, os.W_OK):
         raise DataError(f"{out} cannot be written; give another --out.")
 
 
-def _open_features(path: Path) -> FloatArray:
+def _open_features(path: Location) -> FloatArray:
     """Features that are read as they are needed; those of a file are copied only where they are not float32."""
+    from reid_ray.data.local_copy import local_copy
     from reid_ray.labels.features import open_features
 
     if path.is_dir():
         from reid_ray.training.feature_folder import read_features
 
         return read_features(path).flat()
-    mapped = open_features(path)
+    mapped = open_features(local_copy(path))
     return mapped if mapped.dtype == "float32" else mapped.astype("float32")
 
 
-def _read_rows(table: Path | None, features: Path, n_rows: int) -> pa.Table | None:
+def _read_rows(table: Location | None, features: Location, n_rows: int) -> pa.Table | None:
     """The table of rows: that of --table, or the one beside the features, or none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -244,7 +250,7 @@ def _read_rows(table: Path | None, features: Path, n_rows: int) -> pa.Table | No
             raise DataError(f"--table {table} does not exist.")
         return None
     try:
-        rows = pq.read_table(path)
+        rows = pq.read_table(readable(path))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
     if rows.num_rows != n_rows:
@@ -268,7 +274,7 @@ def _column(rows: pa.Table | None, name: str, n_rows: int) -> IntArray | None:
     return values if (values != UNKNOWN).any() else None
 
 
-def _write(table: pa.Table, out: Path) -> None:
+def _write(table: pa.Table, out: Location) -> None:
     import io
 
     import pyarrow.csv as pacsv

@@ -14,6 +14,7 @@ from rich.table import Table
 from reid_ray.cli.progress import counting, make_console
 from reid_ray.cli.train import EXIT_INTERRUPTED
 from reid_ray.errors import ConfigError, DataError
+from reid_ray.locations import Location, location
 
 if TYPE_CHECKING:
     from reid_ray.data.images import Dataset
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-RunArgument = Annotated[Path, typer.Argument(help="A run directory.")]
+RunArgument = Annotated[str, typer.Argument(help="A run directory.")]
 DataOverrides = Annotated[
     list[str] | None,
     typer.Argument(
@@ -128,7 +129,7 @@ def _measure(run: Run, dataset: Dataset, rerank: dict[str, Any] | None) -> dict[
 def extract(
     run: RunArgument,
     out: Annotated[
-        Path,
+        str,
         typer.Option(
             "--out",
             "-o",
@@ -155,41 +156,42 @@ def extract(
     Into a folder, images and features of any number are streamed and need not fit in memory, and the same command goes
     on where one before was stopped. 'reid-ray label' reads both.
     """
-    streamed = out.is_dir() or not out.suffix
-    if not streamed and out.suffix != ".npy":
+    place = location(out)
+    streamed = place.is_dir() or not place.suffix
+    if not streamed and place.suffix != ".npy":
         raise DataError(f"--out {out} should end in .npy, or be a folder, whose name has no suffix.")
     if not streamed and (extractors, address) != (None, None):
         raise ConfigError(f"--extractors and --address are for a folder of features, and {out} is a file.")
-    if not out.absolute().parent.is_dir():
+    if isinstance(place, Path) and not place.absolute().parent.is_dir():
         raise DataError(f"The folder of {out} does not exist; create it, or give another --out.")
     opened, dataset = _open(run, overrides)
     table = dataset.table if split == "all" else dataset.table.split(split)
     if not len(table):
         raise DataError(f"{dataset.table.name} has no images in split '{split}'; use train, query, gallery or all.")
     if streamed:
-        _extract_into_folder(opened, model, table, dataset, out, extractors or 1, address)
+        _extract_into_folder(opened, model, table, dataset, place, extractors or 1, address)
     else:
         opened.use_model(model)
-        _extract_into_file(opened, table, dataset, out)
+        _extract_into_file(opened, table, dataset, place)
 
 
-def _extract_into_file(run: Run, table: ImageTable, dataset: Dataset, out: Path) -> None:
+def _extract_into_file(run: Run, table: ImageTable, dataset: Dataset, out: Location) -> None:
     import numpy as np
 
     from reid_ray.training.rundir import parquet_bytes, write_atomically
+    from reid_ray.training.storage import replacing
 
     features = embed_with_progress(run, table, dataset, make_console(stderr=True))
-    temporary = out.with_name(f".{out.name}.tmp.npy")
-    np.save(temporary, features)
-    write_atomically(out.with_suffix(".parquet"), parquet_bytes(table.arrow))
-    temporary.replace(out)
+    with replacing(out) as file:
+        np.save(file, features)
+        write_atomically(out.with_suffix(".parquet"), parquet_bytes(table.arrow))
     make_console().print(
         f"{features.shape[0]} × {features.shape[1]} features: {out}, rows: {out.with_suffix('.parquet')}"
     )
 
 
 def _extract_into_folder(
-    run: Run, model: str, table: ImageTable, dataset: Dataset, out: Path, n_extractors: int, address: str | None
+    run: Run, model: str, table: ImageTable, dataset: Dataset, out: Location, n_extractors: int, address: str | None
 ) -> None:
     from reid_ray.runtime.streaming import stream_features
 
@@ -226,7 +228,7 @@ def _extract_into_folder(
 def rank(
     run: RunArgument,
     overrides: DataOverrides = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The PNG to write.")] = Path("ranked.png"),
+    out: Annotated[str, typer.Option("--out", "-o", help="The PNG to write.")] = "ranked.png",
     queries: Annotated[int, typer.Option(min=1, help="Queries to show, from the worst to the best.")] = 8,
     top: Annotated[int, typer.Option(min=1, max=50, help="Matches per query.")] = 10,
     model: Which = "last",
@@ -240,7 +242,7 @@ def rank(
             raise DataError(f"{dataset.table.name} has no {name} split, so there is nothing to rank.")
     console = make_console(stderr=True)
     features = [embed_with_progress(opened, split, dataset, console) for split in (dataset.query, dataset.gallery)]
-    draw_ranking(dataset, features[0], features[1], out, n=queries, k=top)
+    draw_ranking(dataset, features[0], features[1], location(out), n=queries, k=top)
     make_console().print(f"Ranked gallery: {out}")
 
 
@@ -250,7 +252,7 @@ def embed_with_progress(run: Run, table: ImageTable, dataset: Dataset, console: 
         return run.embed_table(table, dataset, on_batch=lambda n: bars.advance(bars.task_ids[0], n))
 
 
-def _open(path: Path, overrides: list[str] | None, model: str | None = None) -> tuple[Run, Dataset]:
+def _open(path: str, overrides: list[str] | None, model: str | None = None) -> tuple[Run, Dataset]:
     """The run, with a model where one is named, and the data to use it on."""
     from reid_ray.config import load_config
     from reid_ray.data.readers import read_dataset

@@ -15,6 +15,7 @@ from reid_ray.config import Config, config_hash, dump_config, load_config, recip
 from reid_ray.errors import UserError
 
 if TYPE_CHECKING:
+    from reid_ray.locations import Location
     from reid_ray.run import Run
 
 app = typer.Typer()
@@ -93,13 +94,13 @@ def comparison_table(run: Run) -> Table:
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="The directory of a run or of a search, finished or not.")],
+    run: Annotated[str, typer.Argument(help="The directory of a run or of a search, finished or not.")],
 ) -> None:
     """Draw the curves of a run, or the pictures of a search, and write its report.html anew."""
-    if (run.expanduser() / "search.yaml").is_file():
+    if (Path(run).expanduser() / "search.yaml").is_file():
         from tuning.report import report_search
 
-        page = report_search(run)
+        page: Location = report_search(Path(run).expanduser())
     else:
         from reid_ray.reports.run import report_run
         from reid_ray.run import load_run

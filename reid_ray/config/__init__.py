@@ -33,7 +33,7 @@ class Config(Section):
     name: str = Field(default="run", min_length=1)
     """Name of the run: letters, digits, dot, dash, underscore."""
     output: str = "runs"
-    """Folder that holds the run directories; the run is `output`/`name`."""
+    """Folder that holds the run directories; the run is `output`/`name`. May be on an object store, as s3://bucket/runs."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of all randomness in training."""
     data: DataConfig = DataConfig()

@@ -55,7 +55,7 @@ class DataConfig(Section):
     layout: Layout = "synthetic"
     """How the data is laid out on disk; `synthetic` needs no disk."""
     root: str | None = None
-    """Folder or file of the data; not used by `synthetic`."""
+    """Folder or file of the data, or its URI in an object store, as s3://bucket/packed; not used by `synthetic`."""
     version: Literal["V1", "V2"] | None = None
     """MSMT17 only: V1, or V2 with masked faces. Results of the two do not compare, so it is recorded."""
     detected: bool = True

@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 
 from reid_ray.config import Config, DataConfig, MMTConfig
 from reid_ray.errors import ConfigError
+from reid_ray.locations import Location, location
 
 NOT_HASHED: dict[str, Any] = {
     "name": True,
@@ -43,7 +44,7 @@ def recipe_names() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
-def load_config(recipe: str | Path = "ice", overrides: Sequence[str] = ()) -> Config:
+def load_config(recipe: str | Location = "ice", overrides: Sequence[str] = ()) -> Config:
     """Build the configuration of a run.
 
     Args:
@@ -54,7 +55,7 @@ def load_config(recipe: str | Path = "ice", overrides: Sequence[str] = ()) -> Co
         ConfigError: unknown recipe or key, a value of the wrong type, or values that do not fit together.
     """
     tree = _read_recipe(str(recipe), seen=())
-    tree.setdefault("name", Path(str(recipe)).stem)
+    tree.setdefault("name", location(str(recipe)).stem)
     for override in overrides:
         _apply(tree, override)
     return validate(tree, source=f"recipe '{recipe}'")
@@ -150,8 +151,8 @@ def _read_recipe(recipe: str, seen: tuple[str, ...]) -> dict[str, Any]:
         raise ConfigError(f"Recipe '{recipe}' stands on itself ({' → '.join((*seen, recipe))}).")
     if recipe in recipe_names():
         text = (resources.files("reid_ray") / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8")
-    elif Path(recipe).is_file():
-        text = Path(recipe).read_text(encoding="utf-8")
+    elif location(recipe).is_file():
+        text = location(recipe).read_text(encoding="utf-8")
     else:
         raise ConfigError(
             f"Unknown recipe '{recipe}'{_nearest(recipe, recipe_names())}; recipes are {', '.join(recipe_names())}, "

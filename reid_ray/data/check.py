@@ -7,7 +7,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -18,7 +17,8 @@ from reid_ray.data.pack import MANIFEST, Progress, content_digest, encoded, read
 from reid_ray.data.readers import scan_dataset
 from reid_ray.data.readers.scan import Kind, Problem, Scan, is_image_name, printable, walk_files
 from reid_ray.data.table import SPLITS, ImageTable
-from reid_ray.errors import DataError
+from reid_ray.errors import DataError, StorageError
+from reid_ray.locations import Location, location
 from reid_ray.types import UNKNOWN
 
 SYSTEM_LITTER = frozenset({"Thumbs.db", "desktop.ini", ".DS_Store"})
@@ -143,7 +143,7 @@ def _look_at_all(found: Scan, paths: Sequence[str], threads: int, progress: Prog
     def look(path: str) -> _Look:
         try:
             data = encoded(found.images, path)
-        except DataError as error:
+        except (DataError, StorageError) as error:
             return _Look(Inspection(fault="unreadable", detail=f"cannot be read ({str(error).rstrip('.')})"))
         return _Look(inspect_image(data), hashlib.sha256(data).digest(), len(data))
 
@@ -175,7 +175,7 @@ def _duplicates(looks: dict[str, _Look]) -> list[Problem]:
     ]
 
 
-def _strays(folders: Iterable[Path]) -> list[Problem]:
+def _strays(folders: Iterable[Location]) -> list[Problem]:
     """Files that are no images in folders of images."""
     return [
         Problem("not an image", printable(file), f"{printable(file)} {_stray_detail(file)}.")
@@ -186,7 +186,7 @@ def _strays(folders: Iterable[Path]) -> list[Problem]:
     ]
 
 
-def _stray_detail(file: Path) -> str:
+def _stray_detail(file: Location) -> str:
     if file.name in SYSTEM_LITTER or file.name.startswith("._"):
         return "was left by an operating system and is ignored; remove it"
     if file.suffix.lower() in {".bmp", ".tif", ".tiff", ".heic", ".avif", ".ppm", ".jp2"}:
@@ -198,7 +198,7 @@ def _changed_pack(config: DataConfig, table: ImageTable, looks: dict[str, _Look]
     """A packed dataset carries a digest of its content; a difference is damage that still decodes."""
     if config.layout != "packed" or not config.use_cameras:
         return []
-    root = Path(config.root or "").expanduser()
+    root = location(config.root or "")
     if content_digest(table, [looks[path].sha256 for path in table.paths]) == read_manifest(root)["digest"]:
         return []
     what = f"{root} is damaged: its content does not have the digest in {MANIFEST}; pack or copy it again."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -12,6 +11,7 @@ from torchvision.io import ImageReadMode, decode_image
 
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import DataError
+from reid_ray.locations import location
 
 
 class ImageReader(Protocol):
@@ -24,11 +24,11 @@ class ImageReader(Protocol):
 
 @dataclass(frozen=True)
 class FileImages:
-    """Images in files, JPEG, PNG, GIF or WebP. Table paths are file paths."""
+    """Images in files, JPEG, PNG, GIF or WebP. Table paths are file paths, or URIs in an object store."""
 
     def read(self, path: str) -> Tensor:
         try:
-            data = Path(path).read_bytes()
+            data = location(path).read_bytes()
         except OSError as error:
             raise DataError(f"Cannot read the image {path}: {error.strerror or error}.") from error
         return decode(data, path)

@@ -15,6 +15,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,10 @@ from torchvision.transforms.v2.functional import resize
 
 from reid_ray.data.images import Dataset, FileImages, ImageReader, decode
 from reid_ray.data.integrity import inspect_image
+from reid_ray.data.local_copy import local_copy
 from reid_ray.data.table import SPLITS, ImageTable
-from reid_ray.errors import DataError
+from reid_ray.errors import DataError, StorageError
+from reid_ray.locations import Location, RemotePath, location
 
 MANIFEST = "manifest.json"
 TABLE = "table.parquet"
@@ -80,9 +83,9 @@ class PackedImages:
     def _shard(self, name: str) -> Any:
         shard = self._shards.get(name)
         if shard is None:  # two threads may both open it; either result will do
-            file = Path(self.root, name)
+            file = location(self.root) / name
             try:
-                shard = pa.ipc.open_file(pa.memory_map(str(file))).read_all()["image"]
+                shard = pa.ipc.open_file(pa.memory_map(str(local_copy(file)))).read_all()["image"]
             except (OSError, KeyError, pa.ArrowException) as error:
                 reason = str(error).splitlines()[0].rstrip(".")
                 raise DataError(f"Cannot open the shard {file} ({reason}); copy or pack the dataset again.") from error
@@ -92,18 +95,18 @@ class PackedImages:
 
 def pack(
     dataset: Dataset,
-    out: Path,
+    out: Location,
     *,
     shard_mb: int = 256,
     size: tuple[int, int] | None = None,
     threads: int = 4,
     progress: Progress | None = None,
-) -> Path:
+) -> Location:
     """Write `dataset` as a packed dataset and return its folder.
 
     Files are stored byte for byte as they are on disk; images that are drawn, and all images where `size` is
     given, are stored as PNG. The folder is written beside `out` under another name and renamed at the end:
-    whoever sees `out` sees all of it. A failure leaves nothing behind.
+    whoever sees `out` sees all of it. On an object store the manifest is put last. A failure leaves nothing behind.
 
     Args:
         dataset: what to pack, all splits.
@@ -121,16 +124,11 @@ def pack(
     if not len(dataset.table):
         raise DataError(f"{dataset.table.name} has no images; there is nothing to pack.")
     refuse_used(out)
-    partial = out.absolute().parent / f".{out.name}.partial-{uuid.uuid4().hex[:8]}"
     try:
-        partial.mkdir(parents=True)
-        _write(dataset, partial, shard_mb * 2**20, size, threads, progress)
-        refuse_used(out)
-        partial.replace(out)  # on POSIX this also replaces an empty folder
+        with _becoming(out) as folder:
+            _write(dataset, folder, shard_mb * 2**20, size, threads, progress)
     except OSError as error:
         raise DataError(f"Cannot write the packed dataset {out}: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return out
 
 
@@ -140,7 +138,7 @@ def encoded(images: ImageReader, path: str) -> bytes:
         return images.encoded(path)
     if isinstance(images, FileImages):
         try:
-            return Path(path).read_bytes()
+            return location(path).read_bytes()
         except OSError as error:
             raise DataError(f"Cannot read the image {path}: {error.strerror or error}.") from error
     return _png(images.read(path))
@@ -178,7 +176,7 @@ def content_digest(table: ImageTable, image_hashes: Sequence[bytes]) -> str:
     return sha.hexdigest()[:16]
 
 
-def read_manifest(root: Path) -> dict[str, Any]:
+def read_manifest(root: Location) -> dict[str, Any]:
     """The manifest of the packed dataset `root`, its shards there and of the right size."""
     file = root / MANIFEST
     try:
@@ -204,7 +202,7 @@ def read_manifest(root: Path) -> dict[str, Any]:
     return manifest
 
 
-def read_packed_table(root: Path, manifest: dict[str, Any]) -> ImageTable:
+def read_packed_table(root: Location, manifest: dict[str, Any]) -> ImageTable:
     """The table of the packed dataset `root`, as long as its manifest says."""
     file = root / TABLE
     try:
@@ -218,17 +216,38 @@ def read_packed_table(root: Path, manifest: dict[str, Any]) -> ImageTable:
     return table
 
 
-def refuse_used(out: Path) -> None:
+@contextmanager
+def _becoming(out: Location) -> Iterator[Location]:
+    """A folder to fill, which is `out` when the block ends well; otherwise nothing is left of it."""
+    if isinstance(out, RemotePath):
+        try:
+            yield out
+        except BaseException:
+            with suppress(StorageError):
+                out.remove_tree()
+            raise
+        return
+    partial = out.absolute().parent / f".{out.name}.partial-{uuid.uuid4().hex[:8]}"
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        refuse_used(out)
+        partial.replace(out)  # on POSIX this also replaces an empty folder
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def refuse_used(out: Location) -> None:
     """Raise `DataError` where `out` is there and is no empty folder."""
     if out.is_dir() and not any(out.iterdir()):
         return
-    if out.exists() or out.is_symlink():
+    if out.exists() or (isinstance(out, Path) and out.is_symlink()):
         raise DataError(f"{out} exists and is not an empty folder; choose another folder to pack into.")
 
 
 def _write(
     dataset: Dataset,
-    folder: Path,
+    folder: Location,
     shard_bytes: int,
     size: tuple[int, int] | None,
     threads: int,
@@ -248,7 +267,7 @@ def _write(
 
 
 def finish(
-    folder: Path,
+    folder: Location,
     table: ImageTable,
     keys: Sequence[str],
     hashes: Sequence[bytes],
@@ -276,7 +295,7 @@ def finish(
         "shards": list(shards),
         "digest": content_digest(table, hashes),
     }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    (folder / MANIFEST).write_bytes((json.dumps(manifest, indent=2) + "\n").encode())
 
 
 def _load(dataset: Dataset, size: tuple[int, int] | None, threads: int) -> Iterator[list[bytes]]:
@@ -295,7 +314,7 @@ def _png(image: Tensor) -> bytes:
 class _ShardWriter:
     """Writes images to shards, one after the other."""
 
-    def __init__(self, folder: Path, shard_bytes: int) -> None:
+    def __init__(self, folder: Location, shard_bytes: int) -> None:
         self.written: list[dict[str, Any]] = []
         self._folder = folder
         self._limit = shard_bytes
@@ -340,7 +359,8 @@ class _ShardWriter:
         return len(images)
 
     def _open(self) -> None:
-        self._sink = pa.OSFile(str(self._folder / self._name), "wb")
+        file = self._folder / self._name
+        self._sink = file.open("wb") if isinstance(file, RemotePath) else pa.OSFile(str(file), "wb")
         self._writer = pa.ipc.new_file(self._sink, SHARD_SCHEMA)
         self._rows = self._bytes = 0
 
@@ -348,7 +368,7 @@ class _ShardWriter:
         if self._writer is None:
             return
         self._writer.close()
+        n_bytes = self._sink.tell()
         self._sink.close()
         self._writer = None
-        path = self._folder / self._name
-        self.written.append({"file": path.name, "images": self._rows, "bytes": path.stat().st_size})
+        self.written.append({"file": self._name, "images": self._rows, "bytes": n_bytes})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reid_ray.errors import DataError
+from reid_ray.locations import Location, readable
 from reid_ray.types import UNKNOWN, IntArray
 
 SPLITS = ("train", "query", "gallery")
@@ -135,9 +135,11 @@ class ImageTable:
         unknown = pa.array(np.full(len(self), UNKNOWN, dtype=np.int64))
         return ImageTable(self.arrow.set_column(index, SCHEMA.field(column), unknown), self.name)
 
-    def write(self, path: Path) -> None:
-        pq.write_table(self.arrow, path)
+    def write(self, path: Location) -> None:
+        sink = pa.BufferOutputStream()
+        pq.write_table(self.arrow, sink)
+        path.write_bytes(sink.getvalue())
 
     @classmethod
-    def read(cls, path: Path, name: str | None = None) -> ImageTable:
-        return cls(pq.read_table(path), name or path.stem)
+    def read(cls, path: Location, name: str | None = None) -> ImageTable:
+        return cls(pq.read_table(readable(path)), name or path.stem)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,14 @@ import torchvision
 from torch import Tensor, nn
 
 from reid_ray.errors import WeightsError
+from reid_ray.locations import Location, location, readable
 from reid_ray.models.resnet import Backbone
 
 N_NAMED = 3
 """Keys that a message names before it says how many more there are."""
 
 
-def load_backbone_weights(module: nn.Module, path: str | Path) -> None:
+def load_backbone_weights(module: nn.Module, path: str | Location) -> None:
     """Load a weights file into a backbone, all of it or nothing.
 
     The file is a state dict saved by `torch.save`, bare or under the key `state_dict`, with or without the
@@ -65,13 +65,13 @@ def load_torchvision_weights(backbone: Backbone, name: str) -> None:
     _load(backbone, _without_classifier(state), f"torchvision:{full_name}")
 
 
-def is_model_file(path: str | Path) -> bool:
+def is_model_file(path: str | Location) -> bool:
     """Whether a weights file is the exported model of a run of ours."""
     content = _read(path)
     return isinstance(content, Mapping) and {"model", "config"} <= content.keys()
 
 
-def load_model_file(network: nn.Module, path: str | Path) -> None:
+def load_model_file(network: nn.Module, path: str | Location) -> None:
     """Load a run's exported model into a network of the same form; `WeightsError` where it does not fit."""
     content = _read(path)
     assert isinstance(content, Mapping), path
@@ -88,11 +88,13 @@ def from_numpy(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Tensor]:
     return {key: torch.from_numpy(np.array(array)) for key, array in arrays.items()}
 
 
-def _read(path: str | Path) -> object:
-    if not Path(path).is_file():
+def _read(path: str | Location) -> object:
+    file = location(path)
+    if not file.is_file():
         raise WeightsError(f"There is no weights file {path}; set model.weights to a file, torchvision or null.")
+    content = readable(file)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(content, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the unpickler meets in a file that is something else
         raise WeightsError(
             f"Cannot read {path} as a weights file ({_first_line(error)}); it must hold a state dict of "
@@ -100,7 +102,7 @@ def _read(path: str | Path) -> object:
         ) from error
 
 
-def _parse(content: object, path: str | Path) -> tuple[dict[str, Tensor], object]:
+def _parse(content: object, path: str | Location) -> tuple[dict[str, Tensor], object]:
     """The state dict in a file, without prefix and classifier, and its `stride_in` entry or None."""
     if not isinstance(content, Mapping):
         raise WeightsError(f"The weights file {path} holds a {type(content).__name__}; it must hold a state dict.")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from reid_ray.locations import Location
 from reid_ray.reports.figures import FAINT, INK, MUTED, SERIES, new_figure, save
 from reid_ray.reports.series import Event, epoch_rows, headline, number, steps
 
@@ -48,7 +48,7 @@ class Panel:
     scientific: bool = False
 
 
-def draw_curves(events: Sequence[Event], out: Path, *, title: str = "") -> None:
+def draw_curves(events: Sequence[Event], out: Location, *, title: str = "") -> None:
     """Draw all series of a run to one PNG; panels without data are left out, and no event is required.
 
     Epoch n shows the labels that it trained on and the evaluation after it; epoch 0 is before training.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from reid_ray.locations import Location
+from reid_ray.training.storage import replacing
 
 # Okabe and Ito's palette, which people with any colour vision tell apart.
 BLUE = "#0072B2"
@@ -31,9 +33,8 @@ def new_figure(width: float, height: float) -> Any:
     return figure
 
 
-def save(figure: Any, out: Path) -> None:
+def save(figure: Any, out: Location) -> None:
     """Write a PNG, never half of one: a running run's report is read while it is written."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    figure.savefig(partial, format="png")
-    partial.replace(out)
+    with replacing(out) as file:
+        figure.savefig(file, format="png")

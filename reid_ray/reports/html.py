@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 
+from reid_ray.locations import Location
 from reid_ray.reports.page import grid, header, picture, write_page
 from reid_ray.reports.series import Event, Headline, headline, number, table
 
 _POSITION_KEYS = ("event", "time", "epoch", "step")
 
 
-def write_report(run_dir: Path, events: Sequence[Event], config_yaml: str, images: Mapping[str, Path]) -> Path:
+def write_report(
+    run_dir: Location, events: Sequence[Event], config_yaml: str, images: Mapping[str, Location]
+) -> Location:
     """Write `report.html` into a run directory, be the run finished, running, or without anything to show.
 
     Args:

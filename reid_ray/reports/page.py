@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
+
+from reid_ray.locations import Location
+from reid_ray.training.storage import replacing
 
 REPORT_NAME = "report.html"
 MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".svg": "image/svg+xml"}
 
 
-def write_page(folder: Path, body: Sequence[str]) -> Path:
+def write_page(folder: Location, body: Sequence[str]) -> Location:
     """Write `report.html` into a folder, whose name is its title; the page is there whole or not at all.
 
     Args:
@@ -21,9 +23,8 @@ def write_page(folder: Path, body: Sequence[str]) -> Path:
         The path of the page.
     """
     out = folder / REPORT_NAME
-    partial = out.with_name(f".{REPORT_NAME}.partial")
-    partial.write_text(_PAGE.format(title=escape(folder.name), style=_STYLE, body="\n".join(body)), "utf-8")
-    partial.replace(out)
+    with replacing(out) as file:
+        file.write(_PAGE.format(title=escape(folder.name), style=_STYLE, body="\n".join(body)).encode())
     return out
 
 
@@ -33,7 +34,7 @@ def header(name: str, *, finished: bool) -> str:
     return f'<header><h1>{escape(name)}</h1><span class="state {kind}">{state}</span></header>'
 
 
-def picture(heading: str, path: Path) -> str:
+def picture(heading: str, path: Location) -> str:
     """A section with a PNG, JPEG or SVG in it."""
     media_type = MEDIA_TYPES.get(path.suffix.lower(), "image/png")
     data = base64.b64encode(path.read_bytes()).decode("ascii")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from reid_ray.data.images import Dataset
 from reid_ray.data.table import ImageTable
 from reid_ray.evaluation import score_queries, top_matches
 from reid_ray.evaluation.ranking import Array
+from reid_ray.locations import Location
 from reid_ray.reports.figures import FAINT, GREEN, INK, MUTED, VERMILION, new_figure, save
 from reid_ray.types import UNKNOWN, IntArray
 
@@ -40,7 +40,7 @@ def draw_ranking(
     dataset: Dataset,
     q_features: Array,
     g_features: Array,
-    out: Path,
+    out: Location,
     *,
     queries: Sequence[int] | None = None,
     n: int = 8,
@@ -110,7 +110,7 @@ def ranked_sheet(
     query_images: Sequence[Tensor],
     gallery_images: Sequence[Sequence[Tensor]],
     correct: npt.NDArray[np.bool_] | None,
-    out: Path,
+    out: Location,
     *,
     similarities: npt.NDArray[Any] | None = None,
     captions: Sequence[str] | None = None,

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from reid_ray.config import dump_config
 from reid_ray.evaluation.protocols import evaluable
+from reid_ray.locations import Location
 from reid_ray.reports.curves import draw_curves
 from reid_ray.reports.html import write_report
 from reid_ray.reports.ranked import draw_ranking
 from reid_ray.run import Run
 
 
-def report_run(run: Run) -> Path:
+def report_run(run: Run) -> Location:
     """Draw `curves.png` and write `report.html` into the run directory, whatever the run has so far."""
     curves, ranked = run.path / "curves.png", run.path / "ranked.png"
     events = run.metrics()
@@ -20,7 +19,7 @@ def report_run(run: Run) -> Path:
     return write_report(run.path, events, dump_config(run.config), {"Curves": curves, "Ranked gallery": ranked})
 
 
-def rank_run(run: Run, out: Path | None = None, *, n: int = 8, k: int = 10) -> Path | None:
+def rank_run(run: Run, out: Location | None = None, *, n: int = 8, k: int = 10) -> Location | None:
     """Draw the ranked sheet of the run's own query and gallery; None where it has none."""
     dataset = run.dataset
     if not len(dataset.query) or not len(dataset.gallery):

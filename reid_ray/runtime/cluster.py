@@ -6,13 +6,13 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import ray
 
 from reid_ray.config import Config
 from reid_ray.errors import ConfigError, RunError
+from reid_ray.locations import Location
 from reid_ray.runtime.leftovers import ray_folder, short_lived
 from reid_ray.runtime.resources import Plan, check_fits, plan
 from reid_ray.training.devices import n_cores
@@ -23,7 +23,7 @@ NAMESPACE = "reid_ray"
 
 
 @contextmanager
-def joined(address: str | None, *, num_cpus: int, leftovers: Path) -> Iterator[bool]:
+def joined(address: str | None, *, num_cpus: int, leftovers: Location) -> Iterator[bool]:
     """Join the cluster at `address` (or `RAY_ADDRESS`), or start one on this machine for the block.
 
     Args:

@@ -11,14 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from reid_ray.errors import StorageError
+from reid_ray.locations import Location, RemotePath
 from reid_ray.runtime import janitor
 
 
 @contextmanager
-def short_lived(run: Path, *folders: Path) -> Iterator[None]:
+def short_lived(run: Location, *folders: Location) -> Iterator[None]:
     """Remove `folders` after the block, and what was being written in the run directory, even when killed in it.
 
-    A process of its own waits for the end of this one, for nothing here can run after SIGKILL.
+    A process of its own waits for the end of this one, for nothing here can run after SIGKILL. In object stores it
+    finds nothing: no object is ever half-written, and what is left of `folders` there is for the next start of the run.
     """
     ours, theirs = os.pipe()  # read end, write end
     command = [sys.executable, "-I", "-S", janitor.__file__, str(run), *map(str, folders)]
@@ -32,13 +35,21 @@ def short_lived(run: Path, *folders: Path) -> Iterator[None]:
         ended = True
     finally:
         for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
         if ended:  # else workers may still be dying, on this machine or others
             with suppress(OSError):
                 os.write(theirs, b"!")
         os.close(theirs)
         if ended:
             watcher.wait()
+
+
+def _remove(folder: Location) -> None:
+    if isinstance(folder, RemotePath):
+        with suppress(StorageError):
+            folder.remove_tree()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def ray_folder() -> Path:

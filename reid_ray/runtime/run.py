@@ -15,6 +15,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from reid_ray.config import Config
 from reid_ray.data.images import Dataset
+from reid_ray.errors import StorageError
+from reid_ray.locations import RemotePath
 from reid_ray.runtime.cluster import cluster
 from reid_ray.runtime.faults import plain_error
 from reid_ray.runtime.leftovers import short_lived
@@ -26,6 +28,7 @@ from reid_ray.training.interrupt import put_back, terminated_as_interrupted
 from reid_ray.training.loop import build_networks
 from reid_ray.training.metrics import Event, MetricsFollower
 from reid_ray.training.rundir import RunDirectory
+from reid_ray.training.storage import SECONDS_BETWEEN_PUTS
 from reid_ray.training.world import World
 
 
@@ -68,7 +71,8 @@ def _fit(config: Config, resources: Plan, assignment: Assignment) -> Failure | N
             ),
             run_config=RunConfig(
                 name=config.name,
-                storage_path=str(storage),
+                storage_path=storage.key if isinstance(storage, RemotePath) else str(storage),
+                storage_filesystem=storage.filesystem if isinstance(storage, RemotePath) else None,
                 failure_config=FailureConfig(max_failures=runtime.max_failures, controller_failure_limit=3),
             ),
         )
@@ -84,17 +88,28 @@ def _fit(config: Config, resources: Plan, assignment: Assignment) -> Failure | N
 
 @contextmanager
 def following(directory: RunDirectory, listener: Callable[[Event], None] | None) -> Iterator[None]:
-    """Hand the events that rank 0 writes to a listener in this process, while the block runs."""
+    """Hand the events that rank 0 writes to a listener in this process, while the block runs.
+
+    Where the storage fails meanwhile, events come later, or not at all: rank 0 is who says so.
+    """
     if listener is None:
         yield
         return
     done = threading.Event()
     follower = MetricsFollower(directory.metrics_file)
+    seconds = SECONDS_BETWEEN_PUTS if isinstance(directory.path, RemotePath) else 0.3
+
+    def hand_over() -> None:
+        try:
+            events = follower.read()
+        except (StorageError, OSError):
+            return
+        for event in events:
+            listener(event)
 
     def poll() -> None:
-        while not done.wait(0.3):
-            for event in follower.read():
-                listener(event)
+        while not done.wait(seconds):
+            hand_over()
 
     thread = threading.Thread(target=poll, name="reid-progress", daemon=True)
     thread.start()
@@ -103,8 +118,7 @@ def following(directory: RunDirectory, listener: Callable[[Event], None] | None)
     finally:
         done.set()
         thread.join()
-        for event in follower.read():
-            listener(event)
+        hand_over()
 
 
 @contextmanager

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from reid_ray.errors import RunError
+from reid_ray.errors import RunError, StorageError
+from reid_ray.locations import Location, location
 
 
-def check_shared(folder: Path) -> None:
+def check_shared(folder: Location) -> None:
     """Raise `RunError` naming a node that does not see `folder`, or cannot write there.
 
     Workers on that node would write checkpoints that nobody finds.
@@ -22,7 +21,7 @@ def check_shared(folder: Path) -> None:
     if len(nodes) < 2:
         return
     mark = folder / f".{uuid4().hex}.mark"  # not .tmp: the janitor of a driver that was just killed looks for those
-    mark.touch()
+    mark.write_bytes(b"")
     try:
         answers = [_ask(node["NodeID"], mark) for node in nodes]
         blind = [node["NodeManagerAddress"] for node, answer in zip(nodes, answers, strict=True) if not _sees(answer)]
@@ -35,7 +34,7 @@ def check_shared(folder: Path) -> None:
         )
 
 
-def _ask(node: str, mark: Path) -> Any:
+def _ask(node: str, mark: Location) -> Any:
     there = NodeAffinitySchedulingStrategy(node, soft=False)
     return ray.remote(num_cpus=0)(sees).options(scheduling_strategy=there).remote(str(mark))
 
@@ -49,11 +48,12 @@ def _sees(answer: Any) -> bool:
 
 
 def sees(mark: str) -> bool:
-    """Whether this machine sees a file, and may write beside it."""
-    beside = Path(mark).with_name(f".{uuid4().hex}.mark")  # nodes try at the same time, each with a file of its own
+    """Whether this machine sees a file or object, and may write beside it."""
+    seen = location(mark)
+    beside = seen.with_name(f".{uuid4().hex}.mark")  # nodes try at the same time, each with a file of its own
     try:
-        shutil.copyfile(mark, beside)
+        beside.write_bytes(seen.read_bytes())
         beside.unlink()
-    except OSError:
+    except (OSError, StorageError):
         return False
     return True

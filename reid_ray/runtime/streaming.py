@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from math import ceil
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +28,7 @@ from reid_ray.data.images import ImageReader
 from reid_ray.data.table import ImageTable
 from reid_ray.data.views import normalize, resize
 from reid_ray.errors import ConfigError
+from reid_ray.locations import Location
 from reid_ray.models import for_extraction
 from reid_ray.runtime.cluster import joined
 from reid_ray.runtime.dataflow import Batch, carrying, quiet, quiet_context, rows_of
@@ -65,10 +65,10 @@ class Streamed:
 
 def stream_features(
     config: Config,
-    model_file: Path,
+    model_file: Location,
     table: ImageTable,
     images: ImageReader,
-    out: Path,
+    out: Location,
     *,
     n_extractors: int = 1,
     address: str | None = None,
@@ -125,7 +125,7 @@ def gpu_share(n_extractors: int, n_gpus: float) -> float:
 
 def _pipeline(
     config: Config,
-    model_file: Path,
+    model_file: Location,
     images: ImageReader,
     folder: FeatureFolder,
     todo: list[int],
@@ -182,7 +182,7 @@ def decode_shard(batch: Batch, *, folder: FeatureFolder, images: ImageReader, si
 class ShardEmbedder:
     """A shard's images → its features, float32 [1, n, D], in the run's fixed batches."""
 
-    def __init__(self, config: Config, model_file: Path) -> None:
+    def __init__(self, config: Config, model_file: Location) -> None:
         runtime = config.runtime
         threads = runtime.threads or max(1, int(runtime.cpus_per_worker))
         prepare_process(runtime.model_copy(update={"threads": threads}))

@@ -65,7 +65,7 @@ def train_worker(loop_config: dict[str, Assignment]) -> Failure | None:
             started=assignment.started,
             notice=PreemptionNotice(),
         ).run()
-    except (errors.LoaderError, errors.OutOfMemoryError):
+    except (errors.LoaderError, errors.OutOfMemoryError, errors.StorageError):
         raise  # met by this worker alone: the others wait in a collective, and only Ray can end them
     except UserError as error:
         return Failure(type(error).__name__, str(error))

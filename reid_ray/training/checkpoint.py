@@ -10,13 +10,13 @@ import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from reid_ray.errors import RunError
+from reid_ray.locations import Location, readable
 from reid_ray.training.storage import replacing
 from reid_ray.types import PseudoLabels
 
@@ -65,7 +65,7 @@ class Checkpoint:
     ahead: dict[str, Any] | None = None
     evaluated: dict[str, Any] | None = None
 
-    def save(self, folder: Path, keep: int) -> Path:
+    def save(self, folder: Location, keep: int) -> Location:
         """Write `step-NNNNNNNN-E.pt` into `folder` and remove all but the newest `keep`."""
         state = {
             "position": asdict(self.position),
@@ -83,8 +83,8 @@ class Checkpoint:
         return path
 
     @classmethod
-    def load(cls, path: Path) -> Checkpoint:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+    def load(cls, path: Location) -> Checkpoint:
+        state = torch.load(readable(path), map_location="cpu", weights_only=True)
         return cls(
             position=Position(**state["position"]),
             networks=state["networks"],
@@ -96,12 +96,12 @@ class Checkpoint:
         )
 
 
-def checkpoint_files(folder: Path) -> list[Path]:
+def checkpoint_files(folder: Location) -> list[Location]:
     """Resumable states in `folder`, newest first."""
     return sorted(folder.glob("step-*.pt"), reverse=True)
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
+def latest_checkpoint(folder: Location) -> Location | None:
     """The newest whole checkpoint, or None where there is none yet.
 
     A damaged one is named in a warning and passed over; where all are damaged, `RunError`: to begin again without a
@@ -120,16 +120,16 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def _is_whole(path: Path) -> bool:
+def _is_whole(path: Location) -> bool:
     """Whether every part of the file is there and has its checksum (torch files are zip archives)."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(readable(path)) as archive:
             return archive.testzip() is None
     except (zipfile.BadZipFile, OSError):
         return False
 
 
-def save_atomically(state: Any, path: Path) -> None:
+def save_atomically(state: Any, path: Location) -> None:
     """`torch.save` so that `path` is never half-written; `RunError` where the storage is full or gone."""
     with replacing(path) as file:
         torch.save(state, file)

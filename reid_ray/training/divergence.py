@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from reid_ray.errors import DivergedError
+from reid_ray.locations import Location
 from reid_ray.methods import Batch
 from reid_ray.training.checkpoint import save_atomically
 
 
-def check_finite(parts: Mapping[str, Tensor], batch: Batch, networks: Mapping[str, Any], file: Path) -> None:
+def check_finite(parts: Mapping[str, Tensor], batch: Batch, networks: Mapping[str, Any], file: Location) -> None:
     """Raise `DivergedError` where the loss is not finite, after writing the batch and weights that gave it to `file`.
 
     The file is for `torch.load`: `views` (this worker's images, as the network saw them), `labels`, `camids` and `rows`

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
@@ -10,12 +9,13 @@ from torch import nn
 
 from reid_ray.config import Config
 from reid_ray.errors import WeightsError
+from reid_ray.locations import Location, readable
 from reid_ray.methods import empty_network
 from reid_ray.training.devices import choose_device, parameter_dtype
 from reid_ray.training.storage import first_line
 
 
-def load_exported(config: Config, file: Path) -> nn.Module:
+def load_exported(config: Config, file: Location) -> nn.Module:
     """The retrieval network of a run with the weights that it exported, in evaluation mode.
 
     Raises:
@@ -23,7 +23,7 @@ def load_exported(config: Config, file: Path) -> nn.Module:
     """
     model = empty_network(config)
     try:
-        model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True)["model"])
+        model.load_state_dict(torch.load(readable(file), map_location="cpu", weights_only=True)["model"])
     except (OSError, RuntimeError, LookupError, UnpicklingError) as error:
         raise WeightsError(
             f"Cannot read the model {file} ({first_line(error)}); it must be one that this run exported, on storage "

@@ -17,7 +17,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +25,7 @@ import pyarrow.parquet as pq
 from reid_ray.config import Config
 from reid_ray.data.table import SCHEMA, ImageTable
 from reid_ray.errors import DataError, RunError
+from reid_ray.locations import Location, RemotePath, location, readable
 from reid_ray.training.rundir import write_atomically
 from reid_ray.training.storage import first_line, replacing, storage_errors
 from reid_ray.types import FloatArray
@@ -66,12 +66,12 @@ class Manifest:
     shard_rows: int
 
     @classmethod
-    def of(cls, config: Config, model_file: Path, table: ImageTable) -> Manifest:
+    def of(cls, config: Config, model_file: Location, table: ImageTable) -> Manifest:
         """The manifest of a table's features by a run's model; `RunError` where there is no such file."""
         size, batch_size = (config.data.height, config.data.width), config.evaluation.batch_size
         try:
             with model_file.open("rb") as file:
-                model = hashlib.file_digest(file, "sha256").hexdigest()
+                model = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
         except OSError as error:
             raise RunError(f"Cannot read the model {model_file}: {error.strerror or error}.") from error
         shard_rows = batch_size * batches_per_shard(len(table), size, batch_size)
@@ -134,11 +134,11 @@ class FeatureFolder:
         manifest: as it stands in the folder.
     """
 
-    path: Path
+    path: Location
     manifest: Manifest
 
     @classmethod
-    def begin(cls, path: Path, manifest: Manifest, table: ImageTable) -> FeatureFolder:
+    def begin(cls, path: Location, manifest: Manifest, table: ImageTable) -> FeatureFolder:
         """Make the folder, or go on with the one that is there.
 
         Raises:
@@ -162,7 +162,7 @@ class FeatureFolder:
         write_atomically(path / MANIFEST, (json.dumps(content, indent=2) + "\n").encode())
         return cls(path, manifest)
 
-    def shard_file(self, rows: range) -> Path:
+    def shard_file(self, rows: range) -> Location:
         """Where the features of these rows lie, or will."""
         return self.path / f"rows-{rows.start:09d}-{rows.stop:09d}.parquet"
 
@@ -175,7 +175,7 @@ class FeatureFolder:
         """A shard's rows of the table: one row group of the file, so nobody reads the whole."""
         file = self.path / ROWS
         try:
-            return pq.ParquetFile(file).read_row_group(shard)
+            return pq.ParquetFile(file.open("rb")).read_row_group(shard)
         except (OSError, pa.ArrowException) as error:
             raise DataError(
                 f"Cannot read {file} ({first_line(error)}); the folder must lie on storage that every node sees at "
@@ -199,8 +199,8 @@ class FolderFeatures:
     Made for passes from the first row to the last: one shard is held at a time.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Location) -> None:
+        self.path = location(path)
         manifest = read_manifest(self.path)
         folder = FeatureFolder(self.path, manifest)
         missing = folder.missing()
@@ -212,7 +212,7 @@ class FolderFeatures:
         self._shards = manifest.shards
         self._files = [folder.shard_file(rows) for rows in self._shards]
         with _whole(self._files[0]):
-            self._dim = int(pq.read_schema(self._files[0]).field("feature").type.list_size)
+            self._dim = int(pq.read_schema(readable(self._files[0])).field("feature").type.list_size)
         self._last: tuple[int, FloatArray] | None = None
 
     def __len__(self) -> int:
@@ -238,13 +238,15 @@ class FolderFeatures:
     def flat(self) -> FloatArray:
         """All features as one array that is mapped into memory, for those who read rows many times, in any order.
 
-        It lies in a file without a name beside the shards, as large as all of them, which goes with the array.
+        It lies in a file without a name beside the shards, as large as all of them, which goes with the array; of
+        shards on an object store, in this machine's folder of temporary files.
 
         Raises:
             DataError: there is no room for the file, or the folder is read-only.
         """
         try:
-            with tempfile.TemporaryFile(dir=self.path, prefix=".", suffix=".tmp") as file:
+            folder = None if isinstance(self.path, RemotePath) else self.path
+            with tempfile.TemporaryFile(dir=folder, prefix=".", suffix=".tmp") as file:
                 for number in range(len(self._shards)):
                     self._shard(number).tofile(file)
                 file.flush()
@@ -259,13 +261,15 @@ class FolderFeatures:
     def _shard(self, number: int) -> FloatArray:
         if self._last is None or self._last[0] != number:
             with _whole(self._files[number]):
-                column = pq.ParquetFile(self._files[number]).read(columns=["feature"])["feature"].combine_chunks()
+                column = (
+                    pq.ParquetFile(readable(self._files[number])).read(columns=["feature"])["feature"].combine_chunks()
+                )
             self._last = number, column.flatten().to_numpy().reshape(-1, self._dim)
         return self._last[1]
 
 
 @contextmanager
-def _whole(shard: Path) -> Iterator[None]:
+def _whole(shard: Location) -> Iterator[None]:
     """Turn a failure to read a shard in the block into a `DataError` that says what to do."""
     try:
         yield
@@ -276,7 +280,7 @@ def _whole(shard: Path) -> Iterator[None]:
         ) from error
 
 
-def read_features(folder: str | Path) -> FolderFeatures:
+def read_features(folder: str | Location) -> FolderFeatures:
     """Open the features that `reid-ray extract --out FOLDER` wrote, without reading them.
 
     Example:
@@ -290,7 +294,7 @@ def read_features(folder: str | Path) -> FolderFeatures:
     return FolderFeatures(folder)
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Location) -> Manifest:
     """The manifest of a folder; `DataError` where it holds none."""
     file = path / MANIFEST
     try:
@@ -305,6 +309,6 @@ def read_manifest(path: Path) -> Manifest:
         ) from error
 
 
-def _is_begun(file: Path) -> bool:
+def _is_begun(file: Location) -> bool:
     """Whether a file is what a process leaves that was killed before it wrote the manifest."""
     return file.name == ROWS or file.suffix == ".tmp"

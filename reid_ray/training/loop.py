@@ -22,7 +22,7 @@ from reid_ray.config import Config
 from reid_ray.data.images import Dataset
 from reid_ray.data.loader import ImageBank, ViewLoader
 from reid_ray.data.samplers import plan_epoch, worker_columns
-from reid_ray.errors import DataError, DegenerateLabelsError, LoaderError
+from reid_ray.errors import DataError, DegenerateLabelsError, LoaderError, StorageError
 from reid_ray.methods import Batch, Method, build_method, without_weights
 from reid_ray.models import (
     local_buffers,
@@ -353,7 +353,12 @@ class Trainer:
             evaluated=self._evaluated.state_dict() if self._evaluated else None,
         )
         folder, keep = self._directory.checkpoints, self.config.training.keep_checkpoints
-        first_answers(self.world, lambda: checkpoint.save(folder, keep))
+
+        def write() -> None:
+            self._log.flush()  # before the checkpoint, which counts on these events
+            checkpoint.save(folder, keep)
+
+        first_answers(self.world, write)
         for name, network in networks.items():
             set_local_buffers(network, own[name])
 
@@ -398,7 +403,7 @@ def _naming_worker(batches: Iterator[T], world: World) -> Iterator[T]:
     """The batches; an unreadable image becomes the error of this worker alone, which a runtime must treat otherwise."""
     try:
         yield from batches
-    except DataError as error:
+    except (DataError, StorageError) as error:
         if world.size == 1:
             raise
         raise LoaderError(str(error)) from error

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-from reid_ray.training.storage import append, storage_errors
+from reid_ray.locations import Location
+from reid_ray.training.storage import GrowingFile, growing
 
 Event = dict[str, Any]
 
@@ -27,31 +26,37 @@ class MetricsLog:
         listener: called with every event after it is written.
     """
 
-    def __init__(self, path: Path | None, listener: Callable[[Event], None] | None = None) -> None:
-        self._path = path
+    def __init__(self, path: Location | None, listener: Callable[[Event], None] | None = None) -> None:
+        self._file: GrowingFile | None = growing(path) if path else None
         self._listener = listener
 
     @property
     def position(self) -> int:
         """Bytes written so far; a checkpoint remembers it."""
-        return self._path.stat().st_size if self._path and self._path.exists() else 0
+        return self._file.size if self._file else 0
 
     def rewind(self, position: int) -> None:
         """Forget the events after `position`."""
-        if self._path and self._path.exists():
-            with storage_errors(self._path):
-                os.truncate(self._path, min(position, self.position))
+        if self._file:
+            self._file.truncate(position)
+
+    def flush(self) -> None:
+        """Let others see every event so far; on an object store those of steps wait a little."""
+        if self._file:
+            self._file.flush()
 
     def write(self, event: str, **fields: Any) -> None:
         """Append one event; numbers that JSON lacks (NaN, infinities) become null."""
         record: Event = {"event": event, "time": round(time.time(), 3), **_plain(fields)}
-        if self._path:
-            append(self._path, f"{json.dumps(record)}\n".encode())
+        if self._file:
+            self._file.append(f"{json.dumps(record)}\n".encode())
+            if event != "step":
+                self._file.flush()
         if self._listener:
             self._listener(record)
 
 
-def read_metrics(path: Path) -> list[Event]:
+def read_metrics(path: Location) -> list[Event]:
     """The events of a run, finished or running; a last line that is still being written is left out."""
     if not path.exists():
         return []
@@ -66,7 +71,7 @@ class MetricsFollower:
     it stands no more, the file is read anew for events later than it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Location) -> None:
         self._path = path
         self._position = 0
         self._last_line = b""

@@ -11,7 +11,6 @@ diverged-0.pt          the batch of each worker whose loss was not a number, whe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 from reid_ray.config import Config, config_hash, dump_config, hashed_settings, load_config
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import ConfigError, RunError
+from reid_ray.locations import Location, RemotePath, location
 from reid_ray.training.checkpoint import checkpoint_files
 from reid_ray.training.metrics import read_metrics
 from reid_ray.training.storage import replacing, storage_errors
@@ -32,38 +32,38 @@ HASH_PREFIX = "# config hash: "
 class RunDirectory:
     """Paths of one run, and what may be done to them."""
 
-    path: Path
+    path: Location
 
     @classmethod
     def of(cls, config: Config) -> RunDirectory:
         """Where this configuration's run lies, absolute; nothing is created."""
-        return cls((Path(config.output).expanduser() / config.name).resolve())
+        return cls((location(config.output) / config.name).resolve())
 
     @property
-    def config_file(self) -> Path:
+    def config_file(self) -> Location:
         return self.path / "config.yaml"
 
     @property
-    def images_file(self) -> Path:
+    def images_file(self) -> Location:
         return self.path / "images.parquet"
 
     @property
-    def metrics_file(self) -> Path:
+    def metrics_file(self) -> Location:
         return self.path / "metrics.jsonl"
 
     @property
-    def labels(self) -> Path:
+    def labels(self) -> Location:
         return self.path / "labels"
 
     @property
-    def checkpoints(self) -> Path:
+    def checkpoints(self) -> Location:
         return self.path / "checkpoints"
 
-    def diverged_file(self, rank: int) -> Path:
+    def diverged_file(self, rank: int) -> Location:
         """What a worker writes of a batch whose loss is not finite."""
         return self.path / f"diverged-{rank}.pt"
 
-    def model_file(self, which: str) -> Path:
+    def model_file(self, which: str) -> Location:
         """`which` is `last` or `best`."""
         return self.checkpoints / f"model-{which}.pt"
 
@@ -127,6 +127,10 @@ class RunDirectory:
 
     def remove_abandoned(self) -> None:
         """Remove what killed processes were writing; none of this run may be at work."""
+        if isinstance(self.path, RemotePath):  # no object is half-written, and no janitor sees to Ray Train's folder
+            for left in self.path.glob(".*"):
+                left.remove_tree()
+            return
         for kind in (".*.tmp", ".*.mark"):
             for abandoned in self.path.rglob(kind):
                 abandoned.unlink(missing_ok=True)
@@ -151,7 +155,7 @@ def parquet_bytes(table: pa.Table) -> bytes:
     return content
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Location, data: bytes) -> None:
     """Write a file so that a reader sees the old one or the whole new one; `RunError` where the storage gives out."""
     with replacing(path) as file:
         file.write(data)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from reid_ray.data.readers.scan import Rows, Scan, image_files
 from reid_ray.errors import DataError
+from reid_ray.locations import Location
 
 TRAIN_FOLDER = "bounding_box_train"
 FOLDERS = {"train": TRAIN_FOLDER, "query": "query", "gallery": "bounding_box_test"}
@@ -33,7 +33,7 @@ class FileNames:
         return (int(match["pid"]), int(match["camera"]) - 1) if match else None
 
 
-def scan_bounding_boxes(root: Path, names: FileNames, table_name: str) -> Scan:
+def scan_bounding_boxes(root: Location, names: FileNames, table_name: str) -> Scan:
     """Read `bounding_box_train`, `query` and `bounding_box_test` below `root`; junk (pid −1) is left out."""
     rows = Rows()
     n_junk = 0
@@ -59,7 +59,7 @@ def scan_bounding_boxes(root: Path, names: FileNames, table_name: str) -> Scan:
     )
 
 
-def find_root(root: Path, folders: Sequence[str], what: str) -> Path:
+def find_root(root: Location, folders: Sequence[str], what: str) -> Location:
     """The first of the `folders` in `root` ("." is `root` itself) that holds `bounding_box_train`."""
     candidates = [root / name for name in folders]
     for candidate in candidates:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
-from pathlib import Path
+import io
 
 from reid_ray.config import DataConfig
 from reid_ray.data.readers.listed import Listing, listing_file, scan_listing
 from reid_ray.data.readers.scan import Scan
 from reid_ray.errors import DataError
+from reid_ray.locations import Location
 
 
 def scan(config: DataConfig) -> Scan:
@@ -16,11 +17,11 @@ def scan(config: DataConfig) -> Scan:
     return scan_listing(_read(listing_file(config.root, "a CSV file with a column 'path'")))
 
 
-def _read(file: Path) -> Listing:
+def _read(file: Location) -> Listing:
     rows: list[list[str]] = []
     lines: list[int] = []
     try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
+        with io.TextIOWrapper(file.open("rb"), encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, strict=True)
             header = [name.strip() for name in next(reader, [])]
             for row in reader:

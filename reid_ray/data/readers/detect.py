@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from reid_ray.config.data import Layout
 from reid_ray.data.pack import MANIFEST
 from reid_ray.data.readers import cuhk03_np, dukemtmc, market1501, msmt17
 from reid_ray.data.readers.bounding_boxes import TRAIN_FOLDER, FileNames
 from reid_ray.data.readers.scan import image_files
 from reid_ray.errors import DataError
+from reid_ray.locations import Location
 
 FILE_LAYOUTS: dict[str, Layout] = {".csv": "csv", ".parquet": "parquet"}
 BOX_LAYOUTS: dict[Layout, FileNames] = {
@@ -20,7 +19,7 @@ BOX_LAYOUTS: dict[Layout, FileNames] = {
 BOX_ROOTS = tuple(dict.fromkeys((*market1501.FOLDERS, *dukemtmc.FOLDERS)))
 
 
-def detect_layout(path: Path) -> Layout:
+def detect_layout(path: Location) -> Layout:
     """The layout of `path`; a folder that is nothing else is a `folder` of crops.
 
     Raises:
@@ -43,13 +42,13 @@ def detect_layout(path: Path) -> Layout:
     return "folder"
 
 
-def _of_file(path: Path) -> Layout:
+def _of_file(path: Location) -> Layout:
     if path.suffix.lower() not in FILE_LAYOUTS:
         raise DataError(f"{path} is neither a folder nor a .csv or .parquet file; give one of these.")
     return FILE_LAYOUTS[path.suffix.lower()]
 
 
-def _of_boxes(train: Path) -> Layout:
+def _of_boxes(train: Location) -> Layout:
     """By the first file name that fits a layout; the others may be misnamed."""
     for file in image_files(train):
         for layout, names in BOX_LAYOUTS.items():

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import PurePath
 
 from reid_ray.config import DataConfig
 from reid_ray.data.readers.numbering import camera_numbers, person_numbers
 from reid_ray.data.readers.scan import Rows, Scan, existing_root, image_files
 from reid_ray.data.table import SPLITS
 from reid_ray.errors import DataError
+from reid_ray.locations import Location, relative_path
 from reid_ray.types import UNKNOWN
 
-NameOf = Callable[[Path], str | None]
+NameOf = Callable[[PurePath], str | None]
 """From a path relative to its split's folder to the name of a camera or person; None where it has none."""
 
 
@@ -35,7 +36,7 @@ def scan(config: DataConfig) -> Scan:
     root = existing_root(config.root, "a folder of images")
     folders = _split_folders(root)
     files = {split: image_files(folder) for split, folder in folders.items()}
-    relative = {path: path.relative_to(folders[split]) for split, paths in files.items() for path in paths}
+    relative = {path: relative_path(path, folders[split]) for split, paths in files.items() for path in paths}
     rows = Rows()
     cameras = _names(relative, _camera_rule(config), rows, _camera_setting(config))
     persons = _person_names(files, relative, config.pid_regex, rows)
@@ -55,7 +56,7 @@ def scan(config: DataConfig) -> Scan:
     )
 
 
-def _split_folders(root: Path) -> dict[str, Path]:
+def _split_folders(root: Location) -> dict[str, Location]:
     found = {split: root / split for split in SPLITS if (root / split).is_dir()}
     if "train" not in found and len(found) < 2:
         return {"train": root}
@@ -89,14 +90,14 @@ def _regex_rule(expression: str, setting: str) -> NameOf:
     if not pattern.groups:
         raise DataError(f"{setting} '{expression}' has no group; put ( ) around the part that is the name.")
 
-    def name_of(path: Path) -> str | None:
+    def name_of(path: PurePath) -> str | None:
         match = pattern.search(path.as_posix())
         return (match.group(1) or None) if match else None  # an empty name names nothing
 
     return name_of
 
 
-def _names(relative: Mapping[Path, Path], rule: NameOf | None, rows: Rows, failure: str) -> dict[Path, str]:
+def _names(relative: Mapping[Location, PurePath], rule: NameOf | None, rows: Rows, failure: str) -> dict[Location, str]:
     """File → name of its camera or person; a problem for every file to which the rule gives none."""
     if rule is None:
         return {}
@@ -108,8 +109,8 @@ def _names(relative: Mapping[Path, Path], rule: NameOf | None, rows: Rows, failu
 
 
 def _person_names(
-    files: Mapping[str, list[Path]], relative: Mapping[Path, Path], expression: str | None, rows: Rows
-) -> dict[Path, str]:
+    files: Mapping[str, list[Location]], relative: Mapping[Location, PurePath], expression: str | None, rows: Rows
+) -> dict[Location, str]:
     if expression is None:
         return {}
     rule = _regex_rule(expression, "data.pid_regex")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from reid_ray.data.readers.numbering import camera_numbers, person_numbers
 from reid_ray.data.readers.scan import Rows, Scan, missing_files
 from reid_ray.data.table import SPLITS
 from reid_ray.errors import DataError
+from reid_ray.locations import Location, beside, location
 from reid_ray.types import UNKNOWN
 
 COLUMNS = ("path", "pid", "camid", "split")
@@ -31,12 +31,12 @@ class Listing:
     """Columns as they stand in a file.
 
     Attributes:
-        file: the CSV or Parquet file; paths in it are relative to its folder.
+        file: the CSV or Parquet file; paths in it are relative to its folder, absolute, or URIs in an object store.
         columns: name → values, one a row.
         where: from a row's index to the words that find it ("line 7").
     """
 
-    file: Path
+    file: Location
     columns: Mapping[str, Sequence[Any]]
     where: Callable[[int], str]
 
@@ -81,9 +81,9 @@ def scan_listing(listing: Listing) -> Scan:
     )
 
 
-def listing_file(root: str | None, what: str) -> Path:
+def listing_file(root: str | None, what: str) -> Location:
     """The listing itself, or `DataError` naming it."""
-    file = Path(root or "").expanduser()
+    file = location(root or "")
     if not root or not file.is_file():
         raise DataError(f"There is no file {root or '(none given)'}; data.root should be {what}.")
     return file
@@ -102,12 +102,12 @@ def _check_columns(listing: Listing) -> None:
         raise DataError(f"{listing.file} has no column 'path' (its columns: {names}); add one with the image files.")
 
 
-def _paths(listing: Listing) -> list[Path]:
+def _paths(listing: Listing) -> list[Location]:
     paths = []
     for i, value in enumerate(listing.columns["path"]):
         if not isinstance(value, str) or not value.strip():
             raise listing.fault(i, "path", "there is no image file" if not value else f"{value!r} is no file name")
-        paths.append(listing.file.parent / value)
+        paths.append(beside(listing.file.parent, value))
     return paths
 
 
@@ -121,8 +121,8 @@ def _splits(listing: Listing, n: int) -> list[str]:
     return list(values)
 
 
-def _refuse_duplicates(listing: Listing, paths: Sequence[Path], splits: Sequence[str]) -> None:
-    first: dict[tuple[Path, str], int] = {}
+def _refuse_duplicates(listing: Listing, paths: Sequence[Location], splits: Sequence[str]) -> None:
+    first: dict[tuple[Location, str], int] = {}
     for i, key in enumerate(zip(paths, splits, strict=True)):
         if key in first:
             raise listing.fault(i, "path", f"{key[0]} is already in the {key[1]} split at {listing.where(first[key])}")

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from reid_ray.config import DataConfig
 from reid_ray.data.readers.scan import Rows, Scan, existing_root, missing_files
 from reid_ray.errors import DataError
+from reid_ray.locations import Location
 
 LISTS = {
     "train": ("list_train.txt", "list_val.txt"),
@@ -30,10 +30,10 @@ _LINE = re.compile(r"(?P<file>\S.*?)\s+(?P<pid>\d+)")
 class Copy:
     """A copy of the dataset on disk: its folder and its version."""
 
-    root: Path
+    root: Location
     version: str
 
-    def images(self, split: str) -> Path:
+    def images(self, split: str) -> Location:
         train, test = IMAGE_FOLDERS[self.version]
         return self.root / (train if split == "train" else test)
 
@@ -67,7 +67,7 @@ def scan(config: DataConfig) -> Scan:
     )
 
 
-def find_copies(root: Path) -> list[Copy]:
+def find_copies(root: Location) -> list[Copy]:
     """Every copy of MSMT17 in `root` or in one of its usual sub-folders."""
     return [
         Copy(folder, version)
@@ -78,7 +78,7 @@ def find_copies(root: Path) -> list[Copy]:
     ]
 
 
-def _choose(root: Path, copies: list[Copy], version: str | None) -> Copy:
+def _choose(root: Location, copies: list[Copy], version: str | None) -> Copy:
     if not copies:
         raise DataError(
             f"{root} is not MSMT17: it should hold list_train.txt beside train/ and test/ (V1), "
@@ -95,7 +95,7 @@ def _choose(root: Path, copies: list[Copy], version: str | None) -> Copy:
     return fitting[0]
 
 
-def _read_list(path: Path) -> list[tuple[str, int]]:
+def _read_list(path: Location) -> list[tuple[str, int]]:
     """(file, pid) of each line, sorted by file."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -112,7 +112,7 @@ def _read_list(path: Path) -> list[tuple[str, int]]:
     return sorted(entries)
 
 
-def _add_split(rows: Rows, split: str, entries: list[tuple[Path, int]]) -> None:
+def _add_split(rows: Rows, split: str, entries: list[tuple[Location, int]]) -> None:
     missing = missing_files(path for path, _ in entries)
     for path, pid in sorted(entries):
         camera = _CAMERA.match(path.name)

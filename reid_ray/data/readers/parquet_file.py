@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -11,6 +9,7 @@ from reid_ray.config import DataConfig
 from reid_ray.data.readers.listed import COLUMNS, Listing, listing_file, scan_listing
 from reid_ray.data.readers.scan import Scan
 from reid_ray.errors import DataError
+from reid_ray.locations import Location, readable
 
 
 def scan(config: DataConfig) -> Scan:
@@ -18,9 +17,9 @@ def scan(config: DataConfig) -> Scan:
     return scan_listing(_read(listing_file(config.root, "a Parquet file with a column 'path'")))
 
 
-def _read(file: Path) -> Listing:
+def _read(file: Location) -> Listing:
     try:
-        table = pq.read_table(file)
+        table = pq.read_table(readable(file))
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise DataError(f"Cannot read {file} as Parquet: {reason}; write it again.") from error

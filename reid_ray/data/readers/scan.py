@@ -15,6 +15,7 @@ from typing import Literal
 from reid_ray.data.images import FileImages, ImageReader
 from reid_ray.data.table import SPLITS, ImageTable
 from reid_ray.errors import DataError
+from reid_ray.locations import Location, RemotePath, location
 from reid_ray.types import UNKNOWN
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp"})
@@ -55,7 +56,7 @@ class Scan:
     table: ImageTable
     images: ImageReader = field(default_factory=FileImages)
     problems: tuple[Problem, ...] = ()
-    folders: tuple[Path, ...] = ()
+    folders: tuple[Location, ...] = ()
     needs: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -84,7 +85,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, path: Path, split: str, pid: int = UNKNOWN, camid: int = UNKNOWN) -> None:
+    def add(self, path: Location, split: str, pid: int = UNKNOWN, camid: int = UNKNOWN) -> None:
         """Add a row, or a problem where the name cannot be stored (Arrow strings are UTF-8)."""
         text = str(path)
         if is_utf8(text):
@@ -92,7 +93,7 @@ class Rows:
         else:
             self.refuse("misnamed", path, "has a name that is not valid UTF-8; rename it")
 
-    def refuse(self, kind: Kind, path: Path, what: str) -> None:
+    def refuse(self, kind: Kind, path: Location, what: str) -> None:
         """Note that `path` cannot be a row; `what` continues the sentence that begins with the path."""
         text = printable(path)
         self.problems.append(Problem(kind, text, f"{text} {what}."))
@@ -110,12 +111,15 @@ class Rows:
         )
 
 
-def walk_files(folder: Path) -> Iterator[Path]:
+def walk_files(folder: Location) -> Iterator[Location]:
     """Every file below `folder`, sorted by relative path, links to folders followed once each.
 
     Raises:
         DataError: a folder cannot be listed.
     """
+
+    if isinstance(folder, RemotePath):
+        return iter(folder.files())
 
     def stop(error: OSError) -> None:
         raise DataError(f"Cannot list the folder {error.filename}: {error.strerror}; check its permissions.") from error
@@ -133,19 +137,19 @@ def walk_files(folder: Path) -> Iterator[Path]:
     return iter(sorted(found))
 
 
-def is_image_name(path: Path) -> bool:
+def is_image_name(path: Location) -> bool:
     """Whether a file claims to be an image that is read. Dot files (macOS leaves `._0001.jpg`) do not."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
-def image_files(folder: Path) -> list[Path]:
+def image_files(folder: Location) -> list[Location]:
     """Every image below `folder`, sorted; empty where there is no such folder."""
     return [path for path in walk_files(folder) if is_image_name(path)] if folder.is_dir() else []
 
 
-def missing_files(paths: Iterable[Path]) -> set[Path]:
+def missing_files(paths: Iterable[Location]) -> set[Location]:
     """Those paths that are no files. Each folder is listed once; on network disks a stat each is dear."""
-    present: dict[Path, set[str]] = {}
+    present: dict[Location, set[str]] = {}
     missing = set()
     for path in paths:
         if path.parent not in present:
@@ -155,9 +159,9 @@ def missing_files(paths: Iterable[Path]) -> set[Path]:
     return missing
 
 
-def existing_root(root: str | None, expected: str) -> Path:
+def existing_root(root: str | None, expected: str) -> Location:
     """The dataset's folder, or `DataError` naming it and what was expected there."""
-    folder = Path(root or "").expanduser()
+    folder = location(root or "")
     if not root or not folder.is_dir():
         raise DataError(f"There is no folder {root or '(none given)'}; data.root should be {expected}.")
     return folder
@@ -171,12 +175,14 @@ def is_utf8(text: str) -> bool:
     return True
 
 
-def printable(path: Path) -> str:
+def printable(path: Location) -> str:
     """The path as text that can be printed and stored, whatever bytes its name has."""
     return str(path).encode("utf-8", "backslashreplace").decode()
 
 
-def _names(folder: Path) -> set[str]:
+def _names(folder: Location) -> set[str]:
+    if isinstance(folder, RemotePath):
+        return {entry.name for entry in folder.iterdir()}
     try:
         return {entry.name for entry in os.scandir(folder) if entry.is_file()}
     except OSError:
