@@ -20,7 +20,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.table import Table
 
-from reid_ray.errors import RunError
+from reid_ray.errors import RunError, StorageError
+from reid_ray.locations import Location, location
 from reid_ray.runtime.shared import check_shared
 
 SAMPLE_MB = 64
@@ -70,7 +71,7 @@ class Verdict:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--address", default="auto", help="of the Ray cluster (default: the one of this machine)")
-    parser.add_argument("--storage", type=Path, help="folder that all nodes are to share, such as output=…")
+    parser.add_argument("--storage", type=location, help="folder that all nodes are to share, such as output=…")
     options = parser.parse_args()
     try:
         ray.init(address=options.address, logging_level="error", log_to_driver=False)
@@ -214,15 +215,15 @@ def shared_memory(nodes: Sequence[Node]) -> Verdict:
     return Verdict("shared memory", True, f"/dev/shm holds the object store on {_nodes(len(nodes))}.")
 
 
-def storage(folder: Path | None) -> Verdict:
+def storage(folder: Location | None) -> Verdict:
     """All nodes see one folder, and may write there."""
     if folder is None:
         return Verdict("storage", True, "not looked at; --storage FOLDER tries it from every node.")
-    if not folder.is_dir():
+    if isinstance(folder, Path) and not folder.is_dir():
         return Verdict("storage", False, f"there is no folder {folder} here; mount it, or create it.")
     try:
         check_shared(folder)
-    except RunError as error:
+    except (RunError, StorageError) as error:
         return Verdict("storage", False, str(error))
     except OSError as error:
         return Verdict("storage", False, f"cannot write to {folder} here ({error.strerror}).")

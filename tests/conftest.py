@@ -17,6 +17,13 @@ import pytest
 from reid_ray.config import dump_config
 
 
+def pytest_collection_modifyitems(items):
+    """Deal files out to the processes that share the tests. Those that start Ray go to one, one after another: two
+    clusters on a machine get in each other's way."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else item.path.name))
+
+
 @pytest.fixture(autouse=True)
 def _nothing_left(request):
     """Remove what a test leaves as soon as it ends: a run takes up to half a gigabyte, and pytest would keep them all

@@ -17,7 +17,7 @@ from rich.table import Table
 from reid_ray.config import DataConfig, SyntheticConfig
 from reid_ray.config.data import Layout
 from reid_ray.errors import ConfigError, DataError
-from reid_ray.locations import RemotePath, location
+from reid_ray.locations import location
 from reid_ray.types import UNKNOWN
 
 # Readers bring PyTorch with them, so they are imported where they are used: --help should not wait for it.
@@ -132,8 +132,6 @@ def pack_command(
     with _progress("Packing") as progress:
         if packers is None:
             pack(dataset, target, shard_mb=shard_mb, size=size, threads=threads, progress=progress)
-        elif isinstance(target, RemotePath):
-            raise ConfigError(f"--packers writes to a folder that all nodes see, not to {out}; pack there without it.")
         else:
             from reid_ray.runtime.packing import pack_on_ray
 

@@ -13,7 +13,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +34,7 @@ from reid_ray.data.pack import (
     stored,
 )
 from reid_ray.errors import DataError
+from reid_ray.locations import Location, RemotePath, location, readable
 from reid_ray.runtime.cluster import joined
 from reid_ray.runtime.dataflow import Batch, carrying, quiet, quiet_context, rows_of
 from reid_ray.runtime.labelling import fetch
@@ -63,7 +63,7 @@ class Packing:
         starts: first row of each shard, and behind them the number of rows.
     """
 
-    folder: Path
+    folder: Location
     images: ImageReader
     size: tuple[int, int] | None
     starts: tuple[int, ...]
@@ -75,7 +75,7 @@ class Packing:
     def rows(self, shard: int) -> range:
         return range(self.starts[shard], self.starts[shard + 1])
 
-    def hashes_file(self, shard: int) -> Path:
+    def hashes_file(self, shard: int) -> Location:
         """SHA-256 of a shard's images, one after another; written after the shard, it says that this is whole."""
         return self.folder / f"_{shard_name(shard)}.sha256"
 
@@ -100,14 +100,14 @@ class Packing:
 
 def pack_on_ray(
     dataset: Dataset,
-    out: Path,
+    out: Location,
     *,
     shard_mb: int = 256,
     size: tuple[int, int] | None = None,
     n_packers: int = 1,
     address: str | None = None,
     progress: Progress | None = None,
-) -> Path:
+) -> Location:
     """Write `dataset` as a packed dataset and return its folder, or go on where a call before was stopped.
 
     Args:
@@ -124,9 +124,10 @@ def pack_on_ray(
     """
     if not len(dataset.table):
         raise DataError(f"{dataset.table.name} has no images; there is nothing to pack.")
-    out = out.absolute()
-    refuse_used(out)
-    folder = out.with_name(f".{out.name}.packing")
+    # Folders of an object store cannot be renamed: there the manifest, which is put last, makes it a packed dataset.
+    folder = out if isinstance(out, RemotePath) else out.absolute().with_name(f".{out.name}.packing")
+    if folder != out or not (folder / PLAN).exists():
+        refuse_used(out)
     request = {"table": table_digest(dataset.table), "shard_mb": shard_mb, "size": list(size) if size else None}
     known = _begin(folder, dataset, request)
     with quiet(), joined(address, num_cpus=n_packers, leftovers=folder):
@@ -144,9 +145,10 @@ def pack_on_ray(
             if progress is not None:
                 progress(n_done, len(dataset.table))
     _finish(packing, dataset)
-    with storage_errors(out):
-        refuse_used(out)
-        folder.replace(out)
+    if not (isinstance(folder, RemotePath) or isinstance(out, RemotePath)):
+        with storage_errors(out):
+            refuse_used(out)
+            folder.replace(out)
     return out
 
 
@@ -162,11 +164,11 @@ def cut(sizes: Sequence[int], limit: int) -> Iterator[int]:
     yield len(sizes)
 
 
-def read_paths(folder: Path, rows: range) -> list[str]:
+def read_paths(folder: Location, rows: range) -> list[str]:
     """The paths of some rows, from the row groups in which they lie."""
     first, last = rows.start // ROW_GROUP, (rows.stop - 1) // ROW_GROUP
     try:
-        table = pq.ParquetFile(folder / ROWS).read_row_groups(range(first, last + 1), columns=["path"])
+        table = pq.ParquetFile(readable(folder / ROWS)).read_row_groups(range(first, last + 1), columns=["path"])
     except (OSError, pa.ArrowException) as error:
         raise DataError(
             f"Cannot read {folder / ROWS} ({error}); the folder must lie on storage that every node sees."
@@ -175,18 +177,18 @@ def read_paths(folder: Path, rows: range) -> list[str]:
     return paths
 
 
-def measure(folder: Path, rows: range, images: ImageReader, size: tuple[int, int] | None) -> npt.NDArray[np.int64]:
+def measure(folder: Location, rows: range, images: ImageReader, size: tuple[int, int] | None) -> npt.NDArray[np.int64]:
     """Bytes that some images will have in a shard; of files that stay as they are the file system knows them."""
     paths = read_paths(folder, rows)
     if size is not None or not isinstance(images, FileImages):
         return np.array([len(stored(images, path, size)) for path in paths], dtype=np.int64)
     try:
-        return np.array([Path(path).stat().st_size for path in paths], dtype=np.int64)
+        return np.array([location(path).stat().st_size for path in paths], dtype=np.int64)
     except OSError as error:
         raise DataError(f"Cannot read the image {error.filename}: {error.strerror}.") from error
 
 
-def _begin(folder: Path, dataset: Dataset, request: dict[str, Any]) -> tuple[int, ...] | None:
+def _begin(folder: Location, dataset: Dataset, request: dict[str, Any]) -> tuple[int, ...] | None:
     """Make the folder with the table in it; or find the shards of a call before, where that wanted the same."""
     plan = folder / PLAN
     if plan.exists():
@@ -205,7 +207,7 @@ def _begin(folder: Path, dataset: Dataset, request: dict[str, Any]) -> tuple[int
     return None
 
 
-def _measure(folder: Path, dataset: Dataset, size: tuple[int, int] | None) -> list[int]:
+def _measure(folder: Location, dataset: Dataset, size: tuple[int, int] | None) -> list[int]:
     """Bytes of all images, asked for by tasks."""
     task, n_rows = ray.remote(measure), len(dataset.table)
     ranges = (range(start, min(start + ROW_GROUP, n_rows)) for start in range(0, n_rows, ROW_GROUP))
