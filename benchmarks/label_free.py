@@ -8,12 +8,13 @@
 identities) and prints Spearman's rank correlation of every label-free score with pairwise F1 and with ARI; the people
 of the training split and those of query and gallery are two sets. `runs` takes folders of finished runs: it labels the
 features of each run's last model anew, and prints the correlations of their scores with the F1 of those labels and
-with the run's mAP. Runs on other data or of another network are another set.
+with the run's mAP. Runs on other images or of another network are another set.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -23,9 +24,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from scipy.stats import spearmanr
 
-from reid_ray.labels.features import open_features
-from reid_ray.labels.sweep import Setting, parse_grid, sweep
 from reid_ray.types import UNKNOWN, FloatArray, IntArray
+
+# The engine brings PyTorch with it, which plots do not need: it is imported where it is used.
 
 Result = dict[str, Any]
 
@@ -54,8 +55,14 @@ DISTRACTOR = 0
 """Market-1501's pid of gallery images that show nobody of the queries: not one person."""
 
 
+NOT_IMAGES = {"strong", "cache_mb", "loader_threads"}
+"""Keys of `data` that runs on the same images may differ in."""
+
+
 def labellings(files: Sequence[Path]) -> Iterator[Result]:
     """Every setting of `GRIDS` on every set of people."""
+    from reid_ray.labels.sweep import Setting, parse_grid, sweep
+
     settings = [setting for grid in GRIDS for setting in parse_grid(grid, Setting())]
     for file in files:
         for name, features, camids, pids in sets_of_people(file):
@@ -65,6 +72,8 @@ def labellings(files: Sequence[Path]) -> Iterator[Result]:
 
 def sets_of_people(file: Path) -> Iterator[tuple[str, FloatArray, IntArray, IntArray]]:
     """Name, features, cameras and identities of the training people, and of those in query and gallery."""
+    from reid_ray.labels.features import open_features
+
     features, rows = open_features(file), pq.read_table(file.with_suffix(".parquet"))
     splits = np.array(rows["split"].to_pylist())
     for name, mask in (("train", splits == "train"), ("test", splits != "train")):
@@ -82,9 +91,10 @@ def runs(folders: Sequence[Path]) -> Iterator[Result]:
     for file in sorted(file for folder in folders for file in folder.rglob("checkpoints/model-last.pt")):
         run = load_run(file.parents[1])
         if run.finished and run.config.method.name != "source":
-            group = {"data": run.config.data.model_dump(mode="json"), "backbone": run.config.model.backbone}
-            scores = label_free_score(run)
-            yield {"kind": "run", "run": str(run.path), "set": json.dumps(group), "mAP": mean_ap(run), **scores}
+            data, backbone = run.config.data, run.config.model.backbone
+            images = hashlib.sha256(data.model_dump_json(exclude=NOT_IMAGES).encode()).hexdigest()[:4]
+            group = {"kind": "run", "set": f"{data.layout} {images}, {backbone}"}
+            yield {**group, "run": str(run.path), "mAP": mean_ap(run), **label_free_score(run)}
 
 
 def mean_ap(run: Any) -> float:
@@ -130,7 +140,7 @@ def choice(results: Sequence[Result], truth: str) -> str:
 
 
 def plot(results: Sequence[Result], out: Path) -> None:
-    """The objective against the truth, a panel for each set of labellings and one for all runs."""
+    """The objective against pairwise F1, a panel for each set of labellings, and against F1 and mAP for runs."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -138,24 +148,32 @@ def plot(results: Sequence[Result], out: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "label-free"  # the same results give the same file
     from matplotlib import pyplot as plt
 
-    made = [result for result in results if result["kind"] == "labelling"]
-    trained = [result for result in results if result["kind"] == "run"]
-    panels = [
-        (name, "pairwise_f1", [r for r in made if r["set"] == name]) for name in dict.fromkeys(r["set"] for r in made)
-    ]
-    panels += [("trained runs", "mAP", trained)] if trained else []
-    figure, axes = plt.subplots(1, len(panels), figsize=(2.9 * len(panels), 2.9), squeeze=False)
-    for axis, (name, truth, shown) in zip(axes[0], panels, strict=True):
-        for variant in dict.fromkeys(result.get("variant", "") for result in shown):
-            chosen = [result for result in shown if result.get("variant", "") == variant]
-            axis.scatter([r["label_free"] for r in chosen], [r[truth] for r in chosen], s=8, label=variant or None)
-        axis.set_title(f"{name}: ρ = {spearman(shown, 'label_free', truth)}", fontsize=9)
+    made, trained = ([result for result in results if result["kind"] == kind] for kind in ("labelling", "run"))
+    panels = [(name, "variant", "pairwise_f1", group) for name, group in by(made, "set").items()]
+    panels += [("runs", "set", truth, trained) for truth in ("pairwise_f1", "mAP") if trained]
+    n_columns = min(3, len(panels))
+    n_rows = -(-len(panels) // n_columns)
+    figure, axes = plt.subplots(n_rows, n_columns, figsize=(3.2 * n_columns, 2.9 * n_rows), squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.axis("off")
+    for axis, (name, key, truth, shown) in zip(axes.flat, panels, strict=False):
+        for colour, group in by(shown, key).items():
+            axis.scatter([r["label_free"] for r in group], [r[truth] for r in group], s=8, label=colour)
+        axis.set_title(name, fontsize=9)
         axis.set_xlabel("label_free")
         axis.set_ylabel({"pairwise_f1": "pairwise F1"}.get(truth, truth))
         axis.grid(alpha=0.3)
-    axes[0, 0].legend(frameon=False, fontsize=8)
+        axis.legend(frameon=False, fontsize=6)
     figure.tight_layout()
     figure.savefig(out, metadata={"Date": None})
+
+
+def by(results: Iterable[Result], key: str) -> dict[str, list[Result]]:
+    """Results by one of their values, in the order in which they come."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(result[key], []).append(result)
+    return groups
 
 
 def main() -> None:
