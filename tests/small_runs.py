@@ -8,6 +8,7 @@ import torch
 
 from reid_ray.config import load_config
 from reid_ray.errors import UserError
+from reid_ray.locations import readable
 from reid_ray.training.checkpoint import checkpoint_files
 from reid_ray.training.metrics import read_metrics
 from reid_ray.training.world import World
@@ -71,7 +72,7 @@ def tiny_config(output, *overrides):
 
 def newest_state(directory):
     """Everything that the newest checkpoint holds."""
-    return torch.load(checkpoint_files(directory.checkpoints)[0], weights_only=True)
+    return torch.load(readable(checkpoint_files(directory.checkpoints)[0]), weights_only=True)
 
 
 def assert_bit_equal(first, second, where="state"):
