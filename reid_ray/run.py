@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -68,11 +68,11 @@ class Run:
 
     def labels(self, epoch: int = -1) -> pa.Table:
         """Pseudo-labels of an epoch (negative counts from the last): path, label, camid and, where known, pid."""
-        files = sorted(self.directory.labels.glob("epoch-*.parquet"), key=lambda file: (len(file.name), file.name))
+        found: Iterable[Location] = self.directory.labels.glob("epoch-*.parquet")
+        files = sorted(found, key=lambda file: (len(file.name), file.name))
         if not -len(files) <= epoch < len(files):
             raise RunError(f"{self.path} has labels of {len(files)} epochs; there is none numbered {epoch}.")
-        file: Location = files[epoch]
-        return pq.read_table(readable(file))
+        return pq.read_table(readable(files[epoch]))
 
     @cached_property
     def dataset(self) -> Dataset:
