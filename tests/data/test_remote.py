@@ -14,7 +14,7 @@ from reid_ray.data.images import Dataset, FileImages
 from reid_ray.data.pack import pack
 from reid_ray.data.readers import detect_layout, read_dataset
 from reid_ray.data.table import ImageTable
-from reid_ray.errors import DataError, StorageError
+from reid_ray.errors import DataError
 from reid_ray.locations import location
 
 
@@ -123,9 +123,3 @@ def test_what_is_not_there_is_a_sentence(bucket):
         FileImages().read(f"{bucket}/none.jpg")
     with pytest.raises(DataError, match="no file or folder"):
         detect_layout(location(f"{bucket}/none"))
-
-
-def test_a_store_that_does_not_answer_is_told_as_itself(bucket, monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(StorageError, match="nobody answers"):
-        read("packed", f"{bucket}/x")

@@ -1,6 +1,7 @@
 """Where Ray puts the processes of a run, with GPUs that it is told of; and storage that not every node sees."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import ray
@@ -64,12 +65,12 @@ def test_a_node_that_does_not_see_the_storage_is_named(tmp_path, monkeypatch):
 
 
 def test_storage_that_can_be_read_only_is_not_enough(tmp_path, monkeypatch):
-    def copyfile(mark, beside):
+    def write_bytes(beside, data):
         raise PermissionError(beside)
 
     (tmp_path / "mark").touch()
     assert sees(str(tmp_path / "mark"))
-    monkeypatch.setattr(shared.shutil, "copyfile", copyfile)
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
     assert not sees(str(tmp_path / "mark"))
 
 
