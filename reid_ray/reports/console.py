@@ -17,7 +17,7 @@ def epoch_table(events: Sequence[Event]) -> Table:
     headings, rows = table(events)
     best = headline(events).best
     best_epoch = None if best is None else number(best, "epoch")
-    result = Table(caption=None if best is None else "bold: best epoch, chosen by test mAP")
+    result = Table(caption=None if best is None else "bold: best epoch, chosen by mAP on query and gallery")
     for heading in headings:
         result.add_column(heading, justify="right", no_wrap=True)
     for cells in rows:

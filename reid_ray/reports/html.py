@@ -48,7 +48,7 @@ def _headline_cards(summary: Headline) -> str:
         )
     cards = [
         _card("Start", summary.start, "before training"),
-        _card("Best", summary.best, "chosen by test mAP"),
+        _card("Best", summary.best, "chosen by mAP on query and gallery"),
         _card("Last", summary.last, ""),
     ]
     return f'<section class="cards">{"".join(cards)}</section>'

@@ -19,7 +19,7 @@ def test_a_line_an_epoch_and_the_best_in_bold(events):
     assert "start" in rows[0]
     bold = [i for i, line in enumerate(rows) if "\x1b[1m" in line]
     assert bold == [2]
-    assert any("chosen by test mAP" in line for line in lines)
+    assert any("chosen by mAP on query and gallery" in line for line in lines)
 
 
 def test_label_quality_without_evaluation(events):

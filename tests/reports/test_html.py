@@ -58,7 +58,7 @@ def test_a_finished_run(report, events, tmp_path):
     for expected in (
         "market-ice finished",
         "Start before training 10.0 % mAP",
-        "Best chosen by test mAP, after epoch 2 30.0 % mAP",
+        "Best chosen by mAP on query and gallery, after epoch 2 30.0 % mAP",
         "Last after epoch 3 25.0 % mAP",
         "eps: 0.55",
         "device cpu",
