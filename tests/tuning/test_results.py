@@ -13,10 +13,10 @@ from reid_ray.errors import RunError
 from reid_ray.reports.page import REPORT_NAME
 from tuning.pictures import importance
 from tuning.report import report_search
-from tuning.results import best_config, read_results, write_results
+from tuning.results import best_config, read_results, repeated, write_results
 from tuning.spaces import own_values, with_values
 from tuning.stages import final_stage, search_stage, seed_stage, seeded
-from tuning.study import best_first, enqueue
+from tuning.study import Row, best_first, enqueue
 
 SCORES = (0.3, 0.5, 0.0, 0.6, 0.2, 0.55)
 
@@ -91,6 +91,17 @@ def test_more_seeds_choose_the_winner(finished):
     assert results.winner == best[1]
     assert [point.scores for point in results.again] == [{1: 0.9, 2: 0.9}, {1: 0.1, 2: 0.1}]
     assert best_config(results).labels.k1 == best[1]["labels.k1"]
+
+
+def test_a_seed_that_failed_counts_in_no_mean():
+    rows = [
+        Row(0, "a", "complete", {"labels.k1": 20, "seed": 1}, (0.4,)),
+        Row(1, "b", "failed", {"labels.k1": 20, "seed": 2}),
+        Row(2, "c", "complete", {"seed": 3, "labels.k1": 20}, (0.6,)),
+    ]
+    (point,) = repeated(rows)
+    assert (point.values, point.scores, point.n_runs) == ({"labels.k1": 20}, {1: 0.4, 3: 0.6}, 3)
+    assert point.mean == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
