@@ -1,6 +1,9 @@
 """What all tests share: a world small enough to train in seconds, and runs in processes of their own."""
 
+import ctypes
+import gc
 import os
+import platform
 import resource
 import shutil
 import socket
@@ -18,10 +21,25 @@ from reid_ray.config import dump_config
 
 
 def pytest_collection_modifyitems(items):
-    """Deal files out to the processes that share the tests. Those that start Ray go to one, one after another: two
-    clusters on a machine get in each other's way."""
+    """Deal files out to the processes that share the tests. Those that start Ray or several trainers go to one of them,
+    one after another and first: two at a time would want more memory than a small machine has, and two clusters on a
+    machine get in each other's way."""
+
+    def heavy(item):
+        return any(item.get_closest_marker(mark) for mark in ("ray", "slow"))
+
+    items.sort(key=heavy, reverse=True)
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else item.path.name))
+        item.add_marker(pytest.mark.xdist_group("heavy" if heavy(item) else item.path.name))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _memory_handed_back():
+    """Training keeps freed memory for its next step; a process that runs many files of tests must not."""
+    yield
+    if platform.libc_ver()[0] == "glibc":
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(autouse=True)
