@@ -20,6 +20,7 @@ import pytest
 from reid_ray.config import dump_config
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in a hook of its own
 def pytest_collection_modifyitems(items):
     """Deal files out to the processes that share the tests. Those that start Ray or several trainers go to one of them,
     one after another and first: two at a time would want more memory than a small machine has, and two clusters on a
