@@ -15,8 +15,16 @@ tune-demo: $(READY)  ## Search ICE's temperatures, weights, eps and k1 on drawn 
 		--search method.temperature_soft --search method.weight_cross --search method.weight_hard \
 		--search method.weight_soft --search labels.eps --search labels.k1
 
+# Two processes, one for the lanes that start Ray or several trainers: of those two at a time would want more memory than
+# a small machine has, and two clusters on a machine get in each other's way.
 test: $(READY)  ## Run the tests
-	$(BIN)/pytest
+	$(MAKE) --jobs=2 --output-sync=target test-light test-heavy
+
+test-light: $(READY)
+	$(BIN)/pytest -m 'not ray and not slow'
+
+test-heavy: $(READY)
+	$(BIN)/pytest -m 'ray or slow'
 
 lint: $(READY)  ## Style
 	$(BIN)/ruff check .

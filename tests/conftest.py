@@ -20,20 +20,6 @@ import pytest
 from reid_ray.config import dump_config
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in a hook of its own
-def pytest_collection_modifyitems(items):
-    """Deal files out to the processes that share the tests. Those that start Ray or several trainers go to one of them,
-    one after another and first: two at a time would want more memory than a small machine has, and two clusters on a
-    machine get in each other's way."""
-
-    def heavy(item):
-        return any(item.get_closest_marker(mark) for mark in ("ray", "slow"))
-
-    items.sort(key=heavy, reverse=True)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("heavy" if heavy(item) else item.path.name))
-
-
 @pytest.fixture(autouse=True, scope="module")
 def _memory_handed_back():
     """Training keeps freed memory for its next step; a process that runs many files of tests must not."""
