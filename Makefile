@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo tune-demo test lint types check docs clean
+.PHONY: demo tune-demo test test-light test-heavy lint types check docs clean
 
 demo: $(READY)  ## Train ICE on drawn pedestrians through Ray, in some minutes
 	$(BIN)/reid-ray demo
@@ -18,7 +18,7 @@ tune-demo: $(READY)  ## Search ICE's temperatures, weights, eps and k1 on drawn 
 # Two processes, one for the lanes that start Ray or several trainers: of those two at a time would want more memory than
 # a small machine has, and two clusters on a machine get in each other's way.
 test: $(READY)  ## Run the tests
-	$(MAKE) --jobs=2 --output-sync=target test-light test-heavy
+	$(MAKE) --jobs=2 test-light test-heavy
 
 test-light: $(READY)
 	$(BIN)/pytest -m 'not ray and not slow'
