@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo tune-demo test test-light test-heavy lint types check docs clean
+.PHONY: demo tune-demo test test-ray test-others lint types check docs clean
 
 demo: $(READY)  ## Train ICE on drawn pedestrians through Ray, in some minutes
 	$(BIN)/reid-ray demo
@@ -15,16 +15,15 @@ tune-demo: $(READY)  ## Search ICE's temperatures, weights, eps and k1 on drawn 
 		--search method.temperature_soft --search method.weight_cross --search method.weight_hard \
 		--search method.weight_soft --search labels.eps --search labels.k1
 
-# Two processes, one for the lanes that start Ray or several trainers: of those two at a time would want more memory than
-# a small machine has, and two clusters on a machine get in each other's way.
+# Two processes, one for the tests that start Ray: two clusters on a machine get in each other's way.
 test: $(READY)  ## Run the tests
-	$(MAKE) --jobs=2 test-light test-heavy
+	$(MAKE) --jobs=2 test-ray test-others
 
-test-light: $(READY)
-	$(BIN)/pytest -m 'not ray and not slow'
+test-ray: $(READY)
+	$(BIN)/pytest -m ray
 
-test-heavy: $(READY)
-	$(BIN)/pytest -m 'ray or slow'
+test-others: $(READY)
+	$(BIN)/pytest -m 'not ray'
 
 lint: $(READY)  ## Style
 	$(BIN)/ruff check .
