@@ -15,15 +15,16 @@ tune-demo: $(READY)  ## Search ICE's temperatures, weights, eps and k1 on drawn 
 		--search method.temperature_soft --search method.weight_cross --search method.weight_hard \
 		--search method.weight_soft --search labels.eps --search labels.k1
 
-# Two processes, one for the tests that start Ray: two clusters on a machine get in each other's way.
+# Two processes, one for the tests that start Ray: two clusters on a machine get in each other's way. Each has a folder of its
+# own, because a pytest that ends removes those of others.
 test: $(READY)  ## Run the tests
 	$(MAKE) --jobs=2 test-ray test-others
 
 test-ray: $(READY)
-	$(BIN)/pytest -m ray
+	$(BIN)/pytest -m ray --basetemp="$$(mktemp -d)/tests"
 
 test-others: $(READY)
-	$(BIN)/pytest -m 'not ray'
+	$(BIN)/pytest -m 'not ray' --basetemp="$$(mktemp -d)/tests"
 
 lint: $(READY)  ## Style
 	$(BIN)/ruff check .
