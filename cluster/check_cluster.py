@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.table import Table
 
 from reid_ray.errors import RunError, StorageError
 from reid_ray.locations import Location, location
-from reid_ray.runtime.shared import check_shared
+from reid_ray.runtime.shared import check_shared, on_node
 
 SAMPLE_MB = 64
 """Sent from each node to the next, twice, to see how fast the object store carries features and weights."""
@@ -92,7 +91,7 @@ def look() -> list[Node]:
     """Ask all nodes, in order of their addresses."""
     alive = sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: str(node["NodeManagerAddress"]))
     ids = [node["NodeID"] for node in alive]
-    told = ray.get([_on(node, about_itself).remote() for node in ids], timeout=ANSWER_SECONDS)
+    told = ray.get([on_node(node, about_itself).remote() for node in ids], timeout=ANSWER_SECONDS)
     nodes = []
     for i, (node, (found, n_cuda, shm_bytes)) in enumerate(zip(alive, told, strict=True)):
         has = node["Resources"]
@@ -142,9 +141,9 @@ def speed(source: str, target: str) -> float:
     """Gbit/s that the object store carries from one node to another, the better of two tries."""
     seconds = []
     for _ in range(2):
-        sample = _on(source, make_sample).remote()
+        sample = on_node(source, make_sample).remote()
         ray.wait([sample], fetch_local=False, timeout=ANSWER_SECONDS)
-        seconds.append(ray.get(_on(target, fetch).remote([sample]), timeout=ANSWER_SECONDS))
+        seconds.append(ray.get(on_node(target, fetch).remote([sample]), timeout=ANSWER_SECONDS))
     return SAMPLE_MB * 2**20 * 8 / 1e9 / min(seconds)
 
 
@@ -159,12 +158,6 @@ def fetch(sample: list[Any]) -> float:
     started = time.perf_counter()
     ray.get(sample[0])
     return time.perf_counter() - started
-
-
-def _on(node: str, function: Callable[..., Any]) -> Any:
-    """A function as a task that runs on that node and reserves nothing."""
-    there = NodeAffinitySchedulingStrategy(node, soft=False)
-    return ray.remote(num_cpus=0)(function).options(scheduling_strategy=there)
 
 
 def versions(nodes: Sequence[Node]) -> Verdict:

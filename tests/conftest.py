@@ -16,6 +16,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from small_processes import free_port
 
 from reid_ray.config import dump_config
 
@@ -97,16 +98,34 @@ def local_ray(ray_folder):
     ray.shutdown()
 
 
+@pytest.fixture(scope="module")
+def logical_cluster(ray_folder):
+    """`logical_cluster(n, …)`: address of a Ray cluster for a file's tests to join, which takes itself for n CPUs."""
+    from ray.cluster_utils import Cluster
+
+    clusters = []
+
+    def start(num_cpus, *, include_dashboard):
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in (("HOME", str(ray_folder)), ("OMP_NUM_THREADS", "1"), ("RAY_AUTH_MODE", "disabled")):
+                patch.setenv(name, value)
+            head = {"num_cpus": num_cpus, "include_dashboard": include_dashboard, "temp_dir": str(ray_folder)}
+            clusters.append(Cluster(initialize_head=True, head_node_args=head))
+        return clusters[-1].address
+
+    yield start
+    for cluster in clusters:
+        cluster.shutdown()
+
+
 @pytest.fixture
-def reid_ray_process(tmp_path, tmp_path_factory, ray_folder):
-    """`reid_ray_process(config, n_workers=1)`: `reid-ray train` of a configuration, in a process group of its own."""
+def process_group(tmp_path, tmp_path_factory, ray_folder):
+    """`process_group(config, command, …)`: `reid-ray COMMAND` of a configuration, in a group of its own."""
     started = []
 
-    def start(config, *, n_workers=1):
+    def start(config, command, *options, launcher=()):
         recipe = tmp_path / f"{config.name}.yaml"
         recipe.write_text(dump_config(config), encoding="utf-8")
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_workers}"]
-        command = [sys.executable, *(torchrun if n_workers > 1 else []), "-m", "reid_ray", "train", str(recipe)]
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
@@ -116,7 +135,7 @@ def reid_ray_process(tmp_path, tmp_path_factory, ray_folder):
             "RAY_TMPDIR": str(ray_folder),
         }
         process = subprocess.Popen(
-            command,
+            [sys.executable, *launcher, "-m", "reid_ray", command, str(recipe), *options],
             cwd=tmp_path,
             env=environment,
             stdout=subprocess.PIPE,
@@ -134,12 +153,21 @@ def reid_ray_process(tmp_path, tmp_path_factory, ray_folder):
             process.wait()
 
 
+@pytest.fixture
+def reid_ray_process(process_group):
+    """`reid_ray_process(config, n_workers=1)`: `reid-ray train` of a configuration, in a process group of its own."""
+
+    def start(config, *, n_workers=1):
+        torchrun = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_workers}")
+        return process_group(config, "train", launcher=torchrun if n_workers > 1 else ())
+
+    return start
+
+
 @pytest.fixture(scope="session")
 def object_store():
     """The address of an S3-compatible store on this machine."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60

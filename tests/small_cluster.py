@@ -8,10 +8,11 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
+
+from small_processes import free_port, processes_named, stat
 
 N_MACHINES = 4  # the head, two nodes, and a laptop that belongs to no cluster
 TOKEN = "0" * 63 + "1"
@@ -132,16 +133,7 @@ class SmallCluster:
 
     def raylets_of(self, title):
         """Process ids of the raylets under which processes of such a title run."""
-        return list(dict.fromkeys(int(stat(pid)[1]) for pid in self._processes(title)))
-
-    def _processes(self, title):
-        found = []
-        for entry in Path("/proc").iterdir():
-            with contextlib.suppress(OSError):
-                named = entry.name.isdigit() and (entry / "cmdline").read_bytes().startswith(title.encode())
-                if named and f"HOME={self.folder}\0".encode() in (entry / "environ").read_bytes():
-                    found.append(int(entry.name))
-        return found
+        return list(dict.fromkeys(int(stat(pid)[1]) for pid in processes_named(title, self.folder)))
 
     def stop(self):
         """Everything that was started, wherever it is by now."""
@@ -149,20 +141,9 @@ class SmallCluster:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        for pid in self._processes(""):
+        for pid in processes_named("", self.folder):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._holder.stdin.close()
         self._holder.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def stat(pid):
-    """Fields of /proc/PID/stat behind the program's name: its state, its parent …"""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reid_ray.training.metrics import read_metrics
+from reid_ray.training.rundir import RunDirectory
 from tuning.request import METRICS
 from tuning.search import View
 from tuning.spaces import Values
@@ -114,7 +115,7 @@ def _under_way(view: View, rows: list[Row]) -> Group:
 
 def _progress(run: Path, view: View) -> tuple[str, str]:
     """Epoch and what is being done, by the log of a run."""
-    events = read_metrics(run / "metrics.jsonl")
+    events = read_metrics(RunDirectory(run).metrics_file)
     if not events:
         return "", "starting"
     last = events[-1]

@@ -15,7 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.importance import FanovaImportanceEvaluator
 
 from reid_ray.config import Search
-from reid_ray.reports.figures import BLUE, FAINT, INK, MUTED, VERMILION, new_figure, save
+from reid_ray.reports.figures import BLUE, FAINT, INK, MUTED, VERMILION, dress, new_figure, save
 from tuning.request import METRICS
 from tuning.results import Results
 from tuning.spaces import Space, Value
@@ -80,7 +80,7 @@ def draw_importance(weights: dict[str, float], out: Path) -> Path:
     figure = new_figure(7.5, 0.9 + 0.3 * len(names))
     axes = figure.add_axes((0.3, 0.5 / (0.9 + 0.3 * len(names)), 0.65, 1 - 0.7 / (0.9 + 0.3 * len(names))))
     axes.barh(names, [weights[name] for name in names], color=BLUE, height=0.6)
-    _dress(axes)
+    dress(axes)
     axes.set_xlabel("share of the score's variance (fANOVA)", fontsize=8.5, color=MUTED)
     save(figure, out)
     return out
@@ -164,15 +164,6 @@ def _span(scores: Sequence[float]) -> tuple[float, float]:
 def _panel(width: float, height: float, label: str) -> tuple[Any, Any]:
     figure = new_figure(width, height)
     axes = figure.add_axes((0.8 / width, 0.65 / height, (width - 1.1) / width, (height - 0.95) / height))
-    _dress(axes)
+    dress(axes)
     axes.set_ylabel(label, fontsize=8.5, color=MUTED)
     return axes, figure
-
-
-def _dress(axes: Any) -> None:
-    axes.tick_params(which="both", labelsize=8, colors=MUTED, length=0)
-    axes.grid(color=FAINT, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(MUTED)

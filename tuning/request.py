@@ -23,7 +23,7 @@ import yaml
 from reid_ray.config import Config, Search, hashed_settings, with_absolute_paths
 from reid_ray.config.loading import validate
 from reid_ray.errors import ConfigError, RunError
-from reid_ray.labels.sweep import Setting, parse_grid
+from reid_ray.labels.sweep import Setting, parse_grid, swept_name
 from reid_ray.locations import RemotePath, location
 from reid_ray.training.rundir import leaf_changes
 from reid_ray.training.storage import replacing, storage_errors
@@ -125,7 +125,7 @@ def make_request(
     space = search_space(config, wanted)
     if sweep:
         parse_grid(sweep, Setting.of(config.labels))
-    swept = _swept_keys(sweep)
+    swept = {f"labels.{swept_name(text)}" for text in sweep}
     if wanted and swept & set(space):
         raise ConfigError(f"{', '.join(sorted(swept & set(space)))} is both in --search and in --sweep; choose one.")
     space = {key: search for key, search in space.items() if key not in swept}
@@ -154,11 +154,6 @@ def _evaluated(config: Config, every: int | None, holdout: float) -> Config:
     evaluation = config.evaluation.model_copy(update={"every": every, "at_start": False})
     data = config.data.model_copy(update={"holdout": holdout})
     return config.model_copy(update={"evaluation": evaluation, "data": data})
-
-
-def _swept_keys(sweep: Sequence[str]) -> set[str]:
-    """Keys of the configuration that a sweep sets."""
-    return {f"labels.{text.partition('=')[0].strip().removeprefix('labels.')}" for text in sweep}
 
 
 @dataclass(frozen=True)
@@ -248,7 +243,7 @@ class SearchDirectory:
 
 def read_request(path: Path) -> Request:
     """The request in a search directory; `RunError` where it cannot be read."""
-    file = path / "search.yaml"
+    file = SearchDirectory(path).request_file
     try:
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
         space = {

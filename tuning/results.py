@@ -76,7 +76,7 @@ class Results:
 def read_results(path: Path) -> Results:
     """What a search directory holds; `RunError` where it is none."""
     request = read_request(path)
-    journal, seed = path / "study.journal", request.config.seed
+    journal, seed = SearchDirectory(path).journal, request.config.seed
     rows: dict[str, list[Row]] = {}
     if journal.exists():
         storage = open_storage(journal)

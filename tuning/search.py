@@ -6,8 +6,6 @@ was under way, whose runs go on from their checkpoints, and continues until the 
 
 from __future__ import annotations
 
-import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -29,6 +27,7 @@ from reid_ray.evaluation.protocols import evaluable
 from reid_ray.runtime.cluster import joined
 from reid_ray.runtime.labelling import fetch
 from reid_ray.runtime.leftovers import short_lived
+from reid_ray.runtime.quiet import silenced, variables
 from reid_ray.runtime.shared import check_shared
 from reid_ray.training.devices import n_cores
 from reid_ray.training.interrupt import terminated_as_interrupted
@@ -258,20 +257,8 @@ def _scheduler(stage: Stage) -> ASHAScheduler | None:
 @contextmanager
 def _quiet_tune() -> Iterator[None]:
     """Ray Tune without files of its own, without a handler of Ctrl-C, and without its log, for the block."""
-    before = {name: os.environ.get(name) for name in TUNE_ENVIRONMENT}
-    logger = logging.getLogger("ray.tune")
-    level = logger.level
-    os.environ.update(TUNE_ENVIRONMENT)
-    logger.setLevel(logging.CRITICAL)
-    try:
+    with variables(TUNE_ENVIRONMENT), silenced("ray.tune"):
         yield
-    finally:
-        logger.setLevel(level)
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 class Clock:

@@ -6,7 +6,6 @@ multivariate sampler can learn how they go together.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from reid_ray.config import Config, ICEConfig, Search
 from reid_ray.config.base import Section
-from reid_ray.config.loading import NOT_HASHED, known_keys, validate
+from reid_ray.config.loading import NOT_HASHED, known_keys, nearest_name, validate
 from reid_ray.errors import ConfigError
 from reid_ray.methods import METHODS
 
@@ -186,10 +185,8 @@ def _field(config: Config, key: str) -> FieldInfo:
     if any(key == fixed or key.startswith(f"{fixed}.") for fixed in FIXED):
         raise ConfigError(f"{key} is not for searching: all trials of a search share it, or it does not change a run.")
     if key not in fields:
-        near = difflib.get_close_matches(key, [*fields, *known_keys()], n=1, cutoff=0.6)
-        leaf = key.rpartition(".")[2]
-        near = near or [found for found in fields if found.rpartition(".")[2] == leaf][:1]
-        hint = f"; did you mean '{near[0]}'?" if near and near[0] in fields else ""
+        near = nearest_name(key, [*fields, *known_keys()])
+        hint = f"; did you mean '{near}'?" if near in fields else ""
         raise ConfigError(f"'{key}' is no setting of this recipe that a search could vary{hint or '.'}")
     return fields[key]
 

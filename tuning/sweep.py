@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reid_ray.labels.sweep import Setting, parse_grid, sweep
+from reid_ray.labels.sweep import Setting, parse_grid, sweep, swept_name
 from reid_ray.run import Run
 from tuning.spaces import Values
 
@@ -24,5 +24,4 @@ def best_setting(run: Run, grid: Sequence[str]) -> tuple[Values, float]:
     table = run.dataset.train
     results = sweep(run.embed_table(table), settings, table.camids, memory_mb=run.config.labels.memory_mb)
     best = max(results, key=lambda result: result["label_free"])
-    swept = [text.partition("=")[0].strip().removeprefix("labels.") for text in grid]
-    return {f"labels.{name}": best[name] for name in swept}, float(best["label_free"])
+    return {f"labels.{name}": best[name] for name in map(swept_name, grid)}, float(best["label_free"])

@@ -7,7 +7,6 @@ import os
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import ray
@@ -20,7 +19,7 @@ from reid_ray.reports.series import number
 from reid_ray.run import Run, load_run
 from reid_ray.runtime.labelling import fetch
 from reid_ray.training.devices import prepare_process
-from reid_ray.training.metrics import Event, read_metrics
+from reid_ray.training.metrics import Event, pauses, read_metrics
 from reid_ray.training.rundir import RunDirectory
 from reid_ray.training.storage import first_line
 from tuning.objectives import label_free_score
@@ -85,8 +84,7 @@ def attempt(config: Config, stage: Stage, listener: _Reports | None = None) -> O
 def working_seconds(events: list[Event]) -> float:
     """Wall-clock seconds of a run, without the time between a kill and the start after it."""
     started = sum(number(event, "startup_seconds") or 0 for event in events if event["event"] == "start")
-    gaps = [later["time"] - earlier["time"] for earlier, later in pairwise(events) if later["event"] != "start"]
-    return float(started + sum(gaps))
+    return float(started + sum(pauses(events)))
 
 
 class _Reports:
@@ -95,7 +93,9 @@ class _Reports:
     def __init__(self, task: Task, config: Config) -> None:
         self._task = task
         self._config = config
-        self._best = max((number(event, "mAP") or 0.0 for event in self._events("evaluate")), default=0.0)
+        self._best = max(
+            (number(event, "mAP") or 0.0 for event in self._events() if event["event"] == "evaluate"), default=0.0
+        )
 
     def __call__(self, event: Event) -> None:
         if not self._task.stage.stop_early or event["event"] != "evaluate":
@@ -108,16 +108,16 @@ class _Reports:
         self._report(outcome, self._config.training.epochs, final=True)
 
     def _report(self, outcome: Outcome, epoch: int, *, final: bool) -> None:
-        seconds = working_seconds(self._events())
-        measures = {"epochs": float(len(self._events("epoch"))), "seconds": round(seconds, 1), **outcome.measures}
+        events = self._events()
+        seconds, n_epochs = working_seconds(events), sum(event["event"] == "epoch" for event in events)
+        measures = {"epochs": float(n_epochs), "seconds": round(seconds, 1), **outcome.measures}
         told = replace(outcome, measures=measures)
         scores = {METRICS[self._task.stage.objectives[0]]: outcome.quality}
         scores["hours"] = seconds * self._task.room.devices / SECONDS_PER_HOUR
         tune.report({**scores, "outcome": told, "epoch": epoch, "final": final})
 
-    def _events(self, kind: str | None = None) -> list[Event]:
-        events = read_metrics(RunDirectory.of(self._config).metrics_file)
-        return [event for event in events if kind in (None, event["event"])]
+    def _events(self) -> list[Event]:
+        return read_metrics(RunDirectory.of(self._config).metrics_file)
 
 
 def _judged(run: Run, config: Config, stage: Stage) -> Outcome:

@@ -168,12 +168,12 @@ def _best_table(results: Results) -> Table:
 def _seeds_table(title: str, points: list[Repeated]) -> Table:
     from tuning.report import shown
 
+    seeds = sorted({seed for point in points for seed in point.scores})
     table = Table(title=title)
-    for heading in ("mean", *(f"seed {seed}" for seed in sorted({s for point in points for s in point.scores}))):
+    for heading in ("mean", *(f"seed {seed}" for seed in seeds)):
         table.add_column(heading, justify="right")
     for key in points[0].values:
         table.add_column(_heading(key), justify="right")
-    seeds = sorted({seed for point in points for seed in point.scores})
     for point in points:
         scores = [point.scores.get(seed) for seed in seeds]
         table.add_row(*map(shown, (point.mean, *scores, *point.values.values())))

@@ -131,6 +131,13 @@ def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[st
                 yield key
 
 
+def nearest_name(word: str, known: Sequence[str]) -> str | None:
+    """The known name that was probably meant, if any. The last part of a dotted key counts on its own."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    leaf = word.rpartition(".")[2]
+    return next(iter(near or [key for key in known if key.rpartition(".")[2] == leaf]), None)
+
+
 def sections_of(field: FieldInfo) -> list[type[BaseModel]]:
     """The sections that a field may hold: none for a value, several where a name chooses one."""
     annotation = field.annotation
@@ -228,12 +235,9 @@ def _named(sections: Sequence[type[BaseModel]], value: Mapping[str, Any], key: s
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:
-    """`; did you mean 'x'?`, or nothing when no name is near. The last part of a dotted key counts on its own."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if not near:
-        leaf = word.rpartition(".")[2]
-        near = [key for key in known if key.rpartition(".")[2] == leaf][:1]
-    return f"; did you mean '{near[0]}'?" if near else ""
+    """`; did you mean 'x'?`, or nothing when no name is near."""
+    near = nearest_name(word, known)
+    return f"; did you mean '{near}'?" if near else ""
 
 
 def _describe(error: ValidationError, source: str) -> str:

@@ -139,8 +139,7 @@ def parse_grid(texts: Sequence[str], base: Setting | None = None) -> list[Settin
     names: list[str] = []
     choices: list[list[Any]] = []
     for text in texts:
-        name, equals, listed = text.partition("=")
-        name = name.strip().removeprefix("labels.")
+        name, (_, equals, listed) = swept_name(text), text.partition("=")
         known = [field.name for field in fields(Setting)]
         if not equals or name not in known:
             raise ConfigError(
@@ -157,6 +156,11 @@ def parse_grid(texts: Sequence[str], base: Setting | None = None) -> list[Settin
         raise ConfigError(f"These ranges make {n_settings:,} settings; {MAX_SETTINGS:,} are the most a sweep takes.")
     start = base or Setting()
     return [replace(start, **dict(zip(names, combination, strict=True))) for combination in product(*choices)]
+
+
+def swept_name(text: str) -> str:
+    """The field of `Setting` that a text such as `eps=.4:.7:.05` or `labels.k1=20,30` is about."""
+    return text.partition("=")[0].strip().removeprefix("labels.")
 
 
 def _values(name: str, part: str, text: str) -> list[Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from reid_ray.locations import Location
-from reid_ray.reports.figures import FAINT, INK, MUTED, SERIES, new_figure, save
+from reid_ray.reports.figures import INK, MUTED, SERIES, dress, new_figure, save
 from reid_ray.reports.series import Event, epoch_rows, headline, number, steps
 
 Points: TypeAlias = list[tuple[float, float]]
@@ -181,12 +181,7 @@ def _draw(axes: Any, panel: Panel) -> None:
 def _dress(axes: Any, panel: Panel) -> None:
     axes.set_title(panel.title, loc="left", fontsize=10.5, fontweight="bold", color=INK, pad=19)
     axes.set_xlabel(panel.x_label, fontsize=8.5, color=MUTED, labelpad=3)
-    axes.tick_params(which="both", labelsize=8, colors=MUTED, length=0)
-    axes.grid(axis="y", color=FAINT, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(MUTED)
+    dress(axes, grid="y")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
     if panel.scientific:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.1e}" if value else "0"))

@@ -33,6 +33,16 @@ def new_figure(width: float, height: float) -> Any:
     return figure
 
 
+def dress(axes: Any, *, grid: str = "both") -> None:
+    """Give axes the look of all curves: a faint grid (of "both", "x" or "y") behind, and a line below only."""
+    axes.tick_params(which="both", labelsize=8, colors=MUTED, length=0)
+    axes.grid(axis=grid, color=FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(MUTED)
+
+
 def save(figure: Any, out: Location) -> None:
     """Write a PNG, never half of one: a running run's report is read while it is written."""
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,10 @@ import ray
 from ray.data import DataContext, Dataset
 
 from reid_ray.errors import UserError
+from reid_ray.runtime.quiet import silenced, variables
+
+LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
+"""Variable: what Ray's own processes say."""
 
 Batch = dict[str, npt.NDArray[Any]]
 """Columns of a batch by name, as Ray Data hands them to a function."""
@@ -59,14 +62,6 @@ def quiet() -> Iterator[None]:
     Ray also warns at each actor pool of Ray Data that its arguments lie in the object store, where this process keeps
     them; so Ray's own processes, where they start in the block, say only what is fatal.
     """
-    logger = logging.getLogger("ray.data")
-    level, name = logger.level, "RAY_BACKEND_LOG_LEVEL"
-    chosen = os.environ.get(name)
-    logger.setLevel(logging.CRITICAL)
-    os.environ.setdefault(name, "fatal")
-    try:
+    chosen = {} if LOG_LEVEL in os.environ else {LOG_LEVEL: "fatal"}
+    with silenced("ray.data"), variables(chosen):
         yield
-    finally:
-        logger.setLevel(level)
-        if chosen is None:
-            del os.environ[name]

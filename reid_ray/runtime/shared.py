@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -23,7 +24,7 @@ def check_shared(folder: Location) -> None:
     mark = folder / f".{uuid4().hex}.mark"  # not .tmp: the janitor of a driver that was just killed looks for those
     mark.write_bytes(b"")
     try:
-        answers = [_ask(node["NodeID"], mark) for node in nodes]
+        answers = [on_node(node["NodeID"], sees).remote(str(mark)) for node in nodes]
         blind = [node["NodeManagerAddress"] for node, answer in zip(nodes, answers, strict=True) if not _sees(answer)]
     finally:
         mark.unlink(missing_ok=True)
@@ -34,9 +35,10 @@ def check_shared(folder: Location) -> None:
         )
 
 
-def _ask(node: str, mark: Location) -> Any:
+def on_node(node: str, function: Callable[..., Any]) -> Any:
+    """A function as a task that runs on the node of this id, and reserves nothing."""
     there = NodeAffinitySchedulingStrategy(node, soft=False)
-    return ray.remote(num_cpus=0)(sees).options(scheduling_strategy=there).remote(str(mark))
+    return ray.remote(num_cpus=0)(function).options(scheduling_strategy=there)
 
 
 def _sees(answer: Any) -> bool:

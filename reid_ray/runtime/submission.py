@@ -25,6 +25,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
 from reid_ray.errors import RunError
+from reid_ray.runtime.quiet import variables
 from reid_ray.runtime.working_dir import EXCLUDES, WorkingDir
 from reid_ray.training.storage import first_line
 
@@ -150,7 +151,7 @@ class JobServer:
         self.address = _url(address)
         with self._told():
             _reach(self.address)
-            with _only(self.address):
+            with variables({ADDRESS_VARIABLE: self.address}):  # which Ray's client puts above what it is told
                 self._client = JobSubmissionClient(self.address, headers=token_header())
 
     def submit(self, request: Request) -> tuple[str, bool]:
@@ -305,20 +306,6 @@ def _reach(url: str) -> None:
         urllib.request.urlopen(f"{url}/api/version", timeout=ANSWER_SECONDS).close()
     except urllib.error.HTTPError:
         return  # somebody does; what he thinks of us the client hears
-
-
-@contextmanager
-def _only(url: str) -> Iterator[None]:
-    """For the block the variable that Ray's client puts above what it is told says the same."""
-    before = os.environ.get(ADDRESS_VARIABLE)
-    os.environ[ADDRESS_VARIABLE] = url
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[ADDRESS_VARIABLE]
-        else:
-            os.environ[ADDRESS_VARIABLE] = before
 
 
 def _no_answer(address: str, error: Exception) -> str:

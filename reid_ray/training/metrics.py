@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from reid_ray.locations import Location
@@ -62,6 +63,11 @@ def read_metrics(path: Location) -> list[Event]:
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines[:-1] if line]
+
+
+def pauses(events: Sequence[Event]) -> list[float]:
+    """Seconds between neighbouring events, without the time between the end of a process and the start after it."""
+    return [later["time"] - earlier["time"] for earlier, later in pairwise(events) if later["event"] != "start"]
 
 
 class MetricsFollower:

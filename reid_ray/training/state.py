@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 from reid_ray.config import Config
 from reid_ray.training.checkpoint import checkpoint_files
-from reid_ray.training.metrics import Event, read_metrics
+from reid_ray.training.metrics import Event, pauses, read_metrics
 from reid_ray.training.rundir import RunDirectory
 
 Phase = Literal["not begun", "running", "silent", "finished"]
@@ -55,7 +54,7 @@ class RunState:
     def of(cls, directory: RunDirectory, config: Config, now: float | None = None) -> RunState:
         """Read it; `now` in seconds since 1970, this machine's clock where it is None."""
         events = read_metrics(directory.metrics_file)
-        pause = _longest_pause(events)
+        pause = max(pauses(events), default=0.0)
         quiet = max(0.0, (time.time() if now is None else now) - events[-1]["time"]) if events else None
         finished = directory.is_complete(config)
         epoch, step = _position(events)
@@ -84,12 +83,6 @@ def _phase(finished: bool, quiet: float | None, pause: float) -> Phase:
     if quiet is None:
         return "not begun"
     return "running" if quiet <= max(PAUSE_SECONDS, PAUSES * pause) else "silent"
-
-
-def _longest_pause(events: list[Event]) -> float:
-    """Seconds between two lines, of which the second does not begin or continue the run."""
-    pauses = (b["time"] - a["time"] for a, b in pairwise(events) if b["event"] != "start")
-    return max(pauses, default=0.0)
 
 
 def _position(events: list[Event]) -> tuple[int, int]:

@@ -4,11 +4,10 @@ import os
 import shutil
 import signal
 import time
-from pathlib import Path
 
 import pytest
 import torch
-from ray.cluster_utils import Cluster
+from small_processes import finish, processes_named
 from small_runs import assert_bit_equal, newest_state, steps_logged, wait_for
 
 from reid_ray.training.metrics import read_metrics
@@ -26,38 +25,9 @@ RUN = (
 
 
 @pytest.fixture(scope="module")
-def cluster(ray_folder):
+def cluster(logical_cluster):
     """A Ray cluster for the tests of this file to join; its address."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("HOME", str(ray_folder)), ("OMP_NUM_THREADS", "1"), ("RAY_AUTH_MODE", "disabled")):
-            patch.setenv(name, value)
-        head = {"num_cpus": 8, "include_dashboard": False, "temp_dir": str(ray_folder)}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
-    yield cluster.address
-    cluster.shutdown()
-
-
-def finish(process, code=0):
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == code, output
-    assert "Traceback" not in output
-    return output
-
-
-def processes_named(name, home):
-    """Process ids of the Ray processes that were started with this home directory and have such a title."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            title = (entry / "cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
-            environment = (entry / "environ").read_bytes()
-        except OSError:
-            continue
-        if title.startswith(name) and f"HOME={home}\0".encode() in environment:
-            found.append(int(entry.name))
-    return found
+    return logical_cluster(8, include_dashboard=False)
 
 
 def actors_of_ours(home):

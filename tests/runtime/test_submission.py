@@ -7,6 +7,7 @@ from io import BytesIO
 
 import pytest
 from job_server import job_server
+from small_processes import free_port
 
 from reid_ray.errors import RunError
 from reid_ray.runtime import submission
@@ -121,9 +122,7 @@ def test_the_token_is_found_where_ray_looks_for_it(monkeypatch, tmp_path):
 
 
 def test_nobody_answers(monkeypatch):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with pytest.raises(
         RunError, match=rf"^No Ray job server answers at http://127\.0\.0\.1:{port} \(Connection refused\)"
     ):

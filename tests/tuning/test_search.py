@@ -1,17 +1,12 @@
 """Searches on Ray: killed and continued, two at a time, refused where they do not fit; nothing is left behind."""
 
-import os
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
 from optuna.trial import TrialState
-from ray.cluster_utils import Cluster
+from small_processes import finish
 from small_runs import tiny_config
 
-from reid_ray.config import dump_config
 from reid_ray.errors import ConfigError
 from reid_ray.training.metrics import read_metrics
 from tuning.request import Budget, make_request
@@ -25,44 +20,14 @@ SPACE = ("--search", "labels.eps=.5:.8", "--search", "method.temperature_hard=.0
 
 
 @pytest.fixture
-def tune(tmp_path, ray_folder):
+def tune(tmp_path, process_group):
     """`tune("key=value", …, options=(…))`: `reid-ray tune` of the tiny run in a process group of its own."""
-    started = []
 
     def start(*overrides, options=()):
-        recipe = tmp_path / "tiny.yaml"
-        recipe.write_text(dump_config(tiny_config(tmp_path, "name=tiny", *overrides)), encoding="utf-8")
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "HOME": str(tmp_path),
-            "MPLCONFIGDIR": str(tmp_path / "mpl"),
-        }
-        environment |= {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": str(ray_folder)}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "reid_ray", "tune", str(recipe), "--name", "s", *SPACE, *options],
-            cwd=tmp_path,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        started.append(process)
-        return process
+        config = tiny_config(tmp_path, "name=tiny", *overrides)
+        return process_group(config, "tune", "--name", "s", *SPACE, *options)
 
-    yield start
-    for process in started:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def finish(process, code=0):
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == code, output
-    assert "Traceback" not in output, output
-    return output
+    return start
 
 
 def completed(journal):
@@ -127,15 +92,9 @@ def test_a_killed_search_goes_on_and_no_trial_is_run_twice(tune, tmp_path, ray_f
 
 
 @pytest.fixture(scope="module")
-def four_cpus(ray_folder):
+def four_cpus(logical_cluster):
     """A cluster of four logical CPUs to join; its address."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("HOME", str(ray_folder)), ("OMP_NUM_THREADS", "1"), ("RAY_AUTH_MODE", "disabled")):
-            patch.setenv(name, value)
-        head = {"num_cpus": 4, "include_dashboard": True, "temp_dir": str(ray_folder)}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
-    yield cluster.address
-    cluster.shutdown()
+    return logical_cluster(4, include_dashboard=True)
 
 
 @pytest.mark.timeout(400)

@@ -1,0 +1,35 @@
+"""Processes of tests: free ports, how one ended, and who is still there."""
+
+import contextlib
+import socket
+from pathlib import Path
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def finish(process, code=0):
+    """A program's output, once it has ended with this exit code."""
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == code, output
+    assert "Traceback" not in output, output
+    return output
+
+
+def stat(pid):
+    """Fields of /proc/PID/stat behind the program's name: its state, its parent …"""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def processes_named(title, home):
+    """Process ids of those that were started with this home directory and whose title begins so."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            named = entry.name.isdigit() and (entry / "cmdline").read_bytes().startswith(title.encode())
+            if named and f"HOME={home}\0".encode() in (entry / "environ").read_bytes():
+                found.append(int(entry.name))
+    return found
