@@ -259,13 +259,15 @@ def _graph_parts(encoded: Encoded, limit: float, rows: list[range], workers: Wor
 
 
 def _graph_and_eps(encoded: Encoded, rho: float, rows: list[range], workers: Workers) -> tuple[Any, float]:
-    """The graph that holds the closest share of pairs, and their mean distance."""
+    """The graph that holds the closest share of pairs, or all with anything in common, and their mean distance."""
+    eps = None
     for limit in WIDER:
         graph = workers.run(_stack, *_graph_parts(encoded, limit * (1 - encoded.source_weight), rows, workers))
-        eps = workers.get([workers.run(eps_for_share, graph, rho)])[0]
+        eps = workers.get([workers.run(eps_for_share, graph, rho, limit == WIDER[-1])])[0]
         if eps is not None:
-            return graph, eps
-    raise ConfigError(f"labels.rho={rho} asks for more pairs than have any neighbour in common; take a smaller share.")
+            break
+    assert eps is not None  # the last graph is complete
+    return graph, eps
 
 
 def _shared_dbscan(parts: list[Any], eps: float, min_samples: int, rows: list[range], workers: Workers) -> IntArray:

@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 from reid_ray.errors import ConfigError
 
 
-def eps_for_share(graph: csr_array, share: float) -> float | None:
+def eps_for_share(graph: csr_array, share: float, complete: bool = False) -> float | None:
     """Mean of the smallest `round(share · P)` distances, at least one, among the P pairs that are not at distance 0.
 
     Each pair counts once. Pairs at distance exactly 0 (duplicates) are neither averaged nor counted, as in the released
@@ -22,10 +22,12 @@ def eps_for_share(graph: csr_array, share: float) -> float | None:
     Args:
         graph: float32 [N, N], symmetric, with all pairs up to some distance.
         share: of the pairs, above 0 and up to 1; `round` is to even.
+        complete: there are no more pairs with anything in common, so that the mean is over those stored if they are
+            fewer than the share: with the others, at distance 1, eps would join everybody.
 
     Returns:
-        None where the graph stores fewer pairs than the share asks for: build it with a larger `max_distance`. 0 where
-        there is no pair at all, or all are at distance 0.
+        None where the graph stores fewer pairs than the share asks for and is not complete: build it with a larger
+        `max_distance`. 0 where there is no pair at all, or all are at distance 0.
 
     Raises:
         ConfigError: a share outside (0, 1].
@@ -38,9 +40,11 @@ def eps_for_share(graph: csr_array, share: float) -> float | None:
     n_stored = len(distances)
     distances = distances[distances > 0]
     n_pairs = n_rows * (n_rows - 1) // 2 - (n_stored - len(distances))
-    if not n_pairs:
+    if not n_pairs or (complete and not len(distances)):
         return 0.0
     n_closest = max(1, round(share * n_pairs))
+    if complete:
+        n_closest = min(n_closest, len(distances))
     if n_closest > len(distances):
         return None
     return float(np.partition(distances, n_closest - 1)[:n_closest].mean(dtype=np.float64))

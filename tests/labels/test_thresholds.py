@@ -72,6 +72,17 @@ def test_nothing_to_average(n_rows: int) -> None:
 def test_a_graph_without_pairs_cannot_know() -> None:
     distance_mat = (1 - np.eye(5)).astype(np.float32)
     assert eps_for_share(to_graph(distance_mat, 0.5), 0.1) is None
+    assert eps_for_share(to_graph(distance_mat, 0.5), 0.1, complete=True) == 0
+
+
+def test_where_there_are_no_more_pairs_the_mean_is_of_those_there_are() -> None:
+    distance_mat = np.ones((6, 6), dtype=np.float32)
+    np.fill_diagonal(distance_mat, 0)
+    distance_mat[0, 1] = distance_mat[1, 0] = 0.2
+    distance_mat[2, 3] = distance_mat[3, 2] = 0.4
+    graph = to_graph(distance_mat, 0.9)
+    assert eps_for_share(graph, 1 / 15, complete=True) == pytest.approx(0.2)
+    assert eps_for_share(graph, 0.5, complete=True) == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.01, float("nan")])

@@ -119,3 +119,16 @@ def test_rho_takes_the_mean_of_the_closest_pairs(make_clustered: Callable[..., F
         stored = np.sort(upper[upper > 0])
         n_pairs = 80 * 79 // 2 - int((found.graph.data == 0).sum() - 80) // 2
         assert found.eps == pytest.approx(stored[: round(rho * n_pairs)].mean(), rel=1e-6)
+
+
+def test_rho_that_asks_for_more_pairs_than_have_neighbours_in_common_takes_all_of_those() -> None:
+    """As among few people far apart: a run does not end for it."""
+    people = np.eye(20, dtype=np.float32).repeat(2, axis=0)
+    people[1::2, :] += 0.1 * np.eye(20, dtype=np.float32)[:, ::-1]
+    features = people / np.linalg.norm(people, axis=1, keepdims=True)
+    config = LabelsConfig(variant="cvpr17", k1=1, k2=1, rho=0.1, min_samples=2)
+    found = cluster_rows(features, config, np.zeros(40, np.int64), device="cpu")
+    upper = found.graph.toarray()[np.triu_indices(40, 1)]
+    assert 0 < (upper > 0).sum() < 0.1 * 40 * 39 / 2
+    assert found.eps == pytest.approx(upper[upper > 0].mean(), rel=1e-6)
+    assert sorted(np.bincount(found.labels + 1)[1:]) == [2] * 20
