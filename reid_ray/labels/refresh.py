@@ -10,22 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array, vstack
 
 from reid_ray.config import LabelsConfig
-from reid_ray.errors import ConfigError
-from reid_ray.labels import clustering
-from reid_ray.labels.encoding import Lists, Scheme, expand_queries, join_lists, reciprocal_weights, search
-from reid_ray.labels.features import check_features
-from reid_ray.labels.hdbscan import hdbscan
-from reid_ray.labels.jaccard import graph_of_weights
-from reid_ray.labels.kmeans import kmeans
-from reid_ray.labels.label_free import label_free_scores
-from reid_ray.labels.products import Centre, find_centre
+from reid_ray.labels import clustering, steps
+from reid_ray.labels.encoding import Scheme, expand_queries, reciprocal_weights
 from reid_ray.labels.proxies import Proxies, make_proxies
-from reid_ray.labels.quality import label_statistics, truth_scores
+from reid_ray.labels.quality import label_statistics
 from reid_ray.labels.reliability import reliable_labels
-from reid_ray.labels.source_term import source_dissimilarity, with_source_term
+from reid_ray.labels.source_term import source_dissimilarity
 from reid_ray.labels.thresholds import eps_for_share
 from reid_ray.labels.workers import ThisProcess, Workers, shares
 from reid_ray.types import OUTLIER, UNKNOWN, FeatureRows, Features, FloatArray, IntArray, PseudoLabels
@@ -117,7 +109,9 @@ def refresh(
         source=source,
     )
     before = previous.labels if previous else None
-    described = workers.run(_describe, features.values, found.labels, found.raw, found.graph, camids, true_pids, before)
+    described = workers.run(
+        steps.describe, features.values, found.labels, found.raw, found.graph, camids, true_pids, before
+    )
     proxies: Proxies
     statistics: dict[str, Any]
     proxies, statistics = workers.get([described])[0]
@@ -164,13 +158,15 @@ def cluster_rows(
     workers = workers or ThisProcess()
     if config.clusterer == "kmeans":
         with clock("clusters"):
-            centre = workers.run(_checked_centre, features)
-            labels = workers.get([workers.run(_kmeans, features, config, centre)])[0]
+            centre = workers.run(steps.checked_centre, features)
+            labels = workers.get([workers.run(steps.kmeans_labels, features, config, centre)])[0]
         return Labelling(labels, labels, None, None, seconds=clock.seconds)
     rows = shares(features.shape[0], workers.n_workers)
     lists = _searched(features, config, camids, rows, workers, device, clock)
-    recall = None if config.neighbours == "exact" else workers.get([workers.run(_recall, features, lists)])[0]
-    encoded = _encoded(features, scheme_of(config), lists, rows, workers, clock)
+    recall = (
+        None if config.neighbours == "exact" else workers.get([workers.run(steps.measured_recall, features, lists)])[0]
+    )
+    encoded = _encoded(features, steps.scheme_of(config), lists, rows, workers, clock)
     if source is not None and config.source_weight and source.shape[0]:
         with clock("source"):
             encoded = encoded._replace(
@@ -180,13 +176,13 @@ def cluster_rows(
         with clock("graph"):
             graph, eps = _graph_and_eps(encoded, config.rho, rows, workers)
         with clock("clusters"):
-            labels = workers.get([workers.run(_dbscan, graph, eps, config.min_samples)])[0]
+            labels = workers.get([workers.run(steps.dbscan_labels, graph, eps, config.min_samples)])[0]
     elif config.clusterer == "hdbscan":
         with clock("graph"):
-            graph = workers.run(_stack, *_graph_parts(encoded, HDBSCAN_DISTANCE, rows, workers))
+            graph = workers.run(steps.stack, *_graph_parts(encoded, HDBSCAN_DISTANCE, rows, workers))
             workers.wait([graph])
         with clock("clusters"):
-            labels = workers.get([workers.run(_hdbscan, graph, config.min_samples)])[0]
+            labels = workers.get([workers.run(steps.hdbscan_labels, graph, config.min_samples)])[0]
         eps = None
     else:
         eps, gap = config.eps, config.reliability
@@ -198,14 +194,9 @@ def cluster_rows(
             if gap is not None:
                 tight, loose = (_shared_dbscan(parts, eps + d, config.min_samples, rows, workers) for d in (-gap, gap))
                 labels, threshold = reliable_labels(tight, labels, loose, threshold)
-            graph = workers.run(_stack, *parts)
+            graph = workers.run(steps.stack, *parts)
     by_policy = clustering.apply_outlier_policy(labels, config.outliers)
     return Labelling(by_policy, labels, graph, eps, recall, clock.seconds, threshold)
-
-
-def scheme_of(config: LabelsConfig) -> Scheme:
-    """The encoding that a configuration asks for."""
-    return Scheme(config.variant, config.k1, config.k2, config.k1_within, config.k2_within)
 
 
 def _searched(
@@ -218,17 +209,17 @@ def _searched(
     clock: _Clock,
 ) -> Any:
     """A handle to the neighbour lists of all rows."""
-    scheme = scheme_of(config)
+    scheme = steps.scheme_of(config)
     with clock("neighbours"):
-        centre = workers.run(_checked_centre, features)
+        centre = workers.run(steps.checked_centre, features)
         if config.neighbours != "exact":
-            lists = workers.run(_search_approximate, features, config, centre)
+            lists = workers.run(steps.search_approximately, features, config, centre)
         else:
             # One worker need not be told its rows, and then computes each product for both of its rows.
             asked = [None] if len(rows) == 1 else rows
             common = (features, scheme, camids if scheme.by_camera else None)
-            found = [workers.run(_search, *common, own, centre, device, config.memory_mb) for own in asked]
-            lists = workers.run(_join, *found)
+            found = [workers.run(steps.search_exactly, *common, own, centre, device, config.memory_mb) for own in asked]
+            lists = workers.run(steps.join, *found)
         workers.wait([lists])
     return lists
 
@@ -238,10 +229,10 @@ def _encoded(
 ) -> Encoded:
     with clock("encoding"):
         parts = [workers.run(reciprocal_weights, features, lists, scheme, own) for own in rows]
-        whole = workers.run(_stack, *parts)
+        whole = workers.run(steps.stack, *parts)
         parts = [workers.run(expand_queries, whole, lists, scheme, own) for own in rows]
-        weights = workers.run(_stack, *parts)
-        transposed = workers.run(_transpose, weights)
+        weights = workers.run(steps.stack, *parts)
+        transposed = workers.run(steps.transpose, weights)
         workers.wait([transposed])
     return Encoded(weights, transposed)
 
@@ -255,14 +246,14 @@ def _dissimilarity(features: FeatureRows, source: FeatureRows, rows: list[range]
 
 def _graph_parts(encoded: Encoded, limit: float, rows: list[range], workers: Workers) -> list[Any]:
     """Row blocks of the graph of all pairs up to `limit`."""
-    return [workers.run(_graph_rows, *encoded, limit, own) for own in rows]
+    return [workers.run(steps.graph_rows, *encoded, limit, own) for own in rows]
 
 
 def _graph_and_eps(encoded: Encoded, rho: float, rows: list[range], workers: Workers) -> tuple[Any, float]:
     """The graph that holds the closest share of pairs, or all with anything in common, and their mean distance."""
     eps = None
     for limit in WIDER:
-        graph = workers.run(_stack, *_graph_parts(encoded, limit * (1 - encoded.source_weight), rows, workers))
+        graph = workers.run(steps.stack, *_graph_parts(encoded, limit * (1 - encoded.source_weight), rows, workers))
         eps = workers.get([workers.run(eps_for_share, graph, rho, limit == WIDER[-1])])[0]
         if eps is not None:
             break
@@ -272,121 +263,17 @@ def _graph_and_eps(encoded: Encoded, rho: float, rows: list[range], workers: Wor
 
 def _shared_dbscan(parts: list[Any], eps: float, min_samples: int, rows: list[range], workers: Workers) -> IntArray:
     """DBSCAN on row blocks of a graph."""
-    masks = workers.get([workers.run(_core_mask, part, eps, min_samples) for part in parts])
+    masks = workers.get([workers.run(steps.core_mask, part, eps, min_samples) for part in parts])
     core = np.concatenate(masks)
-    forests = [workers.run(_local_forest, part, core, eps, own.start) for part, own in zip(parts, rows, strict=True)]
+    forests = [
+        workers.run(steps.local_forest, part, core, eps, own.start) for part, own in zip(parts, rows, strict=True)
+    ]
     core_labels = clustering.merge_forests(core, workers.get(forests))
     labels = [
-        workers.run(_border_labels, part, core_labels, eps, own.start) for part, own in zip(parts, rows, strict=True)
+        workers.run(steps.border_labels, part, core_labels, eps, own.start)
+        for part, own in zip(parts, rows, strict=True)
     ]
     return np.concatenate(workers.get(labels))
-
-
-# The steps that workers run: functions with positional arguments, found by their names.
-
-
-def _checked_centre(features: FeatureRows) -> Centre:
-    check_features(features)
-    return find_centre(features)
-
-
-def _search(
-    features: FeatureRows,
-    scheme: Scheme,
-    camids: IntArray | None,
-    rows: range | None,
-    centre: Centre,
-    device: torch.device | str | None,
-    memory_mb: int,
-) -> Lists:
-    return search(features, scheme, camids, rows=rows, centre=centre, device=device, memory_mb=memory_mb)
-
-
-def _search_approximate(features: FeatureRows, config: LabelsConfig, centre: Centre) -> Lists:
-    if config.variant != "spcl":
-        raise ConfigError(
-            f"labels.neighbours={config.neighbours} serves labels.variant=spcl only; '{config.variant}' needs "
-            f"labels.neighbours=exact."
-        )
-    from reid_ray.labels.approximate import nearest_approximate  # faiss is an extra
-
-    assert config.neighbours != "exact"
-
-    return Lists(nearest_approximate(features, scheme_of(config).n_neighbours, method=config.neighbours))
-
-
-def _recall(features: FeatureRows, lists: Lists) -> float:
-    from reid_ray.labels.approximate import recall
-
-    return recall(features, lists.main)
-
-
-def _join(*parts: Lists) -> Lists:
-    return parts[0] if len(parts) == 1 else join_lists(parts)
-
-
-def _stack(*parts: csr_array) -> csr_array:
-    return parts[0] if len(parts) == 1 else vstack(parts, format="csr")
-
-
-def _transpose(weights: csr_array) -> csr_array:
-    return weights.T.tocsr()
-
-
-def _graph_rows(
-    weights: csr_array,
-    transposed: csr_array,
-    dissimilarity: FloatArray | None,
-    source_weight: float,
-    limit: float,
-    rows: range,
-) -> csr_array:
-    if dissimilarity is None:
-        return graph_of_weights(weights, limit, transposed=transposed, rows=rows)
-    jaccard_limit = min(1.0, limit / (1 - source_weight) * (1 + 1e-6))  # rounding must not lose a pair at the limit
-    part = graph_of_weights(weights, jaccard_limit, transposed=transposed, rows=rows)
-    return with_source_term(part, dissimilarity, source_weight, limit=jaccard_limit, first_row=rows.start)
-
-
-def _core_mask(part: csr_array, eps: float, min_samples: int) -> clustering.BoolArray:
-    return clustering.core_mask(part, eps=eps, min_samples=min_samples)
-
-
-def _local_forest(part: csr_array, core: clustering.BoolArray, eps: float, first_row: int) -> clustering.Forest:
-    return clustering.local_forest(part, core, eps=eps, first_row=first_row)
-
-
-def _border_labels(part: csr_array, core_labels: IntArray, eps: float, first_row: int) -> IntArray:
-    return clustering.border_labels(part, core_labels, eps=eps, first_row=first_row)
-
-
-def _dbscan(graph: csr_array, eps: float, min_samples: int) -> IntArray:
-    return clustering.dbscan(graph, eps=eps, min_samples=min_samples)
-
-
-def _hdbscan(graph: csr_array, min_samples: int) -> IntArray:
-    return hdbscan(graph, min_cluster_size=max(min_samples, 2), min_samples=min_samples)
-
-
-def _kmeans(features: FeatureRows, config: LabelsConfig, centre: Centre) -> IntArray:
-    return kmeans(np.asarray(features[0 : features.shape[0]]), config.n_clusters, seed=0)
-
-
-def _describe(
-    features: FeatureRows,
-    labels: IntArray,
-    raw: IntArray,
-    graph: csr_array | None,
-    camids: IntArray,
-    true_pids: IntArray | None,
-    previous: IntArray | None,
-) -> tuple[Proxies, dict[str, Any]]:
-    """Centres of the clusters, and what can be said of the labelling."""
-    statistics: dict[str, Any] = label_statistics(raw)
-    statistics |= label_free_scores(raw, graph, camids, previous)
-    if true_pids is not None:
-        statistics |= truth_scores(raw, true_pids)
-    return make_proxies(features, labels, camids), statistics
 
 
 class _Clock:

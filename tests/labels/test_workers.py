@@ -80,7 +80,7 @@ def test_any_number_of_workers_gives_the_same_labels(
     ]
     assert timeless[0] == timeless[1]
     if setting == "spcl":
-        assert workers.calls.count("_search") == workers.calls.count("_graph_rows") == min(n_workers, 110)
+        assert workers.calls.count("search_exactly") == workers.calls.count("graph_rows") == min(n_workers, 110)
 
 
 def test_no_rows_at_all() -> None:

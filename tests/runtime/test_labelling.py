@@ -103,7 +103,7 @@ def test_actors_share_a_refresh_and_may_die_in_it(tmp_path):
 
     for n_workers in (1, 2, 4):
         assert digest(n_workers) == expected.digest()
-    for actor, step in zip(actors, ("_search", "_graph_rows", "_border_labels"), strict=False):
+    for actor, step in zip(actors, ("search_exactly", "graph_rows", "border_labels"), strict=False):
         ray.get(actor.die_before.remote(step))
     assert digest(4) == expected.digest()
 
