@@ -22,7 +22,7 @@ from reid_ray.config import Config
 from reid_ray.data.images import Dataset
 from reid_ray.data.loader import ImageBank, ViewLoader
 from reid_ray.data.samplers import plan_epoch, worker_columns
-from reid_ray.errors import DataError, DegenerateLabelsError, LoaderError, StorageError
+from reid_ray.errors import DataError, LoaderError, StorageError
 from reid_ray.methods import Batch, Method, build_method, without_weights
 from reid_ray.models import (
     local_buffers,
@@ -32,6 +32,7 @@ from reid_ray.models import (
     update_teacher,
 )
 from reid_ray.training.checkpoint import Checkpoint, Position, latest_checkpoint, save_atomically
+from reid_ray.training.degenerate import fall_back, is_degenerate
 from reid_ray.training.devices import memory_errors, parameter_dtype
 from reid_ray.training.divergence import check_finite
 from reid_ray.training.interrupt import Request, deferred_interrupt
@@ -44,9 +45,6 @@ from reid_ray.training.world import World
 from reid_ray.types import IntArray, PseudoLabels
 
 T = TypeVar("T")
-
-MIN_CLUSTERS = 2
-"""Fewer give no negatives, and nothing to learn."""
 
 
 def build_networks(config: Config, world: World) -> Method:
@@ -158,13 +156,13 @@ class Trainer:
             labels, self._ahead = self._services.collect(), None
         waited = time.perf_counter() - started
         self.world.check_same_labels(labels)
-        degenerate = labels.n_clusters < MIN_CLUSTERS
+        degenerate = is_degenerate(labels)
         self._position.degenerate = self._position.degenerate + 1 if degenerate else 0
         self._log_event(
             "refresh", epoch=epoch, degenerate=degenerate, staleness=staleness, wait_seconds=waited, **labels.statistics
         )
         if degenerate:
-            labels = self._fall_back(labels)
+            labels = fall_back(labels, self._labels, self.config.labels, n_in_a_row=self._position.degenerate)
         else:
             self._take(labels)
         self._position.refreshed = True
@@ -186,26 +184,6 @@ class Trainer:
     def _begin(self, epoch: int) -> None:
         assert self._ahead is not None
         self._services.begin(self._ahead, epoch, self._labels, taken=epoch - self.config.labels.staleness)
-
-    def _fall_back(self, labels: PseudoLabels) -> PseudoLabels:
-        """The labels to go on with when clustering gives nothing to train on, or the error that ends the run."""
-        settings = self.config.labels
-        advice = (
-            f"labels.eps={settings.eps}, labels.min_samples={settings.min_samples} and labels.k1={settings.k1} decide; "
-            f"a larger eps gives fewer outliers, a smaller one more clusters, and better initial weights help most"
-        )
-        found = f"{labels.n_clusters} cluster{'s' if labels.n_clusters != 1 else ''}"
-        if self._labels is None:
-            raise DegenerateLabelsError(
-                f"The first clustering gave {found} of {len(labels.labels)} images, so there is nothing to train on: "
-                f"{advice}."
-            )
-        if self._position.degenerate > settings.max_degenerate_epochs:
-            raise DegenerateLabelsError(
-                f"Clustering gave fewer than {MIN_CLUSTERS} clusters {self._position.degenerate} epochs in a row "
-                f"({found} now; labels.max_degenerate_epochs={settings.max_degenerate_epochs}): {advice}."
-            )
-        return self._labels
 
     def _train_epoch(self) -> None:
         labels, epoch, training = self._labels, self._position.epoch, self.config.training
