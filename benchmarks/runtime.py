@@ -69,7 +69,8 @@ def overhead(folder: Path, repeats: int, steps: int, n_workers: int) -> None:
         step, start = (statistics.median(values) for values in zip(*runs, strict=True))
         print(f"| {runtime} | {step:.4f} | {start:.1f} |")
     ratios = [ray[0] / plain[0] for plain, ray in zip(found["torchrun"], found["ray"], strict=True)]
-    print(f"\nper step, Ray / torchrun, by pair: {', '.join(f'{ratio:.3f}' for ratio in ratios)}", flush=True)
+    by_pair = ", ".join(f"{ratio:.3f}" for ratio in ratios)
+    print(f"\nper step, Ray / torchrun: median {statistics.median(ratios):.3f} of {by_pair}", flush=True)
 
 
 def train(output: Path, runtime: str, steps: int, n_workers: int) -> tuple[float, float]:
