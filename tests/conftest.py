@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,12 @@ import pytest
 from small_processes import free_port
 
 from reid_ray.config import dump_config
+
+
+def pytest_configure():
+    """A shell has what it starts in the background ignore Ctrl-C, and all that this starts; tests press it."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="module")

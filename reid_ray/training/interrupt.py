@@ -69,6 +69,8 @@ def terminated_as_interrupted() -> Iterator[None]:
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
         put_back(signal.SIGTERM, before)
+        if not callable(signal.getsignal(signal.SIGINT)):  # a shell has what it starts in the background ignore SIGINT
+            raise KeyboardInterrupt
         os.kill(os.getpid(), signal.SIGINT)
 
     signal.signal(signal.SIGTERM, interrupt)

@@ -66,6 +66,16 @@ def test_a_termination_is_an_interrupt_once():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_termination_interrupts_a_process_that_ignores_ctrl_c():
+    """As one that a script has started in the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(KeyboardInterrupt), terminated_as_interrupted():
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_step_is_ended_before_a_termination_too():
     with deferred_interrupt() as interrupt:
         os.kill(os.getpid(), signal.SIGTERM)
