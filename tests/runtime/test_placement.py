@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -48,7 +49,9 @@ def test_a_node_that_does_not_see_the_storage_is_named(tmp_path, monkeypatch):
     """Node b has other storage at the same place; node c has gone meanwhile."""
     nodes = [{"NodeID": name, "NodeManagerAddress": f"10.0.0.{name}", "Alive": name != "d"} for name in "abcd"]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
-    monkeypatch.setattr(shared, "_ask", lambda node, mark: (node, mark))
+    monkeypatch.setattr(
+        shared, "on_node", lambda node, function: SimpleNamespace(remote=lambda mark: (node, Path(mark)))
+    )
 
     def get(asked):
         node, mark = asked
