@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from scipy.sparse import csr_array
 
+from reid_ray.config import LabelsConfig
 from reid_ray.errors import ConfigError
 from reid_ray.labels import kernels
 from reid_ray.labels.neighbours import IndexArray, Neighbours, join, nearest, nearest_by_camera, similarities_of_pairs
@@ -50,6 +51,11 @@ class Scheme:
     k2: int = 6
     k1_within: int = 5
     k2_within: int = 2
+
+    @classmethod
+    def of(cls, config: LabelsConfig) -> Scheme:
+        """The encoding that a configuration asks for."""
+        return cls(config.variant, config.k1, config.k2, config.k1_within, config.k2_within)
 
     def __post_init__(self) -> None:
         if self.variant not in get_args(Variant):

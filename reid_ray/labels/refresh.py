@@ -166,7 +166,7 @@ def cluster_rows(
     recall = (
         None if config.neighbours == "exact" else workers.get([workers.run(steps.measured_recall, features, lists)])[0]
     )
-    encoded = _encoded(features, steps.scheme_of(config), lists, rows, workers, clock)
+    encoded = _encoded(features, Scheme.of(config), lists, rows, workers, clock)
     if source is not None and config.source_weight and source.shape[0]:
         with clock("source"):
             encoded = encoded._replace(
@@ -209,7 +209,7 @@ def _searched(
     clock: _Clock,
 ) -> Any:
     """A handle to the neighbour lists of all rows."""
-    scheme = steps.scheme_of(config)
+    scheme = Scheme.of(config)
     with clock("neighbours"):
         centre = workers.run(steps.checked_centre, features)
         if config.neighbours != "exact":

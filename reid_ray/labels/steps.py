@@ -24,14 +24,6 @@ from reid_ray.labels.source_term import with_source_term
 from reid_ray.types import FeatureRows, FloatArray, IntArray
 
 
-def scheme_of(config: LabelsConfig) -> Scheme:
-    """The encoding that a configuration asks for."""
-    return Scheme(config.variant, config.k1, config.k2, config.k1_within, config.k2_within)
-
-
-# The steps that workers run: functions with positional arguments, found by their names.
-
-
 def checked_centre(features: FeatureRows) -> Centre:
     check_features(features)
     return find_centre(features)
@@ -59,7 +51,7 @@ def search_approximately(features: FeatureRows, config: LabelsConfig, centre: Ce
 
     assert config.neighbours != "exact"
 
-    return Lists(nearest_approximate(features, scheme_of(config).n_neighbours, method=config.neighbours))
+    return Lists(nearest_approximate(features, Scheme.of(config).n_neighbours, method=config.neighbours))
 
 
 def measured_recall(features: FeatureRows, lists: Lists) -> float:

@@ -10,6 +10,7 @@ numbers to compare are kept.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,7 @@ def train_together(configs, size, folder):
         for process in workers:
             process.kill()
     kept = torch.load(folder / "numbers.pt")
+    shutil.rmtree(folder)  # exported models: gigabytes too
     assert {name: (epoch, step) for name, (epoch, step, _) in kept.items()} == dict.fromkeys(configs, (2, 0))
     return {name: numbers for name, (_, _, numbers) in kept.items()}
 
