@@ -90,8 +90,10 @@ class Bench:
         home = folder / "home"
         home.mkdir(exist_ok=True)
         os.environ["HOME"] = str(home)  # it marks the processes of this cluster, and holds Ray's token
+        # Not the argument temp_dir: Ray would note the address under /tmp/ray even so, which need not exist.
+        os.environ["RAY_TMPDIR"] = str(folder)
         # The head has no room for trainers, so that every other node may die.
-        head = {"num_cpus": 0, "include_dashboard": True, "temp_dir": str(folder / "ray")}
+        head = {"num_cpus": 0, "include_dashboard": True}
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             head["dashboard_port"] = free.getsockname()[1]

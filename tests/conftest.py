@@ -116,7 +116,9 @@ def logical_cluster(ray_folder):
         with pytest.MonkeyPatch.context() as patch:
             for name, value in (("HOME", str(ray_folder)), ("OMP_NUM_THREADS", "1"), ("RAY_AUTH_MODE", "disabled")):
                 patch.setenv(name, value)
-            head = {"num_cpus": num_cpus, "include_dashboard": include_dashboard, "temp_dir": str(ray_folder)}
+            # Not the argument temp_dir: Ray would note the address under /tmp/ray even so, which need not exist.
+            patch.setenv("RAY_TMPDIR", str(ray_folder))
+            head = {"num_cpus": num_cpus, "include_dashboard": include_dashboard}
             clusters.append(Cluster(initialize_head=True, head_node_args=head))
         return clusters[-1].address
 

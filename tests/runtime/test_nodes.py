@@ -15,7 +15,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 @pytest.fixture(scope="module")
 def trial():
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="rf-", dir="/tmp") as folder:
-        for name, value in (("HOME", folder), ("OMP_NUM_THREADS", "1"), ("RAY_AUTH_MODE", "disabled")):
+        own = {"HOME": folder, "RAY_TMPDIR": folder, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
+        for name, value in own.items():
             patch.setenv(name, value)
         with Bench.of(Path(folder), n_nodes=3) as bench:
             yield Trial(bench)
