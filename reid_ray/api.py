@@ -54,8 +54,15 @@ def train(config: Config, *, listener: Callable[[Event], None] | None = None) ->
 
 def dataset_of(config: Config) -> Dataset:
     """The data that a run would train on; `DataError` where it lacks the identities that the method learns from."""
-    dataset = read_dataset(config.data)
-    if METHODS[config.method.name].labels_source(config) == "truth" and not dataset.train.has_pids:
+    dataset, method = read_dataset(config.data), METHODS[config.method.name]
+    if config.source is not None and method.learns_source(config):
+        source = read_dataset(config.source)
+        if not source.train.has_pids:
+            raise DataError(
+                f"{source.table.name} has no identities in its training split, which this method learns from; give "
+                f"another source, or none."
+            )
+    if method.labels_source(config) == "truth" and not dataset.train.has_pids:
         raise DataError(
             f"{dataset.table.name} has no identities in its training split, which this method learns from; use "
             f"one that learns from clusters, such as method.mode=aware."

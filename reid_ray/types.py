@@ -74,6 +74,8 @@ class PseudoLabels:
         statistics: plain numbers about this labelling (clusters, outliers, sizes, quality), as they are logged.
         threshold: of the clusters' independence, where they are checked for reliability; that of the first refresh.
         features: float32 [N, D], what was clustered; only at the first refresh and for a method that wants it.
+        source_centroids: float32 [n_identities, D], mean unit features of a labelled source's identities at the first
+            refresh; only for a method that learns from it beside the data.
     """
 
     version: int
@@ -85,6 +87,7 @@ class PseudoLabels:
     statistics: Mapping[str, Any] = field(default_factory=dict)
     threshold: float | None = None
     features: FloatArray | None = None
+    source_centroids: FloatArray | None = None
 
     @property
     def n_clusters(self) -> int:
@@ -93,8 +96,8 @@ class PseudoLabels:
     def digest(self) -> str:
         """A short hash of everything that training reads; workers compare it to be sure they train on the same."""
         sha = hashlib.sha256(str(self.version).encode())
-        arrays = (self.labels, self.centroids, self.proxies, self.proxy_labels, self.proxy_camids, self.features)
-        for array in arrays:
+        arrays = (self.labels, self.centroids, self.proxies, self.proxy_labels, self.proxy_camids)
+        for array in (*arrays, self.features, self.source_centroids):
             if array is None:
                 continue
             sha.update(str(array.shape).encode())

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import time
 from pathlib import Path
 
 
@@ -33,3 +34,13 @@ def processes_named(title, home):
             if named and f"HOME={home}\0".encode() in (entry / "environ").read_bytes():
                 found.append(int(entry.name))
     return found
+
+
+def outlive(titles, home, seconds=30):
+    """Which processes of these titles are there for good; Ray's see a moment later that they are no longer wanted."""
+    until = time.monotonic() + seconds
+    while left := [pid for title in titles for pid in processes_named(title, home)]:
+        if time.monotonic() > until:
+            break
+        time.sleep(0.2)
+    return left

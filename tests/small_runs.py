@@ -58,11 +58,18 @@ METHOD_RUNS = {
     ),
     "mmt": ("method={name: mmt}", "labels.variant=cvpr17", SAMPLED),
     "spcl": ("method={name: spcl}", "labels.outliers=singleton", "labels.reliability=0.02", SAMPLED),
+    "spcl-joint": (
+        "method={name: spcl}",
+        "labels.outliers=singleton",
+        "labels.reliability=0.02",
+        "source={layout: synthetic, synthetic: {seed: 7, n_train_ids: 5, images_per_id: 6}}",
+        SAMPLED,
+    ),
     "cap": ("method={name: cap, inter_from_epoch: 1}", "training.sampler=camera_proxies"),
     "cluster_contrast": ("method={name: cluster_contrast}", "model.pooling=gem", SAMPLED),
     "source": ("method={name: source}", BRANCHES, "target={layout: synthetic, synthetic: {seed: 7, n_train_ids: 4}}"),
 }
-"""Overrides of the tiny run, by method, with what is peculiar to it switched on."""
+"""Overrides of the tiny run, by method and form, with what is peculiar to it switched on."""
 
 
 def tiny_config(output, *overrides):

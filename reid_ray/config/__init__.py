@@ -41,7 +41,8 @@ class Config(Section):
     source: DataConfig | None = None
     """The labelled source of domain adaptation: the network is first trained on it, in a run of its own that is called
     NAME-source, and begins from that run's model. Where `model.weights` is the exported model of a run, that is taken
-    instead. Image sizes are those of `data`. Null: no source."""
+    instead. SpCL has no such stage: it learns from source and data at once. Image sizes are those of `data`. Null: no
+    source."""
     pretraining: TrainingConfig | None = None
     """Epochs, batches and optimisation of that stage; null takes those of `training`."""
     target: DataConfig | None = None

@@ -80,7 +80,7 @@ class CAPConfig(Section):
 
 
 class SpCLConfig(Section):
-    """Self-paced contrastive learning (Ge et al., NeurIPS 2020), without a source; see docs/methods/spcl.md."""
+    """Self-paced contrastive learning (Ge et al., NeurIPS 2020), also with a `source`; see docs/methods/spcl.md."""
 
     name: Literal["spcl"] = "spcl"
     """The method."""

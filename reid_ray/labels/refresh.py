@@ -123,13 +123,18 @@ def refresh(
 def labels_from_truth(
     features: Features, pids: IntArray, camids: IntArray, *, version: int, workers: Workers | None = None
 ) -> PseudoLabels:
-    """The same from true identities: labels without gaps in the order of pids, unknown pids as outliers."""
+    """The same from true identities, numbered as `true_labels` does."""
+    labels, workers = true_labels(pids), workers or ThisProcess()
+    proxies: Proxies = workers.get([workers.run(make_proxies, features.values, labels, camids)])[0]
+    return PseudoLabels(version, labels, *proxies, statistics=label_statistics(labels))
+
+
+def true_labels(pids: IntArray) -> IntArray:
+    """int64 [N]: identities numbered without gaps, in the order of pids; unknown ones are outliers."""
     known = pids != UNKNOWN
     labels = np.full(len(pids), OUTLIER, dtype=np.int64)
     labels[known] = np.unique(pids[known], return_inverse=True)[1]
-    workers = workers or ThisProcess()
-    proxies: Proxies = workers.get([workers.run(make_proxies, features.values, labels, camids)])[0]
-    return PseudoLabels(version, labels, *proxies, statistics=label_statistics(labels))
+    return labels
 
 
 def cluster_rows(

@@ -11,6 +11,7 @@ from reid_ray.losses.memory import (
     ClusterUpdate,
     cluster_memory_loss,
     hybrid_memory_loss,
+    update_instance_memory_,
     updated_cluster_memory,
     updated_instance_memory,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "soft_cross_entropy",
     "soft_triplet_loss",
     "triplet_loss",
+    "update_instance_memory_",
     "updated_cluster_memory",
     "updated_instance_memory",
     "updated_proxies",

@@ -87,24 +87,30 @@ def hybrid_memory_loss(features: Tensor, rows: Tensor, memory: Tensor, labels: T
     return F.cross_entropy(sums / sizes / temperature, groups[rows])
 
 
-@torch.no_grad()
 def updated_instance_memory(memory: Tensor, features: Tensor, rows: Tensor, *, momentum: float) -> Tensor:
-    """The memory [N, D] after a batch: v ← momentum·v + (1 − momentum)·f, normalised, for each feature.
+    """The memory [N, D] after a batch; what `update_instance_memory_` does, to a copy."""
+    updated = memory.clone()
+    update_instance_memory_(updated, features, rows, momentum=momentum)
+    return updated
 
-    Features of the same row follow one another in the order of the batch.
+
+@torch.no_grad()
+def update_instance_memory_(memory: Tensor, features: Tensor, rows: Tensor, *, momentum: float) -> None:
+    """Move rows of a memory, in place: v ← momentum·v + (1 − momentum)·f, normalised, for each feature.
+
+    Features of the same row follow one another in the order of the batch. A memory of all images is too large to be
+    copied at each step.
 
     Args:
-        memory: [N, D], unit rows; left as it is.
+        memory: [N, D], unit rows.
         features: [B, D], of any norm.
         rows: int64 [B], the row that each feature moves.
         momentum: weight of the old row; 0.2 in SpCL and CAP.
     """
     units = F.normalize(features).to(memory.dtype)
-    updated = memory.clone()
     for turn in _turns(rows):
         own = rows[turn]
-        updated[own] = _mixed(updated[own], units[turn], momentum)
-    return updated
+        memory[own] = _mixed(memory[own], units[turn], momentum)
 
 
 def _mixed(old: Tensor, latest: Tensor, momentum: float) -> Tensor:

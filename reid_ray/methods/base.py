@@ -46,7 +46,8 @@ class Batch:
         camids: int64 [B], cameras of the global batch.
         rows: int64 [B], rows of the training table.
         key: (seed, epoch, step), for randomness that all workers share.
-        other: as many images of the method's second table (`Method.other_data`), without labels; None without one.
+        other: as many images of the method's second table (`Method.other_data`), None without one. Those of a source
+            that it learns from have their identities as labels, others none.
     """
 
     views: Mapping[str, Tensor]
@@ -83,7 +84,7 @@ class Method(ABC):
     wants_features: ClassVar[bool] = False
     """Whether `PseudoLabels.features` should be there at the first refresh."""
     n_starts: ClassVar[int] = 1
-    """Models of a source stage that it starts from, each of another seed."""
+    """Models of a source stage that it starts from, each of another seed, where it has such a stage."""
     student: nn.Module
     teacher: nn.Module
 
@@ -107,9 +108,17 @@ class Method(ABC):
         return "pseudo"
 
     @classmethod
+    def learns_source(cls, config: Config) -> bool:
+        """Whether it learns from `source` and its identities beside the data, in place of a stage before.
+
+        Its batches then come as `Batch.other`, and `PseudoLabels.source_centroids` with the first labels.
+        """
+        return False
+
+    @classmethod
     def other_data(cls, config: Config) -> DataConfig | None:
         """A second table, whose images come with each batch as `Batch.other`."""
-        return None
+        return config.source if cls.learns_source(config) else None
 
     def parameters(self) -> Mapping[str, list[nn.Parameter]]:
         """Optimizer name → what it trains. `begin_epoch` may change it; parameters that stay keep their moments."""

@@ -8,6 +8,7 @@ from reid_ray.models.batchnorm import (
     synchronise_buffers,
 )
 from reid_ray.models.branches import ABMT_BRANCHES, AsymmetricEmbedder, build_branches
+from reid_ray.models.domains import with_own_norms
 from reid_ray.models.embedder import Embedder, Embedding, build_embedder
 from reid_ray.models.inference import for_extraction
 from reid_ray.models.network import build_network
@@ -50,4 +51,5 @@ __all__ = [
     "synchronise_buffers",
     "to_numpy",
     "update_teacher",
+    "with_own_norms",
 ]

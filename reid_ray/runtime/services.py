@@ -17,7 +17,15 @@ from reid_ray.data.table import ImageTable
 from reid_ray.models import to_numpy
 from reid_ray.runtime.labelling import ActorWorkers, StoredFeatures
 from reid_ray.runtime.pools import Pool
-from reid_ray.training.services import first_works, label, score, search_table, source_images, with_seconds
+from reid_ray.training.services import (
+    Extracted,
+    first_works,
+    label,
+    score,
+    search_table,
+    source_images,
+    with_seconds,
+)
 from reid_ray.training.world import World
 from reid_ray.types import Features, FloatArray, PseudoLabels, Weights
 
@@ -67,7 +75,9 @@ class PoolServices:
         """Labels, and when they were there."""
         started = time.perf_counter()
         features, rates = self._features("train", self._train, weights)
-        source = self._features("source", self._source, weights)[0] if self._source is not None else None
+        source = None
+        if self._source is not None:
+            source = Extracted(self._features("source", self._source, weights)[0], self._source)
         labels, ended = self._label(features, version, previous, source, time.perf_counter() - started)
         return replace(labels, statistics={**labels.statistics, "extract_images_per_second": rates}), ended
 
@@ -76,7 +86,7 @@ class PoolServices:
         features: StoredFeatures,
         version: int,
         previous: PseudoLabels | None,
-        source: StoredFeatures | None,
+        source: Extracted | None,
         extract_seconds: float,
     ) -> tuple[PseudoLabels, float]:
         started = time.perf_counter()

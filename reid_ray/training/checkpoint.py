@@ -139,11 +139,14 @@ def _pack_labels(labels: PseudoLabels | None) -> dict[str, Any] | None:
     if labels is None:
         return None
     arrays = {name: torch.tensor(getattr(labels, name)) for name in LABEL_ARRAYS}
-    return {"version": labels.version, "threshold": labels.threshold, **arrays}
+    centroids = None if labels.source_centroids is None else torch.tensor(labels.source_centroids)
+    return {"version": labels.version, "threshold": labels.threshold, "source_centroids": centroids, **arrays}
 
 
 def _unpack_labels(packed: dict[str, Any] | None) -> PseudoLabels | None:
     if packed is None:
         return None
     arrays: dict[str, Any] = {name: packed[name].numpy() for name in LABEL_ARRAYS}
+    if packed.get("source_centroids") is not None:
+        arrays["source_centroids"] = packed["source_centroids"].numpy()
     return PseudoLabels(version=packed["version"], threshold=packed.get("threshold"), **arrays)

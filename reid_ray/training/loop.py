@@ -103,7 +103,10 @@ class Trainer:
         self._loader = ViewLoader(bank, config.data, self.method.views, config.seed)
         self._columns = worker_columns(batch_size, world.rank, world.size)
         other_data = self.method.other_data(config)
-        self._others = OtherImages(other_data, config, self.method.views, self._columns) if other_data else None
+        self._others = None
+        if other_data is not None:
+            labelled = self.method.learns_source(config)
+            self._others = OtherImages(other_data, config, self.method.views, self._columns, labelled=labelled)
         self._directory = RunDirectory.of(config)
         self._log = MetricsLog(self._directory.metrics_file if world.is_first else None, listener)
         self._labels: PseudoLabels | None = None

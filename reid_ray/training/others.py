@@ -1,4 +1,7 @@
-"""Images of a method's second table, which come with the batches of the first: without labels, in random order."""
+"""Images of a method's second table, which come with the batches of the first.
+
+With true identities they are drawn by the sampler of the first, else in random order.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from torch import Tensor
 from reid_ray.config import Config, DataConfig
 from reid_ray.data.loader import ViewLoader
 from reid_ray.data.readers import read_dataset
-from reid_ray.data.samplers import plan_images
+from reid_ray.data.samplers import plan_epoch, plan_images
+from reid_ray.labels.refresh import true_labels
 from reid_ray.training.services import make_bank
 from reid_ray.types import OUTLIER, IntArray
 
@@ -31,19 +35,35 @@ class OtherImages:
         config: the run.
         views: names of the views.
         columns: this worker's share of a batch.
+        labelled: whether the method learns from its identities.
     """
 
-    def __init__(self, data: DataConfig, config: Config, views: tuple[str, ...], columns: slice) -> None:
+    def __init__(
+        self, data: DataConfig, config: Config, views: tuple[str, ...], columns: slice, *, labelled: bool
+    ) -> None:
         dataset = read_dataset(data)
         self._camids = dataset.train.camids
-        self._labels = np.full(len(self._camids), OUTLIER, dtype=np.int64)
+        outliers = np.full(len(self._camids), OUTLIER, dtype=np.int64)
+        self._labels = true_labels(dataset.train.pids) if labelled else outliers
+        self._labelled = labelled
         self._training, self._seed, self._columns = config.training, config.seed + SEED, columns
         self._loader = ViewLoader(make_bank(dataset.train, dataset, config), config.data, views, self._seed)
 
     def batches(self, epoch: int, start: int) -> Generator[OtherBatch, None, None]:
         """The batches of an epoch from step `start` on."""
         training, rng = self._training, np.random.default_rng([self._seed, epoch])
-        plan = plan_images(len(self._camids), training.batch_size, training.iterations, rng)
+        if self._labelled:
+            plan = plan_epoch(
+                self._labels,
+                self._camids,
+                n_pids=training.n_pids,
+                n_instances=training.n_instances,
+                iterations=training.iterations,
+                rng=rng,
+                sampler=training.sampler,
+            )
+        else:
+            plan = plan_images(len(self._camids), training.batch_size, training.iterations, rng)
         with closing(self._loader.batches(plan, self._columns, epoch=epoch, start=start)) as batches:
             for step, views in enumerate(batches, start):
                 yield plan[step], self._labels, self._camids, views

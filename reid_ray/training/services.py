@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -88,8 +88,18 @@ def search_table(dataset: Dataset, config: Config) -> ImageTable | None:
 
 
 def source_images(config: Config) -> Dataset | None:
-    """The source, where labels are made with its features too."""
-    return read_dataset(config.source) if config.source is not None and config.labels.source_weight else None
+    """The source, where its features are asked for too, by the labels or by the method."""
+    if config.source is None:
+        return None
+    wanted = config.labels.source_weight or METHODS[config.method.name].learns_source(config)
+    return read_dataset(config.source) if wanted else None
+
+
+class Extracted(NamedTuple):
+    """A table and its features."""
+
+    features: FeatureRows
+    table: ImageTable
 
 
 def label(
@@ -100,9 +110,15 @@ def label(
     *,
     previous: PseudoLabels | None = None,
     workers: Workers | None = None,
-    source: FeatureRows | None = None,
+    source: Extracted | None = None,
 ) -> PseudoLabels:
-    """Labels for epoch `features.version`, from clusters or from true identities, as the method asks."""
+    """Labels for epoch `features.version`, from clusters or from true identities, as the method asks.
+
+    Args:
+        features: of `table`, the data.
+        previous: the labels before.
+        source: `source_images`, extracted too.
+    """
     method = METHODS[config.method.name]
     if method.labels_source(config) == "truth":
         return labels_from_truth(features, table.pids, table.camids, version=features.version, workers=workers)
@@ -115,10 +131,16 @@ def label(
         previous=previous,
         device=device,
         workers=workers,
-        source=source,
+        source=source.features if source and config.labels.source_weight else None,
     )
-    if method.wants_features and previous is None:
+    if previous is not None:
+        return replace(labels, source_centroids=previous.source_centroids)
+    if method.wants_features:
         labels = replace(labels, features=np.asarray(features.values[0 : len(table)]))
+    if source is not None and method.learns_source(config):
+        known = Features(source.features, features.version)
+        truth = labels_from_truth(known, source.table.pids, source.table.camids, version=0, workers=workers)
+        labels = replace(labels, source_centroids=truth.centroids)
     return labels
 
 
@@ -153,6 +175,7 @@ class InlineServices:
         self._begun: tuple[nn.Module, int, PseudoLabels | None] | None = None
         self._evaluated: nn.Module | None = None
         source = source_images(config)
+        self._source = source.train if source else None
         self._source_bank = make_bank(source.train, source, config) if source else None
         self._search = search_table(dataset, config)
         self._search_bank = make_bank(self._search, dataset, config) if self._search is not None else None
@@ -160,7 +183,9 @@ class InlineServices:
     def refresh(self, teacher: nn.Module, version: int, previous: PseudoLabels | None = None) -> PseudoLabels:
         started = time.perf_counter()
         features = self._extract(teacher, self._train_bank)
-        source = self._extract(teacher, self._source_bank) if self._source_bank else None
+        source = None
+        if self._source is not None and self._source_bank is not None:
+            source = Extracted(self._extract(teacher, self._source_bank), self._source)
         extracted = time.perf_counter() - started
         labels = self._label(features, version, previous, source)
         return replace(labels, statistics={**labels.statistics, "extract_seconds": extracted})
@@ -169,7 +194,7 @@ class InlineServices:
         return self._label(features, version, previous, None)
 
     def _label(
-        self, features: FloatArray, version: int, previous: PseudoLabels | None, source: FloatArray | None
+        self, features: FloatArray, version: int, previous: PseudoLabels | None, source: Extracted | None
     ) -> PseudoLabels:
         def work() -> PseudoLabels:
             extracted = Features(features, version)

@@ -9,12 +9,14 @@ from reid_ray.training.rundir import RunDirectory
 
 
 def source_runs(config: Config) -> list[Config]:
-    """The runs on the source that this run begins from: none without a source, or where its weights are a run's model.
+    """The runs on the source that this run begins from: none without a source, where its weights are a run's model, or
+    where its method learns from the source beside the data.
 
     Each is a run of its own beside this one, NAME-source, with images of this run's data to forward.
     """
     source, weights = config.source, config.model.weights
-    if source is None or (weights not in (None, "torchvision") and is_model_file(str(weights))):
+    started = weights not in (None, "torchvision") and is_model_file(str(weights))
+    if source is None or started or METHODS[config.method.name].learns_source(config):
         return []
     training = config.pretraining or config.training
     every = None if config.evaluation.every is None else 0

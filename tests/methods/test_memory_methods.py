@@ -129,14 +129,61 @@ def test_spcl(make):
     torch.testing.assert_close(torch.tensor(method.clustered()).double(), memory, atol=1e-6, rtol=0)
     feature = feature_of(method, data)
     update, before = one_update(method, data)
-    expected = hybrid_memory_loss(feature, ROWS, before["images"], torch.tensor(labels.labels), temperature=0.05)
+    expected = hybrid_memory_loss(feature, ROWS, before["rows"], torch.tensor(labels.labels), temperature=0.05)
     torch.testing.assert_close(update.loss, expected)
-    moved = updated_instance_memory(before["images"], feature, ROWS, momentum=0.4)
-    torch.testing.assert_close(method.memory["images"], moved)
+    moved = updated_instance_memory(before["rows"], feature, ROWS, momentum=0.4)
+    torch.testing.assert_close(method.memory["rows"], moved)
     method.begin_epoch(replace(labels, labels=np.full(N, -1)))  # outliers only: each image for itself
-    torch.testing.assert_close(method.memory["images"], moved)
+    torch.testing.assert_close(method.memory["rows"], moved)
     update, _ = one_update(method, data)
     assert torch.isfinite(update.loss)
+
+
+def test_spcl_learns_from_a_source_too(make):
+    """One softmax over source identities, clusters and single images; a mean over each of two batches."""
+    method = make("spcl-joint", "method.momentum=0.4", "method.temperature=0.3")
+    labels, data, means = pseudo_labels(), batch(), 0.3 * unit(3, D, seed=7)
+    method.begin_epoch(replace(labels, features=unit(N, D), source_centroids=means))
+    memory = F.normalize(torch.cat([torch.tensor(means), torch.tensor(unit(N, D))]).double())
+    torch.testing.assert_close(method.memory["rows"], memory, atol=1e-6, rtol=0)
+    np.testing.assert_allclose(method.clustered(), unit(N, D), atol=1e-6)
+    pids = torch.tensor([2, 2, 0, 0] * 4)
+    images = torch.randn(B, 3, 32, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    data = replace(data, other=replace(data, views={"strong": images}, labels=pids, rows=ROWS + 100))
+    target, source = feature_of(method, data), feature_of(method, data.other)  # equal norms as yet
+    update, before = one_update(method, data)
+
+    groups = [[0], [1], [2]] + [[3 + 4 * c + i for i in range(4)] for c in range(C)] + [[3 + i] for i in range(16, N)]
+
+    def naive(features, rows):
+        losses = []
+        for feature, row in zip(F.normalize(features), rows.tolist(), strict=True):
+            logits = [sum(feature @ before["rows"][i] for i in group) / len(group) / 0.3 for group in groups]
+            own = next(number for number, group in enumerate(groups) if row in group)
+            losses.append(torch.logsumexp(torch.stack(logits), 0) - logits[own])
+        return torch.stack(losses).mean()
+
+    torch.testing.assert_close(update.parts["source"], naive(source, pids))
+    torch.testing.assert_close(update.parts["target"], naive(target, 3 + ROWS))
+    torch.testing.assert_close(update.loss, update.parts["source"] + update.parts["target"])
+    moved = updated_instance_memory(before["rows"], source, pids, momentum=0.4)
+    moved = updated_instance_memory(moved, target, 3 + ROWS, momentum=0.4)
+    torch.testing.assert_close(method.memory["rows"], moved)
+    method.begin_epoch(replace(labels, labels=np.full(N, -1), source_centroids=means))  # later: the memory stays
+    torch.testing.assert_close(method.memory["rows"], moved)
+    assert sorted(set(method.memory["labels"].tolist())) == [-1, 0, 1, 2]
+
+
+def test_spcl_trains_the_norms_of_both_and_what_they_share_once(make):
+    method = make("spcl-joint")
+    parameters = method.parameters()["student"]
+    trained = {id(parameter) for parameter in parameters}
+    assert len(trained) == len(parameters)
+    for network in (method.student, method.source):
+        own = {id(parameter) for parameter in network.parameters() if parameter.requires_grad}
+        assert own < trained
+    assert method.teacher is method.student
+    assert make("spcl").networks.keys() == {"student", "memory"}
 
 
 def test_spcl_has_labels_of_now(make):

@@ -121,7 +121,7 @@ def test_methods_ask_of_the_pool_what_they_ask_of_one_process(tiny, method):
     inline = InlineServices(config, dataset, World(), torch.device("cpu"), train_bank=bank)
     expected, found = inline.refresh(teacher, 0), PoolServices(config, dataset, World(), pool).refresh(teacher, 0)
     assert found.digest() == expected.digest()
-    assert (found.features is not None) == (method == "spcl")
+    assert (found.features is not None) == (found.source_centroids is not None) == (method == "spcl")
     assert found.statistics["source_seconds"] > 0
 
 

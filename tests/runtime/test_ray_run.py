@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from small_processes import finish, processes_named
+from small_processes import finish, outlive, processes_named
 from small_runs import assert_bit_equal, newest_state, steps_logged, wait_for
 
 from reid_ray.training.metrics import read_metrics
@@ -23,19 +23,13 @@ RUN = (
     "training.checkpoint_every=6",
 )
 
+ACTORS = ("ray::RayTrainWorker", "ray::Extractor", "ray::Labeller")
+
 
 @pytest.fixture(scope="module")
 def cluster(logical_cluster):
     """A Ray cluster for the tests of this file to join; its address."""
     return logical_cluster(8, include_dashboard=False)
-
-
-def actors_of_ours(home):
-    return [
-        process
-        for name in ("RayTrainWorker", "Extractor", "Labeller")
-        for process in processes_named(f"ray::{name}", home)
-    ]
 
 
 def at_step(number):
@@ -62,7 +56,7 @@ def test_ray_adds_nothing_to_the_weights_whatever_is_killed(tiny, reid_ray_proce
 
     alone = tiny("name=ray", "runtime.backend=ray", *RUN)
     assert "going on from epoch 2" in finish(reid_ray_process(alone))
-    assert not processes_named("ray::", tmp_path), "a cluster that the run started outlives it"
+    assert not outlive(["ray::"], tmp_path), "a cluster that the run started outlives it"
     assert_bit_equal(expected, newest_state(directory))
     assert steps_logged(directory) == list(range(1, 33))
     assert [event["event"] for event in read_metrics(directory.metrics_file)].count("evaluate") == 2
@@ -78,4 +72,4 @@ def test_a_mistake_met_on_ray_is_one_sentence(tiny, reid_ray_process, cluster, r
     images = ("data.layout=folder", f"data.root={tmp_path / 'crops'}")
     output = finish(reid_ray_process(tiny("runtime.backend=ray", f"runtime.address={cluster}", *RUN, *images)), code=2)
     assert "3.jpg" in output
-    assert not actors_of_ours(ray_folder), "actors outlive the run that made them"
+    assert not outlive(ACTORS, ray_folder), "actors outlive the run that made them"

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_runs import BRANCHES, METHOD_RUNS, assert_bit_equal, newest_state
+from small_runs import METHOD_RUNS, assert_bit_equal, newest_state
 
 from reid_ray.api import train
 from reid_ray.errors import DataError, WeightsError
@@ -63,6 +63,14 @@ def test_mmt_begins_from_two_source_runs_of_different_seeds(tiny):
     assert run.finished
 
 
+def test_a_method_that_learns_from_the_source_has_no_stage_before(tiny):
+    config = tiny("name=joint", *METHOD_RUNS["spcl-joint"], *SHORT)
+    assert source_runs(config) == []
+    run = train(config)
+    assert set(run.metrics("step")[0]["parts"]) == {"source", "target"}
+    assert not (run.path.parent / "joint-source").exists()
+
+
 def test_images_of_the_target_move_nothing_but_bn_statistics(tiny):
     """Its labels are never seen, and no gradient comes from it."""
     options = ("method={name: source}", "training.precision=float64", *SHORT, "training.iterations=1")
@@ -79,7 +87,7 @@ def test_a_source_without_identities_is_refused(tiny, tmp_path):
 
     for i in range(4):
         write_jpeg(torch.zeros(3, 64, 32, dtype=torch.uint8), str(tmp_path / "crops" / f"{i}.jpg"))
-    with pytest.raises(DataError, match="no identities in its training split"):
-        train(
-            tiny("name=uda", BRANCHES, *METHOD_RUNS["abmt"], f"source={{layout: folder, root: {tmp_path / 'crops'}}}")
-        )
+    crops = f"source={{layout: folder, root: {tmp_path / 'crops'}}}"
+    for method in ("abmt", "spcl-joint"):
+        with pytest.raises(DataError, match="no identities in its training split"):
+            train(tiny("name=uda", *METHOD_RUNS[method], crops))
