@@ -1,6 +1,6 @@
 """Methods side by side with the same small budget: mAP and R1 on drawn people, or on data of yours.
 
-    python benchmarks/methods.py uda                       # source-only, MT-baseline, ABMT, MMT, SpCL, from drawn people
+    python benchmarks/methods.py uda                       # source-only, MT-baseline, ABMT, MMT, SpCL from drawn people
     python benchmarks/methods.py unsupervised --seeds 0    # ICE, ABMT, SpCL, CAP, cluster-contrast … without a source
     python benchmarks/methods.py ablations                 # the rows of thesis tables 4.3 to 4.5
     python benchmarks/methods.py unsupervised data.layout=market1501 data.root=FOLDER model.weights=torchvision
