@@ -7,6 +7,7 @@ from small_runs import METHOD_RUNS, assert_bit_equal, newest_state
 from reid_ray.api import train
 from reid_ray.errors import DataError, WeightsError
 from reid_ray.methods import build_method
+from reid_ray.methods.spcl import SpCL
 from reid_ray.training.rundir import RunDirectory
 from reid_ray.training.stages import source_runs, started_from
 from reid_ray.training.world import World
@@ -63,10 +64,18 @@ def test_mmt_begins_from_two_source_runs_of_different_seeds(tiny):
     assert run.finished
 
 
-def test_a_method_that_learns_from_the_source_has_no_stage_before(tiny):
+def test_a_method_that_learns_from_the_source_has_no_stage_before(tiny, monkeypatch):
     config = tiny("name=joint", *METHOD_RUNS["spcl-joint"], *SHORT)
     assert source_runs(config) == []
+    learned, updates = set(), SpCL.updates
+
+    def spy(method, batch):
+        learned.update(batch.other.labels.tolist())
+        return updates(method, batch)
+
+    monkeypatch.setattr(SpCL, "updates", spy)
     run = train(config)
+    assert learned == set(range(5))
     assert set(run.metrics("step")[0]["parts"]) == {"source", "target"}
     assert not (run.path.parent / "joint-source").exists()
 

@@ -1,0 +1,34 @@
+"""Labels have one digest, and whatever training reads of them is in it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from reid_ray.types import PseudoLabels
+
+LABELS = PseudoLabels(
+    version=3,
+    labels=np.array([0, 1, -1]),
+    centroids=np.eye(2, dtype=np.float32),
+    proxies=np.eye(2, dtype=np.float32),
+    proxy_labels=np.array([0, 1]),
+    proxy_camids=np.array([5, 5]),
+    statistics={"label_seconds": 1.0},
+    features=np.eye(3, 2, dtype=np.float32),
+    source_centroids=np.eye(4, 2, dtype=np.float32),
+)
+
+
+@pytest.mark.parametrize(
+    "name", ["labels", "centroids", "proxies", "proxy_labels", "proxy_camids", "features", "source_centroids"]
+)
+def test_a_number_that_differs_shows(name):
+    array = getattr(LABELS, name).copy()
+    array.flat[0] += 1
+    assert replace(LABELS, **{name: array}).digest() != LABELS.digest()
+
+
+def test_another_epoch_shows_and_seconds_do_not():
+    assert replace(LABELS, version=4).digest() != LABELS.digest()
+    assert replace(LABELS, statistics={"label_seconds": 2.0}).digest() == LABELS.digest()
