@@ -133,7 +133,6 @@ def overlap(folder: Path, steps: int) -> None:
         prepare_process(config.runtime)
         extractor = ray.remote(SleepingExtractor).options(num_cpus=1).remote(config, dataset.images)
         pool = Pool((extractor,), (ray.remote(Labeller).options(num_cpus=1).remote(config),))
-        pool.wait()
         services = PoolServices(config, dataset, World(), pool)
         bank = make_bank(dataset.train, dataset, config)
         Trainer(config, dataset, World(), torch.device("cpu"), services, bank).run()
@@ -175,7 +174,6 @@ def extraction(folder: Path) -> None:
         RunDirectory.of(config).create(config, dataset.table)
         ray.init(num_cpus=n_extractors + 1, include_dashboard=False, log_to_driver=False)
         pool = Pool.start(config, dataset.images, plan(config, n_gpus=0, n_cores=None))
-        pool.wait()
         state = to_numpy(build_embedder(config.model).state_dict())
         n_images = len(dataset.train)
         pool.features("train", n_images, 64, Weights(0, state)).wait()  # images are decoded once

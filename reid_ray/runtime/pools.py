@@ -58,10 +58,6 @@ class Extractor:
         self._ready: nn.Module = self._model
         self._version: int | None = None
 
-    def ready(self) -> bool:
-        """True, once the constructor has run."""
-        return True
-
     def node(self) -> str:
         """The id of the node that it runs on."""
         return str(ray.get_runtime_context().get_node_id())
@@ -86,10 +82,6 @@ class Labeller:
     def __init__(self, config: Config) -> None:
         prepare_process(config.runtime)
 
-    def ready(self) -> bool:
-        """True, once the constructor has run."""
-        return True
-
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """`function(*arguments)`."""
         with memory_errors("a labeller", "lower labels.memory_mb, or raise runtime.n_labellers"):
@@ -110,7 +102,11 @@ class Pool:
 
     @classmethod
     def start(cls, config: Config, images: ImageReader, resources: Plan) -> Pool:
-        """Create the actors; returns before they are ready, save where they share GPUs."""
+        """Create the actors; returns before they are built, save where they share GPUs.
+
+        The trainers start meanwhile, which saves a sixth of the start; what goes wrong in building an actor is raised
+        by its first task.
+        """
         lasting = {"max_restarts": MAX_RESTARTS, "max_task_retries": -1, "scheduling_strategy": "SPREAD"}
 
         def remote(kind: type, share: Share) -> Any:
@@ -129,10 +125,6 @@ class Pool:
             labeller.remote(with_threads(config, resources.labellers)) for _ in range(config.runtime.n_labellers)
         ]
         return cls(tuple(extractors), tuple(labellers), config.runtime.timeout_seconds)
-
-    def wait(self) -> None:
-        """Block until every actor is built; raises what a constructor raised."""
-        fetch([actor.ready.remote() for actor in (*self.extractors, *self.labellers)])
 
     def stop(self) -> None:
         for actor in (*self.extractors, *self.labellers):

@@ -43,7 +43,6 @@ def train_on_ray(config: Config, dataset: Dataset, listener: Callable[[Event], N
         check_shared(directory.path)
         pool = Pool.start(config, dataset.images, resources)
         try:
-            pool.wait()
             trainers = with_threads(config, resources.trainers)
             with following(directory, listener):
                 result = _fit(config, resources, Assignment(trainers, dataset.images, pool, started))

@@ -11,6 +11,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from reid_ray.data.readers import read_dataset
 from reid_ray.errors import RunError
 from reid_ray.runtime import shared
+from reid_ray.runtime.labelling import fetch
 from reid_ray.runtime.pools import Pool
 from reid_ray.runtime.resources import plan
 from reid_ray.runtime.shared import check_shared, sees
@@ -38,7 +39,7 @@ def test_every_trainer_finds_a_gpu_beside_the_extractors(tiny):
     RunDirectory.of(config).create(config, dataset.table)
     resources = plan(config, n_gpus=3, n_cores=None)
     pool = Pool.start(config, dataset.images, resources)
-    pool.wait()
+    fetch([extractor.node.remote() for extractor in pool.extractors])  # all are placed
     trainers = placement_group([{"GPU": resources.trainers.gpus}] * resources.trainers.number)
     assert trainers.wait(60), ray.available_resources()
     remove_placement_group(trainers)
