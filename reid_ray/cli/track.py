@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,9 +27,9 @@ app = typer.Typer()
 )
 def track(
     runs: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="Run directories, finished or running.", show_default=False)
+        list[str], typer.Argument(metavar="RUN", help="Run directories, finished or running.", show_default=False)
     ],
-    to: Annotated[Literal["tensorboard", "mlflow"], typer.Option(help="What to show them in.")],
+    to: Annotated[str, typer.Option(metavar="tensorboard|mlflow", help="What to show them in.", show_default=False)],
     out: Annotated[
         str | None,
         typer.Option(

@@ -9,15 +9,13 @@ from contextlib import contextmanager
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from reid_ray.errors import ConfigError, StorageError
 from reid_ray.locations import location
 from reid_ray.reports.tracking import Point, Subject, Tracker, missing
 from reid_ray.run import Run
 from reid_ray.training.storage import first_line
-
-TrackerName: TypeAlias = Literal["tensorboard", "mlflow"]
 
 FILE_SUFFIX = ".reid_ray"
 """Of the event files that are ours, and are removed to begin anew."""
@@ -31,17 +29,19 @@ PARAM_LENGTH = 6000
 """What MLflow takes in one request, and of the text of one parameter."""
 
 
-def make_trackers(runs: Sequence[Run], to: TrackerName, out: str | None) -> list[Tracker]:
+def make_trackers(runs: Sequence[Run], to: str, out: str | None) -> list[Tracker]:
     """A tracker for each run; nothing is written yet.
 
     Args:
-        to: the program.
+        to: `tensorboard` or `mlflow`.
         out: for TensorBoard a folder, in which each run gets one of its name; by default each run's own `tensorboard`.
             For MLflow the tracking URI; by default the one that MLflow itself would take.
 
     Raises:
-        ConfigError: the program is not installed; no folder for a run in an object store; one folder for two runs.
+        ConfigError: no such program, or not installed; a run in an object store without a folder; two runs in one.
     """
+    if to not in ("tensorboard", "mlflow"):
+        raise ConfigError(f"Runs cannot be shown in '{to}'; use --to tensorboard or --to mlflow.")
     if to == "mlflow":
         mlflow = _imported("mlflow", "MLflow")
         uri = out or mlflow.get_tracking_uri()
@@ -203,8 +203,9 @@ class MLflow:
         try:
             yield
         except MlflowException as error:
+            reason = first_line(error).partition(". ")[0]
             raise StorageError(
-                f"MLflow at {self._uri} fails: {first_line(error)}; check --out, which is a tracking URI such as "
+                f"MLflow at {self._uri} fails: {reason}; check --out, which is a tracking URI such as "
                 f"sqlite:///mlflow.db or http://HOST:5000."
             ) from error
 
