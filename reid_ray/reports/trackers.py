@@ -18,7 +18,7 @@ from reid_ray.run import Run
 from reid_ray.training.storage import first_line
 
 FILE_SUFFIX = ".reid_ray"
-"""Of the event files that are ours, and are removed to begin anew."""
+"""Of the event files that are ours, and are emptied to begin anew."""
 
 IDENTITY_TAG = "reid_ray.run"
 PATH_TAG = "reid_ray.path"
@@ -97,7 +97,7 @@ class TensorBoard:
             self._writer.close()
         self._folder.mkdir(parents=True, exist_ok=True)
         for old in self._folder.glob(f"events.out.tfevents.*{FILE_SUFFIX}"):
-            old.unlink()
+            _empty(old)
         self._known = set()
         self._writer = EventFileWriter(str(self._folder), filename_suffix=FILE_SUFFIX)
         # A TensorBoard that is open forgets what it has read of the file before.
@@ -227,6 +227,14 @@ def _event_folder(run: Run, out: str | None) -> Path:
         f"TensorBoard's files grow, which those in an object store cannot: {folder}; give a folder of this machine as "
         f"--out FOLDER."
     )
+
+
+def _empty(events: Path) -> None:
+    """Empty a file, or remove it where it is: a TensorBoard that has it open would not go on from one that is gone."""
+    if events.stat().st_size:
+        os.truncate(events, 0)
+    else:
+        events.unlink()
 
 
 def _experiment_name() -> str:

@@ -13,6 +13,7 @@ import pytest
 
 from reid_ray.config import dump_config
 from reid_ray.errors import ConfigError
+from reid_ray.locations import location
 from reid_ray.reports import trackers
 from reid_ray.reports.trackers import MLflow, TensorBoard, make_trackers
 from reid_ray.reports.tracking import Feed, missing, points, settings
@@ -253,6 +254,9 @@ def test_killed_while_writing_events(small, log, tmp_path):
     Feed(small, reader.tracker()).look()
     held(reader, small)
     assert others.exists()
+    assert events.stat().st_size == 0  # not gone: a TensorBoard that is open would wait there for ever
+    Feed(small, reader.tracker()).look()
+    held(reader, small)
     assert not events.exists()
 
 
@@ -320,6 +324,19 @@ def test_settings_in_tensorboard(small, log, tmp_path):
     assert set(hparams) == set(settings(small.config))
     assert hparams["training.epochs"].number_value == 2
     assert hparams["method.name"].string_value == "ice"
+
+
+def test_a_run_in_an_object_store(small, log, bucket, tmp_path):
+    pytest.importorskip("tensorboard")
+    write_epoch(log, 0)
+    for file in (small.directory.config_file, small.directory.metrics_file):
+        location(f"{bucket}/runs/small/{file.name}").write_bytes(file.read_bytes())
+    run = load_run(f"{bucket}/runs/small")
+    with pytest.raises(ConfigError, match="--out FOLDER"):
+        make_trackers([run], "tensorboard", None)
+    (tracker,) = make_trackers([run], "tensorboard", str(tmp_path))
+    Feed(run, tracker).look()
+    held(TensorBoardReader(tmp_path / "small"), small)
 
 
 def test_where_event_files_lie(small, tmp_path):
