@@ -59,7 +59,7 @@ def make_trackers(runs: Sequence[Run], to: str, out: str | None) -> list[Tracker
 class TensorBoard:
     """A folder of event files, which each process writes anew.
 
-    Values are stored in float32, and times in seconds.
+    Values are stored in float32.
     """
 
     def __init__(self, folder: Path) -> None:

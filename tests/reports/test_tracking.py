@@ -56,10 +56,16 @@ class TensorBoardReader:
     def rounded(value):
         return float(np.float32(value))
 
-    def points(self):
+    def opened(self):
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-        found = EventAccumulator(str(self.folder), size_guidance={"scalars": 0}).Reload()
+        return EventAccumulator(str(self.folder), size_guidance={"scalars": 0}).Reload()
+
+    def points(self):
+        return self.scalars(self.opened())
+
+    @staticmethod
+    def scalars(found):
         return Counter(
             (tag, scalar.step, round(1000 * scalar.wall_time), scalar.value)
             for tag in found.Tags()["scalars"]
@@ -240,6 +246,34 @@ def test_a_run_that_was_cut_back(small, log, reader, same_process, kept):
     assert held(reader, small) < n_before
 
 
+def test_a_tensorboard_that_is_open_sees_what_was_cut_back(small, log, tmp_path, monkeypatch):
+    writer = pytest.importorskip("tensorboard.summary.writer.event_file_writer")
+    seconds = iter(range(1_700_000_000, 1_800_000_000))  # names of files tell their order by the second only
+    monkeypatch.setattr(writer, "time", SimpleNamespace(time=lambda: next(seconds)))
+    reader = TensorBoardReader(tmp_path / "events")
+    feed = Feed(small, reader.tracker())
+    write_epoch(log, 0)
+    feed.look()
+    seen = reader.opened()
+    log.rewind(0)
+    write_epoch(log, 0, steps=2, loss=2.5)
+    feed.look()
+    assert reader.scalars(seen.Reload()) == reader.points()
+    held(reader, small)
+
+
+def test_a_run_that_began_again_before_its_first_point(small, log, reader):
+    log.write("start", epoch=0, step=0)
+    feed = Feed(small, reader.tracker())
+    feed.look()
+    log.rewind(0)
+    log.write("start", epoch=0, step=0)
+    feed.look()
+    write_epoch(log, 0)
+    Feed(small, reader.tracker()).look()
+    held(reader, small)
+
+
 def test_killed_while_writing_events(small, log, tmp_path):
     pytest.importorskip("tensorboard")
     reader = TensorBoardReader(tmp_path / "events")
@@ -314,12 +348,12 @@ def test_settings_and_state_in_mlflow(small, log, database, tmp_path):
 
 def test_settings_in_tensorboard(small, log, tmp_path):
     pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG, parse_session_start_info_plugin_data
 
     log.write("start", epoch=0, step=0)
-    Feed(small, TensorBoard(tmp_path / "events")).look()
-    found = EventAccumulator(str(tmp_path / "events")).Reload().SummaryMetadata(SESSION_START_INFO_TAG)
+    reader = TensorBoardReader(tmp_path / "events")
+    Feed(small, reader.tracker()).look()
+    found = reader.opened().SummaryMetadata(SESSION_START_INFO_TAG)
     hparams = parse_session_start_info_plugin_data(found.plugin_data.content).hparams
     assert set(hparams) == set(settings(small.config))
     assert hparams["training.epochs"].number_value == 2
