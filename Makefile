@@ -44,5 +44,5 @@ clean:
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev,ann]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,ann,track]'
 	touch $(READY)

@@ -36,7 +36,7 @@ FENCED = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 
-NOT_OURS = {"pip", "ray", "pytest", "pre-commit"}
+NOT_OURS = {"pip", "ray", "pytest", "pre-commit", "tensorboard"}
 """Programs that the documentation calls and this test does not look into."""
 
 

@@ -115,8 +115,17 @@ def with_absolute_paths(config: Config) -> Config:
 
 def relative_paths(config: Config) -> dict[str, str]:
     """Settings, by dotted key, whose paths mean something in this folder or for this user only."""
-    here, anywhere = (dict(_leaves(each.model_dump())) for each in (config, with_absolute_paths(config)))
+    here, anywhere = (dict(leaves(each.model_dump())) for each in (config, with_absolute_paths(config)))
     return {key: value for key, value in here.items() if value != anywhere[key]}
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of everything in a nested mapping that is no mapping."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
@@ -143,14 +152,6 @@ def sections_of(field: FieldInfo) -> list[type[BaseModel]]:
     annotation = field.annotation
     candidates = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     return [part for part in candidates if isinstance(part, type) and issubclass(part, BaseModel)]
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _read_recipe(recipe: str, seen: tuple[str, ...]) -> dict[str, Any]:

@@ -1,0 +1,385 @@
+"""Trackers hold what metrics.jsonl holds: every number, once, whatever was killed or cut back meanwhile.
+
+What TensorBoard and MLflow hold is read back with their own readers, and compared with the lines of the log.
+"""
+
+import json
+import math
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from reid_ray.config import dump_config
+from reid_ray.errors import ConfigError
+from reid_ray.locations import location
+from reid_ray.reports import trackers
+from reid_ray.reports.trackers import MLflow, TensorBoard, make_trackers
+from reid_ray.reports.tracking import Feed, missing, points, settings
+from reid_ray.run import load_run
+from reid_ray.training.metrics import MetricsLog
+from reid_ray.training.rundir import RunDirectory
+
+
+def numbers_of_log(path, iterations):
+    """How often (tag, step, milliseconds, value) stands in a log, told field by field."""
+    found = []
+    for event in map(json.loads, path.read_text().splitlines()):
+        kind, at = event.pop("event"), round(1000 * event.pop("time"))
+        if kind in ("start", "end"):
+            continue
+        epoch = event.pop("epoch")
+        step = {"refresh": epoch * iterations, "epoch": (epoch + 1) * iterations, "evaluate": epoch * iterations}
+        if kind == "step":
+            event.pop("step")
+            step["step"] = event.pop("global_step")
+        for name in ("parts", "sizes"):
+            event |= {f"{name}/{key}": value for key, value in event.pop(name, {}).items()}
+        event |= {f"rates/{i}": rate for i, rate in enumerate(event.pop("rates", []))}
+        for field, value in event.items():
+            if value is not None and not isinstance(value, str):
+                found.append((f"{kind}/{field.replace('129+', '129 or more')}", step[kind], at, float(value)))
+    return Counter(found)
+
+
+class TensorBoardReader:
+    """What TensorBoard's own reader finds; it holds values in float32."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def tracker(self):
+        return TensorBoard(self.folder)
+
+    @staticmethod
+    def rounded(value):
+        return float(np.float32(value))
+
+    def opened(self):
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        return EventAccumulator(str(self.folder), size_guidance={"scalars": 0}).Reload()
+
+    def points(self):
+        return self.scalars(self.opened())
+
+    @staticmethod
+    def scalars(found):
+        return Counter(
+            (tag, scalar.step, round(1000 * scalar.wall_time), scalar.value)
+            for tag in found.Tags()["scalars"]
+            for scalar in found.Scalars(tag)
+        )
+
+
+class MLflowReader:
+    """What MLflow's client finds in the one run that there is."""
+
+    def __init__(self, uri):
+        self.uri = uri
+
+    def tracker(self):
+        return MLflow(self.uri)
+
+    @staticmethod
+    def rounded(value):
+        return value
+
+    @property
+    def client(self):
+        from mlflow import MlflowClient
+
+        return MlflowClient(self.uri)
+
+    def run(self):
+        experiment = self.client.get_experiment_by_name("reid_ray")
+        (run,) = self.client.search_runs([experiment.experiment_id])
+        return run
+
+    def points(self):
+        run = self.run()
+        return Counter(
+            (tag, metric.step, metric.timestamp, metric.value)
+            for tag in run.data.metrics
+            for metric in self.client.get_metric_history(run.info.run_id, tag)
+        )
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """An empty database of MLflow's, which takes seconds to make."""
+    mlflow = pytest.importorskip("mlflow")
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file.read_bytes()
+
+
+@pytest.fixture(params=["tensorboard", "mlflow"])
+def reader(request, tmp_path):
+    pytest.importorskip(request.param)
+    if request.param == "tensorboard":
+        return TensorBoardReader(tmp_path / "events")
+    (tmp_path / "mlflow.db").write_bytes(request.getfixturevalue("database"))
+    return MLflowReader(f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+@pytest.fixture
+def small(tiny):
+    """A run that has written its configuration: 2 epochs of 4 steps."""
+    config = tiny("name=small")
+    directory = RunDirectory.of(config)
+    directory.path.mkdir()
+    directory.config_file.write_text(dump_config(config))
+    return load_run(directory.path)
+
+
+@pytest.fixture
+def log(small):
+    """Its log, and a clock that goes on a second at each event."""
+    return MetricsLog(small.directory.metrics_file)
+
+
+@pytest.fixture(autouse=True)
+def _clock(monkeypatch):
+    seconds = iter(range(1_700_000_000, 1_800_000_000))
+    clock = SimpleNamespace(time=lambda: next(seconds) + 0.123)
+    monkeypatch.setattr("reid_ray.training.metrics.time", clock)
+
+
+def write_epoch(log, epoch, *, steps=4, loss=1.5):
+    log.write(
+        "refresh", epoch=epoch, degenerate=False, n_clusters=7, ari=None, sizes={"1": 2, "129+": 1}, rates=[3.5, 4]
+    )
+    for step in range(1, steps + 1):
+        place = {"epoch": epoch, "step": step, "global_step": 4 * epoch + step}
+        log.write("step", **place, lr=3.5e-4, loss=loss / step, parts={"hard": 0.123456, "soft": math.nan})
+    if steps == 4:
+        log.write("epoch", epoch=epoch, train_seconds=1.25, images_per_second=51.2)
+        log.write("evaluate", epoch=epoch + 1, mAP=0.2468, R1=0.5)
+
+
+def held(reader, run):
+    """Fail unless the tracker holds the numbers of the log, each once."""
+    expected = numbers_of_log(run.directory.metrics_file, iterations=4)
+    rounded = Counter({(*where, reader.rounded(value)): n for (*where, value), n in expected.items()})
+    assert reader.points() == rounded
+    assert set(rounded.values()) <= {1}
+    return len(rounded)
+
+
+def test_all_curves_have_the_same_axis():
+    lines = [
+        {"event": "start", "time": 1.0, "epoch": 1, "step": 0},
+        {"event": "refresh", "time": 1.0, "epoch": 1, "n_clusters": 7, "degenerate": True, "ari": None},
+        {"event": "step", "time": 2.0, "epoch": 1, "step": 10, "global_step": 110, "loss": 0.5, "parts": {"hard": 2}},
+        {"event": "epoch", "time": 3.0, "epoch": 1, "images_per_second": 50.0},
+        {"event": "evaluate", "time": 4.0, "epoch": 2, "mAP": 0.25},
+        {"event": "end", "time": 5.0, "epochs": 2},
+    ]
+    assert points(lines, iterations=100) == [
+        ("refresh/n_clusters", 100, 1000, 7.0),
+        ("refresh/degenerate", 100, 1000, 1.0),
+        ("step/loss", 110, 2000, 0.5),
+        ("step/parts/hard", 110, 2000, 2.0),
+        ("epoch/images_per_second", 200, 3000, 50.0),
+        ("evaluate/mAP", 200, 4000, 0.25),
+    ]
+
+
+def test_of_a_step_that_stands_twice_the_later_counts():
+    twice = [{"event": "step", "time": t, "global_step": 3, "loss": 1.0 + t} for t in (1.0, 2.0)]
+    assert points(twice, 100) == [("step/loss", 3, 2000, 3.0)]
+
+
+def test_what_is_missing():
+    assert missing([1, 2, 3], {2}) == [1, 3]
+    assert missing([1, 2, 3], {2, 4}) is None
+
+
+def test_settings_are_numbers_and_short_texts(tiny):
+    found = settings(tiny("model.branches=[{pooling: avg}]"))
+    assert (found["training.epochs"], found["name"], found["data.root"]) == (2, "demo", "null")
+    assert json.loads(found["model.branches"])[0]["pooling"] == "avg"
+    assert all(isinstance(value, bool | int | float | str) for value in found.values())
+
+
+def test_a_trained_run_is_held_whole(finished_run, reader):
+    for _ in range(2):  # the second is another process, as far as trackers can tell
+        feed = Feed(finished_run, reader.tracker())
+        feed.look()
+        assert feed.finished
+    assert held(reader, finished_run) == feed.n_points > 50
+
+
+def test_a_run_is_followed(small, log, reader):
+    feed = Feed(small, reader.tracker())
+    feed.look()
+    assert feed.n_points == 0
+    log.write("start", epoch=0, step=0)
+    for epoch in range(2):
+        write_epoch(log, epoch)
+        feed.look()
+        assert not feed.finished
+        assert held(reader, small) == feed.n_points
+    log.write("end", epochs=2)
+    feed.look()
+    assert feed.finished
+    held(reader, small)
+
+
+@pytest.mark.parametrize("same_process", [True, False])
+@pytest.mark.parametrize("kept", ["nothing", "some"])
+def test_a_run_that_was_cut_back(small, log, reader, same_process, kept):
+    log.write("start", epoch=0, step=0)
+    position = log.position if kept == "some" else 0
+    write_epoch(log, 0)
+    feed = Feed(small, reader.tracker())
+    feed.look()
+    n_before = held(reader, small)
+    log.rewind(position)
+    log.write("start", epoch=0, step=0)
+    write_epoch(log, 0, steps=2, loss=2.5)
+    if not same_process and kept == "some":  # cut back to nothing it is another run for those who have not seen it
+        feed = Feed(small, reader.tracker())
+    feed.look()
+    assert held(reader, small) < n_before
+
+
+def test_a_tensorboard_that_is_open_sees_what_was_cut_back(small, log, tmp_path, monkeypatch):
+    writer = pytest.importorskip("tensorboard.summary.writer.event_file_writer")
+    seconds = iter(range(1_700_000_000, 1_800_000_000))  # names of files tell their order by the second only
+    monkeypatch.setattr(writer, "time", SimpleNamespace(time=lambda: next(seconds)))
+    reader = TensorBoardReader(tmp_path / "events")
+    feed = Feed(small, reader.tracker())
+    write_epoch(log, 0)
+    feed.look()
+    seen = reader.opened()
+    log.rewind(0)
+    write_epoch(log, 0, steps=2, loss=2.5)
+    feed.look()
+    assert reader.scalars(seen.Reload()) == reader.points()
+    held(reader, small)
+
+
+def test_a_run_that_began_again_before_its_first_point(small, log, reader):
+    log.write("start", epoch=0, step=0)
+    feed = Feed(small, reader.tracker())
+    feed.look()
+    log.rewind(0)
+    log.write("start", epoch=0, step=0)
+    feed.look()
+    write_epoch(log, 0)
+    Feed(small, reader.tracker()).look()
+    held(reader, small)
+
+
+def test_killed_while_writing_events(small, log, tmp_path):
+    pytest.importorskip("tensorboard")
+    reader = TensorBoardReader(tmp_path / "events")
+    log.write("start", epoch=0, step=0)
+    write_epoch(log, 0)
+    Feed(small, reader.tracker()).look()
+    (events,) = reader.folder.iterdir()
+    events.write_bytes(events.read_bytes()[:-5])
+    others = reader.folder / "events.out.tfevents.1.elsewhere"
+    others.touch()
+    write_epoch(log, 1)
+    Feed(small, reader.tracker()).look()
+    held(reader, small)
+    assert others.exists()
+    assert events.stat().st_size == 0  # not gone: a TensorBoard that is open would wait there for ever
+    Feed(small, reader.tracker()).look()
+    held(reader, small)
+    assert not events.exists()
+
+
+def test_killed_between_two_requests(small, log, database, tmp_path, monkeypatch):
+    monkeypatch.setattr(trackers, "METRICS_AT_ONCE", 5)
+    (tmp_path / "mlflow.db").write_bytes(database)
+    reader = MLflowReader(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    log.write("start", epoch=0, step=0)
+    write_epoch(log, 0)
+    tracker = reader.tracker()
+    monkeypatch.setattr(tracker, "_log", dying(tracker._log))
+    with pytest.raises(KeyboardInterrupt):
+        Feed(small, tracker).look()
+    assert 0 < len(reader.points()) < 20
+    first = reader.run()
+    write_epoch(log, 1)
+    Feed(small, reader.tracker()).look()
+    held(reader, small)
+    assert reader.run().info.run_id == first.info.run_id
+
+
+def dying(log):
+    """`MLflow._log` of a process that is killed after eight points."""
+
+    def half(points, params):
+        log(points[:8], params)
+        raise KeyboardInterrupt
+
+    return half
+
+
+def test_settings_and_state_in_mlflow(small, log, database, tmp_path):
+    (tmp_path / "mlflow.db").write_bytes(database)
+    reader = MLflowReader(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    log.write("start", epoch=0, step=0)
+    write_epoch(log, 0)
+    Feed(small, reader.tracker()).look()
+    first = reader.run()
+    assert first.info.run_name == "small"
+    assert first.info.status == "RUNNING"
+    assert first.info.start_time == 1_700_000_000_123
+    assert first.data.tags["reid_ray.path"] == str(small.path)
+    assert first.data.params["training.epochs"] == "2"
+    assert len(first.data.params) == len(settings(small.config)) > 100
+    reader.client.set_tag(first.info.run_id, "mine", "kept")
+    text = small.directory.config_file.read_text().replace("  epochs: 2", "  epochs: 1")
+    small.directory.config_file.write_text(text)
+    log.write("end", epochs=1)
+    Feed(load_run(small.path), reader.tracker()).look()
+    last = reader.run()
+    assert (last.data.params["training.epochs"], last.data.tags["mine"]) == ("1", "kept")
+    assert (last.info.status, last.info.end_time) == ("FINISHED", 1_700_000_008_123)
+    held(reader, small)
+
+
+def test_settings_in_tensorboard(small, log, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG, parse_session_start_info_plugin_data
+
+    log.write("start", epoch=0, step=0)
+    reader = TensorBoardReader(tmp_path / "events")
+    Feed(small, reader.tracker()).look()
+    found = reader.opened().SummaryMetadata(SESSION_START_INFO_TAG)
+    hparams = parse_session_start_info_plugin_data(found.plugin_data.content).hparams
+    assert set(hparams) == set(settings(small.config))
+    assert hparams["training.epochs"].number_value == 2
+    assert hparams["method.name"].string_value == "ice"
+
+
+def test_a_run_in_an_object_store(small, log, bucket, tmp_path):
+    pytest.importorskip("tensorboard")
+    write_epoch(log, 0)
+    for file in (small.directory.config_file, small.directory.metrics_file):
+        location(f"{bucket}/runs/small/{file.name}").write_bytes(file.read_bytes())
+    run = load_run(f"{bucket}/runs/small")
+    with pytest.raises(ConfigError, match="--out FOLDER"):
+        make_trackers([run], "tensorboard", None)
+    (tracker,) = make_trackers([run], "tensorboard", str(tmp_path))
+    Feed(run, tracker).look()
+    held(TensorBoardReader(tmp_path / "small"), small)
+
+
+def test_where_event_files_lie(small, tmp_path):
+    pytest.importorskip("tensorboard")
+    assert [tracker.where for tracker in make_trackers([small], "tensorboard", None)] == [
+        str(small.path / "tensorboard")
+    ]
+    assert make_trackers([small], "tensorboard", str(tmp_path))[0].where == str(tmp_path / "small")
+    with pytest.raises(ConfigError, match="Two of these runs"):
+        make_trackers([small, small], "tensorboard", str(tmp_path))
+    with pytest.raises(ConfigError, match="--out FOLDER"):
+        make_trackers([small], "tensorboard", "s3://bucket/events")
