@@ -239,3 +239,5 @@ def test_the_objective_asks_for_clusters_that_stand_apart_hold_images_and_mix_ca
     expected = graph_silhouette(graph, some) * 0.75 * min(camera_scores(some, camids)["camera_mix"], 1) ** 0.5
     assert objective(some) == pytest.approx(expected)
     assert objective(np.full(8, -1)) == objective(np.zeros(8, dtype=np.int64)) == 0
+    crossed = by_person ^ by_camera  # nobody is near his own
+    assert graph_silhouette(graph, crossed) < 0 == objective(crossed)

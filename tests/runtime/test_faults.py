@@ -80,8 +80,10 @@ def test_a_run_s_numbers_are_gauges(monkeypatch):
     listen = gauges.Gauges("mine")
     listen({"event": "step", "loss": 1.5, "lr": 0.1, "epoch": 2})
     listen({"event": "refresh", "n_clusters": 7, "staleness": 1, "wait_seconds": None})
+    listen({"event": "evaluate", "epoch": 3, "lr": 0.2})  # epochs of evaluations are counted otherwise
     listen({"event": "end"})
     assert values["reid_loss", "mine"] == 1.5
+    assert (values["reid_epoch", "mine"], values["reid_lr", "mine"]) == (2, 0.1)
     assert values["reid_clusters", "mine"] == 7
     assert values["reid_label_staleness", "mine"] == 1
     assert len(values) == 5

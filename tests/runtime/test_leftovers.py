@@ -46,7 +46,16 @@ def test_after_the_block_they_are_gone(folders):
     assert run.exists()
 
 
-def test_after_an_error_too(folders):
+@pytest.fixture
+def abandoned(folders):
+    """What a killed worker was writing, long ago."""
+    file = folders[0] / "checkpoints" / ".step-00000001-1.pt.17.tmp"
+    file.write_bytes(b"half")
+    os.utime(file, (0, 0))
+    return file
+
+
+def test_after_an_error_too_and_then_workers_may_still_be_dying(folders, abandoned):
     run, ours = folders
 
     def fail():
@@ -56,20 +65,19 @@ def test_after_an_error_too(folders):
     with pytest.raises(KeyError):
         fail()
     assert not ours.exists()
+    assert gone(abandoned)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_process_leaves_nothing(folders, number):
+def test_a_killed_process_leaves_nothing(folders, abandoned, number):
+    """Nor does one that is killed with all of its group, as by a terminal that closes."""
     run, ours = folders
-    abandoned = run / "checkpoints" / ".step-00000001-1.pt.17.tmp"
-    abandoned.write_bytes(b"half")
-    os.utime(abandoned, (0, 0))
     kept = run / "checkpoints" / "step-00000000-1.pt"
     kept.touch()
     command = [sys.executable, "-c", SLEEPER, str(run), str(ours)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdout.readline() == "there\n"
-        process.send_signal(number)
+        os.killpg(process.pid, number)
     assert gone(ours)
     assert gone(abandoned)
     assert kept.exists()

@@ -52,6 +52,7 @@ def test_on_cpus_those_who_take_turns_share(settings, placement):
         (("n_workers=2",), {}, 8, (4, 8, 8)),
         (("n_workers=2", "n_extractors=2", "n_labellers=4"), {}, 8, (4, 4, 2)),
         (("n_workers=2", "n_labellers=2"), {"labels__staleness": 1}, 8, (2, 2, 2)),
+        (("n_workers=2", "n_labellers=6"), {"labels__staleness": 1}, 8, (1, 1, 1)),
         (("n_workers=1", "placement=colocated"), {"labels__staleness": 1}, 2, (1, 1, 1)),
         (("n_workers=4",), {}, 2, (1, 2, 2)),
         (("n_workers=2", "threads=3"), {}, 8, (3, 3, 3)),

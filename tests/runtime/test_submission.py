@@ -49,6 +49,8 @@ def test_a_run_has_one_job_at_a_time(request_of):
         assert [job.id for job in server.jobs()] == ["train-ice-1", "train-ice-1-1", "train-ice-2", "train-ice-3"]
         assert server.find("ice").id == "train-ice-3"
         assert server.find("train-ice-1").exit_code == 1
+        fake.jobs["train-ice-2"]["start_time"] = None  # it waits for a place
+        assert server.jobs()[-1].id == "train-ice-2"
 
 
 def test_two_who_submit_at_the_same_time_start_one_job(request_of, monkeypatch):
@@ -72,6 +74,14 @@ def test_what_is_sent_is_what_was_described(request_of):
     assert "einops" in str(job["runtime_env"]["pip"])
     with zipfile.ZipFile(BytesIO(package)) as archive:
         assert {entry.filename: entry.file_size for entry in archive.infolist()} == dict(request.working_dir.files)
+
+
+def test_the_address_that_is_given_counts(request_of, monkeypatch):
+    """Ray's client would rather go where its variable says."""
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", f"http://127.0.0.1:{free_port()}")
+    with job_server() as (url, fake):
+        JobServer(url).submit(request_of())
+        assert list(fake.jobs) == ["train-ice-1"]
 
 
 def test_stopping_a_job(request_of):
