@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from reid_ray.config import TrainingConfig
 from reid_ray.types import OUTLIER, UNKNOWN, IntArray
 
 Sampler = Literal["cameras_first", "other_cameras", "camera_proxies"]
@@ -42,6 +43,21 @@ def plan_epoch(
     if sampler == "camera_proxies":
         labels, camids = proxy_numbers(labels, camids), np.full_like(camids, UNKNOWN)
     return plan(labels, camids, n_pids=n_pids, n_instances=n_instances, iterations=iterations, rng=rng)
+
+
+def plan_as_configured(
+    labels: IntArray, camids: IntArray, training: TrainingConfig, rng: np.random.Generator
+) -> IntArray:
+    """`plan_epoch` with the batches and the sampler of `training`."""
+    return plan_epoch(
+        labels,
+        camids,
+        n_pids=training.n_pids,
+        n_instances=training.n_instances,
+        iterations=training.iterations,
+        rng=rng,
+        sampler=training.sampler,
+    )
 
 
 def plan_images(n_rows: int, batch_size: int, iterations: int, rng: np.random.Generator) -> IntArray:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from reid_ray.config import Config
 from reid_ray.data.images import Dataset
 from reid_ray.data.loader import ImageBank, ViewLoader
-from reid_ray.data.samplers import plan_epoch, worker_columns
+from reid_ray.data.samplers import plan_as_configured, worker_columns
 from reid_ray.errors import DataError, LoaderError, StorageError
 from reid_ray.methods import Batch, Method, build_method, without_weights
 from reid_ray.models import (
@@ -193,15 +193,8 @@ class Trainer:
         assert labels is not None
         rate = learning_rate(training, epoch)
         set_rate(self._optimizers.values(), rate)
-        plan = plan_epoch(
-            labels.labels,
-            self._camids,
-            n_pids=training.n_pids,
-            n_instances=training.n_instances,
-            iterations=training.iterations,
-            rng=np.random.default_rng([self.config.seed, epoch]),
-            sampler=training.sampler,
-        )
+        rng = np.random.default_rng([self.config.seed, epoch])
+        plan = plan_as_configured(labels.labels, self._camids, training, rng)
         started, first_step = time.perf_counter(), self._position.step
         batches = self._loader.batches(plan, self._columns, epoch=epoch, start=first_step)
         with closing(batches), self._other_batches(epoch, first_step) as others, deferred_interrupt() as interrupt:

@@ -14,7 +14,7 @@ from torch import Tensor
 from reid_ray.config import Config, DataConfig
 from reid_ray.data.loader import ViewLoader
 from reid_ray.data.readers import read_dataset
-from reid_ray.data.samplers import plan_epoch, plan_images
+from reid_ray.data.samplers import plan_as_configured, plan_images
 from reid_ray.labels.refresh import true_labels
 from reid_ray.training.services import make_bank
 from reid_ray.types import OUTLIER, IntArray
@@ -53,15 +53,7 @@ class OtherImages:
         """The batches of an epoch from step `start` on."""
         training, rng = self._training, np.random.default_rng([self._seed, epoch])
         if self._labelled:
-            plan = plan_epoch(
-                self._labels,
-                self._camids,
-                n_pids=training.n_pids,
-                n_instances=training.n_instances,
-                iterations=training.iterations,
-                rng=rng,
-                sampler=training.sampler,
-            )
+            plan = plan_as_configured(self._labels, self._camids, training, rng)
         else:
             plan = plan_images(len(self._camids), training.batch_size, training.iterations, rng)
         with closing(self._loader.batches(plan, self._columns, epoch=epoch, start=start)) as batches:
