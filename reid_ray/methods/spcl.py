@@ -37,6 +37,8 @@ class SpCL(MemoryMethod):
         super().__init__(config, exchange)
         if config.labels.staleness:
             raise ConfigError("SpCL clusters its memory, which is at hand at once; set labels.staleness=0.")
+        if config.labels.source_weight:
+            raise ConfigError("SpCL learns from the source itself; set labels.source_weight=0.")
         self.settings = cast(SpCLConfig, config.method)
         self.source = with_own_norms(self.student) if self.learns_source(config) else None
         self._n_classes = 0  # of the source, whose rows are the memory's first

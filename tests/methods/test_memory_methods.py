@@ -191,6 +191,11 @@ def test_spcl_has_labels_of_now(make):
         make("spcl", "labels.staleness=1")
 
 
+def test_spcl_takes_the_source_as_a_teacher_not_as_a_term_of_the_distance(make):
+    with pytest.raises(ConfigError, match="source_weight=0"):
+        make("spcl-joint", "labels.source_weight=0.1")
+
+
 @pytest.mark.parametrize("name", ["cluster_contrast", "cap", "spcl"])
 def test_one_network_learns_and_is_exported(make, name):
     method = make(name)
