@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -118,6 +119,20 @@ def latest_checkpoint(folder: Location) -> Location | None:
             f"copy, or remove the run directory to begin again."
         )
     return None
+
+
+@contextmanager
+def of_this_version(path: Location) -> Iterator[None]:
+    """`RunError` where what a whole checkpoint holds does not fit in what this version of reid_ray makes of the run."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise RunError(
+            f"Checkpoint {path} was written by another version of reid_ray, which holds other things in it; finish the "
+            f"run with that version, or begin it anew under another name."
+        ) from error
 
 
 def _is_whole(path: Location) -> bool:

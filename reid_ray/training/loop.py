@@ -31,7 +31,13 @@ from reid_ray.models import (
     synchronise_buffers,
     update_teacher,
 )
-from reid_ray.training.checkpoint import Checkpoint, Position, latest_checkpoint, save_atomically
+from reid_ray.training.checkpoint import (
+    Checkpoint,
+    Position,
+    latest_checkpoint,
+    of_this_version,
+    save_atomically,
+)
 from reid_ray.training.degenerate import fall_back, is_degenerate
 from reid_ray.training.devices import memory_errors, parameter_dtype
 from reid_ray.training.divergence import check_finite
@@ -345,15 +351,16 @@ class Trainer:
         if path is None:
             self._rewind(0)
             return
-        checkpoint = Checkpoint.load(path)
-        if checkpoint.labels is not None:
-            self._take(checkpoint.labels)
-        for name, network in self.method.networks.items():
-            network.load_state_dict(checkpoint.networks[name])
-            if len(checkpoint.local_buffers) == self.world.size:
-                set_local_buffers(network, checkpoint.local_buffers[self.world.rank][name])
-        for name, optimizer in self._optimizers.items():
-            optimizer.load_state_dict(checkpoint.optimizers[name])
+        with of_this_version(path):
+            checkpoint = Checkpoint.load(path)
+            if checkpoint.labels is not None:
+                self._take(checkpoint.labels)
+            for name, network in self.method.networks.items():
+                network.load_state_dict(checkpoint.networks[name])
+                if len(checkpoint.local_buffers) == self.world.size:
+                    set_local_buffers(network, checkpoint.local_buffers[self.world.rank][name])
+            for name, optimizer in self._optimizers.items():
+                optimizer.load_state_dict(checkpoint.optimizers[name])
         self._position = checkpoint.position
         self._rewind(checkpoint.position.metrics)
         if checkpoint.ahead is not None:

@@ -15,8 +15,9 @@ def source_runs(config: Config) -> list[Config]:
     Each is a run of its own beside this one, NAME-source, with images of this run's data to forward.
     """
     source, weights = config.source, config.model.weights
-    started = weights not in (None, "torchvision") and is_model_file(str(weights))
-    if source is None or started or METHODS[config.method.name].learns_source(config):
+    if source is None or METHODS[config.method.name].learns_source(config):
+        return []
+    if weights not in (None, "torchvision") and is_model_file(str(weights)):
         return []
     training = config.pretraining or config.training
     every = None if config.evaluation.every is None else 0

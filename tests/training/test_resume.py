@@ -12,7 +12,9 @@ from small_runs import assert_bit_equal, newest_state, steps_logged, wait_for
 from reid_ray.api import train
 from reid_ray.cli import main
 from reid_ray.config import dump_config
+from reid_ray.errors import RunError
 from reid_ray.models import build_embedder
+from reid_ray.training.checkpoint import checkpoint_files
 from reid_ray.training.inline import train_inline
 from reid_ray.training.rundir import RunDirectory
 
@@ -90,6 +92,25 @@ def test_a_damaged_checkpoint_is_passed_over(tiny):
     with pytest.warns(UserWarning, match="is damaged"):
         train_inline(config, run.dataset)
     assert_bit_equal(expected, newest_state(run.directory))
+
+
+@pytest.mark.parametrize("change", ["network", "tensor", "shape", "position"])
+def test_a_checkpoint_of_another_version_is_one_sentence(tiny, change):
+    config = tiny("training.epochs=1", "training.iterations=2")
+    (path,) = checkpoint_files(train(config).directory.checkpoints)
+    state = torch.load(path, weights_only=True)
+    weights = state["networks"]["student"]
+    if change == "network":
+        state["networks"]["pupil"] = state["networks"].pop("student")
+    elif change == "tensor":
+        weights["another"] = weights.pop(next(iter(weights)))
+    elif change == "shape":
+        weights[next(iter(weights))] = torch.zeros(3)
+    else:
+        state["position"]["another"] = 1
+    torch.save(state, path)
+    with pytest.raises(RunError, match=rf"{path.name} was written by another version of reid_ray"):
+        train(tiny("training.epochs=2", "training.iterations=2"))
 
 
 def test_a_finished_run_is_not_trained_again_and_more_epochs_continue_it(tiny):
