@@ -23,7 +23,8 @@ from reid_ray.config import dump_config
 
 
 def pytest_configure():
-    """A shell has what it starts in the background ignore Ctrl-C, and all that this starts; tests press it."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # tests call nobody
+    # A shell has what it starts in the background ignore Ctrl-C, and all that this starts; tests press it.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
