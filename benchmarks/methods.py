@@ -123,6 +123,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="TITLE", help="these rows of the table")
     parser.add_argument("--out", default="runs/methods", help="folder of the runs")
     given = parser.parse_intermixed_args()
+    titles = [row.title for row in TABLES[given.table]]
+    for title in given.only or ():
+        if title not in titles:  # perhaps a setting, which --only has swallowed
+            parser.error(f"no row '{title}' in this table, which has {', '.join(titles)}; settings come before --only")
     rows = [row for row in TABLES[given.table] if given.only is None or row.title in given.only]
     results: dict[str, list[Run]] = {}
     for row in rows:
