@@ -20,6 +20,15 @@ def finish(process, code=0):
     return output
 
 
+def assert_refused(result, *parts):
+    """That a command, of this exit code and output, ended with one sentence, which holds these parts."""
+    code, text = result
+    assert code == 2, text
+    assert text.startswith("error:"), text
+    for part in parts:
+        assert part in text, text
+
+
 def stat(pid):
     """Fields of /proc/PID/stat behind the program's name: its state, its parent …"""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

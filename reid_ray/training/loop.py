@@ -353,8 +353,9 @@ class Trainer:
             return
         with of_this_version(path):
             checkpoint = Checkpoint.load(path)
-            if checkpoint.labels is not None:
-                self._take(checkpoint.labels)
+        if checkpoint.labels is not None:
+            self._take(checkpoint.labels)
+        with of_this_version(path):
             for name, network in self.method.networks.items():
                 network.load_state_dict(checkpoint.networks[name])
                 if len(checkpoint.local_buffers) == self.world.size:

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from small_processes import assert_refused
 from torchvision.io import write_jpeg
 
 from reid_ray.api import train
@@ -43,14 +44,6 @@ def small(tmp_path, *overrides):
         *("train", "demo", "runtime.backend=inline", "runtime.n_workers=1", f"output={tmp_path / 'runs'}"),
         *("data.height=32", "data.width=16", "training.epochs=1", "training.iterations=1", *overrides),
     ]
-
-
-def assert_refused(result, *parts):
-    code, text = result
-    assert code == 2, text
-    assert text.startswith("error:"), text
-    for part in parts:
-        assert part in text, text
 
 
 def test_missing_folder(command, tmp_path):

@@ -4,6 +4,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from small_processes import assert_refused
 
 from reid_ray.cli import main
 from reid_ray.config import dump_config
@@ -109,14 +110,6 @@ def test_mlflow_at_the_default_place(command, small, tmp_path, monkeypatch):
     (run,) = client.search_runs([client.get_experiment_by_name("people").experiment_id])
     assert run.data.metrics == {"step/loss": 2.5}
     assert sorted(file.name for file in tmp_path.iterdir()) == ["mine.db", "run"]
-
-
-def assert_refused(result, *parts):
-    code, text = result
-    assert code == 2, text
-    assert text.startswith("error:"), text
-    for part in parts:
-        assert part in text, text
 
 
 @pytest.mark.parametrize("to", ["tensorboard", "mlflow"])
