@@ -1,0 +1,195 @@
+"""Records what every recipe computes, so that a change of structure can show that it changes no number.
+
+    python tests/golden/record.py            # writes tests/golden/record.json
+    python tests/golden/record.py --check    # trains again and compares
+
+Each case trains a recipe in float64 for two epochs of a few steps, inline, on one thread, on synthetic images, with a
+refresh of the labels before each epoch. The record holds the loss and its terms at each step (of all stages, in order),
+a digest of the labels of each epoch, and projections of the final features.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+import tempfile
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from reid_ray.api import train
+from reid_ray.config import load_config
+from reid_ray.data.views import normalize, resize
+from reid_ray.training.metrics import MetricsLog
+
+RECORD = Path(__file__).with_name("record.json")
+
+TOLERANCE = 1e-9
+"""Relative difference of two float64 results that is rounding."""
+
+COMMON = (
+    "data.layout=synthetic",
+    "data.height=32",
+    "data.width=16",
+    "data.loader_threads=1",
+    "data.synthetic={n_train_ids: 8, n_test_ids: 4, n_cameras: 2, images_per_id: 6, height: 64, width: 32}",
+    "labels.k1=6",
+    "labels.k2=2",
+    "labels.min_samples=2",
+    "training.n_pids=4",
+    "training.n_instances=4",
+    "training.epochs=2",
+    "training.iterations=3",
+    "training.log_every=1",
+    "training.precision=float64",
+    "model.backbone=resnet18",
+    "model.weights=null",
+    "model.bn_group=4",
+    "evaluation.every=null",
+    "runtime={backend: inline, n_workers: 1, threads: 1, device: cpu}",
+)
+
+SOURCE = "{layout: synthetic, synthetic: {seed: 7, n_train_ids: 6, images_per_id: 6, height: 64, width: 32}}"
+ADAPTATION = (
+    f"source={SOURCE}",
+    "pretraining={epochs: 1, iterations: 3, n_pids: 4, n_instances: 4, log_every: 1, warmup_epochs: 0}",
+)
+FIXED_EPS = ("labels.eps=0.7",)
+SHARE_EPS = ("labels.rho=0.05",)
+
+CASES = {
+    "abmt": ("abmt", SHARE_EPS),
+    "abmt-dropout": ("abmt", (*SHARE_EPS, "method.dropout=0.2", "method.teacher_view=own")),
+    "abmt-uda": ("abmt-uda", (*SHARE_EPS, *ADAPTATION)),
+    "cap": ("cap", (*FIXED_EPS, "method.inter_from_epoch=1")),
+    "cluster-contrast": ("cluster-contrast", FIXED_EPS),
+    "demo": ("demo", FIXED_EPS),
+    "demo-resumed": ("demo", (*FIXED_EPS, "training.checkpoint_every=1")),
+    "ice": ("ice", FIXED_EPS),
+    "ice-agnostic": ("ice-agnostic", FIXED_EPS),
+    "ice-stale": ("ice", (*FIXED_EPS, "labels.staleness=1")),
+    "ice-supervised": ("ice-supervised", FIXED_EPS),
+    "mmt": ("mmt", SHARE_EPS),
+    "mmt-uda": ("mmt-uda", (*ADAPTATION, "labels.n_clusters=6")),
+    "mt-baseline": ("mt-baseline", SHARE_EPS),
+    "mt-baseline-uda": ("mt-baseline-uda", (*SHARE_EPS, *ADAPTATION)),
+    "source": ("source", (f"target={SOURCE}",)),
+    "spcl": ("spcl", FIXED_EPS),
+    "spcl-uda": ("spcl-uda", (*FIXED_EPS, f"source={SOURCE}")),
+    "tune-demo": ("tune-demo", FIXED_EPS),
+}
+"""Name → recipe and overrides on top of `COMMON`."""
+
+KILLED_AT = {"demo-resumed": 5}
+"""Cases that are interrupted after this step and resumed."""
+
+
+class KilledError(Exception):
+    pass
+
+
+@contextmanager
+def logged_events():
+    """The events of all runs in the block with unrounded numbers, in the order in which they happen."""
+    events, write = [], MetricsLog.write
+
+    def record(log, event, **fields):
+        events.append({"event": event, **fields})
+        write(log, event, **fields)
+
+    MetricsLog.write = record
+    try:
+        yield events
+    finally:
+        MetricsLog.write = write
+
+
+def run_case(name, folder):
+    """What one case computes, as plain JSON values."""
+    recipe, overrides = CASES[name]
+    config = load_config(recipe, [*COMMON, *overrides, f"name={name}", f"output={folder}"])
+    killed_at = KILLED_AT.get(name)
+
+    def kill(event):
+        if event["event"] == "step" and event["global_step"] == killed_at:
+            raise KilledError
+
+    with logged_events() as events:
+        if killed_at:
+            with suppress(KilledError):
+                train(config, listener=kill)
+        run = train(config)
+    steps = [event for event in events if event["event"] == "step"]
+    if killed_at:  # the step that was logged, then lost, then done again
+        steps = [*steps[: killed_at - 1], *steps[killed_at:]]
+    return {
+        "losses": [{"loss": float(step["loss"]), **terms(step)} for step in steps],
+        "labels": [labels_digest(run.labels(epoch)) for epoch in range(config.training.epochs)],
+        "features": feature_projections(run),
+    }
+
+
+def terms(step):
+    return {name: float(value) for name, value in step["parts"].items()}
+
+
+def labels_digest(table):
+    return hashlib.sha256(np.ascontiguousarray(table["label"].to_numpy()).tobytes()).hexdigest()[:16]
+
+
+@torch.inference_mode()
+def feature_projections(run, n_images=8, n_directions=4):
+    """Final float64 features of some query images, projected on fixed directions."""
+    data = run.config.data
+    images = [run.dataset.images.read(path) for path in run.dataset.query.paths[:n_images]]
+    batch = normalize(torch.stack([resize(image, data.height, data.width) for image in images])).double()
+    features = run.model.embed(batch).numpy()
+    directions = np.random.default_rng(0).standard_normal((features.shape[1], n_directions))
+    return (features @ directions).ravel().tolist()
+
+
+def differences(expected, found, where=""):
+    """One line for each place where two records differ by more than rounding."""
+    if isinstance(expected, dict):
+        if expected.keys() != found.keys():
+            return [f"{where}: has {sorted(found)}, expected {sorted(expected)}"]
+        return [line for key in expected for line in differences(expected[key], found[key], f"{where}/{key}")]
+    if isinstance(expected, list):
+        if len(expected) != len(found):
+            return [f"{where}: has {len(found)} entries, expected {len(expected)}"]
+        pairs = zip(expected, found, strict=True)
+        return [line for i, (a, b) in enumerate(pairs) for line in differences(a, b, f"{where}/{i}")]
+    if isinstance(expected, float):
+        close = abs(expected - found) <= TOLERANCE * max(1.0, abs(expected))
+    else:
+        close = expected == found
+    return [] if close else [f"{where}: {found!r}, expected {expected!r}"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare with the record instead of writing it")
+    parser.add_argument("--only", nargs="*", default=list(CASES), choices=list(CASES), help="cases to run")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    failures = []
+    for name in options.only:
+        with tempfile.TemporaryDirectory() as folder:
+            found = run_case(name, folder)
+        if options.check:
+            lines = differences(record[name], found, name)
+            failures += lines
+            print(f"{name}: {'equal' if not lines else lines[0]}", flush=True)
+        else:
+            record[name] = found
+            print(f"{name}: {len(found['losses'])} steps", flush=True)
+    if not options.check:
+        RECORD.write_text(json.dumps({name: record[name] for name in CASES if name in record}, indent=1) + "\n")
+    sys.exit(bool(failures))
+
+
+if __name__ == "__main__":
+    main()
