@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -29,10 +30,16 @@ SCHEMA = pa.schema(
 OPTIONAL_COLUMNS = {
     "modality": pa.string(),
     "tracklet": pa.int64(),
-    "attributes": pa.list_(pa.int8()),
     "mesh": pa.string(),
 }
-"""Columns that some tables have, with their types."""
+"""Columns that some tables have: `MODALITIES`, the number of the image's tracklet (`UNKNOWN`: in none), and the path of
+its body mesh (null: none)."""
+
+ATTRIBUTE_PREFIX = "attr_"
+"""Every column with this prefix is an attribute of the person: int8, 0 … n−1, `UNKNOWN` where it is not known."""
+
+MODALITIES = ("visible", "infrared")
+"""Values of the column `modality`, in the order of their codes."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +68,24 @@ class ImageTable:
                 raise DataError(
                     f"{self.name}: column '{column.name}' has {self.arrow[column.name].null_count} empty cells."
                 )
-        unknown_splits = set(self.arrow["split"].unique().to_pylist()) - set(SPLITS)
-        if unknown_splits:
-            raise DataError(
-                f"{self.name}: unknown split {', '.join(map(repr, sorted(unknown_splits)))}; use {', '.join(SPLITS)}."
-            )
+        self._check_values("split", SPLITS)
+        for name in self.arrow.column_names:
+            if name in SCHEMA.names:
+                continue
+            expected = column_type(name)
+            if expected is None:
+                raise DataError(f"{self.name}: unknown column '{name}'; a table has {', '.join(known_columns())}.")
+            if self.arrow.schema.field(name).type != expected:
+                found = self.arrow.schema.field(name).type
+                raise DataError(f"{self.name}: column '{name}' has type {found}; it should be {expected}.")
+        if "modality" in self.arrow.column_names:
+            self._check_values("modality", MODALITIES)
+
+    def _check_values(self, column: str, allowed: Sequence[str]) -> None:
+        unknown = set(self.arrow[column].unique().to_pylist()) - set(allowed)
+        if unknown:
+            named = ", ".join(sorted(map(repr, unknown)))
+            raise DataError(f"{self.name}: unknown {column} {named}; use {', '.join(allowed)}.")
 
     @classmethod
     def from_columns(
@@ -88,7 +108,7 @@ class ImageTable:
             "split": pa.array([split] * n if isinstance(split, str) else split, pa.string()),
         }
         for key, values in (extra or {}).items():
-            columns[key] = pa.array(values, OPTIONAL_COLUMNS.get(key))
+            columns[key] = pa.array(values, column_type(key))
         return cls(pa.table(columns), name)
 
     def __len__(self) -> int:
@@ -107,6 +127,53 @@ class ImageTable:
     def camids(self) -> IntArray:
         """int64 [N]; `UNKNOWN` where the camera is not known."""
         return np.asarray(self.arrow["camid"].to_numpy(), dtype=np.int64)
+
+    @property
+    def modalities(self) -> IntArray:
+        """int64 [N], positions in `MODALITIES`; `UNKNOWN` where the table has no such column."""
+        if "modality" not in self.arrow.column_names:
+            return np.full(len(self), UNKNOWN, dtype=np.int64)
+        codes = {name: code for code, name in enumerate(MODALITIES)}
+        return np.array([codes[name] for name in self.arrow["modality"].to_pylist()], dtype=np.int64)
+
+    @property
+    def tracklets(self) -> IntArray:
+        """int64 [N], the tracklet of each image; `UNKNOWN` where it is in none."""
+        if "tracklet" not in self.arrow.column_names:
+            return np.full(len(self), UNKNOWN, dtype=np.int64)
+        return np.asarray(self.arrow["tracklet"].fill_null(UNKNOWN).to_numpy(), dtype=np.int64)
+
+    @property
+    def attribute_names(self) -> tuple[str, ...]:
+        """Attributes in the order of the table's columns, without the prefix."""
+        names: list[str] = self.arrow.column_names
+        return tuple(name.removeprefix(ATTRIBUTE_PREFIX) for name in names if name.startswith(ATTRIBUTE_PREFIX))
+
+    @property
+    def attributes(self) -> IntArray:
+        """int64 [N, M], the values of `attribute_names`; `UNKNOWN` where one is not known."""
+        columns = [self.arrow[ATTRIBUTE_PREFIX + name].fill_null(UNKNOWN).to_numpy() for name in self.attribute_names]
+        return np.stack(columns, axis=1).astype(np.int64) if columns else np.empty((len(self), 0), dtype=np.int64)
+
+    def column(self, name: str) -> IntArray:
+        """A column as numbers, int64 [N] or, for `attributes`, [N, M]; what batches and protocols read.
+
+        Raises:
+            DataError: the table has no such column.
+        """
+        numeric = {
+            "pid": lambda: self.pids,
+            "camid": lambda: self.camids,
+            "modality": lambda: self.modalities,
+            "tracklet": lambda: self.tracklets,
+            "attributes": lambda: self.attributes,
+        }
+        present = self.attribute_names if name == "attributes" else name in self.arrow.column_names
+        if name not in numeric or not present:
+            there = [each for each in numeric if each in self.arrow.column_names]
+            there += ["attributes"] * bool(self.attribute_names)
+            raise DataError(f"{self.name} has no column '{name}', which is needed here; it has {', '.join(there)}.")
+        return numeric[name]()
 
     @property
     def has_pids(self) -> bool:
@@ -135,6 +202,10 @@ class ImageTable:
         unknown = pa.array(np.full(len(self), UNKNOWN, dtype=np.int64))
         return ImageTable(self.arrow.set_column(index, SCHEMA.field(column), unknown), self.name)
 
+    def where(self, mask: npt.NDArray[np.bool_]) -> ImageTable:
+        """The rows at which `mask` [N] holds, in order."""
+        return ImageTable(self.arrow.filter(pa.array(mask)), self.name)
+
     def write(self, path: Location) -> None:
         sink = pa.BufferOutputStream()
         pq.write_table(self.arrow, sink)
@@ -143,3 +214,17 @@ class ImageTable:
     @classmethod
     def read(cls, path: Location, name: str | None = None) -> ImageTable:
         return cls(pq.read_table(readable(path)), name or path.stem)
+
+
+def known_columns() -> tuple[str, ...]:
+    """Names of columns that a table may have; `attr_NAME` stands for any attribute."""
+    return (*SCHEMA.names, *OPTIONAL_COLUMNS, f"{ATTRIBUTE_PREFIX}NAME")
+
+
+def column_type(name: str) -> pa.DataType | None:
+    """The Arrow type of a column; None for a name that is no column of a table."""
+    if name in SCHEMA.names:
+        return SCHEMA.field(name).type
+    if name.startswith(ATTRIBUTE_PREFIX) and name != ATTRIBUTE_PREFIX:
+        return pa.int8()
+    return OPTIONAL_COLUMNS.get(name)

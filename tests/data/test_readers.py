@@ -14,7 +14,7 @@ import pytest
 
 from reid_ray.config import DataConfig, SyntheticConfig
 from reid_ray.data import Dataset, read_dataset
-from reid_ray.data.readers import SCANNERS, detect_layout
+from reid_ray.data.readers import SCANNERS, detect_layout, scan_dataset
 from reid_ray.data.readers.numbering import camera_numbers, person_numbers
 from reid_ray.data.readers.scan import walk_files
 from reid_ray.errors import DataError
@@ -434,11 +434,31 @@ def test_the_same_image_may_be_query_and_gallery(crops: Path):
         ("path,split\ncrops/a.jpg,query\ncrops/b.jpg,gallery\n", "The train split is empty"),
         ("path,split\ncrops/a.jpg,train\ncrops/b.jpg,query\n", "The gallery split is empty"),
         ('path\n"crops/a.jpg\n', "Cannot read .*list.csv as CSV"),
+        ("path,modalty\ncrops/a.jpg,rgb\n", "nothing reads the column 'modalty'; did you mean 'modality'"),
+        ("path,track_id\ncrops/a.jpg,1\n", "rename the column 'track_id' to 'tracklet'"),
+        ("path,modality\ncrops/a.jpg,x-ray\n", "line 2, column 'modality': 'x-ray' is no modality; use visible"),
+        ("path,attr_hat\ncrops/a.jpg,yes\n", "line 2, column 'attr_hat': 'yes' is no attribute value"),
+        ("path,attr_hat\ncrops/a.jpg,128\n", "line 2, column 'attr_hat': '128' is no attribute value"),
     ],
 )
 def test_csv_errors_name_the_line_and_the_column(crops: Path, text: str, message: str):
     with pytest.raises(DataError, match=message):
         read("csv", csv_file(crops, text))
+
+
+def test_csv_with_all_optional_columns(crops: Path):
+    text = "path,modality,tracklet,mesh,attr_hat\ncrops/a.jpg,RGB,walk-2,m/a.npz,1\ncrops/b.jpg,thermal,,,\n"
+    table = read("csv", csv_file(crops, text)).table
+    assert table.modalities.tolist() == [0, 1]
+    assert table.tracklets.tolist() == [0, -1]
+    assert table.arrow["mesh"].to_pylist() == [str(crops / "m/a.npz"), None]
+    assert (table.attribute_names, table.attributes.tolist()) == (("hat",), [[1], [-1]])
+
+
+def test_columns_that_nothing_reads_are_noted(crops: Path):
+    file = csv_file(crops, "path,weather,timestamp\ncrops/a.jpg,rain,12\n")
+    (note,) = scan_dataset(DataConfig(layout="csv", root=str(file))).notes
+    assert note.startswith(f"{file}: columns that nothing reads: 'weather', 'timestamp' (columns that are read: path")
 
 
 def test_csv_in_another_encoding(crops: Path):
@@ -464,6 +484,12 @@ def test_parquet(crops: Path):
         ("query", "c.jpg", -1, 0),
         ("gallery", "b.jpg", 4, 0),
     ]
+
+
+def test_parquet_with_optional_columns(crops: Path):
+    file = parquet_file(crops, path=["crops/a.jpg"], modality=["ir"], tracklet=[7], attr_age=pa.array([3.0]))
+    table = read("parquet", file).table
+    assert (table.modalities.tolist(), table.tracklets.tolist(), table.attributes.tolist()) == ([1], [7], [[3]])
 
 
 def test_parquet_whole_floats_are_numbers_with_gaps(crops: Path):

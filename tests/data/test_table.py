@@ -130,3 +130,48 @@ def test_reading_validates(tmp_path: Path):
     pq.write_table(pa.table(columns(camid=None)), tmp_path / "bad.parquet")
     with pytest.raises(DataError, match="bad: the table has no column 'camid'"):
         ImageTable.read(tmp_path / "bad.parquet")
+
+
+def test_optional_columns_come_as_numbers():
+    table = ImageTable.from_columns(
+        path=["a", "b"],
+        extra={
+            "modality": ["infrared", "visible"],
+            "tracklet": [3, None],
+            "mesh": ["a.npz", None],
+            "attr_hat": [1, None],
+            "attr_age": [3, 0],
+        },
+    )
+    assert table.column("modality").tolist() == [1, 0]
+    assert table.column("tracklet").tolist() == [3, UNKNOWN]
+    assert table.attribute_names == ("hat", "age")
+    assert table.column("attributes").tolist() == [[1, 3], [UNKNOWN, 0]]
+    assert table.where(np.array([False, True])).paths == ["b"]
+
+
+def test_a_table_without_optional_columns_says_so():
+    table = ImageTable.from_columns(path=["a"], name="mine")
+    assert table.modalities.tolist() == table.tracklets.tolist() == [UNKNOWN]
+    assert table.attributes.shape == (1, 0)
+    for name in ("modality", "tracklet", "attributes", "modalty"):
+        with pytest.raises(DataError, match=f"mine has no column '{name}', which is needed here; it has pid, camid"):
+            table.column(name)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"modalty": ["visible"]}, "unknown column 'modalty'; a table has path, pid"),
+        ({"modality": ["thermal"]}, "unknown modality 'thermal'; use visible, infrared"),
+        ({"modality": [None]}, "unknown modality None"),
+    ],
+)
+def test_columns_that_no_table_has_are_refused(extra: dict[str, Any], message: str):
+    with pytest.raises(DataError, match=message):
+        ImageTable.from_columns(path=["a"], extra=extra)
+
+
+def test_an_attribute_of_another_type_is_named():
+    with pytest.raises(DataError, match="column 'attr_hat' has type int64; it should be int8"):
+        ImageTable(pa.table(columns(attr_hat=pa.array([0, 1, 0, 1], pa.int64()))))

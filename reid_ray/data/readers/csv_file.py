@@ -1,4 +1,4 @@
-"""A CSV file of images: `path`, and optionally `pid`, `camid` and `split`."""
+"""A CSV file of images: `path`, and optionally the other columns of `ImageTable`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Parquet file of images: `path`, and optionally `pid`, `camid` and `split`."""
+"""A Parquet file of images: `path`, and optionally the other columns of `ImageTable`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reid_ray.config import DataConfig
-from reid_ray.data.readers.listed import COLUMNS, Listing, listing_file, scan_listing
+from reid_ray.data.readers.listed import Listing, listing_file, scan_listing
 from reid_ray.data.readers.scan import Scan
+from reid_ray.data.table import column_type
 from reid_ray.errors import DataError
 from reid_ray.locations import Location, readable
 
@@ -24,8 +25,9 @@ def _read(file: Location) -> Listing:
         reason = str(error).splitlines()[0].rstrip(".")
         raise DataError(f"Cannot read {file} as Parquet: {reason}; write it again.") from error
     names = table.column_names
-    for name in COLUMNS:
+    read = [name for name in dict.fromkeys(names) if column_type(name) is not None]
+    for name in read:
         if names.count(name) > 1:
             raise DataError(f"{file} has the column '{name}' twice; keep one.")
-    columns = {name: table[name].to_pylist() if name in COLUMNS else () for name in dict.fromkeys(names)}
+    columns = {name: table[name].to_pylist() if name in read else () for name in dict.fromkeys(names)}
     return Listing(file, columns, lambda row: f"row {row}")

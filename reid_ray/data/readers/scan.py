@@ -7,10 +7,10 @@ data check` lists them all; both see the same scan.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from reid_ray.data.images import FileImages, ImageReader
 from reid_ray.data.table import SPLITS, ImageTable
@@ -79,17 +79,21 @@ class Rows:
     """Collects the rows and problems of a scan."""
 
     def __init__(self) -> None:
-        self._rows: list[tuple[str, int, int, str]] = []
+        self._rows: list[tuple[str, int, int, str, Mapping[str, Any]]] = []
         self.problems: list[Problem] = []
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, path: Location, split: str, pid: int = UNKNOWN, camid: int = UNKNOWN) -> None:
-        """Add a row, or a problem where the name cannot be stored (Arrow strings are UTF-8)."""
+    def add(self, path: Location, split: str, pid: int = UNKNOWN, camid: int = UNKNOWN, **columns: Any) -> None:
+        """Add a row, or a problem where the name cannot be stored (Arrow strings are UTF-8).
+
+        Args:
+            columns: values of optional columns of `ImageTable`; a column that some rows lack is null there.
+        """
         text = str(path)
         if is_utf8(text):
-            self._rows.append((text, pid, camid, split))
+            self._rows.append((text, pid, camid, split, columns))
         else:
             self.refuse("misnamed", path, "has a name that is not valid UTF-8; rename it")
 
@@ -102,12 +106,14 @@ class Rows:
         """The rows as a table: by split, within a split in the order in which they were added."""
         rank = {split: i for i, split in enumerate(SPLITS)}
         rows = sorted(self._rows, key=lambda row: rank[row[3]])
+        extra = dict.fromkeys(column for row in rows for column in row[4])
         return ImageTable.from_columns(
             path=[row[0] for row in rows],
             pid=[row[1] for row in rows],
             camid=[row[2] for row in rows],
             split=[row[3] for row in rows],
             name=name,
+            extra={column: [row[4].get(column) for row in rows] for column in extra},
         )
 
 
