@@ -20,8 +20,7 @@ from dataclasses import dataclass
 from reid_ray.api import train
 from reid_ray.config import Config, load_config
 from reid_ray.run import Run
-from reid_ray.training.rundir import RunDirectory
-from reid_ray.training.stages import source_runs
+from reid_ray.training.source_runs import source_runs, started_from
 
 BUDGET = (
     "data={layout: synthetic, height: 64, width: 32, strong: {blur: 0, erase: 0.5}, "
@@ -47,7 +46,7 @@ BUDGET = (
 FROM_SOURCE = (
     "source={layout: synthetic, strong: {blur: 0, erase: 0}, "
     "synthetic: {n_train_ids: 60, n_test_ids: 40, n_cameras: 2, images_per_id: 16, seed: 1000}}",
-    "pretraining={epochs: 6, iterations: 30, n_pids: 8, n_instances: 4, sampler: other_cameras, warmup_epochs: 2}",
+    "stages.source={epochs: 6, iterations: 30, sampler: other_cameras, warmup_epochs: 2, lr_steps: []}",
 )
 """A labelled world of other people, lights and backgrounds, with two cameras, so that there is something to adapt."""
 
@@ -158,8 +157,7 @@ def with_shared_source(config: Config) -> Config:
     network = "-".join(f"{branch.pooling}{branch.n_extra}" for branch in config.model.branches) or "plain"
     run = runs[0].model_copy(update={"name": f"source-{network}-{config.seed}"})
     train(run)
-    weights = str(RunDirectory.of(run).model_file("last"))
-    return config.model_copy(update={"model": config.model.model_copy(update={"weights": weights})})
+    return started_from(config, [run])
 
 
 def table(results: dict[str, list[Run]], *, at_start: str) -> str:

@@ -100,16 +100,16 @@ def overlap(folder: Path, steps: int) -> None:
     from reid_ray.data.readers import read_dataset
     from reid_ray.runtime.pools import Extractor, Labeller, Pool
     from reid_ray.runtime.services import PoolServices
+    from reid_ray.training.datasets import ImageCaches
     from reid_ray.training.devices import prepare_process
+    from reid_ray.training.distributed import DistributedContext
     from reid_ray.training.loop import Trainer
     from reid_ray.training.rundir import RunDirectory
-    from reid_ray.training.services import make_bank
-    from reid_ray.training.world import World
 
     class SleepingExtractor(Extractor):
         """Features of random numbers, after a while."""
 
-        def extract(self, bank: str, weights: Any, batches: list[range]) -> Any:
+        def extract(self, table: str, weights: Any, batches: list[range], copy: Any = None) -> Any:
             time.sleep(8)
             rows = [row for batch in batches for row in batch]
             people = torch.randn(16, 64, generator=torch.Generator().manual_seed(0))
@@ -127,15 +127,16 @@ def overlap(folder: Path, steps: int) -> None:
         settings = (*TINY, f"output={folder}", f"name=overlap-{staleness}", f"labels.staleness={staleness}")
         settings += (f"training.iterations={2 * steps}", "training.epochs=4", "runtime.n_workers=1")
         config = load_config("demo", [*settings])
-        dataset = read_dataset(config.data)
+        datasets = {"data": read_dataset(config.data)}
         directory = RunDirectory.of(config)
-        directory.create(config, dataset.table)
+        directory.create(config, datasets)
         prepare_process(config.runtime)
-        extractor = ray.remote(SleepingExtractor).options(num_cpus=1).remote(config, dataset.images)
+        extractor = ray.remote(SleepingExtractor).options(num_cpus=1).remote(config, {"data": datasets["data"].images})
         pool = Pool((extractor,), (ray.remote(Labeller).options(num_cpus=1).remote(config),))
-        services = PoolServices(config, dataset, World(), pool)
-        bank = make_bank(dataset.train, dataset, config)
-        Trainer(config, dataset, World(), torch.device("cpu"), services, bank).run()
+        context = DistributedContext()
+        services = PoolServices(config, datasets, context, pool)
+        caches = ImageCaches(datasets, config)
+        Trainer(config, datasets, context, torch.device("cpu"), services, caches).run()
         pool.stop()
         from reid_ray import load_run
 
@@ -171,14 +172,14 @@ def extraction(folder: Path) -> None:
         settings = (*settings, f"runtime.n_extractors={n_extractors}", "runtime.placement=separate")
         config = load_config("demo", [*settings])
         dataset = read_dataset(config.data)
-        RunDirectory.of(config).create(config, dataset.table)
+        RunDirectory.of(config).create(config, {"data": dataset})
         ray.init(num_cpus=n_extractors + 1, include_dashboard=False, log_to_driver=False)
-        pool = Pool.start(config, dataset.images, plan(config, n_gpus=0, n_cores=None))
+        pool = Pool.start(config, {"data": dataset.images}, plan(config, n_gpus=0, n_cores=None))
         state = to_numpy(build_embedder(config.model).state_dict())
         n_images = len(dataset.train)
-        pool.features("train", n_images, 64, Weights(0, state)).wait()  # images are decoded once
+        pool.features("data", n_images, 64, Weights("student", (0, 0), state)).wait()  # images are decoded once
         started = time.perf_counter()
-        pool.features("train", n_images, 64, Weights(1, state)).wait()
+        pool.features("data", n_images, 64, Weights("student", (0, 1), state)).wait()
         rate = n_images / (time.perf_counter() - started)
         first = first or rate
         print(f"| {n_extractors} | {rate:.0f} | {rate / first:.2f} |", flush=True)

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from reid_ray.config import Config, Search, recipe_names
-from reid_ray.config.loading import NOT_HASHED, sections_of
+from reid_ray.config.loading import NOT_HASHED, overrides_of, sections_of
 
 PAGE = Path(__file__).parent / "configuration.md"
 
@@ -53,7 +53,7 @@ A recipe is a YAML file of the package. `base` names another recipe that it stan
 of a run's `config.yaml`, works in place of a recipe's name.
 """
 
-ALIKE = {"source": "data", "target": "data", "pretraining": "training"}
+ALIKE = {"source": "data", "target": "data"}
 """Sections that have the keys of another one, and may be absent."""
 
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
@@ -81,6 +81,9 @@ def _sections(model: type[BaseModel], prefix: str) -> Iterator[str]:
             continue
         for section in sections_of(field):
             yield from _sections(section, f"{prefix}{name}.")
+        if overrides := overrides_of(field):
+            key = f"{prefix}{name}.{overrides.placeholder}"
+            yield f"## `{key}`\n\n{_one_line(field.description)} Its keys are those of [`training`](#training)."
 
 
 def _row(key: str, field: FieldInfo) -> str:
@@ -90,6 +93,8 @@ def _row(key: str, field: FieldInfo) -> str:
 
 def _type_name(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is dict:
+        return "{name: {key: value}}"
     if origin is Literal:
         return " or ".join(f"`{_yaml(value)}`" for value in arguments)
     if origin in (Union, UnionType):
@@ -104,7 +109,8 @@ def _type_name(annotation: Any) -> str:
 
 
 def _default(field: FieldInfo) -> str:
-    default = list(field.default) if isinstance(field.default, tuple) else field.default
+    default = field.get_default(call_default_factory=True)
+    default = list(default) if isinstance(default, tuple) else default
     return f"`{_yaml(default)}`"
 
 

@@ -11,6 +11,10 @@ class ConfigError(UserError):
     """A recipe, key or value that cannot be used."""
 
 
+class MethodError(UserError):
+    """A method whose stages, modules or optimizers do not fit together; for those who write methods."""
+
+
 class DataError(UserError):
     """A dataset, table or image that cannot be read as what it claims to be."""
 

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cached_property
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from reid_ray.config import Config, load_config
-from reid_ray.data.images import Dataset, FileImages
-from reid_ray.data.loader import ImageBank
+from reid_ray.data.arrays import AnyImage, Channels, each_image, to_pixels
+from reid_ray.data.decoding import Decoding
+from reid_ray.data.images import Dataset
+from reid_ray.data.loader import ImageCache
 from reid_ray.data.readers import read_dataset
 from reid_ray.data.table import ImageTable
-from reid_ray.data.views import normalize, resize
+from reid_ray.data.views import PixelBatch, resize
 from reid_ray.errors import RunError
 from reid_ray.locations import Location, location, readable
 from reid_ray.models import for_extraction
 from reid_ray.training.exported import load_exported
-from reid_ray.training.extraction import assemble, batch_rows, embed_batch, extract
+from reid_ray.training.extraction import assemble, batch_rows, embed_batch, extract, model_columns
 from reid_ray.training.metrics import Event, read_metrics
 from reid_ray.training.rundir import RunDirectory
 from reid_ray.types import FloatArray
@@ -56,6 +57,7 @@ class Run:
     @cached_property
     def config(self) -> Config:
         """The resolved configuration."""
+        self.directory.check_format()
         return load_config(self.directory.config_file)
 
     def metrics(self, event: str | None = None) -> list[Event]:
@@ -99,22 +101,30 @@ class Run:
             raise RunError(f"{self.path} has no {which} model yet; one is written at the end of the first epoch.")
         return load_exported(self.config, file)
 
-    def embed(self, images: Tensor | Sequence[Any]) -> FloatArray:
+    def embed(self, images: AnyImage | Iterable[AnyImage], *, channels: Channels = "rgb") -> FloatArray:
         """Retrieval features of images, float32 [n, D], L2-normalised.
 
+        Arrays and tensors are taken as RGB; those of OpenCV are BGR, and need `channels="bgr"`.
+
         Args:
-            images: uint8 tensor [n, 3, h, w], or a list of file paths, uint8 tensors [3, h, w] or PIL images / arrays
-                [h, w, 3], of any sizes.
+            images: one image, a batch, or a list of images of any sizes and kinds: paths and URIs, encoded bytes,
+                Pillow images, arrays uint8 [h, w] or [h, w, c], tensors uint8 [c, h, w] (`data.arrays.to_pixels`).
+            channels: order of the channels of arrays and tensors: "rgb", or "bgr" for those of OpenCV.
+
+        Raises:
+            DataError: something that is no image, or cannot be decoded.
         """
         height, width = self.config.data.height, self.config.data.width
-        resized = [resize(_as_tensor(image), height, width) for image in images]
+        decoding = Decoding.of(self.config.data)
+        resized = (
+            resize(to_pixels(image, channels=channels, decoding=decoding, name=f"image {i}"), height, width)
+            for i, image in enumerate(each_image(images))
+        )
         device = next(self.model.parameters()).device
-        dtype = next(self.model.parameters()).dtype
-        size = self.config.evaluation.batch_size
-        parts = [
-            embed_batch(self._extractor(), normalize(torch.stack(resized[i : i + size])), device=device, dtype=dtype)
-            for i in range(0, len(resized), size)
-        ]
+        parts = []
+        while batch := list(islice(resized, self.config.evaluation.batch_size)):
+            pixels = PixelBatch(torch.stack(batch), None)
+            parts.append(embed_batch(self._extractor(), pixels, device=device))
         return assemble(parts)
 
     def _extractor(self) -> nn.Module:
@@ -127,15 +137,16 @@ class Run:
         """Features of a table's images, float32 [N, D], in the table's order."""
         source = (dataset or self.dataset).images
         data = self.config.data
-        bank = ImageBank(table, source, height=data.height, width=data.width, cache_mb=0)
+        images = ImageCache(table, source, height=data.height, width=data.width, cache_mb=0)
         batches = batch_rows(len(table), self.config.evaluation.batch_size)
         device = next(self.model.parameters()).device
         return assemble(
             extract(
                 self._extractor(),
-                bank,
+                images.batch,
                 batches,
                 device=device,
+                columns=model_columns(self.model, table),
                 n_threads=data.loader_threads,
                 **extract_options,
             )
@@ -145,17 +156,3 @@ class Run:
 def load_run(path: str | Location) -> Run:
     """Open a run directory; `RunError` where there is none."""
     return Run(path)
-
-
-def _as_tensor(image: Any) -> Tensor:
-    if isinstance(image, Tensor):
-        if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8:
-            shape = list(image.shape)
-            raise RunError(f"A tensor to embed should be RGB, uint8 [3, h, w]; this one is {image.dtype} {shape}.")
-        return image
-    if isinstance(image, (str, Path)):
-        return FileImages().read(str(image))
-    array = np.asarray(image)
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
-        raise RunError(f"An image to embed should be RGB, uint8 [h, w, 3]; this one is {array.dtype} {array.shape}.")
-    return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)

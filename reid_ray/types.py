@@ -24,16 +24,22 @@ UNKNOWN = -1
 """The pid or camid of an image whose identity or camera is not known. (Market-1501's junk pid is also −1.)"""
 
 
+Version = tuple[int, int]
+"""When weights were taken: number of the stage, and epochs completed in it."""
+
+
 @dataclass(frozen=True)
 class Weights:
     """A state dict as NumPy arrays.
 
     Attributes:
-        version: number of completed epochs when the weights were taken; 0 is the start of training.
+        module: the module of the method that it belongs to.
+        version: when the weights were taken.
         state: parameter and buffer name → array.
     """
 
-    version: int
+    module: str
+    version: Version
     state: Mapping[str, npt.NDArray[Any]]
 
 
@@ -52,16 +58,26 @@ class Features:
 
     Attributes:
         values: float32 [N, D]; row i is image i of the table it was extracted from.
-        version: the version of the weights that made them.
+        version: the epoch that they are for.
     """
 
     values: FeatureRows
     version: int
 
 
+def _no_rows() -> FloatArray:
+    return np.empty((0, 0), dtype=np.float32)
+
+
+def _no_numbers() -> IntArray:
+    return np.empty(0, dtype=np.int64)
+
+
 @dataclass(frozen=True)
-class PseudoLabels:
-    """What one refresh of the labels gives to every training worker.
+class Labels:
+    """What one refresh of a stream's labels gives to every training worker.
+
+    The arrays after `labels` are there where the stage needs them, and empty otherwise.
 
     Attributes:
         version: the epoch these labels are for.
@@ -73,31 +89,28 @@ class PseudoLabels:
         proxy_camids: int64 [n_proxies], the camera of each proxy.
         statistics: plain numbers about this labelling (clusters, outliers, sizes, quality), as they are logged.
         threshold: of the clusters' independence, where they are checked for reliability; that of the first refresh.
-        features: float32 [N, D], what was clustered; only at the first refresh and for a method that wants it.
-        source_centroids: float32 [n_identities, D], mean unit features of a labelled source's identities at the first
-            refresh; only for a method that learns from it beside the data.
+        features: float32 [N, D], the extracted features that the labels come from; None where nothing needs them.
     """
 
     version: int
     labels: IntArray
-    centroids: FloatArray
-    proxies: FloatArray
-    proxy_labels: IntArray
-    proxy_camids: IntArray
+    centroids: FloatArray = field(default_factory=_no_rows)
+    proxies: FloatArray = field(default_factory=_no_rows)
+    proxy_labels: IntArray = field(default_factory=_no_numbers)
+    proxy_camids: IntArray = field(default_factory=_no_numbers)
     statistics: Mapping[str, Any] = field(default_factory=dict)
     threshold: float | None = None
     features: FloatArray | None = None
-    source_centroids: FloatArray | None = None
 
     @property
     def n_clusters(self) -> int:
-        return int(self.centroids.shape[0])
+        return int(self.labels.max(initial=OUTLIER)) + 1
 
     def digest(self) -> str:
         """A short hash of everything that training reads; workers compare it to be sure they train on the same."""
         sha = hashlib.sha256(str(self.version).encode())
         arrays = (self.labels, self.centroids, self.proxies, self.proxy_labels, self.proxy_camids)
-        for array in (*arrays, self.features, self.source_centroids):
+        for array in (*arrays, self.features):
             if array is None:
                 continue
             sha.update(str(array.shape).encode())

@@ -10,8 +10,9 @@ from reid_ray.config import load_config
 from reid_ray.errors import UserError
 from reid_ray.locations import readable
 from reid_ray.training.checkpoint import checkpoint_files
+from reid_ray.training.distributed import DistributedContext
 from reid_ray.training.metrics import read_metrics
-from reid_ray.training.world import World
+from reid_ray.training.rundir import RunDirectory
 
 TINY = (
     "data.height=32",
@@ -45,6 +46,12 @@ TINY = (
 """Overrides of the `demo` recipe that make an epoch take about a second."""
 
 
+SOURCE = (
+    "source={layout: synthetic, synthetic: {seed: 3, n_train_ids: 5, n_cameras: 2, images_per_id: 5}}",
+    "stages.source={epochs: 1, iterations: 2}",
+)
+"""A small labelled source, and a short stage on it."""
+
 BRANCHES = "model.branches=[{pooling: avg}, {pooling: max, n_extra: 1}]"
 SAMPLED = "training.sampler=other_cameras"
 
@@ -57,6 +64,12 @@ METHOD_RUNS = {
         SAMPLED,
     ),
     "mmt": ("method={name: mmt}", "labels.variant=cvpr17", SAMPLED),
+    "mmt-uda": (
+        "method={name: mmt}",
+        "labels.source_weight=0.1",
+        *SOURCE,
+        "stages.source_2={epochs: 1, iterations: 2}",
+    ),
     "spcl": ("method={name: spcl}", "labels.outliers=singleton", "labels.reliability=0.02", SAMPLED),
     "spcl-joint": (
         "method={name: spcl}",
@@ -67,6 +80,19 @@ METHOD_RUNS = {
     ),
     "cap": ("method={name: cap, inter_from_epoch: 1}", "training.sampler=camera_proxies"),
     "cluster_contrast": ("method={name: cluster_contrast}", "model.pooling=gem", SAMPLED),
+    "am0bh": (
+        f"method={{name: am0bh, weight_attributes: 0.25, piece_dim: 4, attribute_values: {[2] * 30}}}",
+        "training.sampler=random_instances",
+    ),
+    "scr": (
+        "method={name: scr, partitions: 'p1+p2(s2c2)', reduced_dim: 16, n_identities: 8}",
+        "training.sampler=random_instances",
+        "training.optimizer=amsgrad",
+    ),
+    "havana": (
+        "method={name: havana, n_copies: 2, n_identities: 8, variation_dim: 8, hidden_dim: 32}",
+        "stages.baseline={epochs: 1, warmup_epochs: 0}",
+    ),
     "source": ("method={name: source}", BRANCHES, "target={layout: synthetic, synthetic: {seed: 7, n_train_ids: 4}}"),
 }
 """Overrides of the tiny run, by method and form, with what is peculiar to it switched on."""
@@ -75,6 +101,13 @@ METHOD_RUNS = {
 def tiny_config(output, *overrides):
     """The configuration of a small run in the folder `output`."""
     return load_config("demo", [*TINY, f"output={output}", *overrides])
+
+
+def begun_directory(config):
+    """The directory of a run that has written its configuration, and has trained nothing."""
+    directory = RunDirectory.of(config)
+    directory.create(config, {})
+    return directory
 
 
 def newest_state(directory):
@@ -100,7 +133,7 @@ def assert_bit_equal(first, second, where="state"):
 
 def numbers_of(state, at_most=2000):
     """Name → float64 numbers of every weight and optimizer state: of a large tensor some, and its norm."""
-    tensors = {f"{name}.{key}": value for name, network in state["networks"].items() for key, value in network.items()}
+    tensors = {f"{name}.{key}": value for name, module in state["modules"].items() for key, value in module.items()}
     for name, optimizer in state["optimizers"].items():
         for key, slots in optimizer["state"].items():
             tensors.update({f"{name}.adam.{key}.{slot}": value for slot, value in slots.items()})
@@ -135,47 +168,48 @@ def steps_logged(directory):
     return [event["global_step"] for event in read_metrics(directory.metrics_file) if event["event"] == "step"]
 
 
-class ThreadWorld(World):
-    """A worker among threads of this process. What it gathers carries no gradient; test_world.py has the real thing."""
+class ThreadContext(DistributedContext):
+    """A worker among threads of this process; what it gathers has no gradient. test_distributed.py has processes."""
 
     def __init__(self, rank, size, slots, barrier):
         super().__init__(rank, size)
         self.__dict__.update(slots=slots, barrier=barrier)
 
-    def gather_objects(self, value):
+    def all_gather_objects(self, value):
         self.slots[self.rank] = value
         self.barrier.wait(timeout=60)
         values = [self.slots[rank] for rank in range(self.size)]
         self.barrier.wait(timeout=60)
         return values
 
-    def broadcast(self, value):
-        return self.gather_objects(value)[0]
+    def broadcast_object(self, value):
+        return self.all_gather_objects(value)[0]
 
-    def highest(self, number):
-        return max(self.gather_objects(number))
+    def all_reduce_max(self, number):
+        return max(self.all_gather_objects(number))
 
-    def gather(self, local):
-        return torch.cat(self.gather_objects(local.detach()))
+    def all_gather(self, local):
+        return torch.cat(self.all_gather_objects(local.detach()))
 
-    def sum_gradients(self, parameters):
+    def all_reduce_gradients(self, parameters):
         for parameter in parameters:
-            parameter.grad = torch.stack(self.gather_objects(parameter.grad)).sum(0)
+            if parameter.grad is not None:
+                parameter.grad = torch.stack(self.all_gather_objects(parameter.grad)).sum(0)
 
 
-def thread_worlds(size):
+def thread_contexts(size):
     slots, barrier = {}, threading.Barrier(size)
-    return [ThreadWorld(rank, size, slots, barrier) for rank in range(size)]
+    return [ThreadContext(rank, size, slots, barrier) for rank in range(size)]
 
 
 def on_workers(size, function):
-    """`function(world)` on each of `size` workers; their answers, or what ended them, in rank order."""
+    """`function(context)` on each of `size` workers; their answers, or what ended them, in rank order."""
 
-    def attempt(world):
+    def attempt(context):
         try:
-            return function(world)
+            return function(context)
         except (UserError, KeyboardInterrupt) as error:
             return error
 
     with ThreadPoolExecutor(size) as pool:
-        return list(pool.map(attempt, thread_worlds(size)))
+        return list(pool.map(attempt, thread_contexts(size)))

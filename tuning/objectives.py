@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from reid_ray.data.readers import read_dataset
 from reid_ray.labels.label_free import common_graph, label_free_objective, label_free_scores
 from reid_ray.labels.quality import label_statistics, truth_scores
 from reid_ray.labels.refresh import cluster_rows
+from reid_ray.methods import stages_of
 from reid_ray.run import Run
-from reid_ray.training.services import source_images
 
 
 def label_free_score(run: Run) -> dict[str, float]:
@@ -23,10 +24,14 @@ def label_free_score(run: Run) -> dict[str, float]:
     Raises:
         RunError: the run has no model yet.
     """
-    table, source = run.dataset.train, source_images(run.config)
-    device = next(run.model.parameters()).device
+    table, device = run.dataset.train, next(run.model.parameters()).device
     features = run.embed_table(table)
-    of_source = run.embed_table(source.train, source) if source else None
+    main = stages_of(run.config)[-1]
+    compared = main.streams[main.primary].labels.compare_with
+    of_source = None
+    if compared is not None:
+        source = read_dataset(getattr(run.config, compared))
+        of_source = run.embed_table(source.train, source)
     labels = cluster_rows(features, run.config.labels, table.camids, device=device, source=of_source).raw
     scores = label_free_scores(labels, common_graph(features, device), table.camids)
     answer = {"label_free": label_free_objective(scores), **scores}

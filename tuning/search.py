@@ -20,7 +20,7 @@ from optuna.storages import BaseStorage
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
-from reid_ray.api import dataset_of, train
+from reid_ray.api import prepare, train
 from reid_ray.config import Config
 from reid_ray.errors import ConfigError
 from reid_ray.evaluation.protocols import evaluable
@@ -29,12 +29,13 @@ from reid_ray.runtime.labelling import fetch
 from reid_ray.runtime.leftovers import short_lived
 from reid_ray.runtime.quiet import silenced, variables
 from reid_ray.runtime.shared import check_shared
+from reid_ray.training.datasets import MAIN
 from reid_ray.training.devices import n_cores
+from reid_ray.training.distributed import DistributedContext
 from reid_ray.training.interrupt import terminated_as_interrupted
-from reid_ray.training.loop import build_networks
+from reid_ray.training.loop import build_modules
 from reid_ray.training.rundir import RunDirectory
-from reid_ray.training.stages import source_runs, started_from
-from reid_ray.training.world import World
+from reid_ray.training.source_runs import source_runs, started_from
 from tuning.request import METRICS, Budget, Request, SearchDirectory, final_base, trial_base
 from tuning.results import Results, read_results, write_results
 from tuning.room import Room, cpus_to_start, make_room, trial_plan
@@ -207,13 +208,10 @@ def _check_inputs(request: Request, budget: Budget) -> None:
         raise ConfigError("A search needs an end: give --trials, --hours, or both.")
     base = trial_base(request).model_copy(update={"name": request.name})
     trial_plan(base, n_gpus=0, n_cores=1)
-    earlier = source_runs(base)
-    for config in (*earlier, base):
-        dataset_of(config)
-    if not earlier:
-        build_networks(base, World())
+    resolved, _ = prepare(base)
+    build_modules(resolved, DistributedContext())
     if budget.compare:
-        reason = evaluable(dataset_of(final_base(request)).table)
+        reason = evaluable(prepare(final_base(request))[1][MAIN].table)
         if reason is not None:
             raise ConfigError(f"--compare evaluates on the test split, but {reason[0].lower()}{reason[1:]}")
 

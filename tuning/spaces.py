@@ -15,11 +15,11 @@ import yaml
 from optuna.trial import BaseTrial
 from pydantic.fields import FieldInfo
 
-from reid_ray.config import Config, ICEConfig, Search
+from reid_ray.config import Config, Search
 from reid_ray.config.base import Section
 from reid_ray.config.loading import NOT_HASHED, known_keys, nearest_name, validate
 from reid_ray.errors import ConfigError
-from reid_ray.methods import METHODS
+from reid_ray.methods import stages_of
 
 Value: TypeAlias = bool | int | float | str | None
 Values: TypeAlias = dict[str, Value]
@@ -31,7 +31,7 @@ DIGITS = 4
 """Significant digits of a number that is drawn: a recipe is to be read by people."""
 
 FIXED = (
-    *("seed", "source", "pretraining", "target", "data.holdout", "evaluation"),
+    *("seed", "source", "source_stage", "target", "stages", "data.holdout", "evaluation"),
     *(section for section, below in NOT_HASHED.items() if below is True),
     *(f"{section}.{name}" for section, below in NOT_HASHED.items() if below is not True for name in below),
 )
@@ -85,7 +85,7 @@ def is_read(key: str, config: Config) -> bool:
     """Whether a run looks at this key of `method` or `labels` at all."""
     labels, method = config.labels, config.method
     if key.startswith("labels."):
-        if METHODS[method.name].labels_source(config) == "truth":
+        if not any(stage.clusters for stage in stages_of(config)):
             return False
         density = labels.clusterer == "dbscan"
         return {
@@ -99,9 +99,7 @@ def is_read(key: str, config: Config) -> bool:
             "labels.n_clusters": labels.clusterer == "kmeans",
             "labels.source_weight": config.source is not None and labels.clusterer != "kmeans",
         }.get(key, True)
-    if isinstance(method, ICEConfig) and key in ("method.weight_cross", "method.temperature_cross"):
-        return method.mode == "aware"
-    return True
+    return method.reads(key.removeprefix("method."))
 
 
 def suggest(trial: BaseTrial, space: Space) -> Values:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from reid_ray.cli.output import png_file
 from reid_ray.config import DataConfig, SyntheticConfig
 from reid_ray.config.data import Layout
 from reid_ray.errors import ConfigError, DataError
@@ -40,15 +42,31 @@ LayoutOption = Annotated[
 DetectedOption = Annotated[bool, typer.Option("--detected/--labeled", help="CUHK03-np: detected or labelled boxes.")]
 LevelOption = Annotated[
     int | None,
-    typer.Option(min=0, help="Folder layout: the folder level that names the camera, 0 = first.", show_default=False),
+    typer.Option(
+        min=0, help="Folder, imagefolder: the folder level that names the camera, 0 = first.", show_default=False
+    ),
 ]
 CameraRegexOption = Annotated[
     str | None,
-    typer.Option(help="Folder layout: regular expression whose first group is the camera.", show_default=False),
+    typer.Option(help="Folder, imagefolder: regular expression whose first group is the camera.", show_default=False),
 ]
 PidRegexOption = Annotated[
     str | None,
     typer.Option(help="Folder layout: regular expression whose first group is the identity.", show_default=False),
+]
+TrainRegexOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder layout: regular expression that finds the training images; its groups pid and camera name them.",
+        show_default=False,
+    ),
+]
+QueryRegexOption = Annotated[str | None, typer.Option(help="The same for queries.", show_default=False)]
+GalleryRegexOption = Annotated[str | None, typer.Option(help="The same for the gallery.", show_default=False)]
+MegapixelsOption = Annotated[float, typer.Option(help="Refuse images of more pixels than this, millions.")]
+StretchOption = Annotated[
+    bool,
+    typer.Option("--stretch-16-bit", help="Stretch 16-bit grey images from their darkest to their brightest pixel."),
 ]
 ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads that read and decode images.")]
 
@@ -61,6 +79,11 @@ def check_command(
     camera_level: LevelOption = None,
     camera_regex: CameraRegexOption = None,
     pid_regex: PidRegexOption = None,
+    train_regex: TrainRegexOption = None,
+    query_regex: QueryRegexOption = None,
+    gallery_regex: GalleryRegexOption = None,
+    max_megapixels: MegapixelsOption = 100,
+    stretch_16_bit: StretchOption = False,
     threads: ThreadsOption = 4,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, for scripts.")] = False,
 ) -> None:
@@ -70,7 +93,19 @@ def check_command(
     """
     from reid_ray.data.check import check
 
-    config = _config(source, layout, detected, camera_level, camera_regex, pid_regex)
+    config = _config(
+        source,
+        layout,
+        detected=detected,
+        camera_level=camera_level,
+        camera_regex=camera_regex,
+        pid_regex=pid_regex,
+        train_regex=train_regex,
+        query_regex=query_regex,
+        gallery_regex=gallery_regex,
+        max_megapixels=max_megapixels,
+        stretch_16_bit=stretch_16_bit,
+    )
     with _progress("Checking") as progress:
         report = check(config, threads=threads, progress=progress)
     if as_json:
@@ -90,6 +125,11 @@ def pack_command(
     camera_level: LevelOption = None,
     camera_regex: CameraRegexOption = None,
     pid_regex: PidRegexOption = None,
+    train_regex: TrainRegexOption = None,
+    query_regex: QueryRegexOption = None,
+    gallery_regex: GalleryRegexOption = None,
+    max_megapixels: MegapixelsOption = 100,
+    stretch_16_bit: StretchOption = False,
     shard_mb: Annotated[int, typer.Option(min=1, help="Close a shard once it holds this many MB of images.")] = 256,
     size: Annotated[
         tuple[int, int] | None,
@@ -99,6 +139,10 @@ def pack_command(
             show_default=False,
         ),
     ] = None,
+    skip_bad: Annotated[
+        bool,
+        typer.Option("--skip-bad", help="Leave out images that cannot be read, and list them, instead of stopping."),
+    ] = False,
     threads: ThreadsOption = 4,
     packers: Annotated[
         int | None,
@@ -120,15 +164,34 @@ def pack_command(
 
     Train on it with data.layout=packed and data.root=OUT.
     """
-    from reid_ray.data.pack import pack
+    from reid_ray.data.images import printable
+    from reid_ray.data.pack import pack, without_bad_images
     from reid_ray.data.readers import read_dataset
 
     if size is not None and min(size) < 1:
         raise ConfigError(f"--size {size[0]} {size[1]}: give a height and a width of at least one pixel.")
-    dataset = read_dataset(_config(source, layout, detected, camera_level, camera_regex, pid_regex))
+    config = _config(
+        source,
+        layout,
+        detected=detected,
+        camera_level=camera_level,
+        camera_regex=camera_regex,
+        pid_regex=pid_regex,
+        train_regex=train_regex,
+        query_regex=query_regex,
+        gallery_regex=gallery_regex,
+        max_megapixels=max_megapixels,
+        stretch_16_bit=stretch_16_bit,
+    )
+    dataset = read_dataset(config)
     if address is not None and packers is None:
         raise ConfigError("--address is for packing by Ray; add --packers N.")
     target = location(out)
+    if skip_bad:
+        with _progress("Checking") as progress:
+            dataset, bad = without_bad_images(dataset, threads=threads, progress=progress)
+        for path, what in bad.items():
+            typer.echo(f"left out: {printable(path)} {printable(what)}")
     with _progress("Packing") as progress:
         if packers is None:
             pack(dataset, target, shard_mb=shard_mb, size=size, threads=threads, progress=progress)
@@ -154,6 +217,7 @@ def sheet_command(
 
     from reid_ray.data.synthetic import contact_sheet, make_dataset
 
+    png_file(out)
     config = SyntheticConfig(n_train_ids=people, n_test_ids=0, n_cameras=cameras, images_per_id=images, seed=seed)
     dataset = make_dataset(config)
     sheet = contact_sheet(dataset, range(len(dataset.table)), n_columns=images)
@@ -165,33 +229,24 @@ def sheet_command(
     typer.echo(f"{people} people × {images} images written to {out}")
 
 
-def _config(
-    source: str,
-    layout: Layout | None,
-    detected: bool,
-    camera_level: int | None,
-    camera_regex: str | None,
-    pid_regex: str | None,
-) -> DataConfig:
+def _config(source: str, layout: Layout | None, **settings: Any) -> DataConfig:
+    """The configuration of a command's source: `settings` are keys of the section `data`."""
     from reid_ray.data.readers import detect_layout
 
+    if layout is None and settings["train_regex"] is not None:
+        layout = "folder"
     if layout is None:
         synthetic = source == SYNTHETIC and not Path(source).exists()
         layout = SYNTHETIC if synthetic else detect_layout(location(source))
-    if layout != "folder" and (camera_level, camera_regex, pid_regex) != (None, None, None):
+    rules = ["pid_regex"] if layout == "imagefolder" else ["camera_level", "camera_regex", "pid_regex"]
+    if layout != "folder" and any(settings[rule] is not None for rule in rules):
+        options = ", ".join(f"--{rule.replace('_', '-')}" for rule in rules)
         raise ConfigError(
-            f"--camera-level, --camera-regex and --pid-regex are for the folder layout, but {source} "
-            f"is read as {layout}; drop them, or add --layout folder."
+            f"{options} are for the folder layout, but {source} is read as {layout}; drop them, or add --layout folder."
         )
+    root = None if layout == SYNTHETIC else source
     try:
-        return DataConfig(
-            layout=layout,
-            root=None if layout == SYNTHETIC else source,
-            detected=detected,
-            camera_level=camera_level,
-            camera_regex=camera_regex,
-            pid_regex=pid_regex,
-        )
+        return DataConfig.model_validate({"layout": layout, "root": root, **settings})
     except ValidationError as error:
         raise ConfigError(error.errors()[0]["msg"].removeprefix("Value error, ") + ".") from error
 
@@ -206,6 +261,8 @@ def _progress(what: str) -> Iterator[Report]:
 
 
 def _print_report(report: CheckReport) -> None:
+    from reid_ray.data.images import printable
+
     console = Console()
     console.print(_counts_table(report))
     if any(split.n_cameras for split in report.splits):
@@ -213,15 +270,15 @@ def _print_report(report: CheckReport) -> None:
     if report.sizes is not None:
         console.print(_size_table(report))
     for note in report.notes:
-        typer.echo(f"note: {note}")
+        typer.echo(f"note: {printable(note)}")
     for problem in report.problems:  # plain lines, however long: they are for grep as much as for eyes
-        typer.echo(f"{problem.kind}: {problem.detail}")
+        typer.echo(f"{problem.kind}: {printable(problem.detail)}")
     found = ", ".join(f"{n} {kind}" for kind, n in report.counts().items())
     typer.echo(f"{len(report.problems)} problems ({found})" if report.problems else "No problems found.")
 
 
 def _counts_table(report: CheckReport) -> Table:
-    table = Table("split", title=f"{report.name} (layout {report.layout})")
+    table = Table("split", title=escape(f"{report.name} (layout {report.layout})"))
     for heading in ("images", "pids", "cameras"):
         table.add_column(heading, justify="right")
     for split in report.splits:

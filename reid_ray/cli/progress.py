@@ -29,10 +29,9 @@ NO_TERMINAL_WIDTH = 140
 class RunProgress:
     """Shows the events of a run; use as a context manager and as the `listener` of a run."""
 
-    def __init__(self, console: Console, n_epochs: int, n_iterations: int) -> None:
+    def __init__(self, console: Console) -> None:
         self._console = console
-        self._n_epochs = n_epochs
-        self._n_iterations = n_iterations
+        self._stage: Event = {}
         self._bars: Progress | None = None
         self._last_line = 0.0
         if console.is_terminal:
@@ -47,7 +46,7 @@ class RunProgress:
                 console=console,
                 transient=True,
             )
-            self._task = self._bars.add_task("starting", total=n_epochs * n_iterations, note="")
+            self._task = self._bars.add_task("starting", total=None, note="")
 
     def __enter__(self) -> RunProgress:
         if self._bars:
@@ -74,20 +73,25 @@ class RunProgress:
         return due
 
     def _move(self, event: Event) -> None:
+        """Advance the bar, which covers one stage of the run."""
         assert self._bars is not None
-        kind, epoch = event["event"], event.get("epoch", 0)
-        if kind == "step":
-            done = epoch * self._n_iterations + event["step"]
-            note = f"loss {event['loss']:.3f}"
-            self._bars.update(self._task, description=f"epoch {epoch + 1}/{self._n_epochs}", completed=done, note=note)
+        kind = event["event"]
+        if kind == "start":
+            self._stage, iterations = event, event["iterations"]
+            total = event["epochs"] * iterations if iterations else None
+            self._bars.update(self._task, description="refreshing labels", total=total)
+        elif kind == "step":
+            total, done = self._stage["epochs"] * event["n_steps"], event["epoch"] * event["n_steps"] + event["step"]
+            note = f"loss {_number(event['loss'])}"
+            self._bars.update(self._task, description=self._place(event), total=total, completed=done, note=note)
         elif kind == "refresh":
-            self._bars.update(self._task, description=f"epoch {epoch + 1}/{self._n_epochs}", note="")
-        elif kind == "start":  # of a run on a source, or of the run itself
-            self._n_epochs, self._n_iterations = event["epochs"], event["iterations"]
-            self._bars.update(self._task, description="refreshing labels", total=event["epochs"] * event["iterations"])
+            self._bars.update(self._task, description=self._place(event), note="")
         elif kind in ("epoch", "evaluate"):
             waiting = "refreshing labels" if kind == "evaluate" else "evaluating"
             self._bars.update(self._task, description=waiting)
+
+    def _place(self, event: Event) -> str:
+        return f"{event['stage']}, epoch {event['epoch'] + 1}/{self._stage['epochs']}"
 
 
 def describe(event: Event) -> str:
@@ -95,9 +99,9 @@ def describe(event: Event) -> str:
     kind = event["event"]
     if kind == "start":
         return (
-            f"start     {event['n_images']} images, workers: {event['n_workers']} on {event['device']}, "
-            f"ready after {event['startup_seconds']:.1f} s"
-            + (f", going on from epoch {event['epoch'] + 1}, step {event['step']}" if _resumed(event) else "")
+            f"start     stage {event['stage']}: {event['n_images']} images, workers: {event['n_workers']} on "
+            f"{event['device']}, ready after {event['startup_seconds']:.1f} s"
+            + (f", resuming at epoch {event['epoch'] + 1}, step {event['step']}" if _resumed(event) else "")
         )
     if kind == "refresh":
         quality = "".join(
@@ -105,10 +109,15 @@ def describe(event: Event) -> str:
             for key, label in (("ari", "ARI"), ("nmi", "NMI"), ("pairwise_f1", "F1"))
             if event.get(key) is not None
         )
+        seconds = ", ".join(
+            f"{event[key]:.1f} s {what}"
+            for key, what in (("extract_seconds", "extraction"), ("label_seconds", "labelling"))
+            if event.get(key) is not None
+        )
         return (
             f"labels    epoch {event['epoch'] + 1}: {event['n_clusters']} clusters, {event['n_outliers']} outliers"
-            f"{quality} ({event['extract_seconds']:.1f} s extraction, {event['label_seconds']:.1f} s labelling)"
-            + ("  [degenerate: the labels before are kept]" if event["degenerate"] else "")
+            f"{quality}{f' ({seconds})' if seconds else ''}"
+            f"{'  [degenerate: the labels before are kept]' if event['degenerate'] else ''}"
         )
     if kind == "step":
         return f"step      epoch {event['epoch'] + 1}, step {event['step']}: loss {_number(event['loss'])}"

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from reid_ray.cli.output import png_file
 from reid_ray.cli.progress import counting, make_console
 from reid_ray.cli.train import EXIT_INTERRUPTED
 from reid_ray.errors import ConfigError, DataError
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from reid_ray.types import FloatArray
 
 app = typer.Typer()
+
+DRAWN_HEIGHT = 256
+"""Of crops in a ranked gallery, pixels; their width follows from the shape that the model sees."""
 
 RunArgument = Annotated[str, typer.Argument(help="A run directory.")]
 DataOverrides = Annotated[
@@ -85,7 +90,9 @@ def evaluate(
     names = ", ".join(measured) if len(measured) == 1 else f"{len(measured)} datasets"
     columns = [name for name in next(iter(measured.values())) if name != "reranked"]
     table = Table(
-        "by" if len(measured) == 1 else "on", title=f"{opened.config.name} ({model} model) on {names}", caption=caption
+        "by" if len(measured) == 1 else "on",
+        title=escape(f"{opened.config.name} ({model} model) on {names}"),
+        caption=caption,
     )
     for name in columns:
         table.add_column(name, justify="right")
@@ -93,10 +100,10 @@ def evaluate(
         rows = {"cosine": metrics} | ({"re-ranked": metrics["reranked"]} if rerank else {})
         for by, values in rows.items():
             title = by if len(measured) == 1 else f"{dataset_name}, {by}" if rerank else dataset_name
-            table.add_row(title, *(_shown(name, values[name]) for name in columns))
+            table.add_row(escape(title), *(_shown(name, values[name]) for name in columns))
     make_console().print(table)
     for note in filter(None, notes):
-        make_console().print(note, highlight=False)
+        make_console().print(note, highlight=False, markup=False)
 
 
 def _measure(run: Run, dataset: Dataset, rerank: dict[str, Any] | None) -> dict[str, Any]:
@@ -186,7 +193,8 @@ def _extract_into_file(run: Run, table: ImageTable, dataset: Dataset, out: Locat
         np.save(file, features)
         write_atomically(out.with_suffix(".parquet"), parquet_bytes(table.arrow))
     make_console().print(
-        f"{features.shape[0]} × {features.shape[1]} features: {out}, rows: {out.with_suffix('.parquet')}"
+        f"{features.shape[0]} × {features.shape[1]} features: {out}, rows: {out.with_suffix('.parquet')}",
+        markup=False,
     )
 
 
@@ -197,7 +205,7 @@ def _extract_into_folder(
 
     console = make_console(stderr=True)
     try:
-        with counting(console, f"Extracting {table.name}", len(table)) as bars:
+        with counting(console, f"Extracting {escape(table.name)}", len(table)) as bars:
             done = stream_features(
                 run.config,
                 run.directory.model_file(model),
@@ -213,7 +221,7 @@ def _extract_into_folder(
         raise typer.Exit(EXIT_INTERRUPTED) from None
     before = f", {done.n_before} of them from before" if done.n_before else ""
     console = make_console()
-    console.print(f"Features of {len(table)} images{before}: {out}", highlight=False, soft_wrap=True)
+    console.print(f"Features of {len(table)} images{before}: {out}", highlight=False, soft_wrap=True, markup=False)
     if done.n_images:
         each = ", ".join(f"{rate:.0f}" for rate in done.rates)
         console.print(
@@ -236,19 +244,22 @@ def rank(
     """Draw queries with their best matches, right ones framed green and wrong ones red."""
     from reid_ray.reports import draw_ranking
 
+    file = png_file(out)
     opened, dataset = _open(run, overrides, model)
     for name, table in (("query", dataset.query), ("gallery", dataset.gallery)):
         if not len(table):
             raise DataError(f"{dataset.table.name} has no {name} split, so there is nothing to rank.")
     console = make_console(stderr=True)
     features = [embed_with_progress(opened, split, dataset, console) for split in (dataset.query, dataset.gallery)]
-    draw_ranking(dataset, features[0], features[1], location(out), n=queries, k=top)
-    make_console().print(f"Ranked gallery: {out}")
+    data = opened.config.data
+    width = max(1, round(DRAWN_HEIGHT * data.width / data.height))
+    draw_ranking(dataset, features[0], features[1], file, n=queries, k=top, height=DRAWN_HEIGHT, width=width)
+    make_console().print(f"Ranked gallery: {out}", markup=False)
 
 
 def embed_with_progress(run: Run, table: ImageTable, dataset: Dataset, console: Console) -> FloatArray:
     """`Run.embed_table` with a bar."""
-    with counting(console, f"Extracting {table.name}", len(table)) as bars:
+    with counting(console, f"Extracting {escape(table.name)}", len(table)) as bars:
         return run.embed_table(table, dataset, on_batch=lambda n: bars.advance(bars.task_ids[0], n))
 
 

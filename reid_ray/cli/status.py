@@ -45,9 +45,9 @@ def _rows(config: Config, state: RunState) -> list[tuple[str, str]]:
     """Names and texts of what is known."""
     data = config.data.layout if config.data.root is None else f"{config.data.layout} {config.data.root}"
     rows = [("configuration", f"{config.method.name} on {data}, hash {config_hash(config)}")]
-    rows.append(("epochs", f"{state.epoch} of {state.epochs} completed"))
+    rows.append(("epochs", f"{state.epoch} of {state.epochs} completed in stage {state.stage}"))
     if state.step:
-        rows.append(("step", f"{state.step} of {state.iterations}"))
+        rows.append(("step", f"{state.step} of {state.iterations}" if state.iterations else str(state.step)))
     if step := state.events.get("step"):
         loss = "not finite" if step["loss"] is None else f"{step['loss']:.3f}"
         rows.append(("loss", f"{loss} at step {step['step']} of epoch {step['epoch'] + 1}"))

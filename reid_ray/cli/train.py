@@ -116,11 +116,11 @@ def train_with_progress(config: Config, console: Console) -> Run:
     try:
         if not is_first_process():
             return train_run(config)
-        with RunProgress(console, config.training.epochs, config.training.iterations) as progress:
+        with RunProgress(console) as progress:
             return train_run(config, listener=progress)
     except KeyboardInterrupt:
         if is_first_process():
-            console.print("Interrupted. The same command goes on from the last checkpoint.")
+            console.print("Interrupted. The same command resumes from the last checkpoint.")
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 

@@ -7,24 +7,38 @@ overrides; `dump_config` writes it back; `config_hash` names what it computes.
 from __future__ import annotations
 
 import re
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
 
-from reid_ray.config.base import Search, Section
+from reid_ray.config.base import Overrides, Search, Section, first_error, import_modules, overridden
 from reid_ray.config.data import DataConfig, StrongViewConfig, SyntheticConfig
 from reid_ray.config.labels import LabelsConfig
-from reid_ray.config.method import (
+from reid_ray.config.methods import (
+    METHOD_CONFIGS,
     ABMTConfig,
+    AM0BHConfig,
     CAPConfig,
     ClusterContrastConfig,
+    HAVANAConfig,
     ICEConfig,
     MethodConfig,
     MMTConfig,
+    SCRConfig,
     SourceConfig,
     SpCLConfig,
+    parse_method_config,
+    register_method_config,
 )
 from reid_ray.config.model import BranchConfig, ModelConfig
-from reid_ray.config.training import EvaluationConfig, RuntimeConfig, TrainingConfig, check_runtime
+from reid_ray.config.training import (
+    EvaluationConfig,
+    OptimizerConfig,
+    RuntimeConfig,
+    StageConfig,
+    TrainingConfig,
+    check_runtime,
+)
 
 
 class Config(Section):
@@ -36,25 +50,31 @@ class Config(Section):
     """Folder that holds the run directories; the run is `output`/`name`. May be on an object store, as s3://bucket/runs."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of all randomness in training."""
+    imports: tuple[str, ...] = ()
+    """Python modules to import first, in every process of the run: they may register methods and views of one's own.
+    They must be installed, or on PYTHONPATH."""
     data: DataConfig = DataConfig()
     """The images."""
     source: DataConfig | None = None
-    """The labelled source of domain adaptation: the network is first trained on it, in a run of its own that is called
-    NAME-source, and begins from that run's model. Where `model.weights` is the exported model of a run, that is taken
-    instead. SpCL has no such stage: it learns from source and data at once. Image sizes are those of `data`. Null: no
-    source."""
-    pretraining: TrainingConfig | None = None
-    """Epochs, batches and optimisation of that stage; null takes those of `training`."""
+    """The labelled source of domain adaptation. The network is first trained on it, in the stage `source`; images of
+    `data` are forwarded there for their BN statistics. SpCL has no such stage: it learns from source and data at once.
+    Image sizes are those of `data`. Null: no source."""
+    source_stage: bool | None = None
+    """Whether a run with a source begins with the stage `source`. Null: yes, unless `model.weights` is the exported
+    model of a run."""
     target: DataConfig | None = None
-    """Images without labels that are forwarded for their BN statistics; the source stage sets it, to `data`."""
+    """For the recipe `source` alone: images without labels that are forwarded for their BN statistics."""
     model: ModelConfig = ModelConfig()
     """The network and its teacher."""
-    method: MethodConfig = ICEConfig()
+    method: Annotated[SerializeAsAny[MethodConfig], BeforeValidator(parse_method_config)] = ICEConfig()
     """What the method computes; its keys depend on `method.name`."""
     labels: LabelsConfig = LabelsConfig()
     """How features become pseudo-labels."""
     training: TrainingConfig = TrainingConfig()
-    """Epochs, batches, optimisation."""
+    """Epochs, batches, optimisation of the main stage, which is a method's last."""
+    stages: Annotated[dict[str, dict[str, Any]], Overrides(StageConfig)] = Field(default_factory=dict)
+    """Of a method with several stages: by stage, the settings in which it differs from `training`, for instance
+    `stages.source.epochs=80`."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Retrieval on query and gallery."""
     runtime: RuntimeConfig = RuntimeConfig()
@@ -64,10 +84,22 @@ class Config(Section):
     def _fits_together(self) -> Config:
         if not re.fullmatch(r"[\w.-]+", self.name):
             raise ValueError(f"name '{self.name}' may hold letters, digits, '.', '-' and '_' only")
-        for training in (self.training, self.pretraining):
-            if training is not None:
-                check_runtime(training, self.model.bn_group, self.runtime)
+        for stage in (self.training, *map(self.stage_config, self.stages)):
+            check_runtime(stage, self.model.bn_group, self.runtime)
         return self
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """In another process, what the modules register has to be registered again."""
+        super().__setstate__(state)
+        import_modules(self.imports)
+
+    def stage_config(self, name: str) -> StageConfig:
+        """The settings of a stage that is not the main one."""
+        main = self.training.model_dump(include=set(StageConfig.model_fields))
+        try:
+            return StageConfig.model_validate(overridden(main, self.stages.get(name, {})))
+        except ValidationError as error:
+            raise ValueError(first_error(error, f"stages.{name}.")) from error
 
 
 from reid_ray.config.loading import (  # noqa: E402
@@ -80,22 +112,28 @@ from reid_ray.config.loading import (  # noqa: E402
 )
 
 __all__ = [
+    "METHOD_CONFIGS",
     "ABMTConfig",
+    "AM0BHConfig",
     "BranchConfig",
     "CAPConfig",
     "ClusterContrastConfig",
     "Config",
     "DataConfig",
     "EvaluationConfig",
+    "HAVANAConfig",
     "ICEConfig",
     "LabelsConfig",
     "MMTConfig",
     "MethodConfig",
     "ModelConfig",
+    "OptimizerConfig",
     "RuntimeConfig",
+    "SCRConfig",
     "Search",
     "SourceConfig",
     "SpCLConfig",
+    "StageConfig",
     "StrongViewConfig",
     "SyntheticConfig",
     "TrainingConfig",
@@ -104,5 +142,6 @@ __all__ = [
     "hashed_settings",
     "load_config",
     "recipe_names",
+    "register_method_config",
     "with_absolute_paths",
 ]

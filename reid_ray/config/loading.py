@@ -19,7 +19,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from reid_ray.config import Config, DataConfig, MMTConfig
+from reid_ray.config import Config, DataConfig
+from reid_ray.config.base import Overrides, first_error, import_modules, overridden
+from reid_ray.config.methods import METHOD_CONFIGS, MethodConfig, parse_method_config
 from reid_ray.errors import ConfigError
 from reid_ray.locations import Location, location
 
@@ -32,7 +34,6 @@ NOT_HASHED: dict[str, Any] = {
     "target": {"cache_mb", "loader_threads"},
     "labels": {"memory_mb"},
     "training": {"epochs", "checkpoint_every", "keep_checkpoints", "log_every"},
-    "pretraining": {"checkpoint_every", "keep_checkpoints", "log_every"},
     "evaluation": {"every", "at_start", "overlap"},
 }
 """Settings that do not change what a run computes up to a given step. A run may be resumed with others of these."""
@@ -63,14 +64,18 @@ def load_config(recipe: str | Location = "ice", overrides: Sequence[str] = ()) -
 
 def validate(tree: Mapping[str, Any], *, source: str) -> Config:
     """Check a nested mapping and freeze it; `source` is for the message."""
+    import_modules(_named_modules(tree.get("imports")))
     _refuse_unknown_keys(tree, Config, prefix="", source=source)
     method = tree.get("method")
-    if isinstance(method, Mapping):  # keys of a method without its name are the default one's
-        tree = {**tree, "method": {"name": Config.model_fields["method"].default.name, **method}}
+    where = ""
     try:
+        if isinstance(method, Mapping):
+            where = "method."
+            tree = {**tree, "method": parse_method_config({"name": _default_method(), **method})}
+            where = ""
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_describe(error, source)) from error
+        raise ConfigError(f"{first_error(error, where)}, in {source}.") from error
 
 
 def dump_config(config: Config) -> str:
@@ -97,18 +102,18 @@ def with_absolute_paths(config: Config) -> Config:
     def with_root(data: DataConfig) -> DataConfig:
         return data.model_copy(update={"root": absolute(data.root)})
 
-    weights, method = config.model.weights, config.method
-    second = {"weights_2": absolute(method.weights_2)} if isinstance(method, MMTConfig) else {}
+    def weights_file(weights: str | None) -> str | None:
+        return weights if weights == "torchvision" else absolute(weights)
+
+    weights = config.model.weights
+    files = tuple(map(weights_file, weights)) if isinstance(weights, tuple) else weights_file(weights)
     return config.model_copy(
         update={
             "output": absolute(config.output),
             "data": with_root(config.data),
             "source": config.source and with_root(config.source),
             "target": config.target and with_root(config.target),
-            "method": method.model_copy(update=second),
-            "model": config.model.model_copy(
-                update={"weights": weights if weights == "torchvision" else absolute(weights)}
-            ),
+            "model": config.model.model_copy(update={"weights": files}),
         }
     )
 
@@ -132,8 +137,11 @@ def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[st
     """Every key of the tree, dotted, leaves only; those of several methods once."""
     seen: set[str] = set()
     for name, field in model.model_fields.items():
-        sections = sections_of(field)
+        overrides, sections = overrides_of(field), sections_of(field)
         keys = [key for section in sections for key in known_keys(section, f"{prefix}{name}.")]
+        if overrides:
+            sections = [overrides.section]
+            keys = list(known_keys(overrides.section, f"{prefix}{name}.{overrides.placeholder}."))
         for key in keys if sections else [prefix + name]:
             if key not in seen:
                 seen.add(key)
@@ -150,8 +158,24 @@ def nearest_name(word: str, known: Sequence[str]) -> str | None:
 def sections_of(field: FieldInfo) -> list[type[BaseModel]]:
     """The sections that a field may hold: none for a value, several where a name chooses one."""
     annotation = field.annotation
+    if annotation is MethodConfig or (isinstance(annotation, type) and issubclass(annotation, MethodConfig)):
+        return list(METHOD_CONFIGS.values())
     candidates = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     return [part for part in candidates if isinstance(part, type) and issubclass(part, BaseModel)]
+
+
+def overrides_of(field: FieldInfo) -> Overrides | None:
+    """The section of which a field holds some keys by name; None for any other field."""
+    return next((part for part in field.metadata if isinstance(part, Overrides)), None)
+
+
+def _named_modules(value: Any) -> list[str]:
+    """What `imports` lists; anything but names is left to the validation of the whole."""
+    return [name for name in value if isinstance(name, str)] if isinstance(value, list | tuple) else []
+
+
+def _default_method() -> str:
+    return str(Config.model_fields["method"].default.name)
 
 
 def _read_recipe(recipe: str, seen: tuple[str, ...]) -> dict[str, Any]:
@@ -178,20 +202,12 @@ def _read_recipe(recipe: str, seen: tuple[str, ...]) -> dict[str, Any]:
     below = _read_recipe(str(base), (*seen, recipe))
     if _method_name(below) != _method_name(tree, _method_name(below)):
         below.pop("method")  # the keys of another method
-    return _merged(below, tree)
+    return overridden(below, tree)
 
 
 def _method_name(tree: Mapping[str, Any], otherwise: Any = None) -> Any:
     method = tree.get("method")
     return method.get("name", otherwise) if isinstance(method, Mapping) else otherwise
-
-
-def _merged(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    result = dict(base)
-    for key, value in top.items():
-        below = result.get(key)
-        result[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return result
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -217,19 +233,33 @@ def _refuse_unknown_keys(tree: Mapping[str, Any], model: type[BaseModel], *, pre
             raise ConfigError(
                 f"Unknown key '{prefix}{key}' in {source}{_nearest(f'{prefix}{key}', list(known_keys()))}."
             )
-        sections = sections_of(model.model_fields[key])
-        if not sections or value is None:
+        field = model.model_fields[key]
+        overrides, sections = overrides_of(field), sections_of(field)
+        if not (sections or overrides) or value is None:
             continue
         if not isinstance(value, Mapping):
             raise ConfigError(f"'{prefix}{key}' in {source} is a section; give its keys, as {prefix}{key}.KEY=VALUE.")
-        section = sections[0] if len(sections) == 1 else _named(sections, value, f"{prefix}{key}.name", source)
+        if overrides:
+            for name, below in value.items():
+                if not isinstance(below, Mapping):
+                    raise ConfigError(
+                        f"'{prefix}{key}.{name}' in {source} is a section; give its keys, as "
+                        f"{prefix}{key}.{name}.KEY=VALUE."
+                    )
+                _refuse_unknown_keys(below, overrides.section, prefix=f"{prefix}{key}.{name}.", source=source)
+            continue
+        section = sections[0]
+        if len(sections) > 1:
+            section = _named(sections, value, f"{prefix}{key}.name", source, default=field.default.name)
         _refuse_unknown_keys(value, section, prefix=f"{prefix}{key}.", source=source)
 
 
-def _named(sections: Sequence[type[BaseModel]], value: Mapping[str, Any], key: str, source: str) -> type[BaseModel]:
-    """The section that the name in `value` chooses; the first where there is no name."""
+def _named(
+    sections: Sequence[type[BaseModel]], value: Mapping[str, Any], key: str, source: str, *, default: str
+) -> type[BaseModel]:
+    """The section that the name in `value` chooses; that of the default where there is no name."""
     by_name = {section.model_fields["name"].default: section for section in sections}
-    name = value.get("name", sections[0].model_fields["name"].default)
+    name = value.get("name", default)
     if name not in by_name:
         raise ConfigError(f"{key}: there is no '{name}' in {source}; choose one of {', '.join(by_name)}.")
     return by_name[name]
@@ -239,12 +269,3 @@ def _nearest(word: str, known: Sequence[str]) -> str:
     """`; did you mean 'x'?`, or nothing when no name is near."""
     near = nearest_name(word, known)
     return f"; did you mean '{near}'?" if near else ""
-
-
-def _describe(error: ValidationError, source: str) -> str:
-    first, *others = error.errors()
-    where = ".".join(str(part) for part in first["loc"])
-    reason = first["msg"].removeprefix("Value error, ")
-    given = "" if first["type"] == "value_error" else f", not {first['input']!r}"
-    more = f" ({len(others)} more like this)" if others else ""
-    return f"{where + ': ' if where else ''}{reason}{given}, in {source}{more}."

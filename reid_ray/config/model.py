@@ -25,9 +25,10 @@ class ModelConfig(Section):
 
     backbone: Backbone = "resnet50"
     """Convolutional trunk."""
-    weights: str | None = "torchvision"
+    weights: str | tuple[str, ...] | None = "torchvision"
     """Initial weights: `torchvision` (downloads ImageNet weights), null for random, or a file: of a backbone, or the
-    exported model of a run with the same network (`checkpoints/model-last.pt`), which is taken whole."""
+    exported model of a run with the same network (`checkpoints/model-last.pt`), which is taken whole. A list gives one
+    to each network of a method that trains several (MMT)."""
     stride_in: Literal["conv1", "conv2"] = "conv2"
     """Where a bottleneck's stride sits: `conv2` (3×3, torchvision) or `conv1` (1×1, ResNet v1 files). Keys match both,
     so a wrong value loads without an error and computes another function."""
@@ -49,3 +50,9 @@ class ModelConfig(Section):
     tables) or from the mean over groups (sounder)."""
     ema: Annotated[float, Search(0.9, 0.9995)] = Field(default=0.999, ge=0, lt=1)
     """Teacher momentum α: θ_teacher ← α·θ_teacher + (1−α)·θ_student each step (Eq. 6.2); parameters only."""
+
+    def weights_of(self, network: int = 0) -> str | None:
+        """Initial weights of one network, counted from 0; where they are not a list, all networks have the same."""
+        if isinstance(self.weights, tuple):
+            return self.weights[network] if network < len(self.weights) else None
+        return self.weights

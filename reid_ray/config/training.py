@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError, model_validator
 
-from reid_ray.config.base import Search, Section
+from reid_ray.config.base import Overrides, Search, Section, first_error
 
 
-class TrainingConfig(Section):
-    """One stage of training."""
+class OptimizerConfig(Section):
+    """One optimizer: its kind, its rate and the schedule of the rate."""
 
-    epochs: int = Field(default=40, ge=1)
-    """Epochs; labels are refreshed before each."""
-    iterations: int = Field(default=400, ge=1)
-    """Optimizer steps per epoch."""
-    n_pids: int = Field(default=8, ge=1)
-    """P: (pseudo-)identities in the global batch."""
-    n_instances: int = Field(default=4, ge=1)
-    """K: images of each."""
+    optimizer: Literal["adam", "amsgrad", "sgd"] = "adam"
+    """Kind of optimizer."""
     lr: Annotated[float, Search(1e-4, 1e-3, log=True)] = Field(default=3.5e-4, gt=0)
-    """Learning rate of Adam after the warm-up."""
+    """Learning rate after the warm-up."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam and AMSGrad: decay rates of the two moments."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """SGD: momentum."""
+    nesterov: bool = False
+    """SGD: Nesterov momentum."""
     weight_decay: Annotated[float, Search(5e-5, 5e-3, log=True)] = Field(default=5e-4, ge=0)
-    """L2 penalty, added to the gradient as Adam (not AdamW) does it."""
+    """L2 penalty, added to the gradient (as Adam does it, not AdamW)."""
     warmup_epochs: int = Field(default=10, ge=0)
     """Epochs over which the rate grows linearly from `warmup_factor`·lr to lr, by epoch."""
     warmup_factor: float = Field(default=0.1, gt=0, le=1)
@@ -32,12 +32,64 @@ class TrainingConfig(Section):
     """Epochs from which on the rate is multiplied by `lr_gamma`, once for each."""
     lr_gamma: float = Field(default=0.1, gt=0, le=1)
     """Factor of the rate at each of `lr_steps`."""
-    reset_optimizer: bool = False
-    """Adam forgets its moments whenever there are new labels (released codes of MMT and ABMT)."""
-    sampler: Literal["cameras_first", "other_cameras", "camera_proxies"] = "cameras_first"
-    """Which K images of an identity make a batch. `cameras_first`: one of each of its cameras, then others (ICE).
+
+    def learning_rate(self, epoch: int) -> float:
+        """The rate of an epoch: linear warm-up by epoch, then constant; less after each step."""
+        rate = self.lr * self.lr_gamma ** sum(epoch >= step for step in self.lr_steps)
+        if epoch >= self.warmup_epochs:
+            return rate
+        share = epoch / self.warmup_epochs
+        return rate * (self.warmup_factor * (1 - share) + share)
+
+
+class StageConfig(OptimizerConfig):
+    """One stage of training: how long, in what batches, by what optimizers."""
+
+    epochs: int = Field(default=40, ge=1)
+    """Epochs; labels from clusters are refreshed before each."""
+    iterations: int | None = Field(default=400, ge=1)
+    """Optimizer steps per epoch; null = one pass over the images (over the identities, for samplers that draw P×K)."""
+    n_pids: int = Field(default=8, ge=1)
+    """P: (pseudo-)identities in the global batch."""
+    n_instances: int = Field(default=4, ge=1)
+    """K: images (or tracklets) of each."""
+    sampler: Literal[
+        "cameras_first", "other_cameras", "camera_proxies", "random_instances", "shared_identities", "shuffle"
+    ] = "cameras_first"
+    """Which P×K items make a batch. `cameras_first`: K of an identity, one of each of its cameras first (ICE).
     `other_cameras`: any image, and K−1 of other cameras than its own; an identity of one image fills one place only
-    (MMT, ABMT, SpCL, cluster-contrast). `camera_proxies`: K images of one identity in one camera (CAP)."""
+    (MMT, ABMT, SpCL, cluster-contrast). `camera_proxies`: K images of one identity in one camera (CAP).
+    `random_instances`: K of an identity at random. `shared_identities`: K of the same identities in every stream
+    (pairs, two modalities). `shuffle`: all images in random order, without identities."""
+    reset_optimizer: bool = False
+    """Optimizers forget their moments whenever there are new labels (released codes of MMT and ABMT)."""
+    optimizers: Annotated[dict[str, dict[str, Any]], Overrides(OptimizerConfig)] = Field(default_factory=dict)
+    """Of a method with several optimizers: by optimizer, the settings in which it differs from those above, as
+    `{discriminator: {optimizer: sgd, lr: 2.0e-4}}`."""
+
+    @property
+    def batch_size(self) -> int:
+        """Items in the global batch."""
+        return self.n_pids * self.n_instances
+
+    def optimizer_config(self, name: str) -> OptimizerConfig:
+        """The settings of one optimizer of this stage."""
+        own = self.model_dump(include=set(OptimizerConfig.model_fields))
+        return OptimizerConfig.model_validate(own | self.optimizers.get(name, {}))
+
+    @model_validator(mode="after")
+    def _optimizers_are_valid(self) -> StageConfig:
+        for name in self.optimizers:
+            try:
+                self.optimizer_config(name)
+            except ValidationError as error:
+                raise ValueError(first_error(error, f"optimizers.{name}.")) from error
+        return self
+
+
+class TrainingConfig(StageConfig):
+    """The main stage of training, which is a method's last; and what all stages share."""
+
     precision: Literal["float32", "bf16", "float64"] = "bf16"
     """Arithmetic of the networks; losses, weights and labels are float32 or better. `float64` is for tests."""
     checkpoint_every: int = Field(default=100, ge=1)
@@ -46,11 +98,6 @@ class TrainingConfig(Section):
     """Newest checkpoints kept; the best and the last model are kept besides."""
     log_every: int = Field(default=20, ge=1)
     """Steps between lines of losses in metrics.jsonl."""
-
-    @property
-    def batch_size(self) -> int:
-        """Images in the global batch."""
-        return self.n_pids * self.n_instances
 
 
 class EvaluationConfig(Section):
@@ -64,6 +111,9 @@ class EvaluationConfig(Section):
     """Evaluate an epoch's model while the next epoch trains; its metrics are logged at that epoch's end."""
     batch_size: int = Field(default=64, ge=1)
     """Images per forward pass in extraction. Fixed batches: results do not depend on how many extractors share them."""
+    protocol: Literal["single_query"] = "single_query"
+    """Who is compared with whom. `single_query`: each query image against all gallery images, without those of its own
+    identity and camera (Market-1501)."""
     ap: Literal["mean", "trapezoid"] = "mean"
     """Average precision: mean over hits, as the field computes it, or Market-1501's original trapezoid form."""
 
@@ -102,18 +152,18 @@ class RuntimeConfig(Section):
     both are restarted. More than the slowest step and the longest write of a checkpoint."""
 
 
-def check_runtime(training: TrainingConfig, bn_group: int | None, runtime: RuntimeConfig) -> None:
+def check_runtime(stage: StageConfig, bn_group: int | None, runtime: RuntimeConfig) -> None:
     """Raise ValueError where some worker count that the run may have cannot share the batch."""
     fewest = runtime.min_workers or runtime.n_workers
     if fewest > runtime.n_workers:
         raise ValueError(f"runtime.min_workers={fewest} is more than runtime.n_workers={runtime.n_workers}")
     for n_workers in range(fewest, runtime.n_workers + 1):
-        check_batch(training, bn_group, n_workers)
+        check_batch(stage, bn_group, n_workers)
 
 
-def check_batch(training: TrainingConfig, bn_group: int | None, n_workers: int) -> None:
+def check_batch(stage: StageConfig, bn_group: int | None, n_workers: int) -> None:
     """Raise ValueError where the batch cannot be shared by the workers, or cut in BN groups."""
-    batch = training.batch_size
+    batch = stage.batch_size
     if batch % n_workers:
         raise ValueError(
             f"{n_workers} workers (runtime.n_workers, min_workers) do not divide the global batch of {batch} "

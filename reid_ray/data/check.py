@@ -12,16 +12,22 @@ from typing import Any, get_args
 import numpy as np
 
 from reid_ray.config import DataConfig
+from reid_ray.data.images import printable
 from reid_ray.data.integrity import Inspection, inspect_image
-from reid_ray.data.pack import MANIFEST, Progress, content_digest, encoded, read_manifest
+from reid_ray.data.pack import Progress, content_digest, decoding_of, encoded
+from reid_ray.data.packed_images import MANIFEST, read_manifest
 from reid_ray.data.readers import scan_dataset
-from reid_ray.data.readers.scan import Kind, Problem, Scan, is_image_name, printable, walk_files
+from reid_ray.data.readers.scan import Kind, Problem, Scan, is_image_name, walk_files
 from reid_ray.data.table import SPLITS, ImageTable
 from reid_ray.errors import DataError, StorageError
 from reid_ray.locations import Location, location
 from reid_ray.types import UNKNOWN
 
-SYSTEM_LITTER = frozenset({"Thumbs.db", "desktop.ini", ".DS_Store"})
+SYSTEM_LITTER = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store", ".directory", ".localized"})
+"""Files that operating systems leave in folders of images, in lower case; `._NAME` of macOS is recognised as well."""
+
+OTHER_FORMATS = frozenset({".heic", ".heif", ".avif", ".jp2", ".jxl", ".psd", ".svg", ".tga", ".raw", ".dng"})
+"""Suffixes of images that are not read."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class CheckReport:
         splits: counts for each split that has rows.
         sizes: None where no image could be decoded.
         problems: by kind, then by path.
-        notes: what was left out on purpose.
+        notes: what was left out on purpose, and what reading does to the pixels.
     """
 
     name: str
@@ -111,8 +117,8 @@ def check(config: DataConfig, *, threads: int = 4, progress: Progress | None = N
 
     Listed are splits that are empty, files that cannot be rows (misnamed, listed but missing), images that
     are empty, truncated or unreadable, images with the same bytes (each group once, under its first file),
-    and files in the image folders that are no images. The same file in two splits is one image with two rows,
-    not a duplicate.
+    and files in the image folders that are no images. What operating systems leave there is a note. The same file in
+    two splits is one image with two rows, not a duplicate.
 
     Raises:
         DataError: there is nothing to go over: no such folder, not this layout, a broken list or manifest.
@@ -120,12 +126,13 @@ def check(config: DataConfig, *, threads: int = 4, progress: Progress | None = N
     found = scan_dataset(config)
     paths = list(dict.fromkeys(found.table.paths))
     looks = dict(zip(paths, _look_at_all(found, paths, threads, progress), strict=True))
+    strays, litter = _other_files(found.folders)
     problems = [
         *found.empty_splits(),
         *found.problems,
         *_faults(looks),
         *_duplicates(looks),
-        *_strays(found.folders),
+        *_strays(strays),
         *_changed_pack(config, found.table, looks),
     ]
     order = {kind: i for i, kind in enumerate(get_args(Kind))}
@@ -135,17 +142,19 @@ def check(config: DataConfig, *, threads: int = 4, progress: Progress | None = N
         splits=_count(found.table),
         sizes=_sizes(looks.values()),
         problems=tuple(sorted(problems, key=lambda problem: (order[problem.kind], problem.path))),
-        notes=found.notes,
+        notes=(*found.notes, *_litter_note(litter), *_conversion_notes(looks.values())),
     )
 
 
 def _look_at_all(found: Scan, paths: Sequence[str], threads: int, progress: Progress | None) -> Iterable[_Look]:
+    decoding = decoding_of(found.images)
+
     def look(path: str) -> _Look:
         try:
             data = encoded(found.images, path)
         except (DataError, StorageError) as error:
             return _Look(Inspection(fault="unreadable", detail=f"cannot be read ({str(error).rstrip('.')})"))
-        return _Look(inspect_image(data), hashlib.sha256(data).digest(), len(data))
+        return _Look(inspect_image(data, decoding), hashlib.sha256(data).digest(), len(data))
 
     with ThreadPoolExecutor(threads) as pool:
         for n_done, result in enumerate(pool.map(look, paths), start=1):
@@ -175,23 +184,35 @@ def _duplicates(looks: dict[str, _Look]) -> list[Problem]:
     ]
 
 
-def _strays(folders: Iterable[Location]) -> list[Problem]:
-    """Files that are no images in folders of images."""
-    return [
-        Problem("not an image", printable(file), f"{printable(file)} {_stray_detail(file)}.")
-        for folder in folders
-        if folder.is_dir()
-        for file in walk_files(folder)
-        if not is_image_name(file)
-    ]
+def _other_files(folders: Iterable[Location]) -> tuple[list[Location], list[Location]]:
+    """Files that are no images in folders of images: those that do not belong there, and what systems leave."""
+    others = [file for folder in folders if folder.is_dir() for file in walk_files(folder) if not is_image_name(file)]
+    litter = [file for file in others if file.name.lower() in SYSTEM_LITTER or file.name.startswith("._")]
+    known = set(litter)
+    return [file for file in others if file not in known], litter
+
+
+def _strays(files: Iterable[Location]) -> list[Problem]:
+    return [Problem("not an image", printable(file), f"{printable(file)} {_stray_detail(file)}.") for file in files]
 
 
 def _stray_detail(file: Location) -> str:
-    if file.name in SYSTEM_LITTER or file.name.startswith("._"):
-        return "was left by an operating system and is ignored; remove it"
-    if file.suffix.lower() in {".bmp", ".tif", ".tiff", ".heic", ".avif", ".ppm", ".jp2"}:
+    if file.suffix.lower() in OTHER_FORMATS:
         return "has a format that is not read and is ignored; convert it to JPEG or PNG"
-    return "lies among the images and is ignored; remove it"
+    return "is among the images and is ignored; remove it"
+
+
+def _litter_note(files: Sequence[Location]) -> tuple[str, ...]:
+    if not files:
+        return ()
+    names = ", ".join(sorted({printable(file.name) for file in files})[:3])
+    return (f"{len(files)} files that operating systems leave ({names}) are ignored",)
+
+
+def _conversion_notes(looks: Iterable[_Look]) -> tuple[str, ...]:
+    """How many images are changed by reading, and how."""
+    counts = Counter(conversion for look in looks for conversion in look.inspection.conversions)
+    return tuple(f"{n} images: {conversion}" for conversion, n in sorted(counts.items()))
 
 
 def _changed_pack(config: DataConfig, table: ImageTable, looks: dict[str, _Look]) -> list[Problem]:

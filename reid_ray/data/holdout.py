@@ -1,10 +1,11 @@
-"""A validation set of people who leave the training split, so that settings can be chosen without the test set."""
+"""Query and gallery from images that are not divided: identities held out of training, or a test set in one piece."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -15,34 +16,34 @@ from reid_ray.types import UNKNOWN, IntArray
 
 
 def hold_out(table: ImageTable, share: float) -> ImageTable:
-    """The training rows of a table, in which some people have become query and gallery; its own are dropped.
+    """The training rows of a table, in which some identities have become query and gallery; its own are dropped.
 
-    Who is held out follows from a hash of the pid alone: it is the same in every process and with every seed, and a
-    larger share holds out the same people and more. Of each, one image per camera is a query as long as the gallery
-    keeps a match by another camera for all queries (`query_rows`); the other images are gallery. People of whom no
+    Which are held out follows from a hash of the pid alone: it is the same in every process and with every seed, and a
+    larger share holds out the same identities and more. Of each, one image per camera is a query as long as the gallery
+    keeps a match by another camera for all queries (`query_rows`); the other images are gallery. Identities of which no
     image can be a query (those seen by one camera) and images of unknown identity stay in training.
 
     Args:
         table: rows of all splits, with the identities of train.
-        share: of the people that can be queries, above 0 and below 1; rounded, and at least one of them.
+        share: of the identities that can be queries, above 0 and below 1; rounded, and at least one of them.
 
     Returns:
         A table named `…-holdout`, train first, then query, then gallery, rows within a split in their order.
 
     Raises:
-        DataError: no identities in train, nobody there who can be a query, or nothing left to train on.
+        DataError: no identities in train, none there that can be a query, or nothing left to train on.
     """
     train = table.split("train")
     if not train.has_pids:
         raise DataError(
-            f"{table.name} has no identities in its training split, so nobody can be held out; set data.holdout=0."
+            f"{table.name} has no identities in its training split, so none can be held out; set data.holdout=0."
         )
     pids, camids = train.pids, train.camids
-    queries = {int(pid): _queries(pids, camids, int(pid)) for pid in np.unique(pids[pids != UNKNOWN])}
+    queries = {pid: rows[query_rows(camids[rows].tolist())] for pid, rows in _rows_by_pid(pids).items()}
     matchable = sorted((pid for pid, rows in queries.items() if len(rows)), key=_place)
     if not matchable:
         raise DataError(
-            f"{table.name} has no person in its training split with images by two cameras, so nobody can be held out; "
+            f"{table.name} has no identity in its training split with images by two cameras, so none can be held out; "
             f"set data.holdout=0."
         )
     chosen = matchable[: max(1, round(share * len(matchable)))]
@@ -50,22 +51,31 @@ def hold_out(table: ImageTable, share: float) -> ImageTable:
     split[np.concatenate([queries[pid] for pid in chosen])] = SPLITS.index("query")
     if not (split == SPLITS.index("train")).any():
         raise DataError(
-            f"data.holdout={share} takes all {len(chosen)} people of {table.name}, and leaves nothing to train on; "
+            f"data.holdout={share} takes all {len(chosen)} identities of {table.name}, and leaves nothing to train on; "
             f"take a smaller share."
         )
-    named = train.arrow.set_column(
-        train.arrow.column_names.index("split"),
-        train.arrow.schema.field("split"),
-        pa.array(np.array(SPLITS)[split].tolist(), pa.string()),
-    )
-    return ImageTable(named, f"{table.name}-holdout").take(np.argsort(split, kind="stable"))
+    return replace(_with_splits(train, split), name=f"{table.name}-holdout")
+
+
+def as_query_and_gallery(table: ImageTable) -> ImageTable:
+    """A table in which the gallery is divided: of each identity one image per camera is a query (`query_rows`).
+
+    Images of unknown identity, and of identities of which no image can be a query, stay gallery.
+    """
+    pids, camids = table.pids, table.camids
+    split = np.array([SPLITS.index(name) for name in table.arrow["split"].to_pylist()], dtype=np.int64)
+    gallery = np.flatnonzero(split == SPLITS.index("gallery"))
+    for rows in _rows_by_pid(pids[gallery]).values():
+        own = gallery[rows]
+        split[own[query_rows(camids[own].tolist())]] = SPLITS.index("query")
+    return _with_splits(table, split)
 
 
 def query_rows(camids: Sequence[int]) -> list[int]:
-    """Which of one person's images are queries: the first at each camera, as long as all queries stay answerable.
+    """Which of one identity's images are queries: the first at each camera, as long as all queries stay answerable.
 
     A query is answered by an image that is no query, by another camera or, where one of the two is unknown, by any.
-    Cameras are asked in ascending order; so a person seen by one camera has no query.
+    Cameras are asked in ascending order; so an identity seen by one camera has no query.
     """
     left = Counter(camids)
     rows: list[int] = []
@@ -79,12 +89,22 @@ def query_rows(camids: Sequence[int]) -> list[int]:
     return rows
 
 
-def _queries(pids: IntArray, camids: IntArray, pid: int) -> IntArray:
-    """Rows of a person's queries."""
-    rows = np.flatnonzero(pids == pid)
-    return rows[query_rows(camids[rows].tolist())]
+def _rows_by_pid(pids: IntArray) -> dict[int, IntArray]:
+    """Known pid → its rows, ascending."""
+    order = np.argsort(pids, kind="stable")
+    values, starts = np.unique(pids[order], return_index=True)
+    rows = np.split(order, starts[1:])
+    return {int(pid): own for pid, own in zip(values, rows, strict=True) if pid != UNKNOWN} if len(pids) else {}
 
 
 def _place(pid: int) -> bytes:
-    """Where a person stands in the order of being held out."""
+    """Where an identity stands in the order of being held out."""
     return hashlib.sha256(str(pid).encode()).digest()
+
+
+def _with_splits(table: ImageTable, split: IntArray) -> ImageTable:
+    """The table with other splits, given as positions in `SPLITS`, and its rows in their order."""
+    index = table.arrow.column_names.index("split")
+    names = pa.array(np.array(SPLITS)[split].tolist(), pa.string())
+    named = table.arrow.set_column(index, table.arrow.schema.field("split"), names)
+    return ImageTable(named, table.name).take(np.argsort(split, kind="stable"))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
 
+from reid_ray.data.decoding import DEFAULT, Decoding, decode_image, warn_of
+from reid_ray.data.headers import BrokenImage
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import DataError
-from reid_ray.locations import location
+from reid_ray.locations import Location, location
 
 
 class ImageReader(Protocol):
@@ -24,29 +24,45 @@ class ImageReader(Protocol):
 
 @dataclass(frozen=True)
 class FileImages:
-    """Images in files, JPEG, PNG, GIF or WebP. Table paths are file paths, or URIs in an object store."""
+    """Images in files of any format that `decoding` reads. Table paths are file paths, or URIs in an object store.
+
+    Attributes:
+        decoding: how files become pixels.
+    """
+
+    decoding: Decoding = DEFAULT
 
     def read(self, path: str) -> Tensor:
-        try:
-            data = location(path).read_bytes()
-        except OSError as error:
-            raise DataError(f"Cannot read the image {path}: {error.strerror or error}.") from error
-        return decode(data, path)
+        return decode(read_file(path), path, self.decoding)
 
 
-def decode(data: bytes, path: str) -> Tensor:
-    """Decode an encoded image to uint8 RGB [3, H, W]; `path` is for the message."""
-    if not data:
-        raise DataError(f"The image {path} is empty.")
-    buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+def read_file(path: str) -> bytes:
+    """The content of an image file; `DataError` naming it where it cannot be read."""
     try:
-        image: Tensor = decode_image(buffer, mode=ImageReadMode.RGB)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+        return location(path).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
         raise DataError(
-            f"Cannot decode the image {path} ({reason}). 'reid-ray data check' lists every such file."
+            f"Cannot read the image {printable(path)}: {getattr(error, 'strerror', None) or error}."
         ) from error
-    return image
+
+
+def decode(data: bytes, path: str, decoding: Decoding = DEFAULT) -> Tensor:
+    """Decode an encoded image to uint8 RGB [3, H, W]; `path` is for the message."""
+    try:
+        decoded = decode_image(data, decoding)
+    except BrokenImage as error:
+        raise DataError(
+            f"Cannot decode the image {printable(path)}: it {error.detail}. 'reid-ray data check' lists every such "
+            f"file."
+        ) from error
+    warn_of(decoded.conversions)
+    return decoded.pixels
+
+
+def printable(path: Location | str) -> str:
+    """The path as text for one line of a terminal or a file, whatever bytes and control characters its name has."""
+    text = str(path).encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""From row numbers to tensors: an image bank that decodes each image once, and batches prepared ahead by threads.
+"""From row numbers to tensors: a cache that decodes each image once, and batches prepared ahead by threads.
 
 Threads, not processes: decoding and torchvision's kernels release the interpreter lock, nothing is copied between
 processes or through /dev/shm, nothing is forked under a running Ray worker, and an unreadable image raises in the
@@ -8,26 +8,25 @@ training loop, with its name, at the batch that needs it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from reid_ray.config import DataConfig
 from reid_ray.data.images import ImageReader
 from reid_ray.data.table import ImageTable
-from reid_ray.data.views import StrongView, normalize, resize, view_rng
+from reid_ray.data.views import PixelBatch, View, collate, resize, view_rng
 from reid_ray.types import IntArray
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class ImageBank:
+class ImageCache:
     """Decoded and resized images of a table, kept in memory while they fit.
 
     Args:
@@ -41,8 +40,8 @@ class ImageBank:
         self._paths = table.paths
         self._reader = reader
         self._size = (height, width)
-        self._room = cache_mb * 2**20 // (3 * height * width)
-        self._kept: dict[int, Tensor] = {}
+        self._capacity = cache_mb * 2**20 // (3 * height * width)
+        self._cache: dict[int, Tensor] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -50,61 +49,54 @@ class ImageBank:
 
     def image(self, row: int) -> Tensor:
         """uint8 [3, height, width] of one row. `DataError` with its name where it cannot be read."""
-        kept = self._kept.get(row)
-        if kept is not None:
-            return kept
+        cached = self._cache.get(row)
+        if cached is not None:
+            return cached
         image = resize(self._reader.read(self._paths[row]), *self._size)
         with self._lock:
-            if len(self._kept) < self._room:
-                self._kept[row] = image
+            if len(self._cache) < self._capacity:
+                self._cache[row] = image
         return image
 
-    def normalized(self, rows: Sequence[int]) -> Tensor:
-        """float32 [n, 3, height, width]: the weak view of the rows."""
-        return normalize(torch.stack([self.image(row) for row in rows]))
+    def batch(self, rows: Sequence[int]) -> PixelBatch:
+        """uint8 [n, 3, height, width]: the images of the rows as they are."""
+        return PixelBatch(torch.stack([self.image(row) for row in rows]), None)
+
+
+class ItemSource(Protocol):
+    """What views of one source are made from: `ImageCache.image`, or the cached features of a row."""
+
+    def __call__(self, row: int, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class ViewLoader:
-    """Makes one worker's share of an epoch's batches.
+    """Makes one worker's share of one stream's batches.
 
     Attributes:
-        bank: the training images.
-        config: sizes, strong view, threads.
-        views: the names of the views, in the order of their random keys: `strong…` is augmented, `weak` is not.
-        seed: the run's seed.
+        views: name in the batch → view, in the order of their random keys.
+        sources: name of a view's source → what gives an item of a row.
+        seed: of the stream's views.
     """
 
-    bank: ImageBank
-    config: DataConfig
-    views: tuple[str, ...]
+    views: Mapping[str, View]
+    sources: Mapping[str, ItemSource]
     seed: int
 
-    def batches(
-        self, plan: IntArray, columns: slice, *, epoch: int, start: int = 0
-    ) -> Generator[dict[str, Tensor], None, None]:
-        """Yield {view: float32 [n, 3, H, W]} for each step of `plan[start:, columns]`, in order."""
-        strong = StrongView(self.config.strong)
-        n_slots = plan.shape[1]
+    def load(self, rows: IntArray, first_slot: int, epoch: int) -> dict[str, PixelBatch]:
+        """Views of some items.
 
-        def batch(step: int) -> dict[str, Tensor]:
-            rows = plan[step, columns].tolist()
-            slots = range(step * n_slots + columns.start, step * n_slots + columns.stop)
-            return {
-                name: self._view(name, number, rows, slots, strong, epoch) for number, name in enumerate(self.views)
-            }
-
-        return prefetch(batch, range(start, len(plan)), n_threads=self.config.loader_threads)
-
-    def _view(self, name: str, number: int, rows: list[int], slots: range, strong: StrongView, epoch: int) -> Tensor:
-        if name == "weak":
-            return self.bank.normalized(rows)
-        return torch.stack(
-            [
-                strong(self.bank.image(row), view_rng(self.seed, epoch, slot, row, number))
-                for row, slot in zip(rows, slots, strict=True)
-            ]
-        )
+        Args:
+            rows: int64 [n, T], the rows of each item's frames.
+            first_slot: place of the first frame in the epoch's sequence, which is part of the random key.
+        """
+        frames = list(enumerate(rows.ravel().tolist(), first_slot))
+        loaded = {}
+        for number, (name, view) in enumerate(self.views.items()):
+            item = self.sources[view.source]
+            pixels = [view(item(row), view_rng(self.seed, epoch, slot, row, number)) for slot, row in frames]
+            loaded[name] = collate(pixels, rows.shape[1])
+        return loaded
 
 
 def prefetch(

@@ -10,33 +10,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from torch import Tensor
 from torchvision.io import encode_png
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-from reid_ray.data.images import Dataset, FileImages, ImageReader, decode
+from reid_ray.data.decoding import DEFAULT, Decoding
+from reid_ray.data.images import Dataset, FileImages, ImageReader, decode, read_file
 from reid_ray.data.integrity import inspect_image
-from reid_ray.data.local_copy import local_copy
+from reid_ray.data.packed_images import FORMAT, FORMAT_VERSION, MANIFEST, TABLE, PackedImages
 from reid_ray.data.table import SPLITS, ImageTable
 from reid_ray.errors import DataError, StorageError
-from reid_ray.locations import Location, RemotePath, location
-
-MANIFEST = "manifest.json"
-TABLE = "table.parquet"
-FORMAT = "reid-ray-packed"
-FORMAT_VERSION = 1
+from reid_ray.locations import Location, RemotePath
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
@@ -45,52 +40,6 @@ SHARD_SCHEMA = pa.schema([pa.field("image", pa.binary(), nullable=False)])
 
 BATCH_IMAGES = 256
 """A shard's record batches end where the table's row is a multiple of this, and with the shard."""
-
-_KEY = re.compile(r"(?P<shard>shard-\d{5,}\.arrow)#(?P<row>\d+)")
-
-
-@dataclass(frozen=True)
-class PackedImages:
-    """Reads images of a packed dataset. Shards are opened when first needed, in each process anew.
-
-    Attributes:
-        root: the packed dataset's folder.
-    """
-
-    root: str
-    _shards: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    def __reduce__(self) -> tuple[type[PackedImages], tuple[str]]:
-        return PackedImages, (self.root,)  # open files stay behind
-
-    def read(self, path: str) -> Tensor:
-        """uint8 RGB [3, H, W] of the image that `path` names; `DataError` where it cannot be read."""
-        return decode(self.encoded(path), f"{self.root}/{path}")
-
-    def encoded(self, path: str) -> bytes:
-        """The image's file contents."""
-        match = _KEY.fullmatch(path)
-        if match is None:
-            raise DataError(
-                f"'{path}' is no image of the packed data {self.root}; keys look like shard-00000.arrow#17."
-            )
-        images = self._shard(match["shard"])
-        row = int(match["row"])
-        if row >= len(images):
-            raise DataError(f"{self.root}/{path}: the shard has only {len(images)} images; pack the dataset again.")
-        return bytes(images[row].as_py())
-
-    def _shard(self, name: str) -> Any:
-        shard = self._shards.get(name)
-        if shard is None:  # two threads may both open it; either result will do
-            file = location(self.root) / name
-            try:
-                shard = pa.ipc.open_file(pa.memory_map(str(local_copy(file)))).read_all()["image"]
-            except (OSError, KeyError, pa.ArrowException) as error:
-                reason = str(error).splitlines()[0].rstrip(".")
-                raise DataError(f"Cannot open the shard {file} ({reason}); copy or pack the dataset again.") from error
-            self._shards[name] = shard
-        return shard
 
 
 def pack(
@@ -132,28 +81,62 @@ def pack(
     return out
 
 
+def without_bad_images(
+    dataset: Dataset, *, threads: int = 4, progress: Progress | None = None
+) -> tuple[Dataset, dict[str, str]]:
+    """The dataset without the images that `pack` would refuse, and these: path → what is wrong, in the table's
+    order."""
+
+    def fault(path: str) -> str | None:
+        try:
+            return _fault(dataset.images, encoded(dataset.images, path))
+        except DataError as error:
+            return f"cannot be read ({str(error).rstrip('.')})"
+
+    paths = dataset.table.paths
+    faults: list[str | None] = []
+    with ThreadPoolExecutor(threads) as pool:
+        for found in pool.map(fault, paths):
+            faults.append(found)
+            if progress is not None:
+                progress(len(faults), len(paths))
+    good = np.array([found is None for found in faults], dtype=bool)
+    bad = {path: found for path, found in zip(paths, faults, strict=True) if found is not None}
+    return Dataset(dataset.table.where(good), dataset.images), bad
+
+
 def encoded(images: ImageReader, path: str) -> bytes:
     """An image's bytes as they are stored; PNG where it is stored nowhere."""
     if isinstance(images, PackedImages):
         return images.encoded(path)
     if isinstance(images, FileImages):
-        try:
-            return location(path).read_bytes()
-        except OSError as error:
-            raise DataError(f"Cannot read the image {path}: {error.strerror or error}.") from error
+        return read_file(path)
     return _png(images.read(path))
 
 
 def stored(images: ImageReader, path: str, size: tuple[int, int] | None = None) -> bytes:
     """An image's bytes as a shard has them, resized where `size` is given; `DataError` where the image is broken."""
     data = encoded(images, path)
-    inspection = inspect_image(data)
-    if inspection.fault is not None:
-        raise DataError(f"Cannot pack: {path} {inspection.detail}; 'reid-ray data check' lists every such image.")
+    fault = _fault(images, data)
+    if fault is not None:
+        raise DataError(
+            f"Cannot pack: {path} {fault}; 'reid-ray data check' lists every such image, --skip-bad leaves them out."
+        )
     if size is None:
         return data
-    image = decode(data, path)
+    image = decode(data, path, decoding_of(images))
     return _png(resize(image, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True))
+
+
+def decoding_of(images: ImageReader) -> Decoding:
+    """How a reader decodes files; the default where it makes its images."""
+    return images.decoding if isinstance(images, (FileImages, PackedImages)) else DEFAULT
+
+
+def _fault(images: ImageReader, data: bytes) -> str | None:
+    """What is wrong with an encoded image of a reader, to follow its name; None where nothing is."""
+    inspection = inspect_image(data, decoding_of(images))
+    return None if inspection.fault is None else inspection.detail
 
 
 def shard_name(number: int) -> str:
@@ -174,46 +157,6 @@ def content_digest(table: ImageTable, image_hashes: Sequence[bytes]) -> str:
         sha.update(image_hash)
         sha.update(f"{pid} {camid} {split}\n".encode())
     return sha.hexdigest()[:16]
-
-
-def read_manifest(root: Location) -> dict[str, Any]:
-    """The manifest of the packed dataset `root`, its shards there and of the right size."""
-    file = root / MANIFEST
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"Cannot read {file} ({error}); {root} is no packed dataset, or not all of it was copied."
-        ) from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise DataError(f"{file} was not written by 'reid-ray data pack'; choose another data.layout.")
-    if manifest.get("version") != FORMAT_VERSION:
-        raise DataError(
-            f"{file} has format version {manifest.get('version')}, but {FORMAT_VERSION} is read; pack again."
-        )
-    for shard in manifest["shards"]:
-        path = root / shard["file"]
-        found = path.stat().st_size if path.is_file() else None
-        if found != shard["bytes"]:
-            has = "is missing" if found is None else f"has {found} bytes"
-            raise DataError(
-                f"{path} {has}, but {MANIFEST} says {shard['bytes']} bytes; copy or pack the dataset again."
-            )
-    return manifest
-
-
-def read_packed_table(root: Location, manifest: dict[str, Any]) -> ImageTable:
-    """The table of the packed dataset `root`, as long as its manifest says."""
-    file = root / TABLE
-    try:
-        table = ImageTable.read(file, str(manifest["name"]))
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"Cannot read {file} ({str(error).splitlines()[0]}); copy or pack the dataset again."
-        ) from error
-    if len(table) != manifest["images"]:
-        raise DataError(f"{file} has {len(table)} rows, {MANIFEST} says {manifest['images']}; copy or pack it again.")
-    return table
 
 
 @contextmanager

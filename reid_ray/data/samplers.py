@@ -1,71 +1,116 @@
-"""Which images make an epoch's batches: P identities × K images, by one of three strategies.
+"""Which items make an epoch's batches: P identities × K items, or all items in random order.
 
-The plan of an epoch is one array that depends on the labels and the seed only. Every worker computes the same plan
-and takes its columns, so the global batches are equal for any number of workers.
+The plan of an epoch is one array per stream that depends on the labels and the seed only. Every worker computes the
+same plan and takes its columns, so the global batches are equal for any number of workers. An item is an image or a
+tracklet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from reid_ray.config import TrainingConfig
+from reid_ray.config import StageConfig
 from reid_ray.types import OUTLIER, UNKNOWN, IntArray
 
-Sampler = Literal["cameras_first", "other_cameras", "camera_proxies"]
+
+@dataclass(frozen=True)
+class Pool:
+    """What the items of one stream are drawn from.
+
+    Attributes:
+        labels: int64 [N]; an item of label `OUTLIER` is never drawn.
+        camids: int64 [N].
+        identities: whether the labels are identities; otherwise items are drawn in random order.
+        table: name of the table; streams of one table draw different items of an identity where they can.
+    """
+
+    labels: IntArray
+    camids: IntArray
+    identities: bool = True
+    table: str = ""
 
 
-def plan_epoch(
-    labels: IntArray,
-    camids: IntArray,
-    *,
-    n_pids: int,
-    n_instances: int,
-    iterations: int,
-    rng: np.random.Generator,
-    sampler: Sampler = "cameras_first",
-) -> IntArray:
-    """Draw the images of one epoch: int64 [iterations, P·K] of row numbers. Outliers (label −1) are never drawn.
+def sample_epoch(
+    pools: Mapping[str, Pool], stage: StageConfig, rngs: Sequence[np.random.Generator]
+) -> dict[str, IntArray]:
+    """Draw the items of one epoch: by stream, int64 [steps, P·K] of item numbers.
 
     Args:
-        labels: int64 [N].
-        camids: int64 [N].
-        rng: the epoch's generator.
-        sampler: `plan_cameras_first`, `plan_other_cameras`, or the first of these with each pair of identity and camera
-            for an identity.
+        pools: by stream. The first one's length sets the number of steps where `stage.iterations` is null.
+        stage: batch size, iterations and sampler.
+        rngs: a generator for each stream; streams that are drawn together use the first.
 
     Raises:
-        ValueError: no image has a label.
+        ValueError: no item has a label, or the streams have no identity in common.
     """
-    plan = plan_other_cameras if sampler == "other_cameras" else plan_cameras_first
-    if sampler == "camera_proxies":
-        labels, camids = proxy_numbers(labels, camids), np.full_like(camids, UNKNOWN)
-    return plan(labels, camids, n_pids=n_pids, n_instances=n_instances, iterations=iterations, rng=rng)
+    if stage.sampler == "shared_identities":
+        return sample_shared_identities(pools, stage, rngs[0])
+    plans: dict[str, IntArray] = {}
+    iterations = stage.iterations
+    for (name, pool), rng in zip(pools.items(), rngs, strict=True):
+        plans[name] = sample_stream(pool, stage, iterations, rng)
+        iterations = len(plans[name])
+    return plans
 
 
-def plan_as_configured(
-    labels: IntArray, camids: IntArray, training: TrainingConfig, rng: np.random.Generator
-) -> IntArray:
-    """`plan_epoch` with the batches and the sampler of `training`."""
-    return plan_epoch(
-        labels,
-        camids,
-        n_pids=training.n_pids,
-        n_instances=training.n_instances,
-        iterations=training.iterations,
-        rng=rng,
-        sampler=training.sampler,
-    )
+def sample_stream(pool: Pool, stage: StageConfig, iterations: int | None, rng: np.random.Generator) -> IntArray:
+    """The items of one stream, drawn for itself by the sampler of the stage."""
+    labels, camids = pool.labels, pool.camids
+    if stage.sampler == "shuffle" or not pool.identities:
+        return sample_shuffled(np.flatnonzero(labels != OUTLIER), stage.batch_size, iterations, rng)
+    if stage.sampler == "camera_proxies":
+        labels = proxy_numbers(labels, camids)
+    if stage.sampler in ("camera_proxies", "random_instances"):
+        camids = np.full_like(camids, UNKNOWN)
+    sample = sample_other_cameras if stage.sampler == "other_cameras" else sample_cameras_first
+    if iterations is None:
+        iterations = max(1, len(_members(labels)) // stage.n_pids)
+    return sample(labels, camids, n_pids=stage.n_pids, n_instances=stage.n_instances, iterations=iterations, rng=rng)
 
 
-def plan_images(n_rows: int, batch_size: int, iterations: int, rng: np.random.Generator) -> IntArray:
-    """int64 [iterations, batch_size] of row numbers, all rows in random order, again and again."""
-    deal = _deck(n_rows, rng)
-    return np.array([next(deal) for _ in range(iterations * batch_size)], dtype=np.int64).reshape(
-        iterations, batch_size
-    )
+def sample_shuffled(rows: IntArray, batch_size: int, iterations: int | None, rng: np.random.Generator) -> IntArray:
+    """int64 [iterations, batch_size] of `rows` in random order, again and again; one pass where `iterations` is None.
+
+    What one pass leaves over after the last whole batch is left out.
+    """
+    if not len(rows):
+        raise ValueError("no item has a label")
+    steps = max(1, len(rows) // batch_size) if iterations is None else iterations
+    cycle = _shuffled_cycle(len(rows), rng)
+    return rows[[next(cycle) for _ in range(steps * batch_size)]].reshape(steps, batch_size)
+
+
+def sample_shared_identities(
+    pools: Mapping[str, Pool], stage: StageConfig, rng: np.random.Generator
+) -> dict[str, IntArray]:
+    """P identities that every stream has, and K items of each from every stream, at the same places of the batch.
+
+    Draws pairs of one identity (anchor, positive), and batches of two modalities. Streams of one table get different
+    items of an identity while it has enough.
+    """
+    members = [dict(_labelled_members(pool.labels)) for pool in pools.values()]
+    shared = sorted(set.intersection(*(set(each) for each in members)))
+    if not shared:
+        raise ValueError(f"the streams {', '.join(pools)} have no identity in common")
+    counts = _split_evenly(stage.batch_size, min(stage.n_pids, len(shared)))
+    steps = max(1, len(shared) // stage.n_pids) if stage.iterations is None else stage.iterations
+    cycle = _shuffled_cycle(len(shared), rng)
+    plans = {name: np.empty((steps, stage.batch_size), dtype=np.int64) for name in pools}
+    for step in range(steps):
+        start = 0
+        for place, count in zip(_draw_distinct(cycle, len(counts)), counts, strict=True):
+            taken: dict[str, IntArray] = {}
+            for (name, pool), own in zip(pools.items(), members, strict=True):
+                rows = own[shared[place]]
+                fresh = np.setdiff1d(rows, taken.get(pool.table, rows[:0]))
+                drawn = _draw(fresh if len(fresh) else rows, count, rng)
+                taken[pool.table] = np.concatenate([taken.get(pool.table, rows[:0]), drawn])
+                plans[name][step, start : start + count] = drawn
+            start += count
+    return plans
 
 
 def proxy_numbers(labels: IntArray, camids: IntArray) -> IntArray:
@@ -76,23 +121,32 @@ def proxy_numbers(labels: IntArray, camids: IntArray) -> IntArray:
     return numbers
 
 
-def plan_other_cameras(
+def sample_other_cameras(
     labels: IntArray, camids: IntArray, *, n_pids: int, n_instances: int, iterations: int, rng: np.random.Generator
 ) -> IntArray:
     """One image of an identity, and K−1 of other cameras than its own, identity after identity.
 
-    The sampler of MMT's released code, which SpCL, ABMT and cluster-contrast took over: identities are dealt from a
-    shuffled deck, and batches are cut from the sequence of their images. Where an identity has no other camera, the
-    K−1 are other images of it; images are repeated only where there are fewer than asked for; an identity of one image
+    The sampler of MMT's released code, which SpCL, ABMT and cluster-contrast took over: identities are drawn from a
+    shuffled cycle, and batches are cut from the sequence of their images. Where an identity has no other camera, the
+    K−1 are other images of it; images are repeated only where there are fewer than requested; an identity of one image
     gives that one only, once.
 
-    Args, result and error: as for `plan_epoch`.
+    Args:
+        labels: int64 [N]; outliers are never drawn.
+        camids: int64 [N].
+        rng: the epoch's generator.
+
+    Returns:
+        int64 [iterations, P·K] of row numbers.
+
+    Raises:
+        ValueError: no image has a label.
     """
     members = _members(labels)
-    deal, n_slots = _deck(len(members), rng), iterations * n_pids * n_instances
+    cycle, n_slots = _shuffled_cycle(len(members), rng), iterations * n_pids * n_instances
     rows: list[int] = []
     while len(rows) < n_slots:
-        own = members[next(deal)]
+        own = members[next(cycle)]
         anchor = own[rng.integers(len(own))]
         others = own[camids[own] != camids[anchor]]
         if not len(others):
@@ -103,7 +157,7 @@ def plan_other_cameras(
     return np.array(rows[:n_slots], dtype=np.int64).reshape(iterations, n_pids * n_instances)
 
 
-def plan_cameras_first(
+def sample_cameras_first(
     labels: IntArray,
     camids: IntArray,
     *,
@@ -114,7 +168,7 @@ def plan_cameras_first(
 ) -> IntArray:
     """One image of each camera of an identity, then others; ICE's.
 
-    Strategy: identities are dealt from a shuffled deck, which is shuffled anew when it is used up. Of a dealt
+    Strategy: identities are drawn from a shuffled cycle, which is shuffled again when it is used up. Of a drawn
     identity, one random image of each of its cameras comes first (in random order); if they are fewer than K, other
     images of it fill up, without replacement while they last.
 
@@ -125,18 +179,42 @@ def plan_cameras_first(
         * an identity with fewer images than slots repeats them;
         * unknown cameras count as one camera.
 
-    The images of one identity stand together. Args, result and error: as for `plan_epoch`.
+    The images of one identity are adjacent. Args, result and error: as for `sample_other_cameras`.
     """
     members = _members(labels)
     by_camera = [[rows[camids[rows] == camid] for camid in np.unique(camids[rows])] for rows in members]
-    shares = _shares(n_pids * n_instances, min(n_pids, len(members)))
-    deal = _deck(len(members), rng)
+    counts = _split_evenly(n_pids * n_instances, min(n_pids, len(members)))
+    cycle = _shuffled_cycle(len(members), rng)
     plan = np.empty((iterations, n_pids * n_instances), dtype=np.int64)
     for batch in plan:
-        dealt = _deal_distinct(deal, len(shares))
-        picks = [_pick(members[i], by_camera[i], n, rng) for i, n in zip(dealt, shares, strict=True)]
+        drawn = _draw_distinct(cycle, len(counts))
+        picks = [_draw_cameras_first(members[i], by_camera[i], n, rng) for i, n in zip(drawn, counts, strict=True)]
         batch[:] = np.concatenate(picks)
     return plan
+
+
+def sample_frames(tracklets: Sequence[IntArray], items: IntArray, n_frames: int, rng: np.random.Generator) -> IntArray:
+    """Random frames of drawn tracklets, in their order in time: int64 [..., n_frames] of row numbers.
+
+    A tracklet with fewer frames repeats some.
+
+    Args:
+        tracklets: rows of each tracklet, in order of time.
+        items: int64 [...], numbers of tracklets.
+    """
+    frames = [_sorted_draw(tracklets[item], n_frames, rng) for item in items.ravel().tolist()]
+    return np.array(frames, dtype=np.int64).reshape(*items.shape, n_frames)
+
+
+def group_tracklets(tracklets: IntArray) -> list[IntArray]:
+    """The rows of each tracklet, in ascending order; an image in no tracklet is one of its own.
+
+    Args:
+        tracklets: int64 [N], `UNKNOWN` for images in none.
+    """
+    alone = np.flatnonzero(tracklets == UNKNOWN)
+    groups = [rows for _, rows in _labelled_members(tracklets)]
+    return sorted([*groups, *alone[:, None]], key=lambda rows: int(rows[0]))
 
 
 def worker_columns(batch_size: int, rank: int, n_workers: int) -> slice:
@@ -147,36 +225,55 @@ def worker_columns(batch_size: int, rank: int, n_workers: int) -> slice:
 
 def _members(labels: IntArray) -> list[IntArray]:
     """The rows of each label, both in ascending order."""
-    order = np.argsort(labels, kind="stable")
-    _, starts = np.unique(labels[order], return_index=True)
-    members = [rows for rows in np.split(order, starts[1:]) if len(rows) and labels[rows[0]] != OUTLIER]
+    members = [rows for _, rows in _labelled_members(labels)]
     if not members:
-        raise ValueError("no image has a label")
+        raise ValueError("no item has a label")
     return members
 
 
-def _shares(n_slots: int, n_groups: int) -> list[int]:
+def _labelled_members(labels: IntArray) -> Iterator[tuple[int, IntArray]]:
+    """Each label with its rows, both in ascending order; outliers are left out."""
+    order = np.argsort(labels, kind="stable")
+    values, starts = np.unique(labels[order], return_index=True)
+    for label, rows in zip(values.tolist(), np.split(order, starts[1:]), strict=False):
+        if label != OUTLIER:
+            yield label, rows
+
+
+def _split_evenly(n_slots: int, n_groups: int) -> list[int]:
     base, rest = divmod(n_slots, n_groups)
     return [base + (i < rest) for i in range(n_groups)]
 
 
-def _deck(n: int, rng: np.random.Generator) -> Iterator[int]:
+def _shuffled_cycle(n: int, rng: np.random.Generator) -> Iterator[int]:
+    """0 … n−1 in random order, again and again in other orders."""
     while True:
         yield from rng.permutation(n).tolist()
 
 
-def _deal_distinct(deal: Iterator[int], n: int) -> list[int]:
-    """The next n identities; one that comes twice across a reshuffle is passed over the second time."""
-    dealt: list[int] = []
-    for identity in deal:
-        if identity not in dealt:
-            dealt.append(identity)
-        if len(dealt) == n:
+def _draw_distinct(cycle: Iterator[int], n: int) -> list[int]:
+    """The next n different numbers; one that comes twice across a reshuffle is skipped the second time."""
+    drawn: list[int] = []
+    for number in cycle:
+        if number not in drawn:
+            drawn.append(number)
+        if len(drawn) == n:
             break
-    return dealt
+    return drawn
 
 
-def _pick(rows: IntArray, by_camera: list[IntArray], n: int, rng: np.random.Generator) -> IntArray:
+def _draw(rows: IntArray, n: int, rng: np.random.Generator) -> IntArray:
+    """n of the rows in random order, repeated only where there are fewer."""
+    if len(rows) >= n:
+        return rng.choice(rows, n, replace=False)
+    return np.concatenate([rng.permutation(rows), rng.choice(rows, n - len(rows))])
+
+
+def _sorted_draw(rows: IntArray, n: int, rng: np.random.Generator) -> IntArray:
+    return rows[np.sort(_draw(np.arange(len(rows)), n, rng))]
+
+
+def _draw_cameras_first(rows: IntArray, by_camera: list[IntArray], n: int, rng: np.random.Generator) -> IntArray:
     first = np.array([rng.choice(group) for group in by_camera], dtype=np.int64)
     first = rng.permutation(first)[:n]
     missing = n - len(first)

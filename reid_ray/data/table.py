@@ -180,6 +180,11 @@ class ImageTable:
         return bool(len(self)) and bool((self.pids != UNKNOWN).any())
 
     @property
+    def n_identities(self) -> int:
+        """Known identities among the rows."""
+        return len(np.unique(self.pids[self.pids != UNKNOWN]))
+
+    @property
     def has_cameras(self) -> bool:
         return bool(len(self)) and bool((self.camids != UNKNOWN).any())
 

@@ -1,13 +1,17 @@
-"""The views of an image that training sees: `strong` (augmented) and `weak` (resized only), as in ICE.
+"""Views of an item that training sees, found by name.
 
-A view is a pure function of the decoded image and a random generator. Generators are keyed by what is drawn, never
-by which process draws it, so any number of workers and threads sees the same pixels.
+A view is a pure function of an item (a decoded image, cached features) and a random generator. Generators are keyed by
+what is drawn, never by which process draws it, so any number of workers and threads sees the same pixels. Images stay
+uint8 until they are on the device: `Pixels` says what is left to do there.
 """
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +19,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from reid_ray.config import StrongViewConfig
+from reid_ray.config import DataConfig, StrongViewConfig
+from reid_ray.errors import MethodError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -23,14 +28,70 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 ERASE_ATTEMPTS = 100
 """Tries to find a rectangle that fits the image before erasing is given up, as the original algorithm does."""
 
+Rectangle = tuple[int, int, int, int]
+"""Top, left, height and width, pixels."""
 
-def view_rng(seed: int, epoch: int, slot: int, image: int, view: int) -> np.random.Generator:
+NO_RECTANGLE: Rectangle = (0, 0, 0, 0)
+
+
+class Pixels(NamedTuple):
+    """What a view gives of one item.
+
+    Attributes:
+        values: uint8 [3, H, W], or float32 of any shape, which is taken as it is.
+        erased: the rectangle that is filled after normalisation; of height 0 where there is none.
+    """
+
+    values: Tensor
+    erased: Rectangle = NO_RECTANGLE
+
+
+class View(Protocol):
+    """A view of one item.
+
+    Attributes:
+        source: what it is a view of: `image`, or `feature` (cached features).
+    """
+
+    source: ClassVar[str]
+
+    def __call__(self, item: Tensor, rng: np.random.Generator) -> Pixels: ...
+
+
+ViewFactory = Callable[[DataConfig], View]
+
+VIEWS: dict[str, ViewFactory] = {}
+"""Name → what makes the view from the settings of its data; filled by `register_view`."""
+
+Factory = TypeVar("Factory", bound=ViewFactory)
+
+
+def register_view(name: str) -> Callable[[Factory], Factory]:
+    """Decorator: make a view known under a name."""
+
+    def register(factory: Factory) -> Factory:
+        VIEWS[name] = factory
+        return factory
+
+    return register
+
+
+def make_view(name: str, config: DataConfig) -> View:
+    """The view of this name; `MethodError` naming the nearest one where there is none."""
+    if name not in VIEWS:
+        near = difflib.get_close_matches(name, VIEWS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"views are {', '.join(VIEWS)}."
+        raise MethodError(f"There is no view '{name}'; {hint}")
+    return VIEWS[name](config)
+
+
+def view_rng(seed: int, epoch: int, slot: int, item: int, view: int) -> np.random.Generator:
     """The generator of one view.
 
-    `slot` is the place in the epoch's global sequence of images: an image that is drawn twice in an epoch, or twice
+    `slot` is the place in the epoch's global sequence of items: an image that is drawn twice in an epoch, or twice
     in a batch, gets two different views.
     """
-    return np.random.default_rng([seed, epoch, slot, image, view])
+    return np.random.default_rng([seed, epoch, slot, item, view])
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
@@ -47,6 +108,90 @@ def normalize(image: Tensor) -> Tensor:
     return normalized
 
 
+class PixelBatch(NamedTuple):
+    """Views of several items, on their way to the device.
+
+    Attributes:
+        values: uint8 [n, 3, H, W] (of tracklets [n, T, 3, H, W]), or float32 [n, …].
+        erased: int64 [n, 4] (or [n, T, 4]): top, left, height and width of the erased rectangles; None where there
+            are none.
+    """
+
+    values: Tensor
+    erased: Tensor | None
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """What the network sees, in `dtype` on `device`: images normalised, then erased, in channels_last."""
+        values = self.values.to(device, non_blocking=True)
+        if values.dtype == torch.uint8:
+            values = normalize(values)
+            if self.erased is not None:
+                values = erase(values, self.erased.to(device, non_blocking=True))
+        memory_format = torch.channels_last if values.ndim == 4 else torch.contiguous_format
+        return values.to(dtype=dtype, memory_format=memory_format)
+
+    def pin_memory(self) -> PixelBatch:
+        """The same in page-locked memory, from which a copy to a GPU does not wait."""
+        return PixelBatch(self.values.pin_memory(), None if self.erased is None else self.erased.pin_memory())
+
+
+def collate(pixels: Sequence[Pixels], n_frames: int = 1) -> PixelBatch:
+    """Views of n·T items, in order, as a batch of n; [n, T, …] where T = `n_frames` is more than 1."""
+    values = torch.stack([one.values for one in pixels])
+    erased = torch.tensor([one.erased for one in pixels]) if any(one.erased[2] for one in pixels) else None
+    if n_frames > 1:
+        values = values.reshape(-1, n_frames, *values.shape[1:])
+        erased = None if erased is None else erased.reshape(-1, n_frames, 4)
+    return PixelBatch(values, erased)
+
+
+def erase(images: Tensor, rectangles: Tensor) -> Tensor:
+    """Fill a rectangle of each image [..., 3, H, W] with the numbers of ImageNet's mean; those of height 0 stay."""
+    top, left, height, width = (side[..., None, None, None] for side in rectangles.unbind(-1))
+    y = torch.arange(images.shape[-2], device=images.device)[:, None]
+    x = torch.arange(images.shape[-1], device=images.device)
+    inside = (y >= top) & (y < top + height) & (x >= left) & (x < left + width)
+    fill = torch.tensor(IMAGENET_MEAN, dtype=images.dtype, device=images.device)[:, None, None]
+    return torch.where(inside, fill, images)
+
+
+@register_view("resize")
+@dataclass(frozen=True)
+class ResizedView:
+    """The image as it is, at the configured size."""
+
+    config: DataConfig
+    source: ClassVar[str] = "image"
+
+    def __call__(self, item: Tensor, rng: np.random.Generator) -> Pixels:
+        return Pixels(item)
+
+
+@register_view("flip")
+@dataclass(frozen=True)
+class FlippedView:
+    """The image, mirrored with the probability of `strong.flip`."""
+
+    config: DataConfig
+    source: ClassVar[str] = "image"
+
+    def __call__(self, item: Tensor, rng: np.random.Generator) -> Pixels:
+        return Pixels(F.horizontal_flip(item) if rng.random() < self.config.strong.flip else item)
+
+
+@register_view("feature")
+@dataclass(frozen=True)
+class FeatureView:
+    """One of the cached features of an item, float32 [copies, D] → [D]."""
+
+    config: DataConfig
+    source: ClassVar[str] = "feature"
+
+    def __call__(self, item: Tensor, rng: np.random.Generator) -> Pixels:
+        return Pixels(item[rng.integers(len(item))])
+
+
+@register_view("strong")
 @dataclass(frozen=True)
 class StrongView:
     """Pad, random crop, flip, Gaussian blur, normalise, random erasing, in this order.
@@ -55,35 +200,35 @@ class StrongView:
     does; so it is a light grey, not the mean.
     """
 
-    config: StrongViewConfig
+    data: DataConfig
+    source: ClassVar[str] = "image"
 
-    def __call__(self, image: Tensor, rng: np.random.Generator) -> Tensor:
-        """uint8 [3, H, W] → normalised float32 [3, H, W]."""
+    @property
+    def config(self) -> StrongViewConfig:
+        return self.data.strong
+
+    def __call__(self, item: Tensor, rng: np.random.Generator) -> Pixels:
+        """uint8 [3, H, W] → uint8 [3, H, W] and the rectangle to erase."""
         config = self.config
-        height, width = image.shape[-2:]
+        height, width = item.shape[-2:]
         top, left = rng.integers(0, 2 * config.pad + 1, size=2).tolist()
-        image = F.crop(F.pad(image, [config.pad]), top, left, height, width)
+        image = F.crop(F.pad(item, [config.pad]), top, left, height, width)
         if rng.random() < config.flip:
             image = F.horizontal_flip(image)
         if rng.random() < config.blur:
             image = blur(image, float(rng.uniform(*config.blur_sigma)))
-        pixels = normalize(image)
-        if rng.random() < config.erase:
-            pixels = self._erase(pixels, rng)
-        return pixels
+        return Pixels(image, self._rectangle(height, width, rng))
 
-    def _erase(self, pixels: Tensor, rng: np.random.Generator) -> Tensor:
-        height, width = pixels.shape[-2:]
+    def _rectangle(self, height: int, width: int, rng: np.random.Generator) -> Rectangle:
+        if rng.random() >= self.config.erase:
+            return NO_RECTANGLE
         for _ in range(ERASE_ATTEMPTS):
             area = rng.uniform(*self.config.erase_area) * height * width
             aspect = rng.uniform(*self.config.erase_aspect)
             h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if h < height and w < width:
-                top, left = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
-                fill = torch.tensor(IMAGENET_MEAN, dtype=pixels.dtype)[:, None, None]
-                pixels = F.erase(pixels, top, left, h, w, fill)
-                break
-        return pixels
+                return int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w
+        return NO_RECTANGLE
 
 
 def blur(image: Tensor, sigma: float) -> Tensor:

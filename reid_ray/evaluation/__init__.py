@@ -1,7 +1,19 @@
-"""Retrieval measured: CMC, mAP and mINP, what can be evaluated, and a hand-made baseline to beat."""
+"""Retrieval measured: CMC, mAP and mINP, what can be evaluated, a hand-made baseline to beat; quality of generation."""
 
+from reid_ray.evaluation.attribute_accuracy import AttributeAccuracy, attribute_accuracies, mean_accuracy
 from reid_ray.evaluation.baselines import colour_histogram
-from reid_ray.evaluation.protocols import camera_note, evaluable, evaluate_distances, evaluate_table
+from reid_ray.evaluation.cross_modal import regdb, sysu_mm01
+from reid_ray.evaluation.frechet import frechet_distance
+from reid_ray.evaluation.inception import inception_features, load_inception
+from reid_ray.evaluation.mars import mars
+from reid_ray.evaluation.protocols import (
+    PROTOCOLS,
+    EvaluationProtocol,
+    camera_note,
+    evaluable,
+    evaluate_distances,
+    evaluate_table,
+)
 from reid_ray.evaluation.ranking import (
     QueryScores,
     RankMetrics,
@@ -10,17 +22,52 @@ from reid_ray.evaluation.ranking import (
     score_queries,
     top_matches,
 )
+from reid_ray.evaluation.structural_similarity import (
+    dssim_lab,
+    gaussian_ssim,
+    identity_diversity,
+    identity_pairs,
+    ssim,
+)
+from reid_ray.evaluation.trials import (
+    TrialMetrics,
+    evaluate_regdb,
+    evaluate_sysu_mm01,
+    read_sysu_permutations,
+    sysu_galleries,
+)
 
 __all__ = [
+    "PROTOCOLS",
+    "AttributeAccuracy",
+    "EvaluationProtocol",
     "QueryScores",
     "RankMetrics",
+    "TrialMetrics",
+    "attribute_accuracies",
     "camera_note",
     "colour_histogram",
+    "dssim_lab",
     "evaluable",
     "evaluate_distances",
+    "evaluate_regdb",
+    "evaluate_sysu_mm01",
     "evaluate_table",
+    "frechet_distance",
+    "gaussian_ssim",
+    "identity_diversity",
+    "identity_pairs",
+    "inception_features",
+    "load_inception",
+    "mars",
+    "mean_accuracy",
     "rank_metrics",
     "rank_metrics_of_distances",
+    "read_sysu_permutations",
+    "regdb",
     "score_queries",
+    "ssim",
+    "sysu_galleries",
+    "sysu_mm01",
     "top_matches",
 ]

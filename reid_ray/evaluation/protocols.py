@@ -1,25 +1,43 @@
 """From a table to numbers: what of it can be evaluated, and the evaluation itself.
 
-A protocol is a function of query features, gallery features and the table, or of distances and the table. The one here
-is the single-query protocol of `ranking`; one that draws galleries (CUHK03 single-shot, SYSU-MM01) would be a function
-beside it, of the same form, that calls `rank_metrics` on rows it has drawn.
+A protocol is a pure function of query features, gallery features and the table, found by name in `PROTOCOLS`. The one
+here is the single-query protocol of `ranking`; one that draws galleries (CUHK03 single-shot, SYSU-MM01) calls
+`rank_metrics` on rows that it has drawn.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import DataError
+from reid_ray.evaluation.arguments import Array
 from reid_ray.evaluation.ranking import (
     APForm,
-    Array,
     DistanceBlocks,
     RankMetrics,
     rank_metrics,
     rank_metrics_of_distances,
 )
 from reid_ray.types import UNKNOWN, IntArray
+
+
+@dataclass(frozen=True)
+class EvaluationProtocol:
+    """Who is compared with whom, and which number decides.
+
+    Attributes:
+        evaluate: query features [Q, D], gallery features [G, D], table and form of the average precision → numbers for
+            the log.
+        evaluable: table → None, or one sentence that says why it cannot be evaluated.
+        primary: the metric by which the best model is kept.
+    """
+
+    evaluate: Callable[[Array, Array, ImageTable, APForm], dict[str, float | int]]
+    evaluable: Callable[[ImageTable], str | None]
+    primary: str
 
 
 def evaluate_table(
@@ -102,3 +120,11 @@ def _has_valid_match(query: ImageTable, gallery: ImageTable) -> bool:
         if pid != UNKNOWN and per_pid[pid] > n_removed:
             return True
     return False
+
+
+def _single_query(q_features: Array, g_features: Array, table: ImageTable, ap: APForm) -> dict[str, float | int]:
+    return evaluate_table(q_features, g_features, table, ap=ap).as_dict()
+
+
+PROTOCOLS: dict[str, EvaluationProtocol] = {"single_query": EvaluationProtocol(_single_query, evaluable, "mAP")}
+"""By the name of `evaluation.protocol`."""

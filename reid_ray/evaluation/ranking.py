@@ -11,10 +11,9 @@ ranked by similarity, or by distances that somebody else has computed; equal one
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +21,9 @@ import torch
 from torch import Tensor
 
 from reid_ray.errors import DataError
+from reid_ray.evaluation.arguments import Array, Ids, feature_matrix, floats, whole_numbers
 from reid_ray.types import UNKNOWN, IntArray
 
-Array: TypeAlias = npt.NDArray[Any] | Tensor
-Ids: TypeAlias = npt.NDArray[Any] | Tensor | Sequence[int]
 Float64Array: TypeAlias = npt.NDArray[np.float64]
 APForm: TypeAlias = Literal["mean", "trapezoid"]
 
@@ -130,10 +128,10 @@ def rank_metrics(
         chunk: queries ranked at a time.
 
     Raises:
-        DataError: no queries, no gallery, shapes that do not fit, NaN or infinite features, or no query
-            with a match.
+        DataError: no queries, no gallery, shapes that do not fit, NaN or infinite features, ids that are no whole
+            numbers, or no query with a match.
     """
-    return _means(score_queries(query, gallery, q_pids, g_pids, q_camids, g_camids, ap=ap, chunk=chunk))
+    return mean_scores(score_queries(query, gallery, q_pids, g_pids, q_camids, g_camids, ap=ap, chunk=chunk))
 
 
 def rank_metrics_of_distances(
@@ -149,7 +147,7 @@ def rank_metrics_of_distances(
     """
     _check_not_empty(len(q_pids), len(g_pids))
     query, gallery = _ids("query", len(q_pids), q_pids, q_camids), _ids("gallery", len(g_pids), g_pids, g_camids)
-    return _means(_scores(_rankings(query, gallery, _negated(blocks, len(q_pids), len(g_pids))), ap))
+    return mean_scores(_scores(rankings(query, gallery, _negated(blocks, len(q_pids), len(g_pids))), ap))
 
 
 def score_queries(
@@ -164,7 +162,7 @@ def score_queries(
     chunk: int = 256,
 ) -> QueryScores:
     """AP, INP and first hit of each query; as `rank_metrics`, but no query need have a match."""
-    return _scores(_rankings(*_compared(query, gallery, q_pids, g_pids, q_camids, g_camids, chunk)), ap)
+    return _scores(rankings(*compared(query, gallery, q_pids, g_pids, q_camids, g_camids, chunk)), ap)
 
 
 def top_matches(
@@ -188,7 +186,7 @@ def top_matches(
     if k < 1:
         raise ValueError(f"k={k}: ask for at least one match")
     parts = []
-    for ranking in _rankings(*_compared(query, gallery, q_pids, g_pids, q_camids, g_camids, chunk)):
+    for ranking in rankings(*compared(query, gallery, q_pids, g_pids, q_camids, g_camids, chunk)):
         order = ranking.order[:, :k]
         position = torch.arange(order.shape[1], device=order.device)
         parts.append(order.masked_fill(position >= ranking.n_kept[:, None], -1).cpu().numpy())
@@ -197,15 +195,19 @@ def top_matches(
 
 
 @dataclass(frozen=True)
-class _Ids:
+class ImageIds:
     """Query or gallery, checked: pids [N] and camids [N], int64, on one device."""
 
     pids: Tensor
     camids: Tensor
 
 
+RemovalRule: TypeAlias = Callable[[ImageIds, ImageIds], Tensor]
+"""From queries and gallery to what leaves each query's ranking, bool [B, G]."""
+
+
 @dataclass(frozen=True)
-class _Ranking:
+class Ranking:
     """B queries ranked: `order` int64 [B, G] has the ranking in its first `n_kept` [B] places.
 
     `is_hit` bool [B, G] goes along `order`, and is false beyond them.
@@ -216,17 +218,27 @@ class _Ranking:
     is_hit: Tensor
 
 
-def _rankings(query: _Ids, gallery: _Ids, blocks: Iterable[tuple[slice, Tensor]]) -> Iterator[_Ranking]:
-    """Rank queries by their similarities [B, G] to the gallery, which are overwritten."""
+def same_person_and_camera(query: ImageIds, gallery: ImageIds) -> Tensor:
+    """What the single-query protocol takes out: bool [B, G]."""
+    same_camera = (query.camids[:, None] == gallery.camids) & (query.camids != UNKNOWN)[:, None]
+    return (query.pids[:, None] == gallery.pids) & same_camera
+
+
+def rankings(
+    query: ImageIds,
+    gallery: ImageIds,
+    blocks: Iterable[tuple[slice, Tensor]],
+    rule: RemovalRule = same_person_and_camera,
+) -> Iterator[Ranking]:
+    """Rank queries by their similarities [B, G] to the gallery, which are overwritten, without junk."""
     is_junk = gallery.pids == UNKNOWN
     for rows, similarity_mat in blocks:
-        pids, camids = query.pids[rows], query.camids[rows]
-        same_pid = pids[:, None] == gallery.pids
-        same_camera = (camids[:, None] == gallery.camids) & (camids != UNKNOWN)[:, None]
-        removed = (same_pid & same_camera) | is_junk
+        block = ImageIds(query.pids[rows], query.camids[rows])
+        same_pid = block.pids[:, None] == gallery.pids
+        removed = rule(block, gallery) | is_junk
         similarity_mat.masked_fill_(removed, -torch.inf)
         order = torch.sort(similarity_mat, dim=1, descending=True, stable=True).indices
-        yield _Ranking(order, (~removed).sum(dim=1), (same_pid & ~removed).gather(1, order))
+        yield Ranking(order, (~removed).sum(dim=1), (same_pid & ~removed).gather(1, order))
 
 
 def _products(query: Tensor, gallery: Tensor, chunk: int) -> Iterator[tuple[slice, Tensor]]:
@@ -241,7 +253,7 @@ def _negated(blocks: DistanceBlocks, n_queries: int, n_gallery: int) -> Iterator
     """Distances as similarities, in float32 or float64, on the CPU."""
     n_seen = 0
     for rows, block in blocks:
-        distances = _floats(block).cpu()
+        distances = floats(block).cpu()
         if rows.start != n_seen or distances.shape != (rows.stop - rows.start, n_gallery):
             raise ValueError(
                 f"{rows} came with distances {list(distances.shape)}; the next query is {n_seen} of {n_queries}, and "
@@ -258,10 +270,14 @@ def _negated(blocks: DistanceBlocks, n_queries: int, n_gallery: int) -> Iterator
         raise ValueError(f"distances of {n_seen} queries, but ids of {n_queries}")
 
 
-def _scores(rankings: Iterable[_Ranking], ap: APForm) -> QueryScores:
+def _scores(ranked: Iterable[Ranking], ap: APForm) -> QueryScores:
     if ap not in ("mean", "trapezoid"):
         raise ValueError(f"ap={ap!r}: use 'mean' or 'trapezoid'")
-    parts = [_score(ranking.is_hit, ap) for ranking in rankings]
+    return join_scores([score_hits(ranking.is_hit, ap) for ranking in ranked])
+
+
+def join_scores(parts: Sequence[QueryScores]) -> QueryScores:
+    """Scores of consecutive blocks of queries as one."""
     return QueryScores(
         ap=np.concatenate([part.ap for part in parts]),
         inp=np.concatenate([part.inp for part in parts]),
@@ -269,7 +285,8 @@ def _scores(rankings: Iterable[_Ranking], ap: APForm) -> QueryScores:
     )
 
 
-def _means(scores: QueryScores) -> RankMetrics:
+def mean_scores(scores: QueryScores) -> RankMetrics:
+    """Means over the queries that have a match; `DataError` where none has."""
     valid = scores.valid
     n_queries = int(valid.sum())
     if n_queries == 0:
@@ -287,7 +304,7 @@ def _means(scores: QueryScores) -> RankMetrics:
     )
 
 
-def _score(is_hit: Tensor, ap: APForm) -> QueryScores:
+def score_hits(is_hit: Tensor, ap: APForm) -> QueryScores:
     """Scores of B queries from their hits bool [B, G] in ranking order, from the list of hits alone."""
     query_of_hit, position = is_hit.nonzero().cpu().numpy().T
     rank = position + 1.0
@@ -310,14 +327,14 @@ def _score(is_hit: Tensor, ap: APForm) -> QueryScores:
     return scores
 
 
-def _compared(
+def compared(
     query: Array, gallery: Array, q_pids: Ids, g_pids: Ids, q_camids: Ids, g_camids: Ids, chunk: int
-) -> tuple[_Ids, _Ids, Iterator[tuple[slice, Tensor]]]:
-    """What `_rankings` takes, from features, on the gallery's device."""
+) -> tuple[ImageIds, ImageIds, Iterator[tuple[slice, Tensor]]]:
+    """What `rankings` takes, from features, on the gallery's device."""
     if chunk < 1:
         raise ValueError(f"chunk={chunk}: at least one query is ranked at a time")
     _check_not_empty(len(query), len(gallery))
-    g_features, q_features = _features("gallery", gallery), _features("query", query)
+    g_features, q_features = feature_matrix("gallery", gallery), feature_matrix("query", query)
     g_ids = _ids("gallery", len(gallery), g_pids, g_camids, g_features.device)
     q_ids = _ids("query", len(query), q_pids, q_camids, g_features.device)
     if q_features.shape[1] != g_features.shape[1]:
@@ -337,43 +354,13 @@ def _check_not_empty(n_queries: int, n_gallery: int) -> None:
         raise DataError("There are query images but no gallery to search: give the data a gallery split.")
 
 
-def _features(name: str, features: Array) -> Tensor:
-    values = _floats(features)
-    if values.ndim != 2:
-        raise DataError(f"The {name} features have shape {list(values.shape)}; they should be [images, dimensions].")
-    # Finite norms mean finite features and, by Cauchy-Schwarz, finite similarities.
-    bad_rows = (~torch.linalg.vector_norm(values, dim=1).isfinite()).nonzero()
-    if len(bad_rows):
-        raise DataError(
-            f"The {name} features hold NaN or infinity in {len(bad_rows)} of {len(values)} rows, first in "
-            f"row {int(bad_rows[0])}; check the weights that made them."
-        )
-    return values
-
-
-def _ids(name: str, n_images: int, pids: Ids, camids: Ids, device: torch.device | None = None) -> _Ids:
+def _ids(name: str, n_images: int, pids: Ids, camids: Ids, device: torch.device | None = None) -> ImageIds:
     columns = []
     for column_name, ids in (("pids", pids), ("camids", camids)):
-        column = _tensor(ids if isinstance(ids, Tensor) else np.asarray(ids)).to(device or "cpu", torch.int64)
+        column = whole_numbers(f"{name} {column_name}", ids).to(device or "cpu", torch.int64)
         if column.shape != (n_images,):
             raise DataError(
                 f"The {name} has {n_images} images and {column_name} of shape {list(column.shape)}; give one for each."
             )
         columns.append(column)
-    return _Ids(*columns)
-
-
-def _floats(array: Array) -> Tensor:
-    """As float32, or float64 where it is that."""
-    values = _tensor(array)
-    return values if values.dtype == torch.float64 else values.float()
-
-
-def _tensor(array: Array) -> Tensor:
-    if isinstance(array, Tensor):
-        return array.detach()
-    with warnings.catch_warnings():
-        # Arrays from Ray's object store are read-only. Nothing here writes to them, and a copy would cost
-        # gigabytes.
-        warnings.filterwarnings("ignore", message=".*not writable.*")
-        return torch.from_numpy(np.ascontiguousarray(array))
+    return ImageIds(*columns)

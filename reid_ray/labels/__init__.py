@@ -9,7 +9,7 @@ from reid_ray.labels.kmeans import kmeans
 from reid_ray.labels.label_free import common_graph, label_free_objective, label_free_scores
 from reid_ray.labels.neighbours import Neighbours, nearest, nearest_by_camera
 from reid_ray.labels.quality import label_statistics, truth_scores
-from reid_ray.labels.refresh import Labelling, cluster_rows, labels_from_truth, refresh
+from reid_ray.labels.refresh import Labelling, cluster_rows, labels_from_ground_truth, refresh
 from reid_ray.labels.reliability import Reliable, reliable_labels
 from reid_ray.labels.thresholds import eps_for_share
 
@@ -30,7 +30,7 @@ __all__ = [
     "label_free_objective",
     "label_free_scores",
     "label_statistics",
-    "labels_from_truth",
+    "labels_from_ground_truth",
     "nearest",
     "nearest_by_camera",
     "open_features",

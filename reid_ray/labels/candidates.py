@@ -8,9 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from reid_ray.labels import search_kernels as kernels
+from reid_ray.labels.device_search import (
+    block_similarities,
+    count_candidates,
+    exact_similarities,
+    no_candidates,
+    offer,
+)
 from reid_ray.labels.features import READ_ROWS, blocks, read
 from reid_ray.labels.products import Centre, Operand, prepare, product
 from reid_ray.labels.threads import on_threads
@@ -128,27 +134,22 @@ class Search:
         matrix, bounds = operand.matrix.to(device), torch.from_numpy(operand.bounds).to(device)
         own_rows = torch.arange(own.start, own.stop, device=device)
         groups = torch.from_numpy(self.groups).to(device)
-        best = [found.on_device(len(own), device) for found in lists]
+        best = [no_candidates(len(own), found.capacity, device) for found in lists]
         for block in blocks(self.features.shape[0], BLOCK_COLUMNS):
             columns = self._operand(range(block.start, block.stop))
-            similarities = product(matrix, columns.matrix.to(device), bf16=self.bf16)
-            similarities += torch.from_numpy(columns.offsets).to(device)
+            offsets = torch.from_numpy(columns.offsets).to(device)
+            similarities = block_similarities(matrix, columns.matrix.to(device), offsets, bf16=self.bf16)
             rows = torch.arange(block.start, block.stop, device=device)
-            for i, found in enumerate(lists):
-                barred = own_rows[:, None] == rows
-                if found.relation != kernels.ANY:
-                    barred |= (groups[own_rows][:, None] == groups[rows]) != (found.relation == kernels.SAME)
-                offered = (similarities * float(found.sign)).masked_fill(barred, -torch.inf)
-                values, order = torch.cat([best[i][0], offered], dim=1).topk(found.capacity, dim=1)
-                best[i] = values, torch.cat([best[i][1], rows.expand(len(own), -1)], dim=1).gather(1, order)
-        for found, (values, numbers) in zip(lists, best, strict=True):
-            kept = values.isfinite() & (values >= values[:, found.k - 1 : found.k] - 2 * bounds[:, None])
-            counts = kept.sum(dim=1)
-            counts[counts == found.capacity] = int(kernels.FULL)
+            best = [
+                offer(so_far, similarities, own_rows, rows, groups, relation=found.relation, sign=float(found.sign))
+                for so_far, found in zip(best, lists, strict=True)
+            ]
+        for found, candidates in zip(lists, best, strict=True):
             at = found.positions(own)
             found.allow(at, operand)
-            found.values[at], found.columns[at] = values.cpu().numpy(), numbers.int().cpu().numpy()
-            found.counts[at] = counts.int().cpu().numpy()
+            found.counts[at] = count_candidates(candidates.values, bounds, found.k).cpu().numpy()
+            found.values[at] = candidates.values.cpu().numpy()
+            found.columns[at] = candidates.rows.int().cpu().numpy()
 
     def _best(self, found: _Lists) -> tuple[IndexArray, FloatArray]:
         """Score the candidates exactly and choose."""
@@ -196,7 +197,7 @@ class Search:
             for block in blocks(n_rows, BLOCK_ROWS):
                 at, rank = torch.nonzero((columns >= block.start) & (columns < block.stop), as_tuple=True)
                 others = torch.tensor(read(self.features, block)).to(self.device)
-                exact = (rows[at].double() * others[columns[at, rank] - block.start].double()).sum(dim=1).float()
+                exact = exact_similarities(rows, others, at, columns[at, rank] - block.start)
                 scores[own.start + at.cpu().numpy(), rank.cpu().numpy()] = exact.cpu().numpy()
 
     def _again(self, found: _Lists, at: IntArray, indices: IndexArray, similarities: FloatArray) -> IntArray:
@@ -274,11 +275,6 @@ class _Lists:
     def allow(self, lists: slice, operand: Operand) -> None:
         """Keep candidates as far below the k-th as the k-th and they may be wrong."""
         self.margins[lists] = 2 * operand.bounds
-
-    def on_device(self, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Empty lists of n rows: values and rows."""
-        values = torch.full((n, self.capacity), -torch.inf, device=device)
-        return values, torch.full((n, self.capacity), -1, dtype=torch.int64, device=device)
 
 
 def _capacity(k: int) -> int:

@@ -21,6 +21,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from reid_ray.errors import ConfigError
+from reid_ray.labels.arguments import check_dbscan, check_graph
 from reid_ray.types import OUTLIER, IntArray
 
 Backend = Literal["auto", "components", "cupy", "cuml", "sklearn"]
@@ -59,8 +60,12 @@ def dbscan(graph: csr_array, *, eps: float, min_samples: int, backend: Backend =
         int64 [N]: 0 … n_clusters−1, or `OUTLIER`.
 
     Raises:
-        ConfigError: unknown backend, or one whose package or GPU is not there or has too little memory.
+        ConfigError: an eps below 0 or beyond the `max_distance` that the graph was made with, min_samples below 1; an
+            unknown backend, or one whose package or GPU is not there or has too little memory.
+        DataError: no square matrix in CSR form.
     """
+    check_graph(graph)
+    check_dbscan(graph, eps, min_samples)
     if backend not in get_args(Backend):
         raise ConfigError(f"Unknown DBSCAN backend '{backend}'; use {', '.join(get_args(Backend))}.")
     eps = float(eps)
@@ -71,7 +76,8 @@ def dbscan(graph: csr_array, *, eps: float, min_samples: int, backend: Backend =
     if backend == "sklearn":
         from sklearn.cluster import DBSCAN
 
-        found = DBSCAN(eps=eps, min_samples=min_samples, metric="precomputed").fit_predict(graph)
+        above_zero = max(eps, np.finfo(np.float64).tiny)  # scikit-learn refuses 0
+        found = DBSCAN(eps=above_zero, min_samples=min_samples, metric="precomputed").fit_predict(graph)
         return np.asarray(found, dtype=np.int64)
     if backend == "cuml":
         core_labels = _core_labels_of_cuml(graph, eps, min_samples)

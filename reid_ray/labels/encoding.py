@@ -19,6 +19,7 @@ from scipy.sparse import csr_array
 from reid_ray.config import LabelsConfig
 from reid_ray.errors import ConfigError
 from reid_ray.labels import kernels
+from reid_ray.labels.arguments import is_count
 from reid_ray.labels.neighbours import IndexArray, Neighbours, join, nearest, nearest_by_camera, similarities_of_pairs
 from reid_ray.labels.products import Centre
 from reid_ray.types import FeatureRows, FloatArray, IntArray
@@ -60,10 +61,10 @@ class Scheme:
     def __post_init__(self) -> None:
         if self.variant not in get_args(Variant):
             raise ConfigError(f"Unknown Jaccard variant '{self.variant}'; use {', '.join(get_args(Variant))}.")
-        if min(self.k1, self.k2, self.k1_within, self.k2_within) < 1:
+        if not all(map(is_count, (self.k1, self.k2, self.k1_within, self.k2_within))):
             raise ConfigError(
-                f"k1 and k2 count neighbours, so each is at least 1; here k1={self.k1}, k2={self.k2}, "
-                f"k1_within={self.k1_within}, k2_within={self.k2_within}."
+                f"k1 and k2 count neighbours, so each is a whole number of at least 1; here k1={self.k1}, "
+                f"k2={self.k2}, k1_within={self.k1_within}, k2_within={self.k2_within}."
             )
 
     @property

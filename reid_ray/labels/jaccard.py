@@ -6,56 +6,66 @@ kept: a few per row.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from scipy.sparse import csr_array
+from torch import Tensor
 
 from reid_ray.labels import kernels
+from reid_ray.labels.arguments import DistanceGraph, camera_column, check_max_distance, feature_rows, reaching
 from reid_ray.labels.encoding import Scheme, Variant, encode, make_indptr, over_blocks, search
 from reid_ray.types import FeatureRows, IntArray
 
 
 def jaccard_graph(
-    features: FeatureRows,
+    features: FeatureRows | Tensor | Sequence[Sequence[float]],
     *,
     k1: int,
     k2: int,
     max_distance: float,
     variant: Variant = "spcl",
-    camids: IntArray | None = None,
+    camids: IntArray | Sequence[int] | None = None,
     device: torch.device | str | None = None,
     k1_within: int = 5,
     k2_within: int = 2,
-) -> csr_array:
+) -> DistanceGraph:
     """Jaccard distances of all pairs that are at most `max_distance` apart.
 
     Distances of one variant mean nothing in another; `encoding.reciprocal_weights` lists what they differ in.
 
     Args:
-        features: float32 [N, D], L2-normalised.
+        features: float32 [N, D], L2-normalised; of no rows the graph is empty.
         k1: neighbours of the k-reciprocal encoding.
         k2: neighbours of the query expansion, self included; 1 switches it off.
-        max_distance: pairs farther apart are left out, as are those that share nothing (J = 1).
+        max_distance: from 0 to 1; pairs farther apart are left out, as are those that share nothing (J = 1).
         camids: int64 [N], for `camera`: k1 and k2 then count images of other cameras.
         device: where neighbours are searched.
         k1_within, k2_within: for `camera`, the same for images of the row's own camera.
 
     Returns:
-        float32 [N, N], symmetric; the diagonal and other zeros are stored; columns ascend in each row.
+        float32 [N, N], symmetric; the diagonal and other zeros are stored; columns ascend in each row. It carries its
+        limit: `dbscan` refuses an eps beyond `max_distance`.
 
     Raises:
-        ConfigError: unknown variant, a k below 1, `camera` without camids.
-        DataError: features that are not finite or not normalised.
+        ConfigError: unknown variant, a k below 1, a max_distance outside 0 … 1, `camera` without camids.
+        DataError: features that are no matrix of finite rows of norm 1 or 0, camids that are not one a row.
     """
+    check_max_distance(max_distance)
     scheme = Scheme(variant, k1, k2, k1_within, k2_within)
-    lists = search(features, scheme, camids, device=device)
-    return graph_of_weights(encode(features, lists, scheme), max_distance)
+    rows = feature_rows(features)
+    cameras = camera_column(camids, rows.shape[0])
+    if not rows.shape[0]:
+        return reaching(csr_array((0, 0), dtype=np.float32), max_distance)
+    lists = search(rows, scheme, cameras, device=device)
+    return graph_of_weights(encode(rows, lists, scheme), max_distance)
 
 
 def graph_of_weights(
     weights: csr_array, max_distance: float, *, transposed: csr_array | None = None, rows: range | None = None
-) -> csr_array:
-    """Distances J ≤ `max_distance` of some rows of V (or of all) to all rows: float32 [R, N].
+) -> DistanceGraph:
+    """Distances J ≤ `max_distance` of some rows of V (or of all) to all rows: float32 [R, N], with its limit.
 
     Args:
         weights: V, float32 [N, N].
@@ -64,7 +74,7 @@ def graph_of_weights(
     n_rows = weights.shape[0]
     rows = range(n_rows) if rows is None else rows
     if not len(rows):
-        return csr_array((0, n_rows), dtype=np.float32)
+        return reaching(csr_array((0, n_rows), dtype=np.float32), max_distance)
     transposed = weights.T.tocsr() if transposed is None else transposed
     limit = np.float32(max_distance)  # as DBSCAN will compare: in float32
     parts = over_blocks(
@@ -81,7 +91,7 @@ def graph_of_weights(
         ),
         rows,
     )
-    return csr_array(
+    graph = csr_array(
         (
             np.concatenate([values for _, _, values in parts]),
             np.concatenate([columns for _, columns, _ in parts]),
@@ -89,3 +99,4 @@ def graph_of_weights(
         ),
         (len(rows), n_rows),
     )
+    return reaching(graph, max_distance)

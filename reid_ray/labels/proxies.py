@@ -14,7 +14,7 @@ from reid_ray.types import OUTLIER, UNKNOWN, FeatureRows, FloatArray, IntArray
 
 
 class Proxies(NamedTuple):
-    """The centres of a labelling; fields as in `PseudoLabels`."""
+    """The centres of a labelling; fields as in `Labels`."""
 
     centroids: FloatArray
     proxies: FloatArray

@@ -20,7 +20,7 @@ from reid_ray.labels.reliability import reliable_labels
 from reid_ray.labels.source_term import source_dissimilarity
 from reid_ray.labels.thresholds import eps_for_share
 from reid_ray.labels.workers import ThisProcess, Workers, shares
-from reid_ray.types import OUTLIER, UNKNOWN, FeatureRows, Features, FloatArray, IntArray, PseudoLabels
+from reid_ray.types import OUTLIER, UNKNOWN, FeatureRows, Features, FloatArray, IntArray, Labels
 
 HDBSCAN_DISTANCE = 0.9
 """Pairs that HDBSCAN gets to see: far beyond any eps, and still a few per row."""
@@ -77,11 +77,11 @@ def refresh(
     *,
     version: int,
     true_pids: IntArray | None = None,
-    previous: PseudoLabels | None = None,
+    previous: Labels | None = None,
     device: torch.device | str | None = None,
     workers: Workers | None = None,
     source: FeatureRows | None = None,
-) -> PseudoLabels:
+) -> Labels:
     """Cluster features into pseudo-labels.
 
     No cluster, one cluster, all outliers and none are all valid results; whether to train on them is the caller's to
@@ -117,19 +117,25 @@ def refresh(
     proxies, statistics = workers.get([described])[0]
     statistics |= {key: value for key, value in (("eps", found.eps), ("recall", found.recall)) if value is not None}
     statistics |= {f"{stage}_seconds": seconds for stage, seconds in found.seconds.items()}
-    return PseudoLabels(version, found.labels, *proxies, statistics=statistics, threshold=found.threshold)
+    return Labels(version, found.labels, *proxies, statistics=statistics, threshold=found.threshold)
 
 
-def labels_from_truth(
+def labels_from_ground_truth(
     features: Features, pids: IntArray, camids: IntArray, *, version: int, workers: Workers | None = None
-) -> PseudoLabels:
-    """The same from true identities, numbered as `true_labels` does."""
-    labels, workers = true_labels(pids), workers or ThisProcess()
+) -> Labels:
+    """The same from true identities, numbered as `ground_truth_labels` does."""
+    labels, workers = number_identities(pids), workers or ThisProcess()
     proxies: Proxies = workers.get([workers.run(make_proxies, features.values, labels, camids)])[0]
-    return PseudoLabels(version, labels, *proxies, statistics=label_statistics(labels))
+    return Labels(version, labels, *proxies, statistics=label_statistics(labels))
 
 
-def true_labels(pids: IntArray) -> IntArray:
+def ground_truth_labels(pids: IntArray) -> Labels:
+    """Labels of true identities alone, which take no features."""
+    labels = number_identities(pids)
+    return Labels(0, labels, statistics=label_statistics(labels))
+
+
+def number_identities(pids: IntArray) -> IntArray:
     """int64 [N]: identities numbered without gaps, in the order of pids; unknown ones are outliers."""
     known = pids != UNKNOWN
     labels = np.full(len(pids), OUTLIER, dtype=np.int64)

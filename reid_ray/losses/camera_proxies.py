@@ -1,6 +1,6 @@
 """Camera-aware proxies, a memory with a row per cluster and camera (CAP, Wang et al., AAAI 2021).
 
-All functions take the proxies as `PseudoLabels` holds them: a (cluster, camera) pair has at most one. As in
+All functions take the proxies as `Labels` holds them: a (cluster, camera) pair has at most one. As in
 `reid_ray.losses.memory`: losses first, then update. Outliers count nowhere, images of unknown camera (−1) in the
 inter-camera loss alone, where they are a camera of their own.
 """
@@ -99,10 +99,14 @@ def updated_proxies(
 ) -> Tensor:
     """The proxies [M, D] after a batch: p ← momentum·p + (1 − momentum)·f, normalised, image after image.
 
+    An image without a proxy, whose camera is unknown, moves none.
+
     Args: as for `intra_camera_loss`, and
         proxies: unit rows; left as they are.
         momentum: weight of the old proxy, 0.2 in the released code.
     """
+    if not len(proxies):
+        return proxies.clone()
     own = (labels[:, None] == proxy_labels[None, :]) & (camids[:, None] == proxy_camids[None, :])
-    images, rows = own.nonzero(as_tuple=True)
-    return updated_instance_memory(proxies, features[images], rows, momentum=momentum)
+    rows, moves = own.to(torch.uint8).argmax(dim=1), own.any(dim=1)
+    return updated_instance_memory(proxies, features, rows, momentum=momentum, moves=moves)

@@ -9,15 +9,16 @@ codes update in the backward pass with the features of that same batch, so: loss
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from reid_ray.losses.proxy import centroid_loss
 from reid_ray.losses.similarity import dot_mat
+from reid_ray.types import IntArray
 
 ClusterUpdate = Literal["sequential", "hard", "average"]
 
@@ -51,87 +52,106 @@ def updated_cluster_memory(
     """
     if mode == "sequential":
         return updated_instance_memory(memory, features, labels, momentum=momentum)
+    if not len(labels):
+        return memory.clone()
     units = F.normalize(features).to(memory.dtype)
-    clusters = torch.unique(labels)
+    counts = memory.new_zeros(len(memory)).index_add(0, labels, memory.new_ones(len(labels)))
     if mode == "hard":
-        similarities = (units * memory[labels]).sum(dim=1)
-        latest = units[_first_lowest(similarities, labels)]
+        latest = units[_first_lowest((units * memory[labels]).sum(dim=1), labels, len(memory))]
     else:
-        members = (clusters[:, None] == labels[None, :]).to(units.dtype)
-        latest = members @ units / members.sum(dim=1, keepdim=True)
-    updated = memory.clone()
-    updated[clusters] = _mixed(memory[clusters], latest, momentum)
-    return updated
+        latest = torch.zeros_like(memory).index_add(0, labels, units) / counts.clamp(min=1)[:, None]
+    return torch.where(counts[:, None] > 0, _mixed(memory, latest, momentum), memory)
 
 
-def hybrid_memory_loss(features: Tensor, rows: Tensor, memory: Tensor, labels: Tensor, *, temperature: float) -> Tensor:
+def hybrid_memory_loss(
+    features: Tensor, rows: Tensor, memory: Tensor, groups: Tensor, sizes: Tensor, *, temperature: float
+) -> Tensor:
     """SpCL's unified contrastive loss: −log softmax over clusters and outliers of the mean ⟨f, v⟩ / τ of their rows.
 
     A cluster's logit is the mean over its members (the dot product with the cluster's mean, not normalised again); an
-    outlier is a cluster of one. Source classes, where there are any, are rows with labels of their own. The released
-    code adds 1e-6 to the sum of exponentials and to the probability, which bounds the loss at 13.8; here there is no
-    bound.
+    outlier is a cluster of one. Source classes, where there are any, are groups of one row. The released code adds 1e-6
+    to the sum of exponentials and to the probability, which bounds the loss at 13.8; here there is no bound.
 
     Args:
         features: [B, D], of any norm.
         rows: int64 [B], the row of the memory that belongs to each feature.
         memory: v [N, D], unit rows, one an image.
-        labels: int64 [N], the cluster of each row, negative for outliers; gaps do not matter.
+        groups: int64 [N], the group of each row, and
+        sizes: [G], the rows of each group; from `memory_groups`.
         temperature: τ, 0.05 in the paper.
     """
-    outliers = labels.max() + 1 + torch.arange(len(labels), device=labels.device)
-    clusters = torch.where(labels < 0, outliers, labels)
-    _, groups, sizes = torch.unique(clusters, return_inverse=True, return_counts=True)
     similarities = dot_mat(F.normalize(features), memory)
     sums = similarities.new_zeros(len(features), len(sizes)).index_add(1, groups, similarities)
     return F.cross_entropy(sums / sizes / temperature, groups[rows])
 
 
-def updated_instance_memory(memory: Tensor, features: Tensor, rows: Tensor, *, momentum: float) -> Tensor:
+def memory_groups(labels: IntArray) -> tuple[IntArray, IntArray]:
+    """Groups int64 [N] of a memory's rows, 0 … G−1, and their sizes int64 [G].
+
+    Args:
+        labels: int64 [N], the cluster of each row, negative for outliers, which are a group each; gaps do not matter.
+    """
+    outliers = labels.max(initial=-1) + 1 + np.arange(len(labels))
+    _, groups, sizes = np.unique(np.where(labels < 0, outliers, labels), return_inverse=True, return_counts=True)
+    return groups, sizes
+
+
+def updated_instance_memory(
+    memory: Tensor,
+    features: Tensor,
+    rows: Tensor,
+    *,
+    momentum: float,
+    renormalise: bool = True,
+    moves: Tensor | None = None,
+) -> Tensor:
     """The memory [N, D] after a batch; what `update_instance_memory_` does, to a copy."""
     updated = memory.clone()
-    update_instance_memory_(updated, features, rows, momentum=momentum)
+    update_instance_memory_(updated, features, rows, momentum=momentum, renormalise=renormalise, moves=moves)
     return updated
 
 
 @torch.no_grad()
-def update_instance_memory_(memory: Tensor, features: Tensor, rows: Tensor, *, momentum: float) -> None:
+def update_instance_memory_(
+    memory: Tensor,
+    features: Tensor,
+    rows: Tensor,
+    *,
+    momentum: float,
+    renormalise: bool = True,
+    moves: Tensor | None = None,
+) -> None:
     """Move rows of a memory, in place: v ← momentum·v + (1 − momentum)·f, normalised, for each feature.
 
     Features of the same row follow one another in the order of the batch. A memory of all images is too large to be
-    copied at each step.
+    copied at each step. One feature at a time: which rows occur twice is known to the device only, and asking it would
+    stop the host at each step.
 
     Args:
         memory: [N, D], unit rows.
         features: [B, D], of any norm.
         rows: int64 [B], the row that each feature moves.
-        momentum: weight of the old row; 0.2 in SpCL and CAP.
+        momentum: weight of the old row; 0.2 in SpCL, CAP and GCL.
+        renormalise: whether rows get unit norm again, as in all released codes. Without, the mixture stays as it is
+            (GCL's Eq. 5.5), and norms fall below 1.
+        moves: bool [B], which features move their row; None: all.
     """
     units = F.normalize(features).to(memory.dtype)
-    for turn in _turns(rows):
-        own = rows[turn]
-        memory[own] = _mixed(memory[own], units[turn], momentum)
+    for place in range(len(rows)):
+        row = rows[place : place + 1]
+        old = memory[row]
+        mixed = momentum * old + (1 - momentum) * units[place : place + 1]
+        mixed = F.normalize(mixed) if renormalise else mixed
+        memory[row] = mixed if moves is None else torch.where(moves[place], mixed, old)
 
 
 def _mixed(old: Tensor, latest: Tensor, momentum: float) -> Tensor:
     return F.normalize(momentum * old + (1 - momentum) * latest)
 
 
-def _turns(rows: Tensor) -> Iterator[Tensor]:
-    """Positions in `rows` of all first occurrences, of all second ones, and so on: no row is twice in one turn."""
-    order = rows.argsort(stable=True)
-    _, counts = torch.unique_consecutive(rows[order], return_counts=True)
-    starts = counts.cumsum(0) - counts
-    occurrence = torch.arange(len(rows), device=rows.device) - starts.repeat_interleave(counts)
-    for turn in range(int(counts.max()) if len(rows) else 0):
-        yield order[occurrence == turn]
-
-
-def _first_lowest(values: Tensor, labels: Tensor) -> Tensor:
-    """For each label, in ascending order, the position of its lowest value, the first among equals."""
-    order = values.argsort(stable=True)
-    order = order[labels[order].argsort(stable=True)]
-    in_order = labels[order]
-    first = torch.ones_like(in_order, dtype=torch.bool)
-    first[1:] = in_order[1:] != in_order[:-1]
-    return order[first]
+def _first_lowest(values: Tensor, labels: Tensor, n_labels: int) -> Tensor:
+    """For each label, the position of its lowest value, the first among equals; of labels that do not occur, any."""
+    lowest = values.new_full((n_labels,), torch.inf).scatter_reduce(0, labels, values, "amin")
+    places = torch.arange(len(labels), device=labels.device)
+    places = torch.where(values == lowest[labels], places, len(labels) - 1)
+    return places.new_full((n_labels,), len(labels) - 1).scatter_reduce(0, labels, places, "amin")

@@ -1,18 +1,23 @@
 """Triplets of an anchor, its farthest image of the same identity and its nearest of another (Hermans et al., 2017).
 
-Distances are Euclidean, between pooled features that are not normalised. They are summed from differences: products,
-as the released codes compute them, lose half of the digits where features are large and close.
+Distances are Euclidean, between features that are not normalised unless `normalize` is set. They are summed from
+differences: products, as the released codes compute them, lose half of the digits where features are large and close.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from reid_ray.losses.soft_targets import soft_cross_entropy
+
+Surrogate = Literal["hinge", "softplus"]
+"""What is taken of d_ap − d_an + margin: max(0, ·), or the smooth log(1 + exp(·)), which no triplet ever leaves."""
+
+Reduction = Literal["mean", "sum"]
 
 MIN_SQUARED_DISTANCE = 1e-12
 """Below it a distance counts as 1e-6 and has no gradient, which would be infinite at 0 (as in the released codes)."""
@@ -40,7 +45,14 @@ def hard_pairs(features: Tensor, labels: Tensor) -> HardPairs:
         features: [B, D], not normalised.
         labels: int64 [B].
     """
-    distances = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
+    return hard_pairs_of_distances(torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist"), labels)
+
+
+def hard_pairs_of_distances(distances: Tensor, labels: Tensor) -> HardPairs:
+    """The same from distances [B, B] of any kind, in which a row is an anchor.
+
+    An identity's only image is its own positive, whatever its distance to itself.
+    """
     same_identity = labels[:, None] == labels[None, :]
     return HardPairs(
         positives=distances.masked_fill(~same_identity, -torch.inf).argmax(dim=1),
@@ -49,24 +61,43 @@ def hard_pairs(features: Tensor, labels: Tensor) -> HardPairs:
     )
 
 
-def triplet_loss(features: Tensor, labels: Tensor, *, margin: float | None) -> Tensor:
-    """Batch-hard triplet loss: mean over the batch, every image being an anchor once.
+def triplet_loss(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    margin: float | None,
+    surrogate: Surrogate = "hinge",
+    normalize: bool = False,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Batch-hard triplet loss, every image being an anchor once.
 
-    Without a margin (soft margin) log(1 + exp(d_ap − d_an)), which is MMT's hard softmax-triplet
+    With a margin max(0, d_ap − d_an + margin), or its softplus log(1 + exp(d_ap − d_an + margin)). Without a margin
+    (soft margin) the softplus of d_ap − d_an, which is MMT's hard softmax-triplet
     −log(exp(d_an) / (exp(d_ap) + exp(d_an))) and the L_tri of thesis Eq. 4.1 in ABMT's released code (there called
-    `margin=0`); with a margin max(0, d_ap − d_an + margin).
+    `margin=0`).
+
+    The variants of AM0BH (Sabri et al., Eq. 5 and table 3): BH is the hinge of features that are not normalised, so
+    that its gradient may leave the sphere, unlike that of a normalised softmax; BH1 has `normalize=True`; BHsp has
+    `surrogate="softplus"`. The paper puts the softplus in the place of the hinge, [margin + …]₊, so the margin stays;
+    Hermans et al. leave it out, which is `margin=None`. Sabri et al. and the thesis (SCR, Eq. 3.2) write a sum over the
+    batch.
 
     An identity with one image has d_ap ≈ 0, as in the released codes. With one identity in the batch the loss is 0.
 
     Args:
-        features: [B, D], pooled, not normalised.
+        features: [B, D].
         labels: int64 [B].
         margin: of distances, ≥ 0; None for the soft margin.
+        surrogate: `hinge` or `softplus`; not read where there is no margin.
+        normalize: distances between the features divided by their norms, 0 … 2.
+        reduction: over anchors.
     """
-    positive, negative, exist = _hard_distances(features, labels)
-    excess = positive - negative
-    losses = F.softplus(excess) if margin is None else F.relu(excess + margin)
-    return losses.mean() * exist
+    positive, negative, exist = _hard_distances(F.normalize(features) if normalize else features, labels)
+    excess = positive - negative + (0.0 if margin is None else margin)
+    hinge = margin is not None and surrogate == "hinge"
+    losses = F.relu(excess) if hinge else F.softplus(excess)
+    return (losses.mean() if reduction == "mean" else losses.sum()) * exist
 
 
 def soft_triplet_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:

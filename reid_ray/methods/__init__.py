@@ -4,46 +4,59 @@ from __future__ import annotations
 
 from torch import nn
 
-from reid_ray.config import Config, MMTConfig
-from reid_ray.methods.abmt import ABMT
-from reid_ray.methods.base import Batch, Exchange, Method, Update
-from reid_ray.methods.cap import CAP
-from reid_ray.methods.cluster_contrast import ClusterContrast
-from reid_ray.methods.ice import ICE
-from reid_ray.methods.mmt import MMT
-from reid_ray.methods.source import Source
-from reid_ray.methods.spcl import SpCL
-
-METHODS: dict[str, type[Method]] = {
-    "ice": ICE,
-    "abmt": ABMT,
-    "mmt": MMT,
-    "spcl": SpCL,
-    "cap": CAP,
-    "cluster_contrast": ClusterContrast,
-    "source": Source,
-}
+from reid_ray.config import Config
+from reid_ray.methods import abmt, am0bh, cap, cluster_contrast, havana, ice, mmt, scr, source, spcl  # noqa: F401  they register themselves
+from reid_ray.methods.base import (
+    METHODS,
+    Batch,
+    Collectives,
+    Inputs,
+    Method,
+    Update,
+    register_method,
+)
+from reid_ray.methods.stage import FeatureCache, LabelSpec, OptimizerSpec, Stage, StreamSpec
 
 
-def build_method(config: Config, exchange: Exchange) -> Method:
+def stages_of(config: Config) -> tuple[Stage, ...]:
+    """The stages of a run."""
+    return METHODS[config.method.name].stages(config)
+
+
+def build_method(config: Config, collectives: Collectives) -> Method:
     """The method that `config.method.name` names, with initial weights, on the CPU."""
-    return METHODS[config.method.name](config, exchange)
+    return METHODS[config.method.name](config, collectives)
 
 
-def empty_network(config: Config) -> nn.Module:
-    """The retrieval network of a run, for weights that come from elsewhere: a module with `embed` and `dim`."""
-    return METHODS[config.method.name].network(without_weights(config))
+def empty_network(config: Config, module: str | None = None) -> nn.Module:
+    """A retrieval network of a run, for weights that come from elsewhere: a module with `embed` and `dim`.
+
+    Args:
+        module: its name in the method's modules; None: what the last stage retrieves with.
+    """
+    return METHODS[config.method.name].network(without_weights(config), module or stages_of(config)[-1].retriever)
 
 
 def without_weights(config: Config) -> Config:
     """The same configuration with random initial weights, for networks whose weights come from elsewhere."""
-    second = {"weights_2": None} if isinstance(config.method, MMTConfig) else {}
-    return config.model_copy(
-        update={
-            "model": config.model.model_copy(update={"weights": None}),
-            "method": config.method.model_copy(update=second),
-        }
-    )
+    return config.model_copy(update={"model": config.model.model_copy(update={"weights": None})})
 
 
-__all__ = ["METHODS", "Batch", "Exchange", "Method", "Update", "build_method", "empty_network", "without_weights"]
+__all__ = [
+    "METHODS",
+    "Batch",
+    "Collectives",
+    "FeatureCache",
+    "Inputs",
+    "LabelSpec",
+    "Method",
+    "OptimizerSpec",
+    "Stage",
+    "StreamSpec",
+    "Update",
+    "build_method",
+    "empty_network",
+    "register_method",
+    "stages_of",
+    "without_weights",
+]

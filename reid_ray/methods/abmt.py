@@ -7,7 +7,7 @@ teacher's branches teach the student's other branches (Eq. 4.4–4.7). Without b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -17,67 +17,71 @@ from torch import Tensor
 
 from reid_ray.config import ABMTConfig, Config
 from reid_ray.losses import soft_cross_entropy, soft_triplet_loss
-from reid_ray.methods.base import Batch, Exchange, Update
-from reid_ray.methods.families import MeanTeacher
-from reid_ray.methods.parts import (
+from reid_ray.methods.base import Batch, Collectives, Update, register_method
+from reid_ray.methods.components import (
     Classifiers,
     branch_dims,
     cluster_classifiers,
     embeddings,
     mean_distance,
 )
+from reid_ray.methods.mean_teacher import MeanTeacherMethod
 from reid_ray.models import Embedding, make_teacher
-from reid_ray.types import PseudoLabels
+from reid_ray.types import Labels
 
 
-class ABMT(MeanTeacher):
+@register_method("abmt")
+class ABMT(MeanTeacherMethod):
     """See `ABMTConfig` for every number."""
 
     student_classifiers: Classifiers
     teacher_classifiers: Classifiers
 
-    def __init__(self, config: Config, exchange: Exchange) -> None:
-        super().__init__(config, exchange)
+    def __init__(self, config: Config, collectives: Collectives) -> None:
+        super().__init__(config, collectives)
         self.settings = cast(ABMTConfig, config.method)
-        self.views = ("strong_1",) if self.settings.teacher_view == "same" else ("strong_1", "strong_2")
-        self.student = self.network(config)
+        self.student = self.network(config, "student")
         self.teacher = make_teacher(self.student)
         self._dims = branch_dims(self.student)
         self.student_classifiers = Classifiers(self._dims)
         self.teacher_classifiers = make_teacher(self.student_classifiers)
+        self.prepare_source_stages()
 
-    def begin_epoch(self, labels: PseudoLabels) -> None:
-        like = next(self.student.parameters())
-        weights = cluster_classifiers(torch.tensor(labels.centroids), self._dims)
+    @classmethod
+    def views(cls, config: Config) -> Mapping[str, str]:
+        same = cast(ABMTConfig, config.method).teacher_view == "same"
+        return {"strong_1": "strong"} if same else super().views(config)
+
+    def on_main_labels(self, labels: Labels) -> None:
+        weights = cluster_classifiers(labels.centroids, self._dims)
         for classifiers in (self.student_classifiers, self.teacher_classifiers):
-            classifiers.restart(weights, like=like)
+            classifiers.restart(weights)
 
-    def updates(self, batch: Batch) -> Iterator[Update]:
+    def main_updates(self, batch: Batch) -> Iterator[Update]:
         settings, rng = self.settings, batch.rng()
-        students = embeddings(self.student, batch.views["strong_1"], self.exchange)
+        views, labels = batch["train"].views, batch["train"].labels
+        students = embeddings(self.student, views["strong_1"], self.collectives)
         logits = self.student_classifiers(self._dropped(students, rng))
         with torch.no_grad():
-            teachers = embeddings(self.teacher, batch.views[self.views[-1]], self.exchange)
+            teachers = embeddings(self.teacher, views.get("strong_2", views["strong_1"]), self.collectives)
             targets = self.teacher_classifiers(self._dropped(teachers, rng))
-        pairs = lessons(len(students), cross=settings.cross_branch)
-        parts = {
-            "ce": mean(
-                [F.cross_entropy(one, batch.labels, label_smoothing=settings.label_smoothing) for one in logits]
-            ),
+        pairs = teacher_student_pairs(len(students), cross=settings.cross_branch)
+        terms = {
+            "ce": mean([F.cross_entropy(one, labels, label_smoothing=settings.label_smoothing) for one in logits]),
             "soft_ce": mean([soft_cross_entropy(logits[taught], targets[by]) for taught, by in pairs]),
             "soft_triplet": mean(
-                [soft_triplet_loss(students[taught].pooled, teachers[by].pooled, batch.labels) for taught, by in pairs]
+                [soft_triplet_loss(students[taught].pooled, teachers[by].pooled, labels) for taught, by in pairs]
             ),
         }
         loss = (
-            settings.weight_ce * parts["ce"]
-            + settings.weight_soft_ce * parts["soft_ce"]
-            + settings.weight_soft_triplet * parts["soft_triplet"]
+            settings.weight_ce * terms["ce"]
+            + settings.weight_soft_ce * terms["soft_ce"]
+            + settings.weight_soft_triplet * terms["soft_triplet"]
         )
         distances = {"distance_teacher": mean_distance([s.pooled for s in students], [t.pooled for t in teachers])}
         if len(teachers) > 1:
             distances["distance_peers"] = mean_distance([teachers[0].pooled], [teachers[1].pooled])
-        yield Update("student", loss, {**parts, **distances})
+        yield Update(("main",), loss, {**terms, **distances})
 
     def _dropped(self, branches: Sequence[Embedding], rng: np.random.Generator) -> list[Tensor]:
         """Features of the branches, some entries set to 0 and the others scaled up, the same on every worker."""
@@ -88,7 +92,7 @@ class ABMT(MeanTeacher):
         return [one * torch.from_numpy(rng.random(one.shape) >= share).to(one) / (1 - share) for one in features]
 
 
-def lessons(n_branches: int, *, cross: bool) -> list[tuple[int, int]]:
+def teacher_student_pairs(n_branches: int, *, cross: bool) -> list[tuple[int, int]]:
     """Pairs (branch of the student, branch of the teacher that teaches it): all others, or its own."""
     if not cross or n_branches == 1:
         return [(branch, branch) for branch in range(n_branches)]

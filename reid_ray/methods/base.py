@@ -1,39 +1,64 @@
 """What a method is: that which differs between papers, and nothing else.
 
-The loop owns batches, backward, gradient exchange, optimizer steps, the teacher's moving average, checkpoints and
-logs. A method owns its networks, what it keeps for an epoch (proxies, memories, classifiers) and its losses.
+The loop owns batches, backward, gradient exchange, optimizer steps, moving averages, checkpoints and logs. A method
+declares its stages, and owns its modules and its losses.
 """
 
 from __future__ import annotations
 
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reid_ray.config import Config, DataConfig
+from reid_ray.config import Config
+from reid_ray.data.table import ImageTable
+from reid_ray.methods.stage import Stage
 from reid_ray.models import build_network
-from reid_ray.types import FloatArray, PseudoLabels
+from reid_ray.types import FloatArray, Labels
 
 
-class Exchange(Protocol):
-    """What a method may ask of the other workers; `reid_ray.training.world.World` is one."""
+class Collectives(Protocol):
+    """What a method may ask of the other workers; `reid_ray.training.distributed.DistributedContext` is one."""
 
     @property
     def rank(self) -> int: ...
     @property
     def size(self) -> int: ...
-    def gather(self, local: Tensor) -> Tensor:
+    def all_gather(self, local: Tensor) -> Tensor:
         """[n, ...] of each worker → the global batch [size·n, ...], differentiable."""
         ...
 
-    def local(self, whole: Tensor) -> Tensor:
+    def local_slice(self, whole: Tensor) -> Tensor:
         """This worker's slice of a global batch."""
         ...
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One stream of a batch.
+
+    Attributes:
+        views: view → this worker's items: images [n, 3, H, W], tracklets [n, T, 3, H, W] or features [n, D].
+        labels: int64 [B], labels of the *global* batch; this worker's slice is contiguous in it.
+        rows: int64 [B], rows of the training table (of tracklets, the first frame's).
+        columns: columns of the global batch, int64 [B] or [B, M]; `camid` is always there.
+    """
+
+    views: Mapping[str, Tensor]
+    labels: Tensor
+    rows: Tensor
+    columns: Mapping[str, Tensor]
+
+    @property
+    def camids(self) -> Tensor:
+        """int64 [B], cameras of the global batch."""
+        return self.columns["camid"]
 
 
 @dataclass(frozen=True)
@@ -41,123 +66,130 @@ class Batch:
     """One step's data.
 
     Attributes:
-        views: view name → this worker's images, float [n, 3, H, W].
-        labels: int64 [B], labels of the *global* batch; this worker's slice is contiguous in it.
-        camids: int64 [B], cameras of the global batch.
-        rows: int64 [B], rows of the training table.
+        streams: by name, as the stage declares them.
         key: (seed, epoch, step), for randomness that all workers share.
-        other: as many images of the method's second table (`Method.other_data`), None without one. Those of a source
-            that it learns from have their identities as labels, others none.
     """
 
-    views: Mapping[str, Tensor]
-    labels: Tensor
-    camids: Tensor
-    rows: Tensor
+    streams: Mapping[str, Inputs]
     key: tuple[int, int, int]
-    other: Batch | None = None
 
-    def rng(self) -> np.random.Generator:
-        """A generator that gives the same numbers on every worker."""
-        return np.random.default_rng([*self.key, 0x5EED])
+    def __getitem__(self, stream: str) -> Inputs:
+        return self.streams[stream]
+
+    def rng(self, name: str = "") -> np.random.Generator:
+        """A generator that gives the same numbers on every worker; another one for each name."""
+        salt = zlib.crc32(name.encode()) if name else 0x5EED
+        return np.random.default_rng([*self.key, salt])
+
+    def noise(self, name: str, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Standard normal numbers of the *global* batch, the same for any number of workers.
+
+        Args:
+            name: of what is drawn; two draws of one step need two names.
+            shape: [B, …]; `Collectives.local_slice` gives this worker's share.
+            like: gives dtype and device.
+        """
+        return torch.from_numpy(self.rng(name).standard_normal(tuple(shape))).to(like)
 
 
 @dataclass(frozen=True)
 class Update:
-    """One optimizer step: minimise `loss`, the loss of the global batch; `parts` are its terms, for the log."""
+    """One optimizer step: minimise `loss`, the loss of the global batch.
 
-    optimizer: str
+    Attributes:
+        optimizers: names of those that step. Only their parameters get a gradient.
+        loss: scalar.
+        terms: for the log: the terms of the loss before their weights, and what else is worth a curve.
+    """
+
+    optimizers: tuple[str, ...]
     loss: Tensor
-    parts: Mapping[str, Tensor]
+    terms: Mapping[str, Tensor]
 
 
 class Method(ABC):
-    """A system of the papers.
+    """A system of the papers. Made once for a run, on the CPU, with initial weights."""
 
-    Attributes:
-        teacher: the retrieval network, as `network` builds it: what clusters, is evaluated and exported.
-        student: what is trained. A method without a teacher has one network and names it twice.
-    """
-
-    views: tuple[str, ...]
-    """Views that a batch holds; names that begin with `strong` are augmented."""
-    wants_features: ClassVar[bool] = False
-    """Whether `PseudoLabels.features` should be there at the first refresh."""
-    n_starts: ClassVar[int] = 1
-    """Models of a source stage that it starts from, each of another seed, where it has such a stage."""
-    student: nn.Module
-    teacher: nn.Module
-
-    def __init__(self, config: Config, exchange: Exchange) -> None:
+    def __init__(self, config: Config, collectives: Collectives) -> None:
         self.config = config
-        self.exchange = exchange
+        self.collectives = collectives
 
     @classmethod
-    def network(cls, config: Config) -> nn.Module:
-        """The retrieval network with its initial weights: a module with `embed(images)` and `dim`."""
+    @abstractmethod
+    def stages(cls, config: Config) -> tuple[Stage, ...]:
+        """The stages of a run, in order; the last one is the main stage, with the settings of `config.training`."""
+
+    @classmethod
+    def resolve(cls, config: Config, table: ImageTable) -> Config:
+        """The configuration with what follows from the data or from files filled in, before a run is begun.
+
+        Args:
+            table: the training table of `data`.
+        """
+        return config
+
+    @classmethod
+    def network(cls, config: Config, module: str) -> nn.Module:
+        """A module that retrieves or fills a feature cache, as any process can build it, with initial weights.
+
+        It has `embed(images, **columns) -> [n, D]` and `dim`; one that reads columns names them in `columns`.
+
+        Args:
+            module: a name in `modules`, or a path below one.
+        """
+        name, _, below = module.partition(".")
+        return cls.build(config, name).get_submodule(below)
+
+    @classmethod
+    def build(cls, config: Config, name: str) -> nn.Module:
+        """One of `modules` that retrieves, or has a part that does, with initial weights."""
         return build_network(config.model, bf16=config.training.precision == "bf16")
 
-    @classmethod
-    def started_from(cls, config: Config, files: Sequence[str]) -> Config:
-        """The configuration that starts from the exported models of source stages, `n_starts` of them."""
-        return config.model_copy(update={"model": config.model.model_copy(update={"weights": files[0]})})
-
-    @classmethod
-    def labels_source(cls, config: Config) -> Literal["pseudo", "truth"]:
-        """Where training labels come from: clusters, or true identities."""
-        return "pseudo"
-
-    @classmethod
-    def learns_source(cls, config: Config) -> bool:
-        """Whether it learns from `source` and its identities beside the data, in place of a stage before.
-
-        Its batches then come as `Batch.other`, and `PseudoLabels.source_centroids` with the first labels.
-        """
-        return False
-
-    @classmethod
-    def other_data(cls, config: Config) -> DataConfig | None:
-        """A second table, whose images come with each batch as `Batch.other`."""
-        return config.source if cls.learns_source(config) else None
-
-    def parameters(self) -> Mapping[str, list[nn.Parameter]]:
-        """Optimizer name → what it trains. `begin_epoch` may change it; parameters that stay keep their moments."""
-        return {"student": [parameter for parameter in self.student.parameters() if parameter.requires_grad]}
+    @property
+    @abstractmethod
+    def modules(self) -> Mapping[str, nn.Module]:
+        """All that a checkpoint holds: networks, moving averages, memories, classifiers."""
 
     @abstractmethod
-    def begin_epoch(self, labels: PseudoLabels) -> None:
-        """Take new labels: rebuild what the losses read. Called once for each refresh that gave labels to train on.
+    def updates(self, stage: str, batch: Batch) -> Iterator[Update]:
+        """The optimizer steps of one batch, in order; each is applied before the next is requested."""
 
-        A resumed run calls it too, with the labels of then and before `networks` are loaded, for their shapes.
+    def on_labels(self, stage: str, labels: Mapping[str, Labels]) -> None:  # noqa: B027  not all methods keep any
+        """Take new labels, by stream: rebuild what the losses read.
+
+        Called once for each refresh that gave labels to train on. What it makes of them must be in `modules`, because
+        a resumed run does not call it again.
         """
 
-    @abstractmethod
-    def updates(self, batch: Batch) -> Iterator[Update]:
-        """The optimizer steps of one batch, in order; each is applied before the next is asked for."""
-
-    def clustered(self) -> FloatArray | None:
-        """What is clustered in place of features extracted by the teacher, float32 [N, D], unit rows; None: nothing."""
+    def memory_features(self, stage: str) -> FloatArray | None:
+        """What is clustered in place of extracted features, float32 [N, D], unit rows; None: extract."""
         return None
 
+    def ema_pairs(self, stage: str) -> Sequence[tuple[nn.Module, nn.Module]]:
+        """Pairs (moving average, module that it follows) that are updated after each step."""
+        return []
+
     def ema_momentum(self, step: int) -> float:
-        """α of the moving averages after global step `step`, counted from 0."""
+        """α of the moving averages after step `step` of the stage, counted from 0."""
         return self.config.model.ema
 
-    @property
-    def averages(self) -> Sequence[tuple[nn.Module, nn.Module]]:
-        """Pairs (mean, what it follows) of networks, for the moving averages; none where there is no teacher apart."""
-        return [] if self.teacher is self.student else [(self.teacher, self.student)]
-
-    @property
-    def networks(self) -> Mapping[str, nn.Module]:
-        """What a checkpoint saves: networks, and modules that hold what changes within an epoch."""
-        return {"student": self.student, "teacher": self.teacher}
-
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Move the networks; images arrive in the same dtype, or are autocast."""
-        for network in self.networks.values():
-            network.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        """Move the modules; images arrive in the same dtype, or are autocast."""
+        for module in self.modules.values():
+            module.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def train(self) -> None:
-        for network in self.networks.values():
-            network.train()
+
+METHODS: dict[str, type[Method]] = {}
+"""Name → class of every registered method, filled by `register_method`."""
+
+MethodClass = TypeVar("MethodClass", bound=Method)
+
+
+def register_method(name: str) -> Callable[[type[MethodClass]], type[MethodClass]]:
+    """Class decorator: the method whose settings have this name (`register_method_config`)."""
+
+    def register(cls: type[MethodClass]) -> type[MethodClass]:
+        METHODS[name] = cls
+        return cls
+
+    return register

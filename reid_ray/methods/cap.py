@@ -9,54 +9,61 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import cast
 
-import torch
 from torch import Tensor
 
 from reid_ray.config import CAPConfig, Config
 from reid_ray.errors import DataError
 from reid_ray.losses import inter_camera_loss, intra_camera_loss, updated_proxies
-from reid_ray.methods.base import Batch, Exchange, Update
-from reid_ray.methods.families import MemoryMethod
-from reid_ray.methods.parts import joined_feature
-from reid_ray.types import PseudoLabels
+from reid_ray.methods.base import Batch, Collectives, Update, register_method
+from reid_ray.methods.components import joined_feature
+from reid_ray.methods.memory_bank import MemoryMethod
+from reid_ray.methods.pretraining import STRONG
+from reid_ray.methods.stage import Stage, StreamSpec, from_clusters, optimizers
+from reid_ray.types import Labels
 
 
+@register_method("cap")
 class CAP(MemoryMethod):
     """See `CAPConfig` for every number."""
 
-    def __init__(self, config: Config, exchange: Exchange) -> None:
-        super().__init__(config, exchange)
+    def __init__(self, config: Config, collectives: Collectives) -> None:
+        super().__init__(config, collectives)
         self.settings = cast(CAPConfig, config.method)
 
-    def begin_epoch(self, labels: PseudoLabels) -> None:
+    @classmethod
+    def main_stage(cls, config: Config) -> Stage:
+        return Stage(
+            "main",
+            config.training,
+            {"train": StreamSpec(STRONG, labels=from_clusters(config, "proxies"))},
+            optimizers(config.training, main=("student",)),
+            retriever="student",
+        )
+
+    def on_main_labels(self, labels: Labels) -> None:
         if not len(labels.proxies):
             raise DataError(
                 "CAP learns from cameras, and no clustered image has one; say where they stand (data.camera_level, "
                 "data.camera_regex, data.use_cameras=true), or take the recipe cluster-contrast."
             )
-        like = next(self.student.parameters())
-        self.memory.keep(
-            proxies=torch.tensor(labels.proxies).to(like),
-            labels=torch.tensor(labels.proxy_labels, device=like.device),
-            camids=torch.tensor(labels.proxy_camids, device=like.device),
-        )
+        self.memory.set_arrays(proxies=labels.proxies, labels=labels.proxy_labels, camids=labels.proxy_camids)
 
-    def updates(self, batch: Batch) -> Iterator[Update]:
-        settings, temperature = self.settings, self.settings.temperature
-        images = batch.labels, batch.camids
+    def main_updates(self, batch: Batch) -> Iterator[Update]:
+        settings, temperature, inputs = self.settings, self.settings.temperature, batch["train"]
+        images = inputs.labels, inputs.camids
         proxies: tuple[Tensor, Tensor, Tensor] = (
             self.memory["proxies"],
             self.memory["labels"],
             self.memory["camids"],
         )
-        features = joined_feature(self.student, batch.views["strong"], self.exchange)
-        parts = {"intra": intra_camera_loss(features, *images, *proxies, temperature=temperature)}
-        loss = parts["intra"]
+        features = joined_feature(self.student, inputs.views["strong"], self.collectives)
+        terms = {"intra": intra_camera_loss(features, *images, *proxies, temperature=temperature)}
+        loss = terms["intra"]
         _, epoch, _ = batch.key
         if epoch >= settings.inter_from_epoch:
-            parts["inter"] = inter_camera_loss(
+            terms["inter"] = inter_camera_loss(
                 features, *images, *proxies, temperature=temperature, n_negatives=settings.n_negatives
             )
-            loss = loss + settings.weight_inter * parts["inter"]
-        yield Update("student", loss, parts)
-        self.memory.keep(proxies=updated_proxies(features.detach(), *images, *proxies, momentum=settings.momentum))
+            loss = loss + settings.weight_inter * terms["inter"]
+        yield Update(("main",), loss, terms)
+        self.memory.set(proxies=updated_proxies(features.detach(), *images, *proxies, momentum=settings.momentum))

@@ -9,35 +9,47 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import cast
 
-import torch
 import torch.nn.functional as F
 
 from reid_ray.config import ClusterContrastConfig, Config
 from reid_ray.losses import cluster_memory_loss, updated_cluster_memory
-from reid_ray.methods.base import Batch, Exchange, Update
-from reid_ray.methods.families import MemoryMethod
-from reid_ray.methods.parts import joined_feature
-from reid_ray.types import PseudoLabels
+from reid_ray.methods.base import Batch, Collectives, Update, register_method
+from reid_ray.methods.components import joined_feature
+from reid_ray.methods.memory_bank import MemoryMethod
+from reid_ray.methods.pretraining import STRONG
+from reid_ray.methods.stage import Stage, StreamSpec, from_clusters, optimizers
+from reid_ray.types import Labels
 
 
+@register_method("cluster_contrast")
 class ClusterContrast(MemoryMethod):
     """See `ClusterContrastConfig` for every number."""
 
-    def __init__(self, config: Config, exchange: Exchange) -> None:
-        super().__init__(config, exchange)
+    def __init__(self, config: Config, collectives: Collectives) -> None:
+        super().__init__(config, collectives)
         self.settings = cast(ClusterContrastConfig, config.method)
 
-    def begin_epoch(self, labels: PseudoLabels) -> None:
-        like = next(self.student.parameters())
-        self.memory.keep(clusters=F.normalize(torch.tensor(labels.centroids).to(like)))
+    @classmethod
+    def main_stage(cls, config: Config) -> Stage:
+        return Stage(
+            "main",
+            config.training,
+            {"train": StreamSpec(STRONG, labels=from_clusters(config, "centroids"))},
+            optimizers(config.training, main=("student",)),
+            retriever="student",
+        )
 
-    def updates(self, batch: Batch) -> Iterator[Update]:
-        settings, memory = self.settings, self.memory["clusters"]
-        features = joined_feature(self.student, batch.views["strong"], self.exchange)
-        loss = cluster_memory_loss(features, batch.labels, memory, temperature=settings.temperature)
-        yield Update("student", loss, {"cluster": loss})
-        self.memory.keep(
+    def on_main_labels(self, labels: Labels) -> None:
+        self.memory.set_arrays(clusters=labels.centroids)
+        self.memory.set(clusters=F.normalize(self.memory["clusters"]))
+
+    def main_updates(self, batch: Batch) -> Iterator[Update]:
+        settings, memory, inputs = self.settings, self.memory["clusters"], batch["train"]
+        features = joined_feature(self.student, inputs.views["strong"], self.collectives)
+        loss = cluster_memory_loss(features, inputs.labels, memory, temperature=settings.temperature)
+        yield Update(("main",), loss, {"cluster": loss})
+        self.memory.set(
             clusters=updated_cluster_memory(
-                memory, features.detach(), batch.labels, momentum=settings.momentum, mode=settings.update
+                memory, features.detach(), inputs.labels, momentum=settings.momentum, mode=settings.update
             )
         )

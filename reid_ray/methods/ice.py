@@ -10,98 +10,115 @@ BN statistics, which nothing reads (the teacher is what clusters and is exported
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reid_ray.config import Config, ICEConfig
 from reid_ray.errors import ConfigError
 from reid_ray.losses import centroid_loss, cross_camera_loss, hard_instance_loss, soft_consistency_loss
-from reid_ray.methods.base import Batch, Exchange, Method, Update
+from reid_ray.methods.base import Batch, Collectives, Inputs, Update, register_method
+from reid_ray.methods.components import BufferDict
+from reid_ray.methods.pretraining import AdaptiveMethod
+from reid_ray.methods.stage import LabelSpec, Stage, StreamSpec, from_clusters, optimizers
 from reid_ray.models import make_teacher
-from reid_ray.types import PseudoLabels
+from reid_ray.types import Labels
 
 
-class ICE(Method):
+@register_method("ice")
+class ICE(AdaptiveMethod):
     """Camera-aware, camera-agnostic or supervised ICE; see `ICEConfig` for every number."""
 
-    views = ("strong_1", "strong_2", "weak")
-
-    def __init__(self, config: Config, exchange: Exchange) -> None:
-        super().__init__(config, exchange)
+    def __init__(self, config: Config, collectives: Collectives) -> None:
+        super().__init__(config, collectives)
         if config.model.branches:
             raise ConfigError("ICE has one branch; set model.branches=[].")
         self.settings = cast(ICEConfig, config.method)
-        self.student = self.network(config)
+        self.student = self.network(config, "student")
         self.teacher = make_teacher(self.student)
-        self._centroids = torch.empty(0, 0)
-        self._proxies = torch.empty(0, 0)
-        self._proxy_labels = torch.empty(0, dtype=torch.long)
-        self._proxy_camids = torch.empty(0, dtype=torch.long)
+        self.targets = BufferDict()
+        self.prepare_source_stages()
 
     @classmethod
-    def labels_source(cls, config: Config) -> Literal["pseudo", "truth"]:
-        return "truth" if cast(ICEConfig, config.method).mode == "supervised" else "pseudo"
+    def main_stage(cls, config: Config) -> Stage:
+        supervised = cast(ICEConfig, config.method).mode == "supervised"
+        needs = ("centroids", "proxies")
+        labels = LabelSpec("ground_truth", frozenset(needs)) if supervised else from_clusters(config, *needs)
+        views = {"strong_1": "strong", "strong_2": "strong", "weak": "resize"}
+        return Stage(
+            "main",
+            config.training,
+            {"train": StreamSpec(views, labels=labels)},
+            optimizers(config.training, main=("student",)),
+            retriever="teacher",
+            init={"teacher": "student"},
+        )
 
-    def begin_epoch(self, labels: PseudoLabels) -> None:
-        like = next(self.student.parameters())
-        self._centroids = torch.tensor(labels.centroids).to(like)
-        self._proxies = torch.tensor(labels.proxies).to(like)
-        self._proxy_labels = torch.tensor(labels.proxy_labels, device=like.device)
-        self._proxy_camids = torch.tensor(labels.proxy_camids, device=like.device)
+    @property
+    def main_modules(self) -> Mapping[str, nn.Module]:
+        return {"student": self.student, "teacher": self.teacher, "targets": self.targets}
 
-    def updates(self, batch: Batch) -> Iterator[Update]:
-        settings = self.settings
-        anchors = self.exchange.gather(self.student(batch.views["strong_1"]).feature)
+    def ema_pairs(self, stage: str) -> Sequence[tuple[nn.Module, nn.Module]]:
+        return [] if stage in self.pretraining else [(self.teacher, self.student)]
+
+    def on_main_labels(self, labels: Labels) -> None:
+        self.targets.set_arrays(
+            centroids=labels.centroids,
+            proxies=labels.proxies,
+            proxy_labels=labels.proxy_labels,
+            proxy_camids=labels.proxy_camids,
+        )
+
+    def main_updates(self, batch: Batch) -> Iterator[Update]:
+        settings, inputs, targets = self.settings, batch["train"], self.targets
+        anchors = self.collectives.all_gather(self.student(inputs.views["strong_1"]).feature)
         with torch.no_grad():
-            hard_targets, soft_targets = self._teacher_features(batch)
-        parts = {
+            order = torch.from_numpy(batch.rng().permutation(len(inputs.labels))).to(anchors.device)
+            hard_targets, soft_targets = self._teacher_features(inputs, order)
+        terms = {
             "agnostic": centroid_loss(
                 anchors,
-                batch.labels,
-                self._centroids,
+                inputs.labels,
+                targets["centroids"],
                 temperature=settings.temperature_agnostic,
                 label_smoothing=settings.label_smoothing,
                 normalize=settings.normalize_student,
             ),
-            "hard": hard_instance_loss(anchors, hard_targets, batch.labels, temperature=settings.temperature_hard),
+            "hard": hard_instance_loss(anchors, hard_targets, inputs.labels, temperature=settings.temperature_hard),
             "soft": soft_consistency_loss(anchors, hard_targets, soft_targets, temperature=settings.temperature_soft),
         }
-        loss = parts["agnostic"] + settings.weight_hard * parts["hard"] + settings.weight_soft * parts["soft"]
-        if settings.mode != "agnostic" and len(self._proxies):
-            parts["cross"] = cross_camera_loss(
+        loss = terms["agnostic"] + settings.weight_hard * terms["hard"] + settings.weight_soft * terms["soft"]
+        if settings.mode != "agnostic" and len(targets["proxies"]):
+            terms["cross"] = cross_camera_loss(
                 anchors,
-                batch.labels,
-                batch.camids,
-                self._proxies,
-                self._proxy_labels,
-                self._proxy_camids,
+                inputs.labels,
+                inputs.camids,
+                targets["proxies"],
+                targets["proxy_labels"],
+                targets["proxy_camids"],
                 temperature=settings.temperature_cross,
                 n_negatives=settings.n_negatives,
                 own_camera_positive=settings.own_camera_positive,
                 reduction=settings.cross_reduction,
                 normalization=settings.proxy_normalization,
             )
-            loss = loss + settings.weight_cross * parts["cross"]
-        yield Update("student", loss, parts)
+            loss = loss + settings.weight_cross * terms["cross"]
+        yield Update(("main",), loss, terms)
 
-    def _teacher_features(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _teacher_features(self, inputs: Inputs, order: Tensor) -> tuple[Tensor, Tensor]:
         """Teacher features of the global batch: of the second strong view and of the weak view, both [B, D].
 
-        Inputs are shuffled over the BN groups, so that a group's statistics do not give the identity away.
+        Inputs are shuffled over the BN groups by `order` [B], so that a group's statistics do not give the identity
+        away.
         """
-        order = torch.from_numpy(batch.rng().permutation(len(batch.labels)))
+        views = inputs.views
         if self.settings.teacher_forwards == "all":
-            self._shuffled_forward(batch.views["strong_1"], order)
-        return (
-            self._shuffled_forward(batch.views["strong_2"], order),
-            self._shuffled_forward(batch.views["weak"], order),
-        )
+            self._shuffled_forward(views["strong_1"], order)
+        return self._shuffled_forward(views["strong_2"], order), self._shuffled_forward(views["weak"], order)
 
     def _shuffled_forward(self, images: Tensor, order: Tensor) -> Tensor:
-        order = order.to(images.device)
-        shuffled = self.exchange.local(self.exchange.gather(images)[order])
-        features: Tensor = self.exchange.gather(self.teacher(shuffled).feature)
+        shuffled = self.collectives.local_slice(self.collectives.all_gather(images)[order])
+        features: Tensor = self.collectives.all_gather(self.teacher(shuffled).feature)
         return features[torch.argsort(order)]

@@ -10,6 +10,7 @@ their two.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import cast
 
 import torch
@@ -19,11 +20,12 @@ from torch import Tensor, nn
 from reid_ray.config import Config, MMTConfig
 from reid_ray.errors import ConfigError
 from reid_ray.losses import soft_cross_entropy, soft_triplet_loss, triplet_loss
-from reid_ray.methods.base import Batch, Exchange, Update
-from reid_ray.methods.families import MeanTeacher
-from reid_ray.methods.parts import Classifiers, branch_dims, cluster_classifiers, embeddings, mean_distance
+from reid_ray.methods.base import Batch, Collectives, Update, register_method
+from reid_ray.methods.components import Classifiers, branch_dims, cluster_classifiers, embeddings, mean_distance
+from reid_ray.methods.mean_teacher import MeanTeacherMethod
+from reid_ray.methods.pretraining import has_source_stage
 from reid_ray.models import Embedder, build_network, make_teacher
-from reid_ray.types import PseudoLabels
+from reid_ray.types import Labels
 
 
 class Pair(nn.Module):
@@ -43,51 +45,48 @@ class Pair(nn.Module):
         return F.normalize(first + second)
 
 
-class MMT(MeanTeacher):
+@register_method("mmt")
+class MMT(MeanTeacherMethod):
     """See `MMTConfig` for every number."""
 
     student_classifiers: nn.ModuleList
     teacher_classifiers: nn.ModuleList
 
-    views = ("strong_1", "strong_2")
-    n_starts = 2
+    n_networks = 2
 
-    def __init__(self, config: Config, exchange: Exchange) -> None:
-        super().__init__(config, exchange)
+    def __init__(self, config: Config, collectives: Collectives) -> None:
+        super().__init__(config, collectives)
         self.settings = cast(MMTConfig, config.method)
-        self.student = self.network(config)
+        self.student = self.network(config, "student")
         self.teacher = make_teacher(self.student)
         dims = branch_dims(self.teacher)
         self.student_classifiers = nn.ModuleList([Classifiers(dims), Classifiers(dims)])
         self.teacher_classifiers = make_teacher(self.student_classifiers)
+        self.prepare_source_stages()
 
     @classmethod
-    def network(cls, config: Config) -> nn.Module:
+    def build(cls, config: Config, name: str) -> nn.Module:
         if config.model.branches:
             raise ConfigError("MMT's two networks have one branch each; set model.branches=[].")
         bf16 = config.training.precision == "bf16"
-        weights_2 = cast(MMTConfig, config.method).weights_2
-        second = config.model.model_copy(update={"weights": weights_2}) if weights_2 else config.model
-        return Pair(*(cast(Embedder, build_network(model, bf16=bf16)) for model in (config.model, second)))
+        models = [config.model.model_copy(update={"weights": config.model.weights_of(i)}) for i in (0, 1)]
+        first = build_network(models[0], bf16=bf16)
+        with random_weights_of(config.seed + 1) if has_source_stage(config) else nullcontext():
+            second = build_network(models[1], bf16=bf16)
+        return Pair(cast(Embedder, first), cast(Embedder, second))
 
-    @classmethod
-    def started_from(cls, config: Config, files: Sequence[str]) -> Config:
-        first = super().started_from(config, files)
-        return first.model_copy(update={"method": first.method.model_copy(update={"weights_2": files[1]})})
-
-    def begin_epoch(self, labels: PseudoLabels) -> None:
-        like = next(self.student.parameters())
-        weights = cluster_classifiers(torch.tensor(labels.centroids), [labels.centroids.shape[1]])
+    def on_main_labels(self, labels: Labels) -> None:
+        weights = cluster_classifiers(labels.centroids, [labels.centroids.shape[1]])
         for classifiers in (*self.student_classifiers, *self.teacher_classifiers):
-            cast(Classifiers, classifiers).restart(weights, like=like)
+            cast(Classifiers, classifiers).restart(weights)
 
-    def updates(self, batch: Batch) -> Iterator[Update]:
-        settings, labels = self.settings, batch.labels
-        images = [batch.views["strong_1"], batch.views["strong_2"]]
+    def main_updates(self, batch: Batch) -> Iterator[Update]:
+        settings, labels = self.settings, batch["train"].labels
+        images = [batch["train"].views["strong_1"], batch["train"].views["strong_2"]]
         students, logits = self._forward(self.student, self.student_classifiers, images)
         with torch.no_grad():
             teachers, targets = self._forward(self.teacher, self.teacher_classifiers, images)
-        parts = {
+        terms = {
             "ce": sum_of(F.cross_entropy(one, labels, label_smoothing=settings.label_smoothing) for one in logits),
             "triplet": sum_of(triplet_loss(one, labels, margin=None) for one in students),
             "soft_ce": sum_of(soft_cross_entropy(logits[i], targets[1 - i]) for i in (0, 1)),
@@ -95,16 +94,16 @@ class MMT(MeanTeacher):
         }
         soft_ce, soft_triplet = settings.weight_soft_ce, settings.weight_soft_triplet
         loss = (
-            (1 - soft_ce) * parts["ce"]
-            + (1 - soft_triplet) * parts["triplet"]
-            + soft_ce * parts["soft_ce"]
-            + soft_triplet * parts["soft_triplet"]
+            (1 - soft_ce) * terms["ce"]
+            + (1 - soft_triplet) * terms["triplet"]
+            + soft_ce * terms["soft_ce"]
+            + soft_triplet * terms["soft_triplet"]
         )
         distances = {
             "distance_teacher": mean_distance(students, teachers),
             "distance_peers": mean_distance(teachers[:1], teachers[1:]),
         }
-        yield Update("student", loss, {**parts, **distances})
+        yield Update(("main",), loss, {**terms, **distances})
 
     def _forward(
         self, pair: nn.Module, classifiers: nn.ModuleList, images: Sequence[Tensor]
@@ -112,10 +111,18 @@ class MMT(MeanTeacher):
         """Pooled features and logits of the global batch, by each of the two networks on its own view."""
         pooled, logits = [], []
         for member, classifier, view in zip(cast(Pair, pair).members, classifiers, images, strict=True):
-            (embedding,) = embeddings(member, view, self.exchange)
+            (embedding,) = embeddings(member, view, self.collectives)
             pooled.append(embedding.pooled)
             logits += classifier([embedding.feature])
         return pooled, logits
+
+
+@contextmanager
+def random_weights_of(seed: int) -> Iterator[None]:
+    """Draw initial weights in the block from another seed, as a run of that seed would."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def sum_of(losses: Iterator[Tensor]) -> Tensor:

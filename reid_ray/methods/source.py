@@ -1,74 +1,43 @@
-"""Supervised training on a labelled source, the first stage of domain adaptation (thesis Eq. 4.1).
-
-L = L_ce + L_tri, each a mean over branches. Images of the target (`target`), where there are any, are only forwarded,
-so that the running BN statistics know both domains.
-"""
+"""Supervised training on a labelled source as a run of its own; see `pretraining` for what it computes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Literal, cast
+from typing import cast
 
-import torch
-import torch.nn.functional as F
 from torch import nn
 
-from reid_ray.config import Config, DataConfig, SourceConfig
-from reid_ray.losses import triplet_loss
-from reid_ray.methods.base import Batch, Exchange, Method, Update
-from reid_ray.methods.parts import Classifiers, branch_dims, embeddings, trainable
-from reid_ray.types import PseudoLabels
-
-CLASSIFIER_STD = 0.001
-"""Of a new classifier's random weights (released codes)."""
+from reid_ray.config import Config, SourceConfig
+from reid_ray.methods.base import Batch, Collectives, Method, Update, register_method
+from reid_ray.methods.pretraining import SourceTraining, supervised_stage
+from reid_ray.methods.stage import Stage
+from reid_ray.types import Labels
 
 
+@register_method("source")
 class Source(Method):
     """See `SourceConfig` for every number."""
 
-    views = ("strong",)
-
-    def __init__(self, config: Config, exchange: Exchange) -> None:
-        super().__init__(config, exchange)
-        self.settings = cast(SourceConfig, config.method)
-        self.student = self.teacher = self.network(config)
-        self.classifiers = Classifiers(branch_dims(self.student))
+    def __init__(self, config: Config, collectives: Collectives) -> None:
+        super().__init__(config, collectives)
+        settings = cast(SourceConfig, config.method)
+        self._training = SourceTraining(self.network(config, "student"), settings, config.seed, collectives)
 
     @classmethod
-    def labels_source(cls, config: Config) -> Literal["pseudo", "truth"]:
-        return "truth"
-
-    @classmethod
-    def other_data(cls, config: Config) -> DataConfig | None:
-        return config.target
-
-    def parameters(self) -> Mapping[str, list[nn.Parameter]]:
-        return {"student": trainable(self.student, self.classifiers)}
+    def stages(cls, config: Config) -> tuple[Stage, ...]:
+        target = "target" if config.target is not None else None
+        return (
+            supervised_stage(
+                "main", config.training, network="student", classifiers="classifiers", data="data", target=target
+            ),
+        )
 
     @property
-    def networks(self) -> Mapping[str, nn.Module]:
-        return {"student": self.student, "classifiers": self.classifiers}
+    def modules(self) -> Mapping[str, nn.Module]:
+        return {"student": self._training.network, "classifiers": self._training.classifiers}
 
-    def begin_epoch(self, labels: PseudoLabels) -> None:
-        if len(self.classifiers.weights[0]) == labels.n_clusters:
-            return  # identities are the same in each epoch
-        generator = torch.Generator().manual_seed(self.config.seed)
-        weights = [
-            torch.randn(labels.n_clusters, dim, generator=generator) * CLASSIFIER_STD
-            for dim in branch_dims(self.student)
-        ]
-        self.classifiers.restart(weights, like=next(self.student.parameters()))
+    def on_labels(self, stage: str, labels: Mapping[str, Labels]) -> None:
+        self._training.on_labels(labels["train"])
 
-    def updates(self, batch: Batch) -> Iterator[Update]:
-        settings = self.settings
-        branches = embeddings(self.student, batch.views["strong"], self.exchange)
-        if batch.other is not None:
-            with torch.no_grad():
-                self.student(batch.other.views["strong"])
-        logits = self.classifiers([branch.feature for branch in branches])
-        smoothing, margin = settings.label_smoothing, settings.margin
-        parts = {
-            "ce": torch.stack([F.cross_entropy(one, batch.labels, label_smoothing=smoothing) for one in logits]).mean(),
-            "triplet": torch.stack([triplet_loss(one.pooled, batch.labels, margin=margin) for one in branches]).mean(),
-        }
-        yield Update("student", settings.weight_ce * parts["ce"] + settings.weight_triplet * parts["triplet"], parts)
+    def updates(self, stage: str, batch: Batch) -> Iterator[Update]:
+        return self._training.updates(batch)

@@ -14,82 +14,91 @@ from collections.abc import Iterator, Mapping
 from typing import cast
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reid_ray.config import Config, SpCLConfig
 from reid_ray.errors import ConfigError
-from reid_ray.losses import hybrid_memory_loss, update_instance_memory_
-from reid_ray.methods.base import Batch, Exchange, Update
-from reid_ray.methods.families import MemoryMethod
-from reid_ray.methods.parts import joined_feature, trainable
+from reid_ray.losses import hybrid_memory_loss, memory_groups, update_instance_memory_
+from reid_ray.methods.base import Batch, Collectives, Method, Update, register_method
+from reid_ray.methods.components import BufferDict, joined_feature
+from reid_ray.methods.pretraining import STRONG
+from reid_ray.methods.stage import LabelSpec, Stage, StreamSpec, from_clusters, optimizers
 from reid_ray.models import with_own_norms
-from reid_ray.types import FloatArray, PseudoLabels
+from reid_ray.types import FloatArray, Labels
 
 
-class SpCL(MemoryMethod):
+@register_method("spcl")
+class SpCL(Method):
     """See `SpCLConfig` for every number."""
 
-    wants_features = True
-
-    def __init__(self, config: Config, exchange: Exchange) -> None:
-        super().__init__(config, exchange)
+    def __init__(self, config: Config, collectives: Collectives) -> None:
+        super().__init__(config, collectives)
         if config.labels.staleness:
             raise ConfigError("SpCL clusters its memory, which is at hand at once; set labels.staleness=0.")
         if config.labels.source_weight:
             raise ConfigError("SpCL learns from the source itself; set labels.source_weight=0.")
         self.settings = cast(SpCLConfig, config.method)
-        self.source = with_own_norms(self.student) if self.learns_source(config) else None
-        self._n_classes = 0  # of the source, whose rows are the memory's first
-        self._filled = False
+        self.student = self.network(config, "student")
+        self.source = with_own_norms(self.student) if config.source is not None else None
+        self.memory = BufferDict()
 
     @classmethod
-    def learns_source(cls, config: Config) -> bool:
-        return config.source is not None
-
-    def parameters(self) -> Mapping[str, list[nn.Parameter]]:
-        own_norms = trainable(self.source) if self.source is not None else []
-        return {"student": list(dict.fromkeys([*trainable(self.student), *own_norms]))}
+    def stages(cls, config: Config) -> tuple[Stage, ...]:
+        streams = {"train": StreamSpec(STRONG, labels=from_clusters(config, "features", memory=True))}
+        trained = ["student"]
+        if config.source is not None:
+            identities = LabelSpec("ground_truth", frozenset({"centroids"}), once=True)
+            streams["source"] = StreamSpec(STRONG, data="source", labels=identities)
+            trained.append("source")
+        return (Stage("main", config.training, streams, optimizers(config.training, main=tuple(trained)), "student"),)
 
     @property
-    def networks(self) -> Mapping[str, nn.Module]:
-        return {**super().networks, **({"source": self.source} if self.source is not None else {})}
+    def modules(self) -> Mapping[str, nn.Module]:
+        source = {"source": self.source} if self.source is not None else {}
+        return {"student": self.student, "memory": self.memory, **source}
 
-    def begin_epoch(self, labels: PseudoLabels) -> None:
-        like = next(self.student.parameters())
-        if not self._filled:
-            rows = labels.features
-            if rows is None:  # a resumed run, whose memory is about to be loaded
-                rows = np.zeros((len(labels.labels), labels.centroids.shape[1]), dtype=np.float32)
-            if labels.source_centroids is not None:
-                self._n_classes = len(labels.source_centroids)
-                rows = np.concatenate([labels.source_centroids, rows])
-            self.memory.keep(rows=F.normalize(torch.tensor(rows).to(like)))
-            self._filled = True
-        clusters = np.where(labels.labels < 0, labels.labels, labels.labels + self._n_classes)
-        numbers = np.concatenate([np.arange(self._n_classes), clusters])
-        self.memory.keep(labels=torch.tensor(numbers, device=like.device))
+    @property
+    def _n_classes(self) -> int:
+        """Identities of the source, whose rows are the memory's first."""
+        return len(self.memory["source_pids"])
 
-    def clustered(self) -> FloatArray | None:
-        return np.asarray(self.memory["rows"][self._n_classes :].float().cpu().numpy()) if self._filled else None
+    def on_labels(self, stage: str, labels: Mapping[str, Labels]) -> None:
+        train = labels["train"]
+        if train.features is not None:  # the first labels, which come from extracted features
+            rows = train.features
+            if "source" in labels:
+                rows = np.concatenate([labels["source"].centroids, rows])
+            self.memory.set_arrays(rows=rows, source_pids=np.arange(len(rows) - len(train.features)))
+            self.memory.set(rows=F.normalize(self.memory["rows"]))
+        clusters = np.where(train.labels < 0, train.labels, train.labels + self._n_classes)
+        groups, sizes = memory_groups(np.concatenate([np.arange(self._n_classes), clusters]))
+        self.memory.set_arrays(groups=groups, sizes=sizes)
 
-    def updates(self, batch: Batch) -> Iterator[Update]:
-        features = joined_feature(self.student, batch.views["strong"], self.exchange)
-        rows = batch.rows + self._n_classes
+    def memory_features(self, stage: str) -> FloatArray | None:
+        if "rows" not in self.memory:
+            return None
+        return np.asarray(self.memory["rows"][self._n_classes :].float().cpu().numpy())
+
+    def updates(self, stage: str, batch: Batch) -> Iterator[Update]:
+        features = joined_feature(self.student, batch["train"].views["strong"], self.collectives)
+        rows = batch["train"].rows + self._n_classes
         target = self._loss(features, rows)
-        if self.source is None or batch.other is None:
-            yield Update("student", target, {"hybrid": target})
+        if self.source is None:
+            yield Update(("main",), target, {"hybrid": target})
         else:
-            of_source = joined_feature(self.source, batch.other.views["strong"], self.exchange)
-            source = self._loss(of_source, batch.other.labels)
-            yield Update("student", source + target, {"source": source, "target": target})
-            self._move(of_source, batch.other.labels)
+            inputs = batch["source"]
+            of_source = joined_feature(self.source, inputs.views["strong"], self.collectives)
+            source = self._loss(of_source, inputs.labels)
+            yield Update(("main",), source + target, {"source": source, "target": target})
+            self._move(of_source, inputs.labels)
         self._move(features, rows)
 
     def _loss(self, features: Tensor, rows: Tensor) -> Tensor:
-        memory, labels = self.memory["rows"], self.memory["labels"]
-        return hybrid_memory_loss(features, rows, memory, labels, temperature=self.settings.temperature)
+        memory = self.memory
+        return hybrid_memory_loss(
+            features, rows, memory["rows"], memory["groups"], memory["sizes"], temperature=self.settings.temperature
+        )
 
     def _move(self, features: Tensor, rows: Tensor) -> None:
         update_instance_memory_(self.memory["rows"], features, rows, momentum=self.settings.momentum)

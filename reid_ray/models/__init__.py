@@ -1,5 +1,6 @@
 """Networks: ResNet trunks with batch-norm groups, pooling, BN neck, the mean teacher, and their weights."""
 
+from reid_ray.models.attributes import AttributeEmbedder, AttributeHead, SplitEmbedding
 from reid_ray.models.batchnorm import (
     GroupBatchNorm,
     local_buffers,
@@ -8,13 +9,26 @@ from reid_ray.models.batchnorm import (
     synchronise_buffers,
 )
 from reid_ray.models.branches import ABMT_BRANCHES, AsymmetricEmbedder, build_branches
+from reid_ray.models.codes import GaussianCode
 from reid_ray.models.domains import with_own_norms
 from reid_ray.models.embedder import Embedder, Embedding, build_embedder
 from reid_ray.models.inference import for_extraction
 from reid_ray.models.network import build_network
+from reid_ray.models.partitions import (
+    SCR_PARTITIONS,
+    PartClassifiers,
+    PartEmbedding,
+    Partition,
+    PartitionEmbedder,
+    build_partitions,
+    parse_partitions,
+)
 from reid_ray.models.pooling import AveragePooling, GeMPooling, MaxPooling, build_pooling
-from reid_ray.models.resnet import Backbone, InstanceBatchNorm, build_backbone
+from reid_ray.models.resnet import Backbone, InstanceBatchNorm, build_backbone, partial_backbone
+from reid_ray.models.splitting import SharedBackbone, copy_stages, split_backbone
 from reid_ray.models.teacher import make_teacher, update_teacher
+from reid_ray.models.transposed import TransposedDecoder
+from reid_ray.models.variational import HVD, VNAE, Gaussian, GaussianMLP, HVDOutput, VNAEOutput, build_mlp
 from reid_ray.models.weights import (
     from_numpy,
     is_model_file,
@@ -25,20 +39,40 @@ from reid_ray.models.weights import (
 
 __all__ = [
     "ABMT_BRANCHES",
+    "HVD",
+    "SCR_PARTITIONS",
+    "VNAE",
     "AsymmetricEmbedder",
+    "AttributeEmbedder",
+    "AttributeHead",
     "AveragePooling",
     "Backbone",
     "Embedder",
     "Embedding",
+    "Gaussian",
+    "GaussianCode",
+    "GaussianMLP",
     "GeMPooling",
     "GroupBatchNorm",
+    "HVDOutput",
     "InstanceBatchNorm",
     "MaxPooling",
+    "PartClassifiers",
+    "PartEmbedding",
+    "Partition",
+    "PartitionEmbedder",
+    "SharedBackbone",
+    "SplitEmbedding",
+    "TransposedDecoder",
+    "VNAEOutput",
     "build_backbone",
     "build_branches",
     "build_embedder",
+    "build_mlp",
     "build_network",
+    "build_partitions",
     "build_pooling",
+    "copy_stages",
     "for_extraction",
     "from_numpy",
     "is_model_file",
@@ -46,8 +80,11 @@ __all__ = [
     "load_torchvision_weights",
     "local_buffers",
     "make_teacher",
+    "parse_partitions",
+    "partial_backbone",
     "prepare_bn_groups",
     "set_local_buffers",
+    "split_backbone",
     "synchronise_buffers",
     "to_numpy",
     "update_teacher",

@@ -120,7 +120,7 @@ class GroupBatchNorm(_BatchNorm):
 
     def _normalise_over_ranks(self, input: Tensor, ranks: _RankSpan) -> Tensor:
         self._check_input_dim(input)
-        if len(input) != ranks.local_batch:
+        if ranks.local_batch is not None and len(input) != ranks.local_batch:
             raise ConfigError(
                 f"The BN groups were prepared for {ranks.local_batch} images per worker, but a batch has "
                 f"{len(input)}; in training mode every batch must have the size given to prepare_bn_groups."
@@ -203,11 +203,15 @@ def set_local_buffers(model: nn.Module, buffers: Tensor) -> None:
 
 @dataclass(frozen=True)
 class _RankSpan:
-    """The consecutive ranks whose local batches make one BN group, this rank among them."""
+    """The consecutive ranks whose local batches make one BN group, this rank among them.
+
+    Attributes:
+        local_batch: images that each rank must have; None where the group is the whole batch, whatever its size.
+    """
 
     handle: dist.ProcessGroup
     n_ranks: int
-    local_batch: int
+    local_batch: int | None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _RankSpan:
         """The teacher is a deep copy of the student; process groups cannot be copied, and need not be."""
@@ -272,8 +276,9 @@ def _moments_over_ranks(input: Tensor, ranks: _RankSpan) -> tuple[Tensor, Tensor
 def _span_ranks(group: int | None, local_batch: int) -> _RankSpan | None:
     """This rank's span of ranks, or None where its local batch holds whole groups."""
     n_ranks = _world_size()
-    global_batch = n_ranks * local_batch
-    size = global_batch if group is None else group
+    if group is None:
+        return None if n_ranks == 1 else _RankSpan(_whole_world(), n_ranks, None)
+    global_batch, size = n_ranks * local_batch, group
     if global_batch % size or (local_batch % size and size % local_batch):
         raise ConfigError(
             f"model.bn_group={size} cannot be made from {n_ranks} worker(s) with {local_batch} images each; "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
 from typing import cast
@@ -17,7 +16,7 @@ from reid_ray.config import BranchConfig, ModelConfig
 from reid_ray.models.batchnorm import GroupBatchNorm
 from reid_ray.models.embedder import Embedder, Embedding, build_embedder
 from reid_ray.models.pooling import build_pooling
-from reid_ray.models.resnet import Backbone, Norm
+from reid_ray.models.resnet import Backbone, Norm, partial_backbone
 
 ABMT_BRANCHES = (BranchConfig(pooling="avg"), BranchConfig(pooling="max", n_extra=1))
 """The thesis's two; its fig. 4.1 counts the blocks, 3 and 4. Table 4.4 has a third, `avg` with two extra ones."""
@@ -74,7 +73,7 @@ def build_branches(config: ModelConfig, branches: Sequence[BranchConfig], *, bf1
     norm = partial(GroupBatchNorm, group=config.bn_group, buffers=config.bn_buffers)
     heads = [
         Embedder(
-            _backbone(
+            partial_backbone(
                 {"layer4": copy.deepcopy(last), "extra": _extra_blocks(last, branch.n_extra, norm)},
                 like=whole,
                 out_channels=whole.out_channels,
@@ -85,12 +84,7 @@ def build_branches(config: ModelConfig, branches: Sequence[BranchConfig], *, bf1
         )
         for branch in branches
     ]
-    return AsymmetricEmbedder(_backbone(stages, like=whole, out_channels=trunk_channels), heads, bf16=bf16)
-
-
-def _backbone(stages: dict[str, nn.Module], *, like: Backbone, out_channels: int) -> Backbone:
-    """A part of a network as a `Backbone`, so that extraction folds and lays it out like any other."""
-    return Backbone(nn.Sequential(OrderedDict(stages)), out_channels=out_channels, stride_in=like.stride_in)
+    return AsymmetricEmbedder(partial_backbone(stages, like=whole, out_channels=trunk_channels), heads, bf16=bf16)
 
 
 def _extra_blocks(stage: nn.Sequential, n_blocks: int, norm: Norm) -> nn.Sequential:

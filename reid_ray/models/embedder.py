@@ -75,10 +75,11 @@ def build_embedder(config: ModelConfig, *, bf16: bool = False) -> Embedder:
     """
     norm = partial(GroupBatchNorm, group=config.bn_group, buffers=config.bn_buffers)
     backbone = build_backbone(config.backbone, stride_in=config.stride_in, last_stride=config.last_stride, norm=norm)
-    if config.weights == "torchvision":
+    weights = config.weights_of()
+    if weights == "torchvision":
         load_torchvision_weights(backbone, config.backbone)
-    elif config.weights is not None:
-        load_backbone_weights(backbone, config.weights)
+    elif weights is not None:
+        load_backbone_weights(backbone, weights)
     if not config.stem_relu:
         del backbone.relu
     return Embedder(backbone, build_pooling(config.pooling), norm(backbone.out_channels), bf16=bf16)

@@ -60,6 +60,7 @@ class OneDNNBackbone(nn.Module):
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
+        self.out_channels = backbone.out_channels
         with warnings.catch_warnings():  # it traces its wrappers with TorchScript, which PyTorch deprecates
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", FutureWarning)

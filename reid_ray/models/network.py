@@ -13,7 +13,7 @@ def build_network(config: ModelConfig, *, bf16: bool = False) -> Embedder | Asym
 
     Raises WeightsError where the weights cannot be had or do not fit.
     """
-    weights = config.weights
+    weights = config.weights_of()
     if weights is not None and weights != "torchvision" and is_model_file(weights):
         network = build_network(config.model_copy(update={"weights": None}), bf16=bf16)
         load_model_file(network, weights)

@@ -9,7 +9,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from typing import Literal, cast
 
 import torch
@@ -78,7 +79,7 @@ def build_backbone(name: str, *, stride_in: StrideIn, last_stride: int, norm: No
     stages = [resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4]
     has_bottlenecks = isinstance(stages[0][0], Bottleneck)
     for stage, stride in zip(stages[1:], (2, 2, last_stride), strict=True):
-        _set_stride(stage[0], stride, stride_in if has_bottlenecks else "conv1")
+        set_stride(stage[0], stride, stride_in if has_bottlenecks else "conv1")
     if name.startswith("ibn_"):
         for stage in stages[:3]:
             for block in stage:
@@ -87,7 +88,12 @@ def build_backbone(name: str, *, stride_in: StrideIn, last_stride: int, norm: No
     return Backbone(resnet, out_channels=out_channels, stride_in=stride_in if has_bottlenecks else None)
 
 
-def _set_stride(block: nn.Module, stride: int, stride_in: StrideIn) -> None:
+def partial_backbone(stages: Mapping[str, nn.Module], *, like: Backbone, out_channels: int) -> Backbone:
+    """Some stages of a network as a `Backbone`, so that extraction folds and lays them out like any other."""
+    return Backbone(nn.Sequential(OrderedDict(stages)), out_channels=out_channels, stride_in=like.stride_in)
+
+
+def set_stride(block: nn.Module, stride: int, stride_in: StrideIn) -> None:
     """Give the first block of a stage its stride: in one of its convolutions and in the shortcut."""
     for name in ("conv1", "conv2"):
         value = stride if name == stride_in else 1

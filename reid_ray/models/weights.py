@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,33 +13,44 @@ import torchvision
 from torch import Tensor, nn
 
 from reid_ray.errors import WeightsError
-from reid_ray.locations import Location, location, readable
+from reid_ray.locations import Location
 from reid_ray.models.resnet import Backbone
+from reid_ray.models.weights_file import first_keys, read_weights_file
+from reid_ray.models.weights_formats import PLAIN, Trunk, find_trunks, has_tensors
 
 N_NAMED = 3
 """Keys that a message names before it says how many more there are."""
 
 
-def load_backbone_weights(module: nn.Module, path: str | Location) -> None:
-    """Load a weights file into a backbone, all of it or nothing.
+def load_backbone_weights(module: nn.Module, path: str | Location) -> Trunk:
+    """Load a weights file into a backbone, all of it or nothing, and say in one line how it was read.
 
-    The file is a state dict saved by `torch.save`, bare or under the key `state_dict`, with or without the
-    prefix `module.` of `DataParallel`. A classifier (`fc.*`) is ignored, batch counters may be missing, and
-    any floating point type is cast to the module's. An entry `stride_in` (`conv1` or `conv2`), beside the
-    tensors or beside `state_dict`, says where the bottlenecks' stride sits and must agree with the
-    module's.
+    The file is a state dict saved by `torch.save` or safetensors, bare or among other entries of a checkpoint, with the
+    names of torchvision, timm, torchreid, fast-reid, reid-strong-baseline, SpCL, cluster-contrast, ICE or transformers
+    (`weights_formats`). Heads are left out, batch counters may be missing, and any floating point type is cast to the
+    module's. An entry `stride_in` (`conv1` or `conv2`), next to the tensors or next to `state_dict`, or in the metadata
+    of safetensors, says where the bottlenecks' stride sits and must agree with the module's.
 
-    Raises WeightsError where the file is missing, is not such a file or does not fit.
+    Where names were changed or tensors left out, a `UserWarning` says so.
+
+    Returns:
+        What was loaded.
+
+    Raises:
+        WeightsError: the file is missing, is no weights file, holds no ResNet or several, or does not fit.
     """
-    content = _read(path)
-    state, stride_in = _parse(content, path)
-    expected_stride = getattr(module, "stride_in", None)
+    content = read_weights_file(path)
+    trunk = _the_trunk(content, path)
+    stride_in, expected_stride = _stride_in(content), getattr(module, "stride_in", None)
     if stride_in is not None and expected_stride is not None and stride_in != expected_stride:
         raise WeightsError(
             f"The weights file {path} has its strides in {stride_in}, but model.stride_in is "
             f"{expected_stride}; set model.stride_in={stride_in}."
         )
-    _load(module, state, str(path))
+    _load(module, trunk.tensors, f"{path} ({trunk.describe()})")
+    if trunk.left_out or trunk.origin != PLAIN:
+        warnings.warn(f"{path}: {trunk.describe()}.", stacklevel=2)
+    return trunk
 
 
 def load_torchvision_weights(backbone: Backbone, name: str) -> None:
@@ -62,18 +74,19 @@ def load_torchvision_weights(backbone: Backbone, name: str) -> None:
         raise WeightsError(
             f"Cannot download torchvision's weights for {name} ({_first_line(error)}); {otherwise}."
         ) from error
-    _load(backbone, _without_classifier(state), f"torchvision:{full_name}")
+    (trunk,) = find_trunks(state)
+    _load(backbone, trunk.tensors, f"torchvision:{full_name}")
 
 
 def is_model_file(path: str | Location) -> bool:
     """Whether a weights file is the exported model of a run of ours."""
-    content = _read(path)
+    content = read_weights_file(path)
     return isinstance(content, Mapping) and {"model", "config"} <= content.keys()
 
 
 def load_model_file(network: nn.Module, path: str | Location) -> None:
     """Load a run's exported model into a network of the same form; `WeightsError` where it does not fit."""
-    content = _read(path)
+    content = read_weights_file(path)
     assert isinstance(content, Mapping), path
     _load(network, content["model"], str(path), fits="the network", advice="take the recipe that it was made with")
 
@@ -88,36 +101,34 @@ def from_numpy(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Tensor]:
     return {key: torch.from_numpy(np.array(array)) for key, array in arrays.items()}
 
 
-def _read(path: str | Location) -> object:
-    file = location(path)
-    if not file.is_file():
-        raise WeightsError(f"There is no weights file {path}; set model.weights to a file, torchvision or null.")
-    content = readable(file)
-    try:
-        return torch.load(content, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the unpickler meets in a file that is something else
-        raise WeightsError(
-            f"Cannot read {path} as a weights file ({_first_line(error)}); it must hold a state dict of "
-            "tensors saved by torch.save, without other Python objects."
-        ) from error
-
-
-def _parse(content: object, path: str | Location) -> tuple[dict[str, Tensor], object]:
-    """The state dict in a file, without prefix and classifier, and its `stride_in` entry or None."""
+def _the_trunk(content: object, path: str | Location) -> Trunk:
+    """The one ResNet in what a file holds."""
     if not isinstance(content, Mapping):
         raise WeightsError(f"The weights file {path} holds a {type(content).__name__}; it must hold a state dict.")
-    stride_in = content.get("stride_in")
-    state = content.get("state_dict", content)
-    if not isinstance(state, Mapping):
-        raise WeightsError(f"The entry 'state_dict' of {path} is a {type(state).__name__}; it must be a state dict.")
-    tensors = {str(key).removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise WeightsError(f"The weights file {path} has no tensors; it must hold a state dict.")
-    return _without_classifier(tensors), stride_in or state.get("stride_in")
+    trunks = find_trunks(content)
+    if len(trunks) == 1:
+        return trunks[0]
+    if trunks:
+        origins = ", ".join(trunk.origin for trunk in trunks)
+        raise WeightsError(f"The weights file {path} holds {len(trunks)} networks ({origins}); save one of them alone.")
+    what = "no ResNet that is known" if has_tensors(content) else "no tensors"
+    raise WeightsError(
+        f"The weights file {path} holds {what} (its first keys: {first_keys(_deepest(content))}); it must hold a state "
+        f"dict with the names of torchvision, timm, torchreid, fast-reid, SpCL, ICE or transformers."
+    )
 
 
-def _without_classifier(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {key: tensor for key, tensor in state.items() if not key.startswith("fc.")}
+def _deepest(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """The mapping in a checkpoint that is most likely its state dict: the first inside that is longest."""
+    inner = [value for value in content.values() if isinstance(value, Mapping)]
+    return max([content, *inner], key=len)
+
+
+def _stride_in(content: object) -> object:
+    """The entry `stride_in` of a checkpoint or of its state dict; None without one."""
+    assert isinstance(content, Mapping)
+    inner = (value for value in content.values() if isinstance(value, Mapping))
+    return next((each["stride_in"] for each in (content, *inner) if "stride_in" in each), None)
 
 
 def _load(
@@ -144,6 +155,16 @@ def _load(
     if problems:
         raise WeightsError(
             f"The weights in {source} do not fit {fits}: of its tensors, {', '.join(problems)}; {advice}."
+        )
+    unusable = [
+        key
+        for key, tensor in state.items()
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_complex() or tensor.is_quantized
+    ]
+    if unusable:
+        raise WeightsError(
+            f"The weights in {source} are not plain numbers: {len(unusable)} tensors are sparse, complex, quantised or "
+            f"without data ({_some(unusable)}); save them as dense floats."
         )
     module.load_state_dict({**own, **state})
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from reid_ray.reports.series import Event, headline, number, table
+from reid_ray.reports.series import Event, tabulate_epochs
 
 
 def epoch_table(events: Sequence[Event]) -> Table:
@@ -14,13 +14,10 @@ def epoch_table(events: Sequence[Event]) -> Table:
 
     Columns that no epoch fills are left out; a run without any epoch gives a table without rows.
     """
-    headings, rows = table(events)
-    best = headline(events).best
-    best_epoch = None if best is None else number(best, "epoch")
-    result = Table(caption=None if best is None else "bold: best epoch, chosen by mAP on query and gallery")
-    for heading in headings:
+    found = tabulate_epochs(events)
+    result = Table(caption=None if found.best is None else "bold: best epoch, chosen by mAP on query and gallery")
+    for heading in found.headings:
         result.add_column(heading, justify="right", no_wrap=True)
-    for cells in rows:
-        epoch = 0 if cells[0] == "start" else int(cells[0])
-        result.add_row(*cells, style="bold" if epoch == best_epoch else None)
+    for i, cells in enumerate(found.rows):
+        result.add_row(*cells, style="bold" if i == found.best else None)
     return result

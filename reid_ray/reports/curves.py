@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from reid_ray.locations import Location
 from reid_ray.reports.figures import INK, MUTED, SERIES, dress, new_figure, save
-from reid_ray.reports.series import Event, epoch_rows, headline, number, steps
+from reid_ray.reports.series import EpochRow, Event, epoch_rows, headline, number, steps
 
 Points: TypeAlias = list[tuple[float, float]]
 
@@ -77,18 +77,19 @@ def draw_curves(events: Sequence[Event], out: Location, *, title: str = "") -> N
 
 
 def _panels(events: Sequence[Event]) -> list[Panel]:
-    rows, step_events, best = epoch_rows(events), steps(events), headline(events).best
+    rows, step_events, evaluation = epoch_rows(events), steps(events), headline(events).best
+    best = next((row for row in rows if evaluation is not None and row.evaluation is evaluation), None)
 
     def per_epoch(part: str, key: str, factor: float = 1) -> Points:
-        return _points(((row.epoch, number(getattr(row, part), key)) for row in rows), factor)
+        return _points(((row.position, number(getattr(row, part), key)) for row in rows), factor)
 
     def per_step(key: str) -> Points:
         return _points((event["global_step"], number(event, key)) for event in step_events)
 
-    def per_step_part(name: str) -> Points:
-        return _points((event["global_step"], number(_loss_parts(event), name)) for event in step_events)
+    def per_step_term(name: str) -> Points:
+        return _points((event["global_step"], number(_loss_terms(event), name)) for event in step_events)
 
-    part_names = sorted({name for event in step_events for name in _loss_parts(event)})
+    term_names = sorted({name for event in step_events for name in _loss_terms(event)})
     quality = {"ARI": "ari", "NMI": "nmi", "pairwise F1": "pairwise_f1"}
     return [
         Panel(
@@ -112,7 +113,7 @@ def _panels(events: Sequence[Event]) -> list[Panel]:
         Panel(
             "Loss",
             "step",
-            {"total": per_step("loss")} | {name: per_step_part(name) for name in part_names},
+            {"total": per_step("loss")} | {name: per_step_term(name) for name in term_names},
             may_be_log=True,
         ),
         Panel("Learning rate", "step", {"learning rate": per_step("lr")}, from_zero=True, scientific=True),
@@ -120,7 +121,7 @@ def _panels(events: Sequence[Event]) -> list[Panel]:
             "Seconds per epoch",
             "epoch",
             {
-                name: [(row.epoch, seconds) for row in rows for part, seconds in row.seconds_per_part() if part == name]
+                name: [(row.position, row.seconds_per_part()[name]) for row in rows if name in row.seconds_per_part()]
                 for name in ("extract", "label", "train", "evaluate")
             },
             stacked=True,
@@ -138,14 +139,14 @@ def _points(pairs: Iterable[tuple[float, float | None]], factor: float = 1) -> P
     return [(float(x), factor * y) for x, y in pairs if y is not None]
 
 
-def _loss_parts(event: Event) -> Event:
-    parts = event.get("parts")
-    return parts if isinstance(parts, Mapping) else {}
+def _loss_terms(event: Event) -> Event:
+    terms = event.get("terms")
+    return terms if isinstance(terms, Mapping) else {}
 
 
-def _best_mark(best: Event) -> tuple[float, float, str]:
-    epoch, value = number(best, "epoch") or 0, 100 * (number(best, "mAP") or 0)
-    return epoch, value, f"best mAP {value:.1f}"
+def _best_mark(best: EpochRow) -> tuple[float, float, str]:
+    value = 100 * (number(best.evaluation, "mAP") or 0)
+    return best.position, value, f"best mAP {value:.1f}"
 
 
 def _draw(axes: Any, panel: Panel) -> None:

@@ -7,9 +7,9 @@ from html import escape
 
 from reid_ray.locations import Location
 from reid_ray.reports.page import grid, header, picture, write_page
-from reid_ray.reports.series import Event, Headline, headline, number, table
+from reid_ray.reports.series import Event, Headline, headline, number, tabulate_epochs
 
-_POSITION_KEYS = ("event", "time", "epoch", "step")
+_POSITION_KEYS = ("event", "time", "stage", "epoch", "step", "global_step")
 
 
 def write_report(
@@ -32,7 +32,7 @@ def write_report(
         header(run_dir.name, finished=summary.ended),
         _headline_cards(summary),
         *(picture(heading, path) for heading, path in images.items() if path.is_file()),
-        _epochs(events, summary),
+        _epochs(events),
         _facts(events),
         f"<section><h2>Configuration</h2><pre>{escape(config_yaml.strip())}</pre></section>",
     ]
@@ -71,14 +71,13 @@ def _card(name: str, event: Event | None, remark: str) -> str:
     )
 
 
-def _epochs(events: Sequence[Event], summary: Headline) -> str:
-    headings, rows = table(events)
-    if not rows:
+def _epochs(events: Sequence[Event]) -> str:
+    table = tabulate_epochs(events)
+    if not table.rows:
         return '<section><h2>Epochs</h2><p class="note">No epoch has been logged yet.</p></section>'
-    best_epoch = None if summary.best is None else number(summary.best, "epoch")
-    marked = [best_epoch == (0 if cells[0] == "start" else int(cells[0])) for cells in rows]
+    marked = [i == table.best for i in range(len(table.rows))]
     note = "Labels are those an epoch trained on; metrics, in %, are those after it."
-    return grid("Epochs", note, headings, rows, marked)
+    return grid("Epochs", note, table.headings, table.rows, marked)
 
 
 def _facts(events: Sequence[Event]) -> str:

@@ -1,12 +1,11 @@
 """A run's events put in order: one row an epoch, as curves, report and console show it.
 
-Events are the lines of metrics.jsonl, in the order in which they were written. A run that was killed and went
-on may have written an epoch or step twice; the later line counts. Values that are missing, null or not finite
-are left out.
+Events are the lines of metrics.jsonl, in the order in which they were written. A run that was killed and resumed may
+have written an epoch or step twice; the later line counts. Values that are missing, null or not finite are left out.
 
-Epoch n of the rows (n = 1, 2, …) is the n-th: the labels it trained on (event `refresh` with epoch n−1), its
-training (`step` and `epoch` with n−1), and the evaluation after it (`evaluate` with n, as it counts completed
-epochs). Row 0 is the evaluation before training.
+Epoch n of a stage (n = 1, 2, …) is the n-th: the labels it trained on (event `refresh` with epoch n−1), its training
+(`step` and `epoch` with n−1), and the evaluation after it (`evaluate` with n, as it counts completed epochs). Row 0 of
+a stage is the evaluation before its training.
 """
 
 from __future__ import annotations
@@ -14,16 +13,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 Event: TypeAlias = Mapping[str, Any]
 
 
 @dataclass
 class EpochRow:
-    """What is known of one epoch; each part is empty until its event is there."""
+    """What is known of one epoch; each part is empty until its event is there.
 
+    Attributes:
+        stage: name of the stage.
+        epoch: number of the epoch in its stage, from 1; 0 is before training.
+        position: the same counted over all stages, for the axis of a plot.
+    """
+
+    stage: str
     epoch: int
+    position: int = 0
     refresh: Event = field(default_factory=dict)
     training: Event = field(default_factory=dict)
     evaluation: Event = field(default_factory=dict)
@@ -37,17 +44,17 @@ class EpochRow:
     @property
     def seconds(self) -> float | None:
         """Wall-clock seconds of all parts that are known."""
-        known = [value for _, value in self.seconds_per_part()]
-        return sum(known) if known else None
+        known = self.seconds_per_part()
+        return sum(known.values()) if known else None
 
-    def seconds_per_part(self) -> list[tuple[str, float]]:
+    def seconds_per_part(self) -> dict[str, float]:
         parts = (
             ("extract", number(self.refresh, "extract_seconds")),
             ("label", number(self.refresh, "label_seconds")),
             ("train", number(self.training, "train_seconds")),
             ("evaluate", number(self.evaluation, "evaluate_seconds")),
         )
-        return [(name, value) for name, value in parts if value is not None]
+        return {name: value for name, value in parts if value is not None}
 
 
 @dataclass(frozen=True)
@@ -79,14 +86,19 @@ def steps(events: Iterable[Event]) -> list[Event]:
 
 
 def epoch_rows(events: Sequence[Event]) -> list[EpochRow]:
-    """One row an epoch, in order."""
-    rows: dict[int, EpochRow] = {}
+    """One row an epoch, in order of stages and epochs."""
+    rows: dict[tuple[str, int], EpochRow] = {}
+
+    def row_of(event: Event, epoch: int) -> EpochRow:
+        key = (str(event.get("stage", "")), epoch)
+        return rows.setdefault(key, EpochRow(*key))
+
+    stages = dict.fromkeys(str(event.get("stage", "")) for event in events if "stage" in event)
     for event in events:
         kind, epoch = event.get("event"), number(event, "epoch")
         if epoch is None or kind not in ("refresh", "epoch", "evaluate"):
             continue
-        row_number = int(epoch) + (kind != "evaluate")
-        row = rows.setdefault(row_number, EpochRow(row_number))
+        row = row_of(event, int(epoch) + (kind != "evaluate"))
         if kind == "refresh":
             row.refresh = event
         elif kind == "epoch":
@@ -96,8 +108,15 @@ def epoch_rows(events: Sequence[Event]) -> list[EpochRow]:
     for event in steps(events):
         epoch, loss = number(event, "epoch"), number(event, "loss")
         if epoch is not None and loss is not None:
-            rows.setdefault(int(epoch) + 1, EpochRow(int(epoch) + 1)).losses.append(loss)
-    return [rows[epoch] for epoch in sorted(rows)]
+            row_of(event, int(epoch) + 1).losses.append(loss)
+    ordered, before = [], 0
+    for stage in stages or {"": None}:
+        own = sorted((row for row in rows.values() if row.stage == stage), key=lambda row: row.epoch)
+        for row in own:
+            row.position = before + row.epoch
+        ordered += own
+        before += max((row.epoch for row in own), default=0)
+    return ordered
 
 
 def headline(events: Sequence[Event]) -> Headline:
@@ -112,12 +131,27 @@ def headline(events: Sequence[Event]) -> Headline:
     )
 
 
-def table(events: Sequence[Event]) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of formatted cells; a column that no epoch fills is left out."""
-    rows = epoch_rows(events)
+class EpochTable(NamedTuple):
+    """A table of formatted cells.
+
+    Attributes:
+        best: number of the row of the best evaluation; None where there is none.
+    """
+
+    headings: list[str]
+    rows: list[list[str]]
+    best: int | None
+
+
+def tabulate_epochs(events: Sequence[Event]) -> EpochTable:
+    """One row an epoch; a column that no epoch fills is left out, and the stage's where there is one stage."""
+    rows, best = epoch_rows(events), headline(events).best
     cells = {heading: [cell(row) for row in rows] for heading, cell in _COLUMNS.items()}
+    if len({row.stage for row in rows}) < 2:
+        del cells["stage"]
     headings = [heading for heading, column in cells.items() if any(column)]
-    return headings, [[cells[heading][i] for heading in headings] for i in range(len(rows))]
+    best_row = next((i for i, row in enumerate(rows) if best is not None and row.evaluation is best), None)
+    return EpochTable(headings, [[cells[heading][i] for heading in headings] for i in range(len(rows))], best_row)
 
 
 def _formatter(part: str, key: str, form: str, factor: float = 1) -> Callable[[EpochRow], str]:
@@ -133,6 +167,7 @@ def _optional(value: float | None, form: str) -> str:
 
 
 _COLUMNS: dict[str, Callable[[EpochRow], str]] = {
+    "stage": lambda row: row.stage,
     "epoch": lambda row: str(row.epoch) if row.epoch else "start",
     "mAP": _formatter("evaluation", "mAP", "{:.1f}", 100),
     "R1": _formatter("evaluation", "R1", "{:.1f}", 100),

@@ -19,7 +19,7 @@ from reid_ray.run import Run
 
 Setting: TypeAlias = bool | int | float | str
 
-_POSITION_KEYS = ("event", "time", "epoch", "step", "global_step")
+_POSITION_KEYS = ("event", "time", "stage", "epoch", "step", "n_steps", "global_step")
 _TRACKED = ("refresh", "step", "epoch", "evaluate")
 
 
@@ -94,12 +94,12 @@ class Feed:
         events = self.run.metrics()
         if not events:
             return
-        found = points(events, self.run.config.training.iterations)
+        found = points(events)
         self.tracker.show(subject(self.run, events, finished), found)
         self.n_points, self.finished = len(found), finished
 
 
-def points(events: Sequence[Event], iterations: int) -> list[Point]:
+def points(events: Sequence[Event]) -> list[Point]:
     """Every finite number of the events `refresh`, `step`, `epoch` and `evaluate`, in the order of the log.
 
     Labels stand at the step before which they were made, what is told of an epoch at its last one, an evaluation at
@@ -107,14 +107,13 @@ def points(events: Sequence[Event], iterations: int) -> list[Point]:
 
     Args:
         events: lines of metrics.jsonl.
-        iterations: steps of an epoch.
     """
     found: dict[tuple[str, int], Point] = {}
     for event in events:
         kind = event["event"]
         if kind not in _TRACKED:
             continue
-        step, milliseconds = _steps_completed(event, iterations), _milliseconds(event)
+        step, milliseconds = int(event["global_step"]), _milliseconds(event)
         fields = {key: value for key, value in event.items() if key not in _POSITION_KEYS}
         for tag, value in _numbers(kind, fields):
             found[tag, step] = Point(tag, step, milliseconds, value)
@@ -145,12 +144,6 @@ def subject(run: Run, events: Sequence[Event], finished: bool) -> Subject:
         ended=_milliseconds(events[-1]) if finished else None,
         settings=settings(run.config),
     )
-
-
-def _steps_completed(event: Event, iterations: int) -> int:
-    if event["event"] == "step":
-        return int(event["global_step"])
-    return iterations * int(event["epoch"] + (event["event"] == "epoch"))
 
 
 def _milliseconds(event: Event) -> int:

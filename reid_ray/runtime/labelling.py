@@ -27,6 +27,12 @@ class StoredFeatures:
         self._starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         self._dim: int | None = None
 
+    @classmethod
+    def joined(cls, several: Sequence[StoredFeatures]) -> StoredFeatures:
+        """The rows of several, one after the other."""
+        lengths = [np.diff(each._starts).tolist() for each in several]
+        return cls([part for each in several for part in each._parts], [n for each in lengths for n in each])
+
     @property
     def shape(self) -> tuple[int, ...]:
         if self._dim is None:

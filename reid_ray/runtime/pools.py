@@ -7,7 +7,7 @@ deterministic, so a task that runs twice gives the same answer twice.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,20 +16,19 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import nn
 
 from reid_ray.config import Config
-from reid_ray.data.images import Dataset, ImageReader
-from reid_ray.data.loader import ImageBank
-from reid_ray.data.table import ImageTable
+from reid_ray.data.images import ImageReader
+from reid_ray.data.views import make_view
 from reid_ray.errors import RunError
 from reid_ray.methods import empty_network
 from reid_ray.models import for_extraction, from_numpy
 from reid_ray.runtime.faults import MAX_RESTARTS
 from reid_ray.runtime.labelling import StoredFeatures, fetch
 from reid_ray.runtime.resources import Plan, Share
+from reid_ray.training.datasets import ImageCaches
 from reid_ray.training.devices import choose_device, memory_errors, parameter_dtype, prepare_process
-from reid_ray.training.extraction import assemble, batch_rows, extract
+from reid_ray.training.extraction import Load, assemble, augmented, batch_rows, extract, model_columns
 from reid_ray.training.rundir import RunDirectory
-from reid_ray.training.services import make_bank, search_table, source_images
-from reid_ray.types import FloatArray, Weights
+from reid_ray.types import FloatArray, Version, Weights
 
 BATCHES_PER_TASK = 8
 """Small enough to share a table evenly and to lose little with an actor, large enough to hide a task's cost."""
@@ -38,42 +37,56 @@ MAX_STALLS = 3
 """Times in a row that extractors which finish nothing are started again."""
 
 
+@dataclass(frozen=True)
+class Copy:
+    """An augmented copy of a table's images: a view, and the number of the copy in its random keys."""
+
+    view: str
+    number: int
+
+
 class Extractor:
     """Features of the rows it is asked for. Keeps decoded images between epochs."""
 
-    def __init__(self, config: Config, images: ImageReader) -> None:
+    def __init__(self, config: Config, readers: Mapping[str, ImageReader]) -> None:
         prepare_process(config.runtime)
         self._config = config
         self._device = choose_device(config.runtime)
-        dataset = Dataset(ImageTable.read(RunDirectory.of(config).images_file), images)
-        self._banks: dict[str, ImageBank] = {"train": make_bank(dataset.train, dataset, config)}
-        source = source_images(config)
-        if source is not None:
-            self._banks["source"] = make_bank(source.train, source, config)
-        search = search_table(dataset, config)
-        if search is not None:
-            self._banks["search"] = make_bank(search, dataset, config)
-        training = config.training
-        self._model: nn.Module = empty_network(config).to(device=self._device, dtype=parameter_dtype(training))
-        self._ready: nn.Module = self._model
-        self._version: int | None = None
+        self._caches = ImageCaches(RunDirectory.of(config).datasets(readers), config)
+        self._networks: dict[str, nn.Module] = {}
+        self._ready: tuple[str, Version, nn.Module] | None = None
 
     def node(self) -> str:
         """The id of the node that it runs on."""
         return str(ray.get_runtime_context().get_node_id())
 
-    def extract(self, bank: str, weights: Weights, batches: list[range]) -> tuple[FloatArray, float]:
+    def extract(
+        self, table: str, weights: Weights, batches: list[range], copy: Copy | None = None
+    ) -> tuple[FloatArray, float]:
         """float32 [n, D] features of the batches' rows, in order, and the seconds that they took."""
         started = time.perf_counter()
-        if weights.version != self._version:
-            self._model.load_state_dict(from_numpy(weights.state))
-            self._ready, self._version = for_extraction(self._model), weights.version
-        threads = self._config.data.loader_threads
+        model = self._model(weights)
+        cache, threads = self._caches[table], self._config.data.loader_threads
+        load: Load = cache.batch
+        if copy is not None:
+            load = augmented(cache, make_view(copy.view, self._config.data), self._config.seed, copy.number)
+        columns = model_columns(model, self._caches.table(table))
         with memory_errors("an extractor", "lower evaluation.batch_size"):
-            features = assemble(
-                extract(self._ready, self._banks[bank], batches, device=self._device, n_threads=threads)
-            )
+            features = assemble(extract(model, load, batches, device=self._device, columns=columns, n_threads=threads))
         return features, time.perf_counter() - started
+
+    def _model(self, weights: Weights) -> nn.Module:
+        """The network that weights belong to, ready for extraction; kept until others come."""
+        key = (weights.module, weights.version)
+        if self._ready is None or self._ready[:2] != key:
+            network = self._networks.get(weights.module)
+            if network is None:
+                network = empty_network(self._config, weights.module)
+                network.to(device=self._device, dtype=parameter_dtype(self._config.training))
+                self._networks = {weights.module: network}
+            network.load_state_dict(from_numpy(weights.state))
+            self._ready = (*key, for_extraction(network))
+        return self._ready[2]
 
 
 class Labeller:
@@ -101,7 +114,7 @@ class Pool:
     timeout: float = 600
 
     @classmethod
-    def start(cls, config: Config, images: ImageReader, resources: Plan) -> Pool:
+    def start(cls, config: Config, readers: Mapping[str, ImageReader], resources: Plan) -> Pool:
         """Create the actors; returns before they are built, save where they share GPUs.
 
         The trainers start meanwhile, which saves a sixth of the start; what goes wrong in building an actor is raised
@@ -115,7 +128,7 @@ class Pool:
         own = with_threads(config, resources.extractors)
         extractors, fillers = [], []
         for _ in range(resources.extractors.number):
-            extractors.append(remote(Extractor, resources.extractors).remote(own, images))
+            extractors.append(remote(Extractor, resources.extractors).remote(own, readers))
             if resources.placement == "colocated" and resources.extractors.gpus:
                 fillers.append(_fill_gpu(extractors[-1], 1 - resources.extractors.gpus))
         for filler in fillers:
@@ -130,8 +143,10 @@ class Pool:
         for actor in (*self.extractors, *self.labellers):
             ray.kill(actor)
 
-    def features(self, bank: str, n_rows: int, batch_size: int, weights: Weights) -> Extraction:
-        """Features of all rows of a bank, as they are being extracted.
+    def features(
+        self, table: str, n_rows: int, batch_size: int, weights: Weights, copy: Copy | None = None
+    ) -> Extraction:
+        """Features of all rows of a table, as they are being extracted.
 
         An extractor gets the same rows each time, which it may have kept decoded.
         """
@@ -140,7 +155,7 @@ class Pool:
         shared = ray.put(weights)
         n_extractors = len(self.extractors)
         calls = [
-            self.extractors[i % n_extractors].extract.options(num_returns=2).remote(bank, shared, task)
+            self.extractors[i % n_extractors].extract.options(num_returns=2).remote(table, shared, task, copy)
             for i, task in enumerate(tasks)
         ]
         lengths = [task[-1].stop - task[0].start for task in tasks]

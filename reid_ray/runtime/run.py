@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from uuid import uuid4
 
@@ -24,28 +24,31 @@ from reid_ray.runtime.pools import Pool, with_threads
 from reid_ray.runtime.resources import Plan
 from reid_ray.runtime.shared import check_shared
 from reid_ray.runtime.workers import Assignment, Failure, train_worker
+from reid_ray.training.distributed import DistributedContext
 from reid_ray.training.interrupt import put_back, terminated_as_interrupted
-from reid_ray.training.loop import build_networks
+from reid_ray.training.loop import build_modules
 from reid_ray.training.metrics import Event, MetricsFollower
 from reid_ray.training.rundir import RunDirectory
 from reid_ray.training.storage import SECONDS_BETWEEN_PUTS
-from reid_ray.training.world import World
 
 
-def train_on_ray(config: Config, dataset: Dataset, listener: Callable[[Event], None] | None = None) -> None:
+def train_on_ray(
+    config: Config, datasets: Mapping[str, Dataset], listener: Callable[[Event], None] | None = None
+) -> None:
     """Run, or resume, with Ray Train workers and an actor pool; the same call continues an interrupted run."""
     started = time.time()
-    build_networks(config, World())  # weights that do not fit are found here, before anything is started or written
+    build_modules(config, DistributedContext())  # weights that do not fit are found before anything is started
     directory = RunDirectory.of(config)
     # In this order: Ray has a handler of SIGTERM of its own, which it sets when it starts.
     with cluster(config) as resources, terminated_as_interrupted():
-        directory.create(config, dataset.table)
+        directory.create(config, datasets)
+        readers = {section: dataset.images for section, dataset in datasets.items()}
         check_shared(directory.path)
-        pool = Pool.start(config, dataset.images, resources)
+        pool = Pool.start(config, readers, resources)
         try:
             trainers = with_threads(config, resources.trainers)
             with following(directory, listener):
-                result = _fit(config, resources, Assignment(trainers, dataset.images, pool, started))
+                result = _fit(config, resources, Assignment(trainers, readers, pool, started))
         finally:
             pool.stop()
         if isinstance(result, Failure):

@@ -26,7 +26,7 @@ from torch import nn
 from reid_ray.config import Config, RuntimeConfig
 from reid_ray.data.images import ImageReader
 from reid_ray.data.table import ImageTable
-from reid_ray.data.views import normalize, resize
+from reid_ray.data.views import PixelBatch, resize
 from reid_ray.errors import ConfigError
 from reid_ray.locations import Location
 from reid_ray.models import for_extraction
@@ -210,11 +210,9 @@ class ShardEmbedder:
         return for_extraction(load_exported(self._config, self._model_file))
 
     def _embed(self, model: nn.Module, images: npt.NDArray[np.uint8]) -> FloatArray:
-        weights = next(model.parameters())
         # The object store's memory is read-only, which PyTorch does not know of: so a copy.
-        return embed_batch(
-            model, normalize(torch.from_numpy(images.copy())), device=weights.device, dtype=weights.dtype
-        )
+        pixels = PixelBatch(torch.from_numpy(images.copy()), None)
+        return embed_batch(model, pixels, device=next(model.parameters()).device)
 
 
 def write_shard(batch: Batch, *, folder: FeatureFolder) -> Batch:

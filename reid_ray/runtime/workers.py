@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from reid_ray import errors
 from reid_ray.config import Config
-from reid_ray.data.images import Dataset, ImageReader
-from reid_ray.data.table import ImageTable
+from reid_ray.data.images import ImageReader
 from reid_ray.errors import UserError
 from reid_ray.runtime.gauges import Gauges
 from reid_ray.runtime.pools import Pool
 from reid_ray.runtime.preemption import PreemptionNotice
 from reid_ray.runtime.services import PoolServices
+from reid_ray.training.datasets import ImageCaches
 from reid_ray.training.devices import choose_device, local_rank, prepare_process
+from reid_ray.training.distributed import DistributedContext
 from reid_ray.training.loop import Trainer
 from reid_ray.training.rundir import RunDirectory
-from reid_ray.training.services import make_bank
-from reid_ray.training.world import World
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Assignment:
     """All that a worker needs; small, for the rest is read from the run directory."""
 
     config: Config
-    images: ImageReader
+    readers: Mapping[str, ImageReader]
     pool: Pool
     started: float
 
@@ -49,19 +49,19 @@ def train_worker(loop_config: dict[str, Assignment]) -> Failure | None:
     config = assignment.config
     prepare_process(config.runtime)
     device = choose_device(config.runtime, local_rank())
-    dataset = Dataset(ImageTable.read(RunDirectory.of(config).images_file), assignment.images)
-    world = World.current()
-    bank = make_bank(dataset.train, dataset, config)
-    services = PoolServices(config, dataset, world, assignment.pool)
+    datasets = RunDirectory.of(config).datasets(assignment.readers)
+    context = DistributedContext.current()
+    caches = ImageCaches(datasets, config)
+    services = PoolServices(config, datasets, context, assignment.pool)
     try:
         Trainer(
             config,
-            dataset,
-            world,
+            datasets,
+            context,
             device,
             services,
-            bank,
-            listener=Gauges(config.name) if world.is_first else None,
+            caches,
+            listener=Gauges(config.name) if context.is_main_process else None,
             started=assignment.started,
             notice=PreemptionNotice(),
         ).run()

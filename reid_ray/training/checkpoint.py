@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to go on as if it had not been stopped.
+"""Checkpoints: everything a run needs to resume as if it had not been stopped.
 
 Randomness needs no saving: every draw is keyed by (seed, epoch, step, …). Files are written beside and renamed, so a
 kill leaves a whole checkpoint or none; one that cannot be read is passed over for the one before.
@@ -10,7 +10,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -18,83 +18,120 @@ from torch import Tensor
 
 from reid_ray.errors import RunError
 from reid_ray.locations import Location, readable
+from reid_ray.models import local_buffers, set_local_buffers, synchronise_buffers
+from reid_ray.training.distributed import DistributedContext
+from reid_ray.training.modules import Modules
 from reid_ray.training.storage import replacing
-from reid_ray.types import PseudoLabels
+from reid_ray.types import Labels
 
-LABEL_ARRAYS = ("labels", "centroids", "proxies", "proxy_labels", "proxy_camids")
+FORMAT = 2
+"""Of checkpoints and run directories. 1 had one stage, and no number."""
 
 
 @dataclass
-class Position:
+class TrainState:
     """Where a run stands.
 
     Attributes:
-        epoch: epochs completed.
+        stage: number of the current stage.
+        epoch: epochs completed in the stage.
         step: steps completed in the current epoch.
+        stage_step: steps completed in the stage.
         global_step: steps completed in all.
         degenerate: refreshes in a row that gave nothing to train on.
-        best_map: best mAP seen by the run's evaluations.
+        best: best value of the primary metric seen by the run's evaluations.
         refreshed: whether the labels at hand are those of the current epoch.
         metrics: bytes of metrics.jsonl that belong to this state.
     """
 
+    stage: int = 0
     epoch: int = 0
     step: int = 0
+    stage_step: int = 0
     global_step: int = 0
     degenerate: int = 0
-    best_map: float = -1.0
+    best: float = -1.0
     refreshed: bool = False
     metrics: int = 0
+
+    @property
+    def stage_begun(self) -> bool:
+        """Whether the stage has labels, or steps."""
+        return bool(self.epoch or self.step or self.refreshed)
 
 
 @dataclass
 class Checkpoint:
-    """A resumable state. `networks` and `optimizers` are state dicts by name.
+    """A resumable state. `modules` and `optimizers` are state dicts by name.
 
     Attributes:
-        local_buffers: each worker's own running BN statistics by network, which `networks` holds merged; for a run that
-            goes on with as many workers.
-        ahead: state dict of the teacher that gives the next epoch's labels; None unless labels are stale.
-        evaluated: state dict of the teacher that is being evaluated while training goes on; None where none is.
+        local_buffers: each worker's own running BN statistics by module, which `modules` holds merged; for a run that
+            resumes with as many workers.
+        labels: by stream.
+        ahead: state dict of the retriever that gives the next epoch's labels; None unless labels are stale.
+        evaluated: state dict of the retriever that is evaluated while training goes on; None where none is.
     """
 
-    position: Position
-    networks: dict[str, Any]
+    state: TrainState
+    modules: dict[str, Any]
     optimizers: dict[str, Any]
     local_buffers: Sequence[Mapping[str, Tensor]] = ()
-    labels: PseudoLabels | None = None
+    labels: Mapping[str, Labels] = field(default_factory=dict)
     ahead: dict[str, Any] | None = None
     evaluated: dict[str, Any] | None = None
 
     def save(self, folder: Location, keep: int) -> Location:
-        """Write `step-NNNNNNNN-E.pt` into `folder` and remove all but the newest `keep`."""
-        state = {
-            "position": asdict(self.position),
-            "networks": self.networks,
+        """Write `step-NNNNNNNN-S-E.pt` into `folder` and remove all but the newest `keep`."""
+        state = self.state
+        content = {
+            "format": FORMAT,
+            "state": asdict(state),
+            "modules": self.modules,
             "optimizers": self.optimizers,
-            "labels": _pack_labels(self.labels),
+            "labels": {name: _pack_labels(labels) for name, labels in self.labels.items()},
             "local_buffers": list(self.local_buffers),
             "ahead": self.ahead,
             "evaluated": self.evaluated,
         }
-        path = folder / f"step-{self.position.global_step:08d}-{int(self.position.refreshed)}.pt"
-        save_atomically(state, path)
+        path = folder / f"step-{state.global_step:08d}-{state.stage}-{int(state.refreshed)}.pt"
+        save_atomically(content, path)
         for old in checkpoint_files(folder)[keep:]:
             old.unlink(missing_ok=True)
         return path
 
     @classmethod
     def load(cls, path: Location) -> Checkpoint:
-        state = torch.load(readable(path), map_location="cpu", weights_only=True)
+        content = torch.load(readable(path), map_location="cpu", weights_only=True)
         return cls(
-            position=Position(**state["position"]),
-            networks=state["networks"],
-            optimizers=state["optimizers"],
-            labels=_unpack_labels(state["labels"]),
-            local_buffers=state["local_buffers"],
-            ahead=state["ahead"],
-            evaluated=state["evaluated"],
+            state=TrainState(**content["state"]),
+            modules=content["modules"],
+            optimizers=content["optimizers"],
+            labels={name: _unpack_labels(labels) for name, labels in content["labels"].items()},
+            local_buffers=content["local_buffers"],
+            ahead=content["ahead"],
+            evaluated=content["evaluated"],
         )
+
+
+def capture_modules(modules: Modules, context: DistributedContext) -> tuple[dict[str, Any], list[dict[str, Tensor]]]:
+    """State dicts of modules with BN statistics merged over the workers, and each worker's own BN statistics.
+
+    Every worker calls it. It leaves the merged statistics in the modules; `restore_local_buffers` takes them out again.
+    """
+    own = {name: local_buffers(module) for name, module in modules.items()}
+    for module in modules.values():
+        synchronise_buffers(module)
+    merged = {name: module.state_dict() for name, module in modules.items()}
+    return merged, context.all_gather_objects(own)
+
+
+def restore_local_buffers(
+    modules: Modules, buffers: Sequence[Mapping[str, Tensor]], context: DistributedContext
+) -> None:
+    """Give each worker its own BN statistics back, where there are as many workers as there were."""
+    if len(buffers) == context.size:
+        for name, module in modules.items():
+            set_local_buffers(module, buffers[context.rank][name])
 
 
 def checkpoint_files(folder: Location) -> list[Location]:
@@ -122,7 +159,7 @@ def latest_checkpoint(folder: Location) -> Location | None:
 
 
 @contextmanager
-def of_this_version(path: Location) -> Iterator[None]:
+def version_errors(path: Location) -> Iterator[None]:
     """`RunError` where what a whole checkpoint holds does not fit in what this version of reid_ray makes of the run."""
     try:
         yield
@@ -150,18 +187,10 @@ def save_atomically(state: Any, path: Location) -> None:
         torch.save(state, file)
 
 
-def _pack_labels(labels: PseudoLabels | None) -> dict[str, Any] | None:
-    if labels is None:
-        return None
-    arrays = {name: torch.tensor(getattr(labels, name)) for name in LABEL_ARRAYS}
-    centroids = None if labels.source_centroids is None else torch.tensor(labels.source_centroids)
-    return {"version": labels.version, "threshold": labels.threshold, "source_centroids": centroids, **arrays}
+def _pack_labels(labels: Labels) -> dict[str, Any]:
+    """What resuming reads of labels: what a method makes of the rest is in its modules."""
+    return {"version": labels.version, "threshold": labels.threshold, "labels": torch.tensor(labels.labels)}
 
 
-def _unpack_labels(packed: dict[str, Any] | None) -> PseudoLabels | None:
-    if packed is None:
-        return None
-    arrays: dict[str, Any] = {name: packed[name].numpy() for name in LABEL_ARRAYS}
-    if packed.get("source_centroids") is not None:
-        arrays["source_centroids"] = packed["source_centroids"].numpy()
-    return PseudoLabels(version=packed["version"], threshold=packed.get("threshold"), **arrays)
+def _unpack_labels(packed: Mapping[str, Any]) -> Labels:
+    return Labels(packed["version"], packed["labels"].numpy(), threshold=packed["threshold"])

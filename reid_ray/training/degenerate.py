@@ -1,24 +1,22 @@
-"""Labels that give nothing to train on: a run goes on with those before, for a while."""
+"""Labels that give nothing to train on: a run keeps those before, for a while."""
 
 from __future__ import annotations
 
 from reid_ray.config import LabelsConfig
 from reid_ray.errors import DegenerateLabelsError
-from reid_ray.types import PseudoLabels
+from reid_ray.types import Labels
 
 MIN_CLUSTERS = 2
 """Fewer give no negatives, and nothing to learn."""
 
 
-def is_degenerate(labels: PseudoLabels) -> bool:
+def is_degenerate(labels: Labels) -> bool:
     """Whether there is nothing to train on: no cluster, or one."""
     return labels.n_clusters < MIN_CLUSTERS
 
 
-def fall_back(
-    found: PseudoLabels, before: PseudoLabels | None, settings: LabelsConfig, *, n_in_a_row: int
-) -> PseudoLabels:
-    """The labels to go on with where those found are degenerate: those before.
+def fall_back(found: Labels, before: Labels | None, settings: LabelsConfig, *, n_in_a_row: int) -> Labels:
+    """The labels to train on where those found are degenerate: those before.
 
     Args:
         found: what clustering gave.

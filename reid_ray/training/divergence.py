@@ -1,44 +1,50 @@
-"""A loss that is no longer a number ends the run before it reaches the weights, with all that is needed to see why."""
+"""A loss that is no longer finite ends the run, with all that is needed to see why."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reid_ray.errors import DivergedError
 from reid_ray.locations import Location
-from reid_ray.methods import Batch
+from reid_ray.methods import Batch, Inputs
 from reid_ray.training.checkpoint import save_atomically
 
 
-def check_finite(parts: Mapping[str, Tensor], batch: Batch, networks: Mapping[str, Any], file: Location) -> None:
-    """Raise `DivergedError` where the loss is not finite, after writing the batch and weights that gave it to `file`.
+def check_finite(
+    loss: Tensor, terms: Mapping[str, Tensor], batch: Batch, modules: Mapping[str, nn.Module], file: Location
+) -> None:
+    """Raise `DivergedError` where a loss is not finite, after writing the batch and weights that gave it to `file`.
 
-    The file is for `torch.load`: `views` (this worker's images, as the network saw them), `labels`, `camids` and `rows`
-    of the global batch, `parts` of the loss, `networks` by name as state dicts.
+    Waits for the device. The file is for `torch.load`: `streams`, each with `views` (this worker's items, as the
+    network saw them), `labels`, `rows` and `columns` of the global batch; `terms` of the loss; `modules` by name as
+    state dicts.
     """
-    if bool(torch.isfinite(parts["loss"])):
+    if math.isfinite(float(loss.detach())):
         return
     _, epoch, step = batch.key
-    values = {name: float(value.detach()) for name, value in parts.items()}
+    values = {"loss": float(loss.detach()), **{name: float(value.detach()) for name, value in terms.items()}}
     save_atomically(
         {
             "epoch": epoch,
             "step": step,
-            "parts": values,
-            "views": dict(batch.views),
-            "labels": batch.labels,
-            "camids": batch.camids,
-            "rows": batch.rows,
-            "networks": {name: network.state_dict() for name, network in networks.items()},
+            "terms": values,
+            "streams": {name: _plain(inputs) for name, inputs in batch.streams.items()},
+            "modules": {name: module.state_dict() for name, module in modules.items()},
         },
         file,
     )
-    told = ", ".join(f"{name} {value:g}" for name, value in values.items())
+    listed = ", ".join(f"{name} {value:g}" for name, value in values.items())
     raise DivergedError(
-        f"The loss is no longer finite at epoch {epoch}, step {step} ({told}). {file} holds the batch and the weights; "
-        f"the last checkpoint is sound. Lower training.lr or raise a temperature, under another name."
+        f"The loss is no longer finite at epoch {epoch}, step {step} ({listed}). {file} holds the batch and the "
+        f"weights; the last checkpoint is sound. Lower training.lr or raise a temperature, under another name."
     )
+
+
+def _plain(inputs: Inputs) -> dict[str, Any]:
+    values = {field.name: getattr(inputs, field.name) for field in fields(inputs)}
+    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""The exported teacher of a run, as a network on this process's device."""
+"""The exported retriever of a run: written at the end of each epoch, read on this process's device."""
 
 from __future__ import annotations
 
@@ -11,8 +11,22 @@ from reid_ray.config import Config
 from reid_ray.errors import WeightsError
 from reid_ray.locations import Location, readable
 from reid_ray.methods import empty_network
+from reid_ray.training.checkpoint import save_atomically
 from reid_ray.training.devices import choose_device, parameter_dtype
+from reid_ray.training.services import Retriever
 from reid_ray.training.storage import first_line
+
+
+def save_exported(retriever: Retriever, stage: str, config: Config, file: Location) -> None:
+    """Write a retriever with what is needed to build it again."""
+    content = {
+        "model": retriever.network.state_dict(),
+        "module": retriever.module,
+        "stage": stage,
+        "epoch": retriever.version[1],
+        "config": config.model.model_dump(mode="json"),
+    }
+    save_atomically(content, file)
 
 
 def load_exported(config: Config, file: Location) -> nn.Module:
@@ -21,9 +35,10 @@ def load_exported(config: Config, file: Location) -> nn.Module:
     Raises:
         WeightsError: the file cannot be read, or is no model of such a run.
     """
-    model = empty_network(config)
     try:
-        model.load_state_dict(torch.load(readable(file), map_location="cpu", weights_only=True)["model"])
+        content = torch.load(readable(file), map_location="cpu", weights_only=True)
+        model = empty_network(config, content["module"])
+        model.load_state_dict(content["model"])
     except (OSError, RuntimeError, LookupError, UnpicklingError) as error:
         raise WeightsError(
             f"Cannot read the model {file} ({first_line(error)}); it must be one that this run exported, on storage "

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reid_ray.data.loader import ImageBank, prefetch
-from reid_ray.types import FloatArray
+from reid_ray.data.loader import ImageCache, prefetch
+from reid_ray.data.table import ImageTable
+from reid_ray.data.views import PixelBatch, View, collate
+from reid_ray.types import FloatArray, IntArray
+
+COPY_KEY = 0xCAC4E
+"""Last part of the random key of an augmented copy, which sets it apart from the views of training."""
+
+Load = Callable[[range], PixelBatch]
 
 
 def batch_rows(n_rows: int, batch_size: int) -> list[range]:
@@ -19,35 +26,56 @@ def batch_rows(n_rows: int, batch_size: int) -> list[range]:
 
 def extract(
     model: nn.Module,
-    bank: ImageBank,
+    load: Load,
     batches: Sequence[range],
     *,
     device: torch.device,
+    columns: Mapping[str, IntArray] | None = None,
     n_threads: int = 1,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[FloatArray]:
-    """L2-normalised features of some batches of rows, each float32 [len(batch), D].
-
+    """Features of some batches of rows, each float32 [len(batch), D].
 
     Args:
-        model: has `embed(images) -> [n, D]`; as `for_extraction` gives it.
+        model: has `embed(images, **columns) -> [n, D]`; as `for_extraction` gives it.
+        load: rows → images, such as `ImageCache.batch`.
+        columns: those that the model reads, of the whole table (`model_columns`).
         on_batch: called with the number of images after each batch, for a progress bar.
     """
-    dtype = next(model.parameters()).dtype
     features = []
-    for images in prefetch(bank.normalized, batches, n_threads=n_threads):
-        features.append(embed_batch(model, images, device=device, dtype=dtype))
+    for rows, images in zip(batches, prefetch(load, batches, n_threads=n_threads), strict=True):
+        own = {name: values[rows.start : rows.stop] for name, values in (columns or {}).items()}
+        features.append(embed_batch(model, images, device=device, columns=own))
         if on_batch:
-            on_batch(len(images))
+            on_batch(len(rows))
     return features
 
 
 @torch.inference_mode()
-def embed_batch(model: nn.Module, images: Tensor, *, device: torch.device, dtype: torch.dtype) -> FloatArray:
-    """Normalised images [n, 3, H, W] → float32 features [n, D]."""
-    images = images.to(device=device, dtype=dtype, memory_format=torch.channels_last)
-    embed: Callable[[Tensor], Tensor] = model.embed  # type: ignore[assignment]
-    return np.asarray(embed(images).float().cpu().numpy())
+def embed_batch(
+    model: nn.Module, images: PixelBatch, *, device: torch.device, columns: Mapping[str, IntArray] | None = None
+) -> FloatArray:
+    """Images [n, 3, H, W] → float32 features [n, D]."""
+    dtype = next(model.parameters()).dtype
+    embed: Callable[..., Tensor] = model.embed  # type: ignore[assignment]
+    known = {name: torch.tensor(values, device=device) for name, values in (columns or {}).items()}
+    return np.asarray(embed(images.to(device, dtype), **known).float().cpu().numpy())
+
+
+def model_columns(model: nn.Module, table: ImageTable) -> dict[str, IntArray]:
+    """The columns that a model reads beside images, of a whole table; `DataError` where the table lacks one."""
+    names: Sequence[str] = getattr(model, "columns", ())
+    return {name: table.column(name) for name in names}
+
+
+def augmented(cache: ImageCache, view: View, seed: int, copy: int) -> Load:
+    """Loads copy number `copy` of each image under a view; the same pixels in any process."""
+
+    def load(rows: range) -> PixelBatch:
+        rngs = [np.random.default_rng([seed, copy, row, COPY_KEY]) for row in rows]
+        return collate([view(cache.image(row), rng) for row, rng in zip(rows, rngs, strict=True)])
+
+    return load
 
 
 def assemble(parts: Sequence[FloatArray]) -> FloatArray:

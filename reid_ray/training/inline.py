@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -14,41 +14,36 @@ import torch.distributed as dist
 from reid_ray.config import Config
 from reid_ray.data.images import Dataset
 from reid_ray.errors import ConfigError
+from reid_ray.training.datasets import ImageCaches
 from reid_ray.training.devices import choose_device, local_rank, prepare_process
+from reid_ray.training.distributed import DistributedContext
 from reid_ray.training.loop import Trainer
 from reid_ray.training.metrics import Event
 from reid_ray.training.rundir import RunDirectory
-from reid_ray.training.services import InlineServices, first_answers, make_bank
-from reid_ray.training.world import World
+from reid_ray.training.services import InlineServices, run_on_main
 
 
-def train_inline(config: Config, dataset: Dataset, listener: Callable[[Event], None] | None = None) -> None:
+def train_inline(
+    config: Config, datasets: Mapping[str, Dataset], listener: Callable[[Event], None] | None = None
+) -> None:
     """Run, or resume, in this process. Ctrl-C or SIGTERM inside an epoch writes a checkpoint first."""
     started = time.time()
-    with process_group(config) as world:
+    with process_group(config) as context:
         prepare_process(config.runtime)
         device = choose_device(config.runtime, local_rank())
-        bank = make_bank(dataset.train, dataset, config)
-        trainer = Trainer(
-            config,
-            dataset,
-            world,
-            device,
-            InlineServices(config, dataset, world, device, train_bank=bank),
-            bank,
-            listener=listener,
-            started=started,
-        )
+        caches = ImageCaches(datasets, config)
+        services = InlineServices(config, datasets, context, device, caches)
+        trainer = Trainer(config, datasets, context, device, services, caches, listener=listener, started=started)
         # After the network is built: weights that do not fit leave no directory behind.
-        first_answers(world, lambda: RunDirectory.of(config).create(config, dataset.table))
+        run_on_main(context, lambda: RunDirectory.of(config).create(config, datasets))
         trainer.run()
 
 
 @contextmanager
-def process_group(config: Config) -> Iterator[World]:
-    """The world of the process group that is there, else that of `torchrun`, joined for the block, else of one."""
+def process_group(config: Config) -> Iterator[DistributedContext]:
+    """The context of the process group that exists, else of `torchrun`'s, joined for the block, else of one process."""
     joined = dist.is_available() and dist.is_initialized()
-    size = World.current().size if joined else int(os.environ.get("WORLD_SIZE", "1"))
+    size = DistributedContext.current().size if joined else int(os.environ.get("WORLD_SIZE", "1"))
     if size != config.runtime.n_workers:
         wanted = config.runtime.n_workers
         raise ConfigError(
@@ -56,13 +51,13 @@ def process_group(config: Config) -> Iterator[World]:
             f"torchrun --nproc-per-node={wanted}, or set runtime.n_workers={size}."
         )
     if size == 1 or joined:
-        yield World.current()
+        yield DistributedContext.current()
         return
     backend = "nccl" if torch.cuda.is_available() and config.runtime.device != "cpu" else "gloo"
     if backend == "nccl":
         torch.cuda.set_device(choose_device(config.runtime, local_rank()))
     dist.init_process_group(backend, timeout=timedelta(seconds=config.runtime.timeout_seconds))
     try:
-        yield World.current()
+        yield DistributedContext.current()
     finally:
         dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""The training loop: refresh labels, train an epoch, evaluate, remember; from wherever the last checkpoint stands.
+"""The training loop: refresh labels, train an epoch, evaluate, save; stage after stage, from the last checkpoint on.
 
 The same code runs in one process, under `torchrun` and inside Ray Train workers. What differs between methods is in
 `reid_ray.methods`, what differs between runtimes in `Services`.
@@ -6,58 +6,60 @@ The same code runs in one process, under `torchrun` and inside Ray Train workers
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
-from itertools import repeat
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.optim import Optimizer
 
 from reid_ray.config import Config
 from reid_ray.data.images import Dataset
-from reid_ray.data.loader import ImageBank, ViewLoader
-from reid_ray.data.samplers import plan_as_configured, worker_columns
-from reid_ray.errors import DataError, LoaderError, StorageError
-from reid_ray.methods import Batch, Method, build_method, without_weights
-from reid_ray.models import (
-    local_buffers,
-    prepare_bn_groups,
-    set_local_buffers,
-    synchronise_buffers,
-    update_teacher,
-)
+from reid_ray.evaluation.protocols import PROTOCOLS
+from reid_ray.methods import Batch, Method, Stage, Update, build_method, stages_of, without_weights
+from reid_ray.models import synchronise_buffers
 from reid_ray.training.checkpoint import (
     Checkpoint,
-    Position,
+    TrainState,
+    capture_modules,
     latest_checkpoint,
-    of_this_version,
-    save_atomically,
+    restore_local_buffers,
+    version_errors,
 )
+from reid_ray.training.checks import check_method
+from reid_ray.training.datasets import EVALUATION, ImageCaches, sections_of_stage
 from reid_ray.training.degenerate import fall_back, is_degenerate
 from reid_ray.training.devices import memory_errors, parameter_dtype
+from reid_ray.training.distributed import DistributedContext
 from reid_ray.training.divergence import check_finite
+from reid_ray.training.exported import save_exported
+from reid_ray.training.features import stage_features
 from reid_ray.training.interrupt import Request, deferred_interrupt
 from reid_ray.training.metrics import Event, MetricsLog
-from reid_ray.training.optimizers import learning_rate, make_optimizers, set_rate
-from reid_ray.training.others import OtherBatch, OtherImages
+from reid_ray.training.modules import find_module, initialise, prepare_batch_norms, set_modes
+from reid_ray.training.optimizers import make_optimizers, set_rates
 from reid_ray.training.rundir import RunDirectory
-from reid_ray.training.services import Services, first_answers
-from reid_ray.training.world import World
-from reid_ray.types import IntArray, PseudoLabels
+from reid_ray.training.services import (
+    Retriever,
+    Services,
+    known_labels,
+    label_request,
+    run_on_main,
+)
+from reid_ray.training.steps import loss_fields, train_step
+from reid_ray.training.streams import StageData
+from reid_ray.types import Labels
 
-T = TypeVar("T")
 
-
-def build_networks(config: Config, world: World) -> Method:
-    """The method of a run, on the CPU. One that has a checkpoint needs its initial weights no more, nor their file."""
-    if RunDirectory.of(config).begun:
-        config = without_weights(config)
-    return build_method(config, world)
+def build_modules(config: Config, context: DistributedContext) -> Method:
+    """The method of a run, on the CPU, checked. One that has a checkpoint does not need its initial weights' file."""
+    torch.manual_seed(config.seed)
+    method = build_method(without_weights(config) if RunDirectory.of(config).begun else config, context)
+    check_method(method)
+    return method
 
 
 class Trainer:
@@ -65,272 +67,285 @@ class Trainer:
 
     Args:
         config: the run.
-        dataset: its images; pids are read in supervised mode, and for label quality and evaluation.
-        world: this worker's place.
+        datasets: what the run reads, by section of the configuration.
+        context: this worker's place among the others.
         device: where it computes.
         services: answers for labels and evaluations.
-        bank: the training images.
+        caches: decoded images.
         listener: called with every logged event (progress bars); rank 0 only.
-        started: `time.time()` at which the run was asked for; the `start` event reports the seconds since.
+        started: `time.time()` at which the run was started; the first `start` event reports the seconds since.
         notice: asked after each step whether this machine is about to be taken away.
     """
 
     def __init__(
         self,
         config: Config,
-        dataset: Dataset,
-        world: World,
+        datasets: Mapping[str, Dataset],
+        context: DistributedContext,
         device: torch.device,
         services: Services,
-        bank: ImageBank,
+        caches: ImageCaches,
         *,
         listener: Callable[[Event], None] | None = None,
         started: float | None = None,
         notice: Callable[[], Request] = lambda: Request.NOTHING,
     ) -> None:
         self.config = config
-        self.world = world
+        self.context = context
         self.device = device
-        self._started = started or time.time()
+        self.stages = stages_of(config)
+        self.method = build_modules(config, context)
+        self.method.to(device, parameter_dtype(config.training))
+        self._run_started = self._stage_started = started or time.time()
         self._notice = notice
-        self._dtype = parameter_dtype(config.training)
-        torch.manual_seed(config.seed)
-        self.method = build_networks(config, world)
-        self.method.to(device, self._dtype)
-        self.method.train()
-        batch_size = config.training.batch_size
-        for network in self.method.networks.values():
-            prepare_bn_groups(network, config.model.bn_group, batch_size // world.size)
-        self._optimizers: dict[str, torch.optim.Adam] = {}
-        self._optimizers = make_optimizers(self.method.parameters(), self.config.training, self._optimizers)
         self._services = services
-        self._table = dataset.train
-        self._camids = self._table.camids
-        self._loader = ViewLoader(bank, config.data, self.method.views, config.seed)
-        self._columns = worker_columns(batch_size, world.rank, world.size)
-        other_data = self.method.other_data(config)
-        self._others = None
-        if other_data is not None:
-            labelled = self.method.learns_source(config)
-            self._others = OtherImages(other_data, config, self.method.views, self._columns, labelled=labelled)
+        self._caches = caches
+        self._tables = {section: dataset.train for section, dataset in datasets.items()}
         self._directory = RunDirectory.of(config)
-        self._log = MetricsLog(self._directory.metrics_file if world.is_first else None, listener)
-        self._labels: PseudoLabels | None = None
-        self._ahead: nn.Module | None = None  # the teacher that gives the next epoch's labels, where they are stale
-        self._evaluated: nn.Module | None = None  # the teacher whose evaluation goes on
-        self._position = Position()
+        self._log = MetricsLog(self._directory.metrics_file if context.is_main_process else None, listener)
+        self._state = TrainState()
+        self._labels: dict[str, Labels] = {}
+        self._optimizers: dict[str, Optimizer] = {}
+        self._frozen: list[nn.Parameter] = []
+        self._data: StageData | None = None
+        self._ahead: Retriever | None = None  # gives the next epoch's labels, where they are stale
+        self._evaluated: Retriever | None = None  # is evaluated while training goes on
 
-    def run(self) -> Position:
+    @property
+    def stage(self) -> Stage:
+        """The stage that is being trained."""
+        return self.stages[self._state.stage]
+
+    def run(self) -> TrainState:
         """Train to the last epoch and return where the run stands; an already finished run returns at once."""
-        with memory_errors(f"training worker {self.world.rank}", "use fewer images a step or more workers"):
+        with memory_errors(f"training worker {self.context.rank}", "use fewer images a step or more workers"):
             self._resume()
-            if self._position.epoch < self.config.training.epochs:
-                self._train()
-        self._log_event("end", epochs=self._position.epoch, seconds=time.time() - self._started)
-        return self._position
+            while not self._is_finished():
+                self._train_stage()
+        self._log_event("end", epochs=self._state.epoch, seconds=time.time() - self._run_started)
+        return self._state
 
-    def _train(self) -> None:
-        training = self.config.training
+    def _is_finished(self) -> bool:
+        return self._state.stage == len(self.stages) - 1 and self._state.epoch >= self.stage.config.epochs
+
+    def _train_stage(self) -> None:
+        """The rest of the current stage."""
+        number, config = self._state.stage, self.stage.config
         self._log_event(
             "start",
-            epoch=self._position.epoch,
-            step=self._position.step,
-            epochs=training.epochs,
-            iterations=training.iterations,
-            n_images=len(self._table),
-            n_workers=self.world.size,
+            epoch=self._state.epoch,
+            step=self._state.step,
+            global_step=self._state.global_step,
+            epochs=config.epochs,
+            iterations=config.iterations,
+            n_images=len(self._tables[self.stage.streams[self.stage.primary].data]),
+            n_workers=self.context.size,
             device=str(self.device),
-            startup_seconds=time.time() - self._started,
+            startup_seconds=time.time() - self._stage_started,
         )
-        if self.config.evaluation.at_start and self._position.global_step == 0 and not self._position.refreshed:
-            self._services.begin_evaluation(self.method.teacher, 0)
-            self._collect_evaluation(self.method.teacher, epoch=0)
-        while self._position.epoch < training.epochs:
-            if not self._position.refreshed:
-                self._refresh()
+        if self.config.evaluation.at_start and self.stage.evaluated and not self._state.stage_begun:
+            self._services.begin_evaluation(self._retriever())
+            self._collect_evaluation(self._retriever(), epoch=0)
+        while self._state.stage == number and not self._is_finished():
+            if not self._state.refreshed and self._refresh():
                 self._look_ahead()
                 self._save()
             self._train_epoch()
             self._finish_epoch()
 
-    def _refresh(self) -> None:
-        epoch = self._position.epoch
-        started, staleness = time.perf_counter(), int(self._ahead is not None)
-        clustered = self.method.clustered() if self._ahead is None else None
-        if clustered is not None:
-            labels = self._services.label(clustered, epoch, self._labels)
-        elif self._ahead is None:
-            labels = self._services.refresh(self.method.teacher, epoch, self._labels)
-        else:
-            labels, self._ahead = self._services.collect(), None
-        waited = time.perf_counter() - started
-        self.world.check_same_labels(labels)
-        degenerate = is_degenerate(labels)
-        self._position.degenerate = self._position.degenerate + 1 if degenerate else 0
-        self._log_event(
-            "refresh", epoch=epoch, degenerate=degenerate, staleness=staleness, wait_seconds=waited, **labels.statistics
-        )
-        if degenerate:
-            labels = fall_back(labels, self._labels, self.config.labels, n_in_a_row=self._position.degenerate)
-        else:
-            self._take(labels)
-        self._position.refreshed = True
-        self._position.step = 0
-        first_answers(self.world, lambda: self._directory.write_labels(replace(labels, version=epoch), self._table))
+    def _enter_stage(self) -> None:
+        """Prepare modules, optimizers and labels for the current stage; the modules are those of the state."""
+        stage, modules, begun = self.stage, self.method.modules, self._state.stage_begun
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
+        if not begun:
+            initialise(modules, stage)
+        self._frozen = set_modes(modules, stage)
+        n_images = stage.config.batch_size * stage.streams[stage.primary].frames
+        prepare_batch_norms(modules, self.config.model.bn_group, n_images // self.context.size)
+        self._optimizers = make_optimizers(modules, stage, {})
+        self._labels = known_labels(stage, self._tables) if begun else {}
+        self._data = None
+        self._caches.keep_only([*sections_of_stage(stage), EVALUATION])
 
-    def _take(self, labels: PseudoLabels) -> None:
-        """Go on with new labels."""
-        self.method.begin_epoch(labels)
-        self._labels = replace(labels, features=None)
-        self._optimizers = make_optimizers(self.method.parameters(), self.config.training, self._optimizers)
+    def _refresh(self) -> bool:
+        """Bring the labels to the current epoch; whether there are new ones."""
+        state, started, staleness = self._state, time.perf_counter(), int(self._ahead is not None)
+        new = {} if state.stage_begun else known_labels(self.stage, self._tables)
+        request = label_request(self.method, self.stage, self._labels, state.epoch)
+        if request.streams:
+            if self._ahead is None:
+                self._services.begin_labels(request, self._retriever())
+            new |= self._services.collect_labels()
+            self._ahead = None
+        state.refreshed, state.step = True, 0
+        if new:
+            self._take(new, staleness, time.perf_counter() - started)
+        return bool(new)
+
+    def _take(self, new: Mapping[str, Labels], staleness: int, waited: float) -> None:
+        """Train on new labels, or on those before where they are degenerate."""
+        self.context.check_same_labels(new)
+        state, stage = self._state, self.stage
+        degenerate = [name for name, labels in new.items() if self._learns(name) and is_degenerate(labels)]
+        state.degenerate = state.degenerate + 1 if degenerate else 0
+        logged = stage.primary in new and self._learns(stage.primary)
+        if logged:
+            self._log_event(
+                "refresh",
+                epoch=state.epoch,
+                global_step=state.global_step,
+                degenerate=bool(degenerate),
+                staleness=staleness,
+                wait_seconds=waited,
+                **new[stage.primary].statistics,
+            )
+        for name in degenerate:
+            fall_back(new[name], self._labels.get(name), self.config.labels, n_in_a_row=state.degenerate)
+        if not degenerate:
+            self._labels |= new
+            self.method.on_labels(stage.name, self._labels)
+            self._labels = {name: replace(labels, features=None) for name, labels in self._labels.items()}
+            self._optimizers = make_optimizers(self.method.modules, stage, self._optimizers)
+        if logged:
+            labels = replace(self._labels[stage.primary], version=state.epoch)
+            table = self._tables[stage.streams[stage.primary].data]
+            prefix = "" if stage is self.stages[-1] else stage.name
+            run_on_main(self.context, lambda: self._directory.write_labels(labels, table, prefix))
+
+    def _learns(self, stream: str) -> bool:
+        return self.stage.streams[stream].labels.origin != "none"
 
     def _look_ahead(self) -> None:
-        """With stale labels, have those of the next epoch made by the teacher as it is now, while this epoch trains."""
-        if self.config.labels.staleness and self._position.epoch + 1 < self.config.training.epochs:
-            self._ahead = copy.deepcopy(self.method.teacher)
-            self._begin(self._position.epoch + 1)
-
-    def _begin(self, epoch: int) -> None:
-        assert self._ahead is not None
-        self._services.begin(self._ahead, epoch, self._labels, taken=epoch - self.config.labels.staleness)
+        """With stale labels, start those of the next epoch, by the retriever as it is now, while this epoch trains."""
+        next_epoch = self._state.epoch + 1
+        if self.config.labels.staleness and self.stage.clusters and next_epoch < self.stage.config.epochs:
+            self._ahead = self._retriever().copied()
+            self._services.begin_labels(label_request(self.method, self.stage, self._labels, next_epoch), self._ahead)
 
     def _train_epoch(self) -> None:
-        labels, epoch, training = self._labels, self._position.epoch, self.config.training
-        assert labels is not None
-        rate = learning_rate(training, epoch)
-        set_rate(self._optimizers.values(), rate)
-        rng = np.random.default_rng([self.config.seed, epoch])
-        plan = plan_as_configured(labels.labels, self._camids, training, rng)
-        started, first_step = time.perf_counter(), self._position.step
-        batches = self._loader.batches(plan, self._columns, epoch=epoch, start=first_step)
-        with closing(batches), self._other_batches(epoch, first_step) as others, deferred_interrupt() as interrupt:
-            for views, other in zip(_naming_worker(batches, self.world), others, strict=False):
-                batch = self._batch(plan[self._position.step], labels.labels, self._camids, views)
-                batch = replace(batch, other=self._batch(*other)) if other else batch
-                parts = self._step(batch)
-                self._position.step += 1
-                self._position.global_step += 1
-                last = self._position.step == training.iterations
-                if last or self._position.step % training.log_every == 0:
-                    self._log_step(parts, rate)
-                wanted = Request.STOP if interrupt.requested else self._notice()
-                request = self.world.highest(wanted)
-                if request or (not last and self._position.step % training.checkpoint_every == 0):
+        state, stage, training = self._state, self.stage, self.config.training
+        data, labels = self._stage_data(), self._labels
+        rates = set_rates(self._optimizers, stage, state.epoch)
+        plan = data.plan(labels, state.epoch)
+        n_steps, first_step, started = len(plan[stage.primary]), state.step, time.perf_counter()
+        batches = data.batches(plan, labels, state.epoch, first_step)
+        with closing(batches), deferred_interrupt() as interrupt:
+            for batch in batches:
+                updates = self._step(batch)
+                state.step += 1
+                state.stage_step += 1
+                state.global_step += 1
+                last = state.step == n_steps
+                if last or state.step % training.log_every == 0:
+                    self._check_finite(updates, batch)
+                    position = {"epoch": state.epoch, "step": state.step, "n_steps": n_steps}
+                    self._log_event("step", **position, global_step=state.global_step, **loss_fields(updates, rates))
+                request = self.context.all_reduce_max(Request.STOP if interrupt.requested else self._notice())
+                if request or (not last and state.step % training.checkpoint_every == 0):
+                    self._check_finite(updates, batch)
                     self._save()
                 if request == Request.STOP:
                     raise KeyboardInterrupt
         seconds = time.perf_counter() - started
-        n_images = (training.iterations - first_step) * training.batch_size
-        self._log_event("epoch", epoch=epoch, train_seconds=seconds, images_per_second=n_images / seconds)
-
-    @contextmanager
-    def _other_batches(self, epoch: int, start: int) -> Iterator[Iterator[OtherBatch | None]]:
-        """Batches of the second table, or as many times None."""
-        if self._others is None:
-            yield repeat(None)
-            return
-        with closing(self._others.batches(epoch, start)) as batches:
-            yield _naming_worker(batches, self.world)
-
-    def _batch(self, rows: IntArray, labels: IntArray, camids: IntArray, views: dict[str, Tensor]) -> Batch:
-        device = self.device
-        return Batch(
-            views={
-                name: images.to(device=device, dtype=self._dtype, memory_format=torch.channels_last)
-                for name, images in views.items()
-            },
-            labels=torch.tensor(labels[rows], device=device),
-            camids=torch.tensor(camids[rows], device=device),
-            rows=torch.tensor(rows, device=device),
-            key=(self.config.seed, self._position.epoch, self._position.step),
-        )
-
-    def _step(self, batch: Batch) -> dict[str, Tensor]:
-        logged: dict[str, Tensor] = {}
-        for update in self.method.updates(batch):
-            parts = {**update.parts, "loss": update.loss}
-            check_finite(parts, batch, self.method.networks, self._directory.diverged_file(self.world.rank))
-            optimizer = self._optimizers[update.optimizer]
-            optimizer.zero_grad(set_to_none=True)
-            (update.loss / self.world.size).backward()  # type: ignore[no-untyped-call]
-            self.world.sum_gradients(self.method.parameters()[update.optimizer])
-            optimizer.step()
-            logged.update({name: value.detach() for name, value in parts.items()})
-        momentum = self.method.ema_momentum(self._position.global_step)
-        for mean, followed in self.method.averages:
-            update_teacher(mean, followed, momentum)
-        return logged
-
-    def _log_step(self, parts: dict[str, Tensor], rate: float) -> None:
-        values = {name: float(value) for name, value in parts.items()}
-        loss = values.pop("loss")
-        position = self._position
+        n_items = (n_steps - first_step) * stage.config.batch_size
         self._log_event(
-            "step",
-            epoch=position.epoch,
-            step=position.step,
-            global_step=position.global_step,
-            lr=rate,
-            loss=loss,
-            parts=values,
+            "epoch",
+            epoch=state.epoch,
+            global_step=state.global_step,
+            train_seconds=seconds,
+            images_per_second=n_items / seconds,
         )
+
+    def _step(self, batch: Batch) -> list[Update]:
+        def before_backward(update: Update) -> None:
+            if self.device.type != "cuda":  # there the check would wait for the device; it is made with the log
+                self._check_finite([update], batch)
+
+        return train_step(
+            self.method,
+            self.stage,
+            batch,
+            self._optimizers,
+            self.context,
+            step=self._state.stage_step,
+            before_backward=before_backward,
+        )
+
+    def _check_finite(self, updates: list[Update], batch: Batch) -> None:
+        file = self._directory.diverged_file(self.context.rank)
+        for update in updates:
+            check_finite(update.loss, update.terms, batch, self.method.modules, file)
 
     def _finish_epoch(self) -> None:
-        position = self._position
-        for network in self.method.networks.values():
-            synchronise_buffers(network)
-        position.epoch += 1
-        position.step = 0
-        position.refreshed = False
-        self._export("last", self.method.teacher, position.epoch)
+        state, stage = self._state, self.stage
+        for module in self.method.modules.values():
+            synchronise_buffers(module)
+        state.epoch += 1
+        state.step, state.refreshed = 0, False
+        self._export("last", self._retriever())
         if self._evaluated is not None:
             evaluated, self._evaluated = self._evaluated, None
-            self._collect_evaluation(evaluated, position.epoch - 1)
-        every, last = self.config.evaluation.every, position.epoch == self.config.training.epochs
-        if last or (every and position.epoch % every == 0):
+            self._collect_evaluation(evaluated, state.epoch - 1)
+        every, last = self.config.evaluation.every, state.epoch == stage.config.epochs
+        if stage.evaluated and (last or (every and state.epoch % every == 0)):
             overlap = self.config.evaluation.overlap and not last
-            teacher = copy.deepcopy(self.method.teacher) if overlap else self.method.teacher
-            self._services.begin_evaluation(teacher, position.epoch)
+            retriever = self._retriever().copied() if overlap else self._retriever()
+            self._services.begin_evaluation(retriever)
             if overlap:
-                self._evaluated = teacher
+                self._evaluated = retriever
             else:
-                self._collect_evaluation(teacher, position.epoch)
+                self._collect_evaluation(retriever, state.epoch)
+        if last and stage is not self.stages[-1]:
+            self._export(stage.name, self._retriever())
+            self._state = replace(state, stage=state.stage + 1, epoch=0, stage_step=0, degenerate=0)
+            self._stage_started = time.time()
+            self._enter_stage()
         self._save()
 
-    def _collect_evaluation(self, teacher: nn.Module, epoch: int) -> None:
-        """Log the metrics of the teacher after `epoch` epochs, once they are there, and keep it if it is the best."""
+    def _collect_evaluation(self, retriever: Retriever, epoch: int) -> None:
+        """Log the metrics of a retriever after `epoch` epochs, once they are there, and keep it if it is the best."""
         metrics = self._services.collect_evaluation()
         if metrics is None:
             return
-        self._log_event("evaluate", epoch=epoch, **metrics)
-        if metrics["mAP"] > self._position.best_map:
-            self._position.best_map = float(metrics["mAP"])
-            self._export("best", teacher, epoch)
+        self._log_event("evaluate", epoch=epoch, global_step=retriever.global_step, **metrics)
+        value = float(metrics[PROTOCOLS[self.config.evaluation.protocol].primary])
+        if value > self._state.best:
+            self._state.best = value
+            self._export("best", retriever)
 
-    def _export(self, which: str, teacher: nn.Module, epoch: int) -> None:
-        """Write the teacher, the model that is used after training."""
-        state = {
-            "model": teacher.state_dict(),
-            "epoch": epoch,
-            "config": self.config.model.model_dump(mode="json"),
-        }
-        first_answers(self.world, lambda: save_atomically(state, self._directory.model_file(which)))
+    def _retriever(self, module: str | None = None) -> Retriever:
+        """A module that embeds, by default the stage's retriever, as it is now."""
+        path = module or self.stage.retriever
+        state, network = self._state, find_module(self.method.modules, path)
+        return Retriever(path, network, (state.stage, state.epoch), state.global_step)
+
+    def _stage_data(self) -> StageData:
+        """The data of the stage, made at its first epoch: features that it trains on are extracted before."""
+        if self._data is None:
+            features = stage_features(self.stage, self._directory, self._retriever, self._services, self.context)
+            dtype = parameter_dtype(self.config.training)
+            self._data = StageData(self.stage, self.config, self._caches, features, self.context, self.device, dtype)
+        return self._data
+
+    def _export(self, which: str, retriever: Retriever) -> None:
+        """Write a retriever, the model that is used after training."""
+        file, stage = self._directory.model_file(which), self.stages[retriever.version[0]]
+        run_on_main(self.context, lambda: save_exported(retriever, stage.name, self.config, file))
 
     def _save(self) -> None:
         """Write a checkpoint, and leave all as it is: when one is written must not change what follows."""
-        networks = self.method.networks
-        own = {name: local_buffers(network) for name, network in networks.items()}
-        for network in networks.values():
-            synchronise_buffers(network)
-        self._position.metrics = self._log.position
+        modules = self.method.modules
+        self._state.metrics = self._log.position
+        merged, own = capture_modules(modules, self.context)
         checkpoint = Checkpoint(
-            position=replace(self._position),
-            networks={name: network.state_dict() for name, network in networks.items()},
-            local_buffers=self.world.gather_objects(own),
+            state=replace(self._state),
+            modules=merged,
+            local_buffers=own,
             optimizers={name: optimizer.state_dict() for name, optimizer in self._optimizers.items()},
             labels=self._labels,
-            ahead=self._ahead.state_dict() if self._ahead else None,
-            evaluated=self._evaluated.state_dict() if self._evaluated else None,
+            ahead=self._ahead.network.state_dict() if self._ahead else None,
+            evaluated=self._evaluated.network.state_dict() if self._evaluated else None,
         )
         folder, keep = self._directory.checkpoints, self.config.training.keep_checkpoints
 
@@ -338,54 +353,38 @@ class Trainer:
             self._log.flush()  # before the checkpoint, which counts on these events
             checkpoint.save(folder, keep)
 
-        first_answers(self.world, write)
-        for name, network in networks.items():
-            set_local_buffers(network, own[name])
+        run_on_main(self.context, write)
+        restore_local_buffers(modules, own, self.context)
 
     def _log_event(self, event: str, **fields: Any) -> None:
         """Log an event; like every file of the run it is written by rank 0, and all ranks learn if that fails."""
-        first_answers(self.world, lambda: self._log.write(event, **fields))
+        fields = {"stage": self.stage.name, **fields}
+        run_on_main(self.context, lambda: self._log.write(event, **fields))
 
     def _resume(self) -> None:
-        path = first_answers(self.world, lambda: latest_checkpoint(self._directory.checkpoints))
+        """Enter the stage of the newest checkpoint with all that it holds, or the first one without any."""
+        path = run_on_main(self.context, lambda: latest_checkpoint(self._directory.checkpoints))
         if path is None:
-            self._rewind(0)
+            run_on_main(self.context, lambda: self._log.rewind(0))
+            self._enter_stage()
             return
-        with of_this_version(path):
+        with version_errors(path):
             checkpoint = Checkpoint.load(path)
-        if checkpoint.labels is not None:
-            self._take(checkpoint.labels)
-        with of_this_version(path):
-            for name, network in self.method.networks.items():
-                network.load_state_dict(checkpoint.networks[name])
-                if len(checkpoint.local_buffers) == self.world.size:
-                    set_local_buffers(network, checkpoint.local_buffers[self.world.rank][name])
+            for name, module in self.method.modules.items():
+                module.load_state_dict(checkpoint.modules[name])
+            restore_local_buffers(self.method.modules, checkpoint.local_buffers, self.context)
+        self._state = checkpoint.state
+        self._enter_stage()
+        with version_errors(path):
             for name, optimizer in self._optimizers.items():
                 optimizer.load_state_dict(checkpoint.optimizers[name])
-        self._position = checkpoint.position
-        self._rewind(checkpoint.position.metrics)
+        self._labels |= checkpoint.labels
+        run_on_main(self.context, lambda: self._log.rewind(checkpoint.state.metrics))
+        steps = self._state.global_step - self._state.step  # at the start of the epoch
         if checkpoint.ahead is not None:
-            self._ahead = self._teacher_with(checkpoint.ahead)
-            self._begin(self._position.epoch + self._position.refreshed)
+            self._ahead, epoch = self._retriever().with_weights(checkpoint.ahead, steps), self._state.epoch
+            request = label_request(self.method, self.stage, self._labels, epoch + self._state.refreshed)
+            self._services.begin_labels(request, self._ahead)
         if checkpoint.evaluated is not None:
-            self._evaluated = self._teacher_with(checkpoint.evaluated)
-            self._services.begin_evaluation(self._evaluated, self._position.epoch)
-
-    def _teacher_with(self, state: dict[str, Any]) -> nn.Module:
-        """A copy of the teacher with other weights."""
-        teacher = copy.deepcopy(self.method.teacher)
-        teacher.load_state_dict(state)
-        return teacher
-
-    def _rewind(self, position: int) -> None:
-        first_answers(self.world, lambda: self._log.rewind(position))
-
-
-def _naming_worker(batches: Iterator[T], world: World) -> Iterator[T]:
-    """The batches; an unreadable image becomes the error of this worker alone, which a runtime must treat otherwise."""
-    try:
-        yield from batches
-    except (DataError, StorageError) as error:
-        if world.size == 1:
-            raise
-        raise LoaderError(str(error)) from error
+            self._evaluated = self._retriever().with_weights(checkpoint.evaluated, steps)
+            self._services.begin_evaluation(self._evaluated)

@@ -1,38 +1,64 @@
-"""Adam for what a method trains, and its rate by epoch."""
+"""Optimizers of a stage: of several kinds, each for the modules that its stage gives it."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 
 from torch import nn
-from torch.optim import Adam
+from torch.optim import SGD, Adam, Optimizer
 
-from reid_ray.config import TrainingConfig
-
-
-def learning_rate(training: TrainingConfig, epoch: int) -> float:
-    """The rate of an epoch: linear warm-up from `warmup_factor`·lr, by epoch, then constant; less after each step."""
-    rate = training.lr * training.lr_gamma ** sum(epoch >= step for step in training.lr_steps)
-    if epoch >= training.warmup_epochs:
-        return rate
-    share = epoch / training.warmup_epochs
-    return rate * (training.warmup_factor * (1 - share) + share)
+from reid_ray.config import OptimizerConfig
+from reid_ray.errors import MethodError
+from reid_ray.methods import OptimizerSpec, Stage
+from reid_ray.training.modules import Modules, trainable_parameters
 
 
-def make_optimizers(
-    parameters: Mapping[str, list[nn.Parameter]], training: TrainingConfig, old: Mapping[str, Adam]
-) -> dict[str, Adam]:
-    """Adam for each group of parameters. Those that stay keep their moments of `old`, unless they are to be reset."""
+def make_optimizers(modules: Modules, stage: Stage, old: Mapping[str, Optimizer]) -> dict[str, Optimizer]:
+    """The optimizers of a stage. Parameters that stay keep their moments of `old`, unless the stage resets them."""
     made = {}
-    for name, group in parameters.items():
-        made[name] = Adam(group, lr=training.lr, weight_decay=training.weight_decay, fused=True)
-        if name in old and not training.reset_optimizer:
+    for name, spec in stage.optimizers.items():
+        parameters = trainable_parameters(modules, spec.modules)
+        made[name] = make_optimizer(parameters, spec.config)
+        if name in old and not stage.config.reset_optimizer:
             moments = old[name].state
-            made[name].state.update({p: moments[p] for p in group if p in moments})
+            made[name].state.update({p: moments[p] for p in parameters if p in moments})
     return made
 
 
-def set_rate(optimizers: Iterable[Adam], rate: float) -> None:
-    for optimizer in optimizers:
+def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> Optimizer:
+    """An optimizer of the configured kind; its rate is set by epoch."""
+    if config.optimizer == "sgd":
+        return SGD(
+            parameters,
+            lr=config.lr,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            weight_decay=config.weight_decay,
+        )
+    return Adam(
+        parameters,
+        lr=config.lr,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        amsgrad=config.optimizer == "amsgrad",
+        fused=True,
+    )
+
+
+def set_rates(optimizers: Mapping[str, Optimizer], stage: Stage, epoch: int) -> dict[str, float]:
+    """Give each optimizer its rate of an epoch; the rates by name."""
+    rates = {name: spec.config.learning_rate(epoch) for name, spec in stage.optimizers.items()}
+    for name, optimizer in optimizers.items():
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rates[name]
+    return rates
+
+
+def optimizer_spec(stage: Stage, name: str) -> OptimizerSpec:
+    """An optimizer of a stage; `MethodError` naming the nearest one where there is none."""
+    if name not in stage.optimizers:
+        near = difflib.get_close_matches(name, stage.optimizers, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"optimizers are {', '.join(stage.optimizers)}."
+        raise MethodError(f"Stage {stage.name} has no optimizer '{name}'; {hint}")
+    return stage.optimizers[name]

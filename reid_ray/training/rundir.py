@@ -1,15 +1,17 @@
 """The run directory: what a run leaves on disk, and the rule that one directory is one configuration.
 
-config.yaml            the resolved configuration and its hash
-images.parquet         the table of images it trains and is evaluated on
+config.yaml            the format of the directory, the hash of the configuration, and the resolved configuration
+images.parquet         the table of images it trains and is evaluated on; images-source.parquet of a source
 metrics.jsonl          one event a line
-labels/epoch-000.parquet   the pseudo-labels of each epoch
-checkpoints/           resumable states, and the exported models `model-last.pt`, `model-best.pt`
-diverged-0.pt          the batch of each worker whose loss was not a number, where that ended the run
+labels/epoch-000.parquet   the labels of each epoch of the main stage; STAGE-epoch-000.parquet of an earlier one
+features/              features that a stage trains on
+checkpoints/           resumable states, and the exported models `model-last.pt`, `model-best.pt`, `model-STAGE.pt`
+diverged-0.pt          the batch of each worker whose loss was not finite, where that ended the run
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,15 +19,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reid_ray.config import Config, config_hash, dump_config, hashed_settings, load_config
+from reid_ray.data.images import Dataset, ImageReader
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import ConfigError, RunError
 from reid_ray.locations import Location, RemotePath, location
-from reid_ray.training.checkpoint import checkpoint_files
+from reid_ray.training.checkpoint import FORMAT, checkpoint_files
+from reid_ray.training.datasets import MAIN
 from reid_ray.training.metrics import read_metrics
 from reid_ray.training.storage import replacing, storage_errors
-from reid_ray.types import PseudoLabels
+from reid_ray.types import Labels
 
 HASH_PREFIX = "# config hash: "
+FORMAT_PREFIX = "# run directory format: "
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,15 @@ class RunDirectory:
 
     @property
     def images_file(self) -> Location:
-        return self.path / "images.parquet"
+        return self.images_file_of(MAIN)
+
+    def images_file_of(self, section: str) -> Location:
+        """The table of a section of the configuration."""
+        return self.path / ("images.parquet" if section == MAIN else f"images-{section}.parquet")
+
+    def features_file(self, stage: str, stream: str) -> Location:
+        """Features that a stage trains on, float32 [copies, N, D]."""
+        return self.path / "features" / f"{stage}-{stream}.npy"
 
     @property
     def metrics_file(self) -> Location:
@@ -59,18 +72,36 @@ class RunDirectory:
     def checkpoints(self) -> Location:
         return self.path / "checkpoints"
 
+    def datasets(self, readers: Mapping[str, ImageReader]) -> dict[str, Dataset]:
+        """The run's tables by section, as `create` wrote them, with readers of their images."""
+        return {
+            section: Dataset(ImageTable.read(self.images_file_of(section)), reader)
+            for section, reader in readers.items()
+        }
+
     def diverged_file(self, rank: int) -> Location:
         """What a worker writes of a batch whose loss is not finite."""
         return self.path / f"diverged-{rank}.pt"
 
     def model_file(self, which: str) -> Location:
-        """`which` is `last` or `best`."""
+        """`which` is `last`, `best`, or the name of a stage before the main one."""
         return self.checkpoints / f"model-{which}.pt"
 
     @property
     def begun(self) -> bool:
-        """Whether the run has a checkpoint, damaged or whole: it goes on from there, not from its initial weights."""
+        """Whether the run has a checkpoint, damaged or whole: it resumes there, not from its initial weights."""
         return bool(checkpoint_files(self.checkpoints))
+
+    def check_format(self) -> None:
+        """Raise `RunError` if the directory was written by a version of reid_ray with another format."""
+        if not self.config_file.exists():
+            return
+        found = self._header(FORMAT_PREFIX) or "1"
+        if found != str(FORMAT):
+            raise RunError(
+                f"{self.path} is a run directory of format {found}, and this version of reid_ray reads format "
+                f"{FORMAT}; finish the run with the version that began it, or train again under another name=…."
+            )
 
     def check(self, config: Config) -> None:
         """Raise `RunError` if this directory holds another configuration's run, or cannot be one.
@@ -85,13 +116,18 @@ class RunDirectory:
             return
         if not self.begun:
             return
-        first_line = self.config_file.read_text(encoding="utf-8").partition("\n")[0]
-        if first_line.removeprefix(HASH_PREFIX) != config_hash(config):
+        self.check_format()
+        if self._header(HASH_PREFIX) != config_hash(config):
             changes = self._differences(config)
             raise RunError(
                 f"{self.path} holds a run of another configuration ({'; '.join(changes[:3]) or 'of another version'}); "
                 f"choose another name=…, or remove the directory."
             )
+
+    def _header(self, prefix: str) -> str | None:
+        """What a comment at the head of config.yaml says after this prefix; None without such a line."""
+        lines = self.config_file.read_text(encoding="utf-8").splitlines()[:2]
+        return next((line.removeprefix(prefix) for line in lines if line.startswith(prefix)), None)
 
     def _differences(self, config: Config) -> list[str]:
         """What differs from the configuration that stands here, where that can still be read."""
@@ -105,25 +141,32 @@ class RunDirectory:
         ended = [event for event in read_metrics(self.metrics_file) if event["event"] == "end"]
         return bool(ended) and bool(ended[-1]["epochs"] >= config.training.epochs)
 
-    def create(self, config: Config, table: ImageTable) -> None:
-        """Make the directory, write configuration and table; the same again is a resumption.
+    def create(self, config: Config, datasets: Mapping[str, Dataset]) -> None:
+        """Make the directory, write configuration and tables; the same again is a resumption.
+
+        Args:
+            datasets: what the run reads, by section of the configuration.
 
         Raises:
             RunError: it cannot be written, or holds a run of another configuration or of other images.
         """
         self.check(config)
-        known = self.begun and self.images_file.exists()
-        if known and not ImageTable.read(self.images_file).arrow.equals(table.arrow):
-            raise RunError(
-                f"{self.path} holds a run on other images: {table.name} has changed since it began. Choose another "
-                f"name=…, or bring the images back as they were."
-            )
+        tables = {self.images_file_of(section): dataset.table for section, dataset in datasets.items()}
+        for file, table in tables.items():
+            known = self.begun and file.exists()
+            if known and not ImageTable.read(file).arrow.equals(table.arrow):
+                raise RunError(
+                    f"{self.path} holds a run on other images: {table.name} has changed since it began. Choose another "
+                    f"name=…, or bring the images back as they were."
+                )
         with storage_errors(self.path):
             for folder in (self.path, self.labels, self.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
             self.remove_abandoned()
-        write_atomically(self.images_file, parquet_bytes(table.arrow))
-        write_atomically(self.config_file, f"{HASH_PREFIX}{config_hash(config)}\n{dump_config(config)}".encode())
+        for file, table in tables.items():
+            write_atomically(file, parquet_bytes(table.arrow))
+        header = f"{HASH_PREFIX}{config_hash(config)}\n{FORMAT_PREFIX}{FORMAT}\n"
+        write_atomically(self.config_file, f"{header}{dump_config(config)}".encode())
 
     def remove_abandoned(self) -> None:
         """Remove what killed processes were writing; none of this run may be at work."""
@@ -135,8 +178,12 @@ class RunDirectory:
             for abandoned in self.path.rglob(kind):
                 abandoned.unlink(missing_ok=True)
 
-    def write_labels(self, labels: PseudoLabels, table: ImageTable) -> None:
-        """labels/epoch-EEE.parquet: path, label and camid of every training image, and pid where it is known."""
+    def write_labels(self, labels: Labels, table: ImageTable, stage: str = "") -> None:
+        """labels/epoch-EEE.parquet: path, label and camid of every training image, and pid where it is known.
+
+        Args:
+            stage: name of a stage before the main one, which precedes the file's name.
+        """
         columns: dict[str, Any] = {
             "path": table.arrow["path"],
             "label": pa.array(labels.labels),
@@ -144,7 +191,8 @@ class RunDirectory:
         }
         if table.has_pids:
             columns["pid"] = table.arrow["pid"]
-        write_atomically(self.labels / f"epoch-{labels.version:03d}.parquet", parquet_bytes(pa.table(columns)))
+        name = f"{stage}-epoch-{labels.version:03d}" if stage else f"epoch-{labels.version:03d}"
+        write_atomically(self.labels / f"{name}.parquet", parquet_bytes(pa.table(columns)))
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

@@ -1,4 +1,4 @@
-"""The two services that training asks for at an epoch's border: new labels, and an evaluation.
+"""What training asks of its surroundings: new labels, an evaluation, features to train on.
 
 The loop knows only `Services`. `InlineServices` answers inside the training processes; the Ray runtime answers from
 an actor pool. Both call the same functions below on the same fixed batches, so the answers are equal.
@@ -6,11 +6,12 @@ an actor pool. Both call the same functions below on the same fixed batches, so 
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,263 +19,291 @@ from torch import nn
 
 from reid_ray.config import Config
 from reid_ray.data.images import Dataset
-from reid_ray.data.loader import ImageBank
-from reid_ray.data.readers import read_dataset
 from reid_ray.data.table import ImageTable
+from reid_ray.data.views import make_view
 from reid_ray.errors import UserError
-from reid_ray.evaluation.protocols import evaluable, evaluate_table
-from reid_ray.labels.refresh import labels_from_truth, refresh
+from reid_ray.evaluation.protocols import PROTOCOLS
+from reid_ray.labels.refresh import ground_truth_labels, labels_from_ground_truth, refresh
 from reid_ray.labels.workers import Workers
-from reid_ray.methods import METHODS
+from reid_ray.methods import FeatureCache, LabelSpec, Method, Stage
 from reid_ray.models import for_extraction
-from reid_ray.training.extraction import assemble, batch_rows, extract
-from reid_ray.training.world import World
-from reid_ray.types import FeatureRows, Features, FloatArray, PseudoLabels
+from reid_ray.training.datasets import EVALUATION, MAIN, ImageCaches, evaluation_table
+from reid_ray.training.distributed import DistributedContext
+from reid_ray.training.extraction import Load, assemble, augmented, batch_rows, extract, model_columns
+from reid_ray.types import FeatureRows, Features, FloatArray, Labels, Version
+
+MEMORY = "memory"
+"""Name of the features that a method keeps itself, among those of tables."""
+
+
+@dataclass(frozen=True)
+class Retriever:
+    """A network that embeds, as it is now; it does not change while a service uses it.
+
+    Attributes:
+        module: its name in the method's modules, by which another process builds one.
+        version: of its weights.
+        global_step: steps that its weights have been trained for.
+    """
+
+    module: str
+    network: nn.Module
+    version: Version
+    global_step: int = 0
+
+    def copied(self) -> Retriever:
+        """A copy, which training leaves as it is."""
+        return replace(self, network=copy.deepcopy(self.network))
+
+    def with_weights(self, weights: Mapping[str, Any], global_step: int) -> Retriever:
+        """A copy with other weights, which have been trained for so many steps."""
+        other = replace(self.copied(), global_step=global_step)
+        other.network.load_state_dict(weights)
+        return other
+
+
+@dataclass(frozen=True)
+class LabelRequest:
+    """The labels that a stage needs for an epoch.
+
+    Attributes:
+        streams: those that get labels.
+        epoch: the epoch of the stage that they are for.
+        previous: the labels before, by stream; none at the first refresh.
+        memory: features that the method keeps, float32 [N, D], for streams that cluster them; None: extract.
+    """
+
+    stage: Stage
+    streams: tuple[str, ...]
+    epoch: int
+    previous: Mapping[str, Labels] = field(default_factory=dict)
+    memory: FloatArray | None = None
+
+    def spec(self, stream: str) -> LabelSpec:
+        return self.stage.streams[stream].labels
+
+    def features_of(self, stream: str) -> str:
+        """What a stream's labels come from: a section of the configuration, or `MEMORY`."""
+        from_memory = self.spec(stream).features_from == "memory" and self.memory is not None
+        return MEMORY if from_memory else self.stage.streams[stream].data
+
+    @property
+    def tables(self) -> list[str]:
+        """Sections whose training tables have to be extracted, in order."""
+        found = [self.features_of(stream) for stream in self.streams]
+        found += [name for stream in self.streams if (name := self.spec(stream).compare_with)]
+        return [name for name in dict.fromkeys(found) if name != MEMORY]
+
+
+def label_request(method: Method, stage: Stage, labels: Mapping[str, Labels], epoch: int) -> LabelRequest:
+    """What has to be labelled for an epoch of a stage, where `labels` are those at hand."""
+    specs = {name: stream.labels for name, stream in stage.streams.items()}
+    streams = tuple(name for name, spec in specs.items() if spec.reads_features and not (spec.once and name in labels))
+    from_memory = any(specs[name].features_from == "memory" for name in streams)
+    memory = method.memory_features(stage.name) if from_memory else None
+    return LabelRequest(stage, streams, epoch, labels, memory)
 
 
 class Services(Protocol):
     """Called by every worker at the same point; the answer is the same on all."""
 
-    def refresh(self, teacher: nn.Module, version: int, previous: PseudoLabels | None = None) -> PseudoLabels:
-        """Labels of the training table from the teacher's features; `statistics` holds quality and seconds.
+    def begin_labels(self, request: LabelRequest, retriever: Retriever) -> None:
+        """Start a refresh whose labels `collect_labels` will give."""
+        ...
 
-        Args:
-            previous: the labels before; None at the first refresh.
+    def collect_labels(self) -> dict[str, Labels]:
+        """The labels of the refresh that was begun last, by stream, once they are there.
+
+        Their `statistics` hold quality and seconds.
         """
         ...
 
-    def label(self, features: FloatArray, version: int, previous: PseudoLabels | None = None) -> PseudoLabels:
-        """The same from features float32 [N, D] that the method keeps itself."""
-        ...
-
-    def begin(self, teacher: nn.Module, version: int, previous: PseudoLabels | None = None, *, taken: int) -> None:
-        """Start a refresh whose labels `collect` will give. The teacher is not changed meanwhile.
-
-        Args:
-            taken: epochs that were completed when the teacher was as it is.
-        """
-        ...
-
-    def collect(self) -> PseudoLabels:
-        """The labels of the refresh that was begun last, once they are there."""
-        ...
-
-    def begin_evaluation(self, teacher: nn.Module, version: int) -> None:
-        """Start an evaluation whose metrics `collect_evaluation` will give. The teacher is not changed meanwhile.
-
-        Args:
-            version: epochs that were completed when the teacher was as it is.
-        """
+    def begin_evaluation(self, retriever: Retriever) -> None:
+        """Start an evaluation whose metrics `collect_evaluation` will give."""
         ...
 
     def collect_evaluation(self) -> dict[str, Any] | None:
         """Metrics on query and gallery, with `evaluate_seconds`; None where the data cannot be evaluated."""
         ...
 
+    def extract_copies(self, retriever: Retriever, cache: FeatureCache, section: str) -> FeatureRows:
+        """Features of the training table of a section for a feature cache, float32 [copies·N, D].
 
-def make_bank(table: ImageTable, dataset: Dataset, config: Config) -> ImageBank:
-    """The images of a table at the configured size."""
-    data = config.data
-    return ImageBank(table, dataset.images, height=data.height, width=data.width, cache_mb=data.cache_mb)
-
-
-def search_table(dataset: Dataset, config: Config) -> ImageTable | None:
-    """Query rows followed by gallery rows, or None where there is nothing to evaluate, or it is not asked for."""
-    if config.evaluation.every is None or evaluable(dataset.table) is not None:
-        return None
-    splits = dataset.table.arrow["split"].to_pylist()
-    rows = [i for name in ("query", "gallery") for i, split in enumerate(splits) if split == name]
-    return dataset.table.take(torch.tensor(rows).numpy())
+        The copies of the table follow one another. Only rank 0 may read them.
+        """
+        ...
 
 
-def source_images(config: Config) -> Dataset | None:
-    """The source, where its features are asked for too, by the labels or by the method."""
-    if config.source is None:
-        return None
-    wanted = config.labels.source_weight or METHODS[config.method.name].learns_source(config)
-    return read_dataset(config.source) if wanted else None
-
-
-class Extracted(NamedTuple):
-    """A table and its features."""
-
-    features: FeatureRows
-    table: ImageTable
-
-
-def label(
-    features: Features,
-    table: ImageTable,
+def label_streams(
+    request: LabelRequest,
+    features: Mapping[str, FeatureRows],
+    tables: Mapping[str, ImageTable],
     config: Config,
     device: torch.device,
-    *,
-    previous: PseudoLabels | None = None,
     workers: Workers | None = None,
-    source: Extracted | None = None,
-) -> PseudoLabels:
-    """Labels for epoch `features.version`, from clusters or from true identities, as the method asks.
+) -> dict[str, Labels]:
+    """The labels that a request asks for, by stream.
 
     Args:
-        features: of `table`, the data.
-        previous: the labels before.
-        source: `source_images`, extracted too.
+        features: float32 [N, D] of each of `request.tables`, and `MEMORY` where the method keeps features.
+        tables: training tables by section.
     """
-    method = METHODS[config.method.name]
-    if method.labels_source(config) == "truth":
-        return labels_from_truth(features, table.pids, table.camids, version=features.version, workers=workers)
-    labels = refresh(
-        features,
-        config.labels,
-        table.camids,
-        version=features.version,
-        true_pids=table.pids if table.has_pids else None,
-        previous=previous,
-        device=device,
-        workers=workers,
-        source=source.features if source and config.labels.source_weight else None,
-    )
-    if previous is not None:
-        return replace(labels, source_centroids=previous.source_centroids)
-    if method.wants_features:
-        labels = replace(labels, features=np.asarray(features.values[0 : len(table)]))
-    if source is not None and method.learns_source(config):
-        known = Features(source.features, features.version)
-        truth = labels_from_truth(known, source.table.pids, source.table.camids, version=0, workers=workers)
-        labels = replace(labels, source_centroids=truth.centroids)
-    return labels
+    found: dict[str, Labels] = {}
+    for stream in request.streams:
+        started, spec, section = time.perf_counter(), request.spec(stream), request.stage.streams[stream].data
+        values, table, previous = features[request.features_of(stream)], tables[section], request.previous.get(stream)
+        known = Features(values, request.epoch)
+        if spec.origin == "ground_truth":
+            labels = labels_from_ground_truth(known, table.pids, table.camids, version=request.epoch, workers=workers)
+        else:
+            labels = refresh(
+                known,
+                config.labels,
+                table.camids,
+                version=request.epoch,
+                true_pids=table.pids if table.has_pids else None,
+                previous=previous,
+                device=device,
+                workers=workers,
+                source=features[spec.compare_with] if spec.compare_with else None,
+            )
+        if "features" in spec.needs and request.features_of(stream) != MEMORY:
+            labels = replace(labels, features=np.asarray(values[0 : len(table)]))
+        found[stream] = with_statistics(labels, label_seconds=time.perf_counter() - started)
+    return found
+
+
+def known_labels(stage: Stage, tables: Mapping[str, ImageTable]) -> dict[str, Labels]:
+    """The labels of those streams that need no features: ground truth as it is, and none."""
+    found = {}
+    for name, stream in stage.streams.items():
+        if stream.labels.reads_features:
+            continue
+        table = tables[stream.data]
+        known = table if stream.labels.origin == "ground_truth" else table.without_pids()
+        found[name] = ground_truth_labels(known.pids)
+    return found
 
 
 def score(features: FloatArray, table: ImageTable, config: Config) -> dict[str, Any]:
-    """Metrics of a table's query and gallery rows, in that order in `features`."""
+    """Metrics of a table's query and gallery rows, in that order in `features`, by the configured protocol."""
     n_query = len(table.split("query"))
-    metrics = evaluate_table(features[:n_query], features[n_query:], table, ap=config.evaluation.ap)
-    return metrics.as_dict()
+    protocol = PROTOCOLS[config.evaluation.protocol]
+    return protocol.evaluate(features[:n_query], features[n_query:], table, config.evaluation.ap)
 
 
 class InlineServices:
     """Extraction shared by the training workers; rank 0 clusters and scores.
 
     Args:
-        train_bank: the training images, shared with the loader so that each is decoded once.
+        caches: decoded images, shared with the loader so that each is decoded once.
     """
 
     def __init__(
         self,
         config: Config,
-        dataset: Dataset,
-        world: World,
+        datasets: Mapping[str, Dataset],
+        context: DistributedContext,
         device: torch.device,
-        *,
-        train_bank: ImageBank,
+        caches: ImageCaches,
     ) -> None:
         self._config = config
-        self._world = world
+        self._context = context
         self._device = device
-        self._train = dataset.train
-        self._train_bank = train_bank
-        self._begun: tuple[nn.Module, int, PseudoLabels | None] | None = None
-        self._evaluated: nn.Module | None = None
-        source = source_images(config)
-        self._source = source.train if source else None
-        self._source_bank = make_bank(source.train, source, config) if source else None
-        self._search = search_table(dataset, config)
-        self._search_bank = make_bank(self._search, dataset, config) if self._search is not None else None
+        self._caches = caches
+        self._tables = {section: dataset.train for section, dataset in datasets.items()}
+        self._evaluation = evaluation_table(datasets[MAIN], config)
+        self._labels: tuple[LabelRequest, Retriever] | None = None
+        self._evaluated: Retriever | None = None
 
-    def refresh(self, teacher: nn.Module, version: int, previous: PseudoLabels | None = None) -> PseudoLabels:
+    def begin_labels(self, request: LabelRequest, retriever: Retriever) -> None:
+        # No other process could work meanwhile, so the work is done when the labels are collected.
+        self._labels = (request, retriever)
+
+    def collect_labels(self) -> dict[str, Labels]:
+        assert self._labels is not None, "collect_labels() without begin_labels()"
+        (request, retriever), self._labels = self._labels, None
         started = time.perf_counter()
-        features = self._extract(teacher, self._train_bank)
-        source = None
-        if self._source is not None and self._source_bank is not None:
-            source = Extracted(self._extract(teacher, self._source_bank), self._source)
+        features = {name: self._extract(retriever, name, self._caches[name].batch) for name in request.tables}
         extracted = time.perf_counter() - started
-        labels = self._label(features, version, previous, source)
-        return replace(labels, statistics={**labels.statistics, "extract_seconds": extracted})
+        if request.memory is not None:
+            features[MEMORY] = request.memory
 
-    def label(self, features: FloatArray, version: int, previous: PseudoLabels | None = None) -> PseudoLabels:
-        return self._label(features, version, previous, None)
+        def work() -> dict[str, Labels]:
+            return label_streams(request, features, self._tables, self._config, self._device)
 
-    def _label(
-        self, features: FloatArray, version: int, previous: PseudoLabels | None, source: Extracted | None
-    ) -> PseudoLabels:
-        def work() -> PseudoLabels:
-            extracted = Features(features, version)
-            return label(extracted, self._train, self._config, self._device, previous=previous, source=source)
+        found: dict[str, Labels] = run_on_main_with_heartbeat(self._context, self._config, work)
+        return {name: with_statistics(labels, extract_seconds=extracted) for name, labels in found.items()}
 
-        started = time.perf_counter()
-        labels: PseudoLabels = first_works(self._world, self._config, work)
-        return with_seconds(labels, extract=0.0, label=time.perf_counter() - started)
-
-    def begin(self, teacher: nn.Module, version: int, previous: PseudoLabels | None = None, *, taken: int) -> None:
-        # There is nobody to do it meanwhile, so it is done when it is asked for.
-        self._begun = (teacher, version, previous)
-
-    def collect(self) -> PseudoLabels:
-        assert self._begun is not None, "collect() without begin()"
-        begun, self._begun = self._begun, None
-        return self.refresh(*begun)
-
-    def begin_evaluation(self, teacher: nn.Module, version: int) -> None:
-        self._evaluated = teacher
+    def begin_evaluation(self, retriever: Retriever) -> None:
+        self._evaluated = retriever
 
     def collect_evaluation(self) -> dict[str, Any] | None:
         assert self._evaluated is not None, "collect_evaluation() without begin_evaluation()"
-        teacher, self._evaluated = self._evaluated, None
-        if self._search is None or self._search_bank is None:
+        retriever, self._evaluated = self._evaluated, None
+        table, started = self._evaluation, time.perf_counter()
+        if table is None:
             return None
-        table, started = self._search, time.perf_counter()
-        features = self._extract(teacher, self._search_bank)
-        metrics = first_works(self._world, self._config, lambda: score(features, table, self._config))
+        features = self._extract(retriever, EVALUATION, self._caches[EVALUATION].batch)
+        metrics = run_on_main_with_heartbeat(self._context, self._config, lambda: score(features, table, self._config))
         return {**metrics, "evaluate_seconds": time.perf_counter() - started}
 
-    def _extract(self, teacher: nn.Module, bank: ImageBank) -> FloatArray:
-        """Features of all rows, on every worker."""
-        batches = batch_rows(len(bank), self._config.evaluation.batch_size)
-        mine = batches[self._world.rank :: self._world.size]
-        threads = self._config.data.loader_threads
+    def extract_copies(self, retriever: Retriever, cache: FeatureCache, section: str) -> FeatureRows:
+        view = make_view(cache.view, self._config.data)
+        loads = [augmented(self._caches[section], view, self._config.seed, number) for number in range(cache.copies)]
+        return np.concatenate([self._extract(retriever, section, load) for load in loads])
+
+    def _extract(self, retriever: Retriever, name: str, load: Load) -> FloatArray:
+        """Features of all rows of a table, on every worker."""
+        rank, size = self._context.rank, self._context.size
+        batches = batch_rows(len(self._caches[name]), self._config.evaluation.batch_size)
         found: list[FloatArray] | UserError
         try:
-            found = extract(for_extraction(teacher), bank, mine, device=self._device, n_threads=threads)
+            model = for_extraction(retriever.network)
+            columns = model_columns(model, self._caches.table(name))
+            threads = self._config.data.loader_threads
+            found = extract(model, load, batches[rank::size], device=self._device, columns=columns, n_threads=threads)
         except UserError as error:
             found = error
         parts: list[FloatArray] = [None] * len(batches)  # type: ignore[list-item]
-        for rank, answer in enumerate(self._world.gather_objects(found)):
+        for other, answer in enumerate(self._context.all_gather_objects(found)):
             if isinstance(answer, UserError):
                 raise answer
-            parts[rank :: self._world.size] = answer
+            parts[other::size] = answer
         return assemble(parts)
 
 
-def first_answers(world: World, function: Callable[[], Any]) -> Any:
+def run_on_main(context: DistributedContext, function: Callable[[], Any]) -> Any:
     """Call `function` on rank 0 and give its answer, or its `UserError`, to every worker.
 
     An error that only rank 0 raised would leave the others waiting for a broadcast that never comes.
     """
     answer: Any = None
-    if world.is_first:
+    if context.is_main_process:
         try:
             answer = function()
         except UserError as error:
             answer = error
-    answer = world.broadcast(answer)
+    answer = context.broadcast_object(answer)
     if isinstance(answer, UserError):
         raise answer
     return answer
 
 
-def first_works(world: World, config: Config, function: Callable[[], Any]) -> Any:
-    """`first_answers` for work that may take longer than workers wait for each other.
+def run_on_main_with_heartbeat(context: DistributedContext, config: Config, function: Callable[[], Any]) -> Any:
+    """`run_on_main` for work that may take longer than the time-out of a collective.
 
-    Rank 0 tells the others again and again that it is still at it, so that nobody is taken for hung.
+    Rank 0 reports to the others again and again that it is still at work, so that it is not taken for hung.
     """
-    if world.size == 1:
+    if context.size == 1:
         return function()
     with ThreadPoolExecutor(1, thread_name_prefix="reid-work") as thread:
-        calls = [thread.submit(function)] if world.is_first else []
-        while not first_answers(world, lambda: bool(wait(calls, config.runtime.timeout_seconds / 4).done)):
+        calls = [thread.submit(function)] if context.is_main_process else []
+        while not run_on_main(context, lambda: bool(wait(calls, config.runtime.timeout_seconds / 4).done)):
             pass
-        return first_answers(world, lambda: calls[0].result())
+        return run_on_main(context, lambda: calls[0].result())
 
 
-def with_seconds(labels: PseudoLabels, *, extract: float, label: float) -> PseudoLabels:
-    """The labels, with the seconds of their making among the statistics."""
-    return replace(labels, statistics={**labels.statistics, "extract_seconds": extract, "label_seconds": label})
+def with_statistics(labels: Labels, **numbers: Any) -> Labels:
+    """The labels with more numbers among their statistics."""
+    return replace(labels, statistics={**labels.statistics, **numbers})

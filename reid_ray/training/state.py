@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from reid_ray.config import Config
+from reid_ray.methods import stages_of
 from reid_ray.training.checkpoint import checkpoint_files
 from reid_ray.training.metrics import Event, pauses, read_metrics
 from reid_ray.training.rundir import RunDirectory
@@ -28,22 +29,24 @@ class RunState:
         phase: `finished`: trained for all its epochs; `running`: it has written lately; `silent`: it has not, for
             longer than its pauses so far explain, so it was stopped or killed, or hangs; `not begun`: it has logged
             nothing.
-        epochs: to be trained.
+        stage: name of the current stage.
+        epochs: epochs of the stage.
         epoch: completed ones.
         step: steps of the next one.
-        iterations: steps of an epoch.
-        checkpoint: name of the newest checkpoint's file, where the same command goes on.
+        iterations: steps of an epoch; None where an epoch is one pass and none has been logged yet.
+        checkpoint: name of the newest checkpoint's file, from which the same command resumes.
         quiet_seconds: since it last wrote a line; None where it has written none.
         usual_seconds: its longest pause between two lines of one process, so far.
         events: the last line of each kind.
-        diverged: whether it ended at a loss that is no number.
+        diverged: whether it ended at a loss that is not finite.
     """
 
     phase: Phase
+    stage: str
     epochs: int
     epoch: int
     step: int
-    iterations: int
+    iterations: int | None
     checkpoint: str | None
     quiet_seconds: float | None
     usual_seconds: float
@@ -59,16 +62,20 @@ class RunState:
         finished = directory.is_complete(config)
         epoch, step = _position(events)
         checkpoints = checkpoint_files(directory.checkpoints)
+        last = {event["event"]: event for event in events}
+        stages = {stage.name: stage for stage in stages_of(config)}
+        stage = stages[last["start"]["stage"]] if "start" in last else next(iter(stages.values()))
         return cls(
             phase=_phase(finished, quiet, pause),
-            epochs=config.training.epochs,
-            epoch=config.training.epochs if finished else epoch,
+            stage=stage.name,
+            epochs=stage.config.epochs,
+            epoch=stage.config.epochs if finished else epoch,
             step=0 if finished else step,
-            iterations=config.training.iterations,
+            iterations=stage.config.iterations or last.get("step", {}).get("n_steps"),
             checkpoint=checkpoints[0].name if checkpoints else None,
             quiet_seconds=quiet,
             usual_seconds=pause,
-            events={event["event"]: event for event in events},
+            events=last,
             diverged=directory.diverged_file(0).exists(),
         )
 

@@ -1,6 +1,8 @@
 """Promise 7: bad input gets one sentence, exit code 2, no traceback, and leaves nothing half-written."""
 
+import struct
 import sys
+import zlib
 
 import pytest
 import torch
@@ -66,6 +68,25 @@ def test_corrupt_image(command, tmp_path, crops):
     assert_refused(result, "2.jpg", "data check")
 
 
+def test_a_png_that_holds_fewer_rows_than_it_says(command, tmp_path, crops):
+    """libpng leaves by a long jump, and took the process along: exit code 139, and no image named."""
+    header = struct.pack(">IIBBBBB", 64, 128, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(5 * (1 + 64 * 3)))), (b"IEND", b""))
+    data = b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+    (crops / "a" / "5.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    result = command(*small(tmp_path, "data.layout=folder", f"data.root={crops}"))
+    assert_refused(result, "5.png", "holds fewer rows than the 128 of its header", "data check")
+
+
+def test_pictures_are_not_written_under_other_names(command, tmp_path, finished_run):
+    for arguments in (("rank", finished_run.path, "--out"), ("data", "sheet")):
+        assert_refused(command(*arguments, tmp_path / "result.txt"), "result.txt should end in .png")
+        assert_refused(command(*arguments, tmp_path / "nowhere" / "a.png"), "does not exist")
+    assert not list(tmp_path.iterdir())
+
+
 def test_unknown_recipe(command):
     assert_refused(command("train", "icee"), "icee", "did you mean 'ice'")
 
@@ -76,6 +97,12 @@ def test_what_looks_like_markup_is_printed_as_it_is(command):
 
 def test_unknown_key(command):
     assert_refused(command("train", "demo", "training.epoch=3"), "training.epoch", "training.epochs")
+
+
+def test_unknown_stage_and_optimizer(command, tmp_path):
+    assert_refused(command(*small(tmp_path, "stages.sorce.epochs=3")), "stages.sorce: unknown", "ice")
+    assert_refused(command(*small(tmp_path, "training.optimizers.mian.lr=1")), "did you mean 'main'")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_wrong_type(command):
@@ -123,6 +150,19 @@ def test_run_directory_of_another_configuration(command, tmp_path, finished_run)
     assert sorted(path.name for path in run.path.rglob("*")) == before
 
 
+def test_run_directory_of_another_version(command, tmp_path, tiny):
+    run = train(tiny("training.epochs=1", "training.iterations=1"))
+    recipe = tmp_path / "longer.yaml"
+    recipe.write_text(dump_config(run.config).replace("epochs: 1\n", "epochs: 2\n"))
+    file = run.directory.config_file
+    header = "# run directory format: "
+    file.write_text("".join(line for line in file.read_text().splitlines(True) if not line.startswith(header)))
+    for arguments in (("train", recipe), ("evaluate", run.path), ("report", run.path), ("status", run.path)):
+        assert_refused(
+            command(*arguments), "run directory of format 1", "finish the run with the version that began it"
+        )
+
+
 def test_a_disk_that_fills_up(command, tmp_path, tiny, file_size_limit):
     """The checkpoint before is whole, nothing half-written stays, and with room the same command goes on."""
     run = train(tiny("training.epochs=1", "training.iterations=1"))
@@ -131,7 +171,7 @@ def test_a_disk_that_fills_up(command, tmp_path, tiny, file_size_limit):
     saved = {path: path.read_bytes() for path in run.directory.checkpoints.iterdir()}
     with file_size_limit(2**20):
         result = command("train", recipe)
-    assert_refused(result, "step-00000001-1.pt", "File too large", "make room")
+    assert_refused(result, "step-00000001-0-1.pt", "File too large", "make room")
     assert {path: path.read_bytes() for path in run.directory.checkpoints.iterdir()} == saved
     assert not list(run.path.rglob("*.tmp"))
     assert command("train", recipe)[0] == 0

@@ -11,11 +11,14 @@ from reid_ray.cli import app, progress
 from reid_ray.cli.progress import RunProgress, counting, describe, make_console
 from reid_ray.cli.train import comparison_table, is_first_process, train_with_progress
 
-STEP = {"event": "step", "epoch": 1, "step": 3, "global_step": 7, "loss": 1.23456}
+STEP = {"event": "step", "stage": "main", "epoch": 1, "step": 3, "n_steps": 4, "global_step": 7, "loss": 1.23456}
 START = {
     "event": "start",
+    "stage": "main",
     "epoch": 0,
     "step": 0,
+    "epochs": 2,
+    "iterations": 4,
     "n_images": 9,
     "n_workers": 2,
     "device": "cpu",
@@ -23,6 +26,7 @@ START = {
 }
 REFRESH = {
     "event": "refresh",
+    "stage": "main",
     "epoch": 0,
     "n_clusters": 5,
     "n_outliers": 2,
@@ -35,12 +39,13 @@ REFRESH = {
 @pytest.mark.parametrize(
     ("event", "parts"),
     [
-        (START, ["9 images", "workers: 2 on cpu", "1.5 s"]),
-        ({**START, "epoch": 1, "step": 3}, ["going on from epoch 2, step 3"]),
-        ({**START, "step": 3}, ["going on from epoch 1, step 3"]),
+        (START, ["stage main: 9 images", "workers: 2 on cpu", "1.5 s"]),
+        ({**START, "epoch": 1, "step": 3}, ["resuming at epoch 2, step 3"]),
+        ({**START, "step": 3}, ["resuming at epoch 1, step 3"]),
         (REFRESH, ["epoch 1: 5 clusters, 2 outliers (1.0 s extraction, 2.0 s labelling)"]),
         ({**REFRESH, "ari": 0.5, "nmi": None}, ["2 outliers, ARI 0.500 ("]),
-        ({**REFRESH, "degenerate": True}, ["degenerate"]),
+        ({**REFRESH, "degenerate": True}, ["(1.0 s extraction, 2.0 s labelling)  [degenerate"]),
+        ({**REFRESH, "extract_seconds": None}, ["2 outliers (2.0 s labelling)"]),
         (STEP, ["epoch 2, step 3: loss 1.235"]),
         ({**STEP, "loss": None}, ["not finite"]),
         ({"event": "epoch", "epoch": 0, "train_seconds": 2.0, "images_per_second": 33.4}, ["epoch 1", "33 images/s"]),
@@ -53,10 +58,15 @@ def test_an_event_is_a_line(event, parts):
     assert all(part in line for part in parts), line
 
 
+def test_labels_that_are_known_took_no_seconds():
+    known = {key: value for key, value in REFRESH.items() if not key.endswith("_seconds")}
+    assert describe(known) == "labels    epoch 1: 5 clusters, 2 outliers"
+
+
 def shown(events, *, terminal):
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=terminal, width=200)
-    with RunProgress(console, 2, 4) as bars:
+    with RunProgress(console) as bars:
         for event in events:
             bars(event)
     return stream.getvalue()
@@ -74,16 +84,36 @@ def test_without_a_terminal_steps_have_a_line_now_and_then(monkeypatch):
 
 def test_on_a_terminal_a_bar_moves_and_steps_have_no_line():
     stream = io.StringIO()
-    with RunProgress(Console(file=stream, force_terminal=True, width=200), 2, 4) as bars:
-        bars(REFRESH)
-        bars(STEP)
+    with RunProgress(Console(file=stream, force_terminal=True, width=200)) as bars:
         task = bars._bars.tasks[0]
-        assert (task.completed, task.total, task.description) == (7, 8, "epoch 2/2")
+        assert (task.total, task.description) == (None, "starting")
+        bars(START)
+        assert (task.total, task.description) == (8, "refreshing labels")
+        bars(REFRESH)
+        assert task.description == "main, epoch 1/2"
+        bars(STEP)
+        assert (task.completed, task.total, task.description) == (7, 8, "main, epoch 2/2")
         assert task.fields["note"] == "loss 1.235"
-        bars({"event": "epoch", "epoch": 1, "train_seconds": 2.0, "images_per_second": 33.4})
+        bars({**STEP, "loss": None})
+        assert task.fields["note"] == "loss not finite"
+        bars({"event": "epoch", "stage": "main", "epoch": 1, "train_seconds": 2.0, "images_per_second": 33.4})
         assert task.description == "evaluating"
+        bars({"event": "evaluate", "stage": "main", "epoch": 2, "mAP": 0.5, "R1": 0.75, "evaluate_seconds": 1})
+        assert task.description == "refreshing labels"
     assert "2 outliers" in stream.getvalue()
     assert "step 3: loss" not in stream.getvalue()
+
+
+def test_a_bar_covers_one_stage():
+    """Its steps are those of the stage; of one pass they are known at the first step."""
+    with RunProgress(Console(file=io.StringIO(), force_terminal=True, width=200)) as bars:
+        task = bars._bars.tasks[0]
+        bars({**START, "stage": "source", "epochs": 3, "iterations": None})
+        assert task.total is None
+        bars({**STEP, "stage": "source", "epoch": 1, "step": 2, "n_steps": 5})
+        assert (task.completed, task.total, task.description) == (7, 15, "source, epoch 2/3")
+        bars(START)
+        assert (task.total, task.description) == (8, "refreshing labels")
 
 
 def test_a_console_without_a_terminal_is_wide_enough_for_tables():

@@ -4,14 +4,13 @@ import json
 import time
 
 import pytest
+from small_runs import begun_directory
 from typer.testing import CliRunner
 
 from reid_ray.cli import app
 from reid_ray.cli.status import _duration
-from reid_ray.config import dump_config
 from reid_ray.errors import RunError
 from reid_ray.training.metrics import MetricsLog
-from reid_ray.training.rundir import RunDirectory
 
 
 def status(path, *options):
@@ -21,33 +20,28 @@ def status(path, *options):
 @pytest.fixture
 def directory(tiny):
     """The directory of a run that has written its configuration and nothing else."""
-    config = tiny("name=small")
-    directory = RunDirectory.of(config)
-    directory.path.mkdir()
-    directory.config_file.write_text(dump_config(config))
-    return directory
+    return begun_directory(tiny("name=small"))
 
 
 def test_a_finished_run(directory):
     log = MetricsLog(directory.metrics_file)
-    log.write("start", epoch=0, step=0, n_workers=2, device="cpu")
+    log.write("start", stage="main", epoch=0, step=0, n_workers=2, device="cpu")
     log.write("refresh", epoch=1, n_clusters=12, n_outliers=3, n_images=48)
     log.write("step", epoch=1, step=4, loss=1.25)
     log.write("evaluate", epoch=2, mAP=0.2468, R1=0.5)
     log.write("end", epochs=2)
-    directory.checkpoints.mkdir()
-    (directory.checkpoints / "step-00000008-0.pt").touch()
+    (directory.checkpoints / "step-00000008-0-0.pt").touch()
     result = status(directory.path)
     assert result.exit_code == 0, result.output
     for words in (
         "small: finished",
         "ice on synthetic, hash ",
-        "2 of 2 completed",
+        "2 of 2 completed in stage main",
         "1.250 at step 4 of epoch 2",
         "12 clusters, 3 outliers of 48 images, for epoch 2",
         "mAP 24.7%, R1 50.0% after epoch 2",
         "2 workers on cpu",
-        "step-00000008-0.pt",
+        "step-00000008-0-0.pt",
         f"reid-ray evaluate {directory.path}",
     ):
         assert words in result.stdout, words
@@ -62,7 +56,7 @@ def test_a_run_that_was_killed(directory):
     running = status(directory.path).stdout
     for words in (
         "small: running",
-        "1 of 2 completed",
+        "1 of 2 completed in stage main",
         "3 of 4",
         "not finite at step 3 of epoch 2",
         "none yet",
@@ -77,6 +71,21 @@ def test_a_run_that_was_killed(directory):
     assert f"Go on: reid-ray train {directory.path}/config.yaml" in silent
     directory.diverged_file(0).touch()
     assert "diverged-0.pt holds the batch" in status(directory.path).stdout
+
+
+def test_a_stage_before_the_main_one(tiny):
+    """Its own epochs and steps; those of one pass are known once a step is logged."""
+    source = ("source={layout: synthetic}", "stages.source={epochs: 5, iterations: null}")
+    directory = begun_directory(tiny("name=uda", *source))
+    assert "0 of 5 completed in stage source" in status(directory.path).stdout
+    log = MetricsLog(directory.metrics_file)
+    log.write("start", stage="source", epoch=0, step=0, n_workers=1, device="cpu")
+    log.write("step", stage="source", epoch=2, step=3, n_steps=7, loss=1.5)
+    result = status(directory.path)
+    for words in ("2 of 5 completed in stage source", "3 of 7", "1.500 at step 3 of epoch 3"):
+        assert words in result.stdout, words
+    told = json.loads(status(directory.path, "--json").stdout)
+    assert (told["stage"], told["epochs"], told["epoch"], told["iterations"]) == ("source", 5, 2, 7)
 
 
 def test_there_is_no_run(tmp_path):

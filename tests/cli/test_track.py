@@ -5,11 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 from small_processes import assert_refused
+from small_runs import begun_directory
 
 from reid_ray.cli import main
-from reid_ray.config import dump_config
 from reid_ray.training.metrics import MetricsLog
-from reid_ray.training.rundir import RunDirectory
 
 
 @pytest.fixture
@@ -33,10 +32,7 @@ def small(tiny):
     """`small(name)`: the directory and the log of a run of 2 epochs that has written its configuration."""
 
     def begun(name):
-        config = tiny(f"name={name}")
-        directory = RunDirectory.of(config)
-        directory.path.mkdir()
-        directory.config_file.write_text(dump_config(config))
+        directory = begun_directory(tiny(f"name={name}"))
         return directory.path, MetricsLog(directory.metrics_file)
 
     return begun
@@ -63,10 +59,13 @@ def scalars(folder):
 def test_runs_are_followed_until_all_have_ended(command, small, meanwhile, tmp_path):
     pytest.importorskip("tensorboard")
     (first, first_log), (second, second_log) = small("first"), small("second")
-    first_log.write("step", epoch=0, step=1, global_step=1, loss=2.5)
+    first_log.write("step", stage="main", epoch=0, step=1, global_step=1, loss=2.5)
     meanwhile(
-        lambda: (first_log.write("evaluate", epoch=2, mAP=0.5), first_log.write("end", epochs=2)),
-        lambda: second_log.write("start", epoch=0, step=0),
+        lambda: (
+            first_log.write("evaluate", stage="main", epoch=2, global_step=8, mAP=0.5),
+            first_log.write("end", epochs=2),
+        ),
+        lambda: second_log.write("start", stage="main", epoch=0, step=0),
         lambda: second_log.write("end", epochs=2),
     )
     code, text = command(first, second, "--to", "tensorboard", "--out", tmp_path / "all")
@@ -81,7 +80,7 @@ def test_runs_are_followed_until_all_have_ended(command, small, meanwhile, tmp_p
 def test_ctrl_c_ends_it_and_a_glance_is_enough(command, small, meanwhile):
     pytest.importorskip("tensorboard")
     path, log = small("run")
-    log.write("step", epoch=0, step=1, global_step=1, loss=2.5)
+    log.write("step", stage="main", epoch=0, step=1, global_step=1, loss=2.5)
 
     def interrupt():
         raise KeyboardInterrupt
@@ -103,7 +102,7 @@ def test_mlflow_at_the_default_place(command, small, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "people")
     path, log = small("run")
-    log.write("step", epoch=0, step=1, global_step=1, loss=2.5)
+    log.write("step", stage="main", epoch=0, step=1, global_step=1, loss=2.5)
     code, text = command(path, "--to", "mlflow", "--no-follow")
     assert code == 0, text
     client = mlflow.MlflowClient(uri)
@@ -115,7 +114,7 @@ def test_mlflow_at_the_default_place(command, small, tmp_path, monkeypatch):
 @pytest.mark.parametrize("to", ["tensorboard", "mlflow"])
 def test_refusals(command, small, tmp_path, monkeypatch, to):
     path, log = small("run")
-    log.write("step", epoch=0, step=1, global_step=1, loss=2.5)
+    log.write("step", stage="main", epoch=0, step=1, global_step=1, loss=2.5)
     assert_refused(command(tmp_path / "none", "--to", to), "is not a run directory")
     monkeypatch.setitem(sys.modules, to, None)
     assert_refused(command(path, "--to", to), f"{to}, which is not installed; pip install 'reid-ray[track]'")
@@ -128,7 +127,7 @@ def test_unknown_program(command, small):
 def test_a_folder_that_cannot_be_written(command, small, tmp_path):
     pytest.importorskip("tensorboard")
     path, log = small("run")
-    log.write("step", epoch=0, step=1, global_step=1, loss=2.5)
+    log.write("step", stage="main", epoch=0, step=1, global_step=1, loss=2.5)
     (tmp_path / "file").touch()
     result = command(path, "--to", "tensorboard", "--out", tmp_path / "file")
     assert_refused(result, f"Cannot write {tmp_path}/file/run (Not a directory)", "--out")
@@ -140,6 +139,6 @@ def test_mlflow_that_does_not_answer(command, small, monkeypatch, tmp_path, uri)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     path, log = small("run")
-    log.write("step", epoch=0, step=1, global_step=1, loss=2.5)
+    log.write("step", stage="main", epoch=0, step=1, global_step=1, loss=2.5)
     result = command(path, "--to", "mlflow", "--out", uri)
     assert_refused(result, f"MLflow at {uri} fails: ", "such as sqlite:///")

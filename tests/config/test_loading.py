@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from reid_ray.config import Config, config_hash, dump_config, load_config, recipe_names, with_absolute_paths
-from reid_ray.config.loading import known_keys
+from reid_ray.config.loading import known_keys, overrides_of, relative_paths, sections_of
 from reid_ray.errors import ConfigError
 
 
@@ -69,6 +69,21 @@ def test_overrides_win_in_order_and_are_yaml():
         ("runtime.min_workers=2", ["runtime.min_workers=2 is more than runtime.n_workers=1"]),
         ("model.bn_group=5", ["model.bn_group=5"]),
         ("model.bn_group=64", ["model.bn_group=64 does not divide the global batch of 32"]),
+        ("stages.source.epoch=3", ["Unknown key 'stages.source.epoch'", "stages.NAME.epochs"]),
+        ("stages.source=3", ["'stages.source'", "section", "stages.source.KEY=VALUE"]),
+        ("stages=3", ["'stages'", "section"]),
+        ("stages.source.epochs=0", ["stages.source.epochs", "greater than or equal to 1, not 0"]),
+        ("stages.source.precision=bf16", ["Unknown key 'stages.source.precision'"]),
+        ("stages.source.n_pids=5", ["model.bn_group=8 does not divide the global batch of 20"]),
+        ("stages.source.optimizers.main.lr=-1", ["stages.source", "optimizers.main.lr", "greater than 0, not -1"]),
+        ("stages.source.optimizers.main.epochs=1", ["Unknown key 'stages.source.optimizers.main.epochs'"]),
+        ("training.optimizers.main.lr=-1", ["training", "optimizers.main.lr", "greater than 0, not -1"]),
+        ("training.optimizers.main=3", ["'training.optimizers.main'", "section"]),
+        ("training.optimizer=lion", ["training.optimizer", "'adam', 'amsgrad' or 'sgd'", "lion"]),
+        ("training.sampler=pairs", ["training.sampler", "shared_identities", "pairs"]),
+        ("source_stage=maybe", ["source_stage", "boolean", "maybe"]),
+        ("method.name=icee", ["method.name: there is no 'icee'", "choose one of abmt, "]),
+        ("method=3", ["'method'", "section"]),
         ("data.root=null", ["data.root"]),
     ],
 )
@@ -134,6 +149,7 @@ def test_hash_names_what_is_computed_not_where():
     for other in (
         *("seed=1", "training.lr=1e-3", "training.iterations=9", "training.warmup_epochs=9", "labels.eps=0.5"),
         *("data.height=128", "data.use_cameras=false", "model.bn_group=16", "method.mode=agnostic"),
+        *("stages.source.epochs=9", "training.optimizers.main.lr=1", "source_stage=false", "training.sampler=shuffle"),
         *("evaluation.ap=trapezoid", "evaluation.batch_size=9"),
     ):
         assert config_hash(load("ice", other)) != config_hash(base), other
@@ -152,6 +168,14 @@ def test_paths_become_absolute_once_and_urls_stay(tmp_path, monkeypatch):
     assert with_absolute_paths(load("ice")).model.weights == "torchvision"
 
 
+def test_paths_of_several_weights_become_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load("ice", "model.weights=[first.pt, torchvision, s3://bucket/third.pt]")
+    absolute = (str(tmp_path / "first.pt"), "torchvision", "s3://bucket/third.pt")
+    assert with_absolute_paths(config).model.weights == absolute
+    assert relative_paths(config)["model.weights"] == config.model.weights
+
+
 def test_config_is_frozen():
     with pytest.raises(ValueError, match="frozen"):
         load("ice").seed = 3  # type: ignore[misc]
@@ -162,11 +186,19 @@ def test_every_field_has_a_description():
         for name, field in model.model_fields.items():
             if not field.description:
                 yield prefix + name
-            if hasattr(field.annotation, "model_fields"):
-                yield from undocumented(field.annotation, f"{prefix}{name}.")
+            overrides = overrides_of(field)
+            for section in (*sections_of(field), *([overrides.section] if overrides else [])):
+                yield from undocumented(section, f"{prefix}{name}.")
 
     assert list(undocumented(Config)) == []
-    assert "labels.eps" in set(known_keys())
+
+
+def test_known_keys_are_those_of_all_methods_stages_and_optimizers():
+    keys = list(known_keys())
+    assert len(keys) == len(set(keys))
+    assert {"labels.eps", "method.cross_branch", "method.temperature_hard", "source.root"} <= set(keys)
+    assert {"stages.NAME.epochs", "training.optimizers.NAME.lr", "stages.NAME.optimizers.NAME.lr"} <= set(keys)
+    assert not {"method", "stages", "stages.NAME", "stages.NAME.log_every"} & set(keys)
 
 
 def test_a_method_has_its_own_keys(tmp_path):

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from reid_ray.cli.data import app
 from reid_ray.config import DataConfig
 from reid_ray.data.check import CheckReport, check
-from reid_ray.data.integrity import inspect_image, is_truncated
+from reid_ray.data.headers import is_truncated
+from reid_ray.data.integrity import inspect_image
 from reid_ray.errors import ConfigError, DataError, UserError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 24, 3), dtype=np.uint8)
@@ -82,10 +83,11 @@ def test_the_end_of_a_thumbnail_is_not_the_end_of_the_image():
     [
         (b"", "empty", "is empty"),
         (b"\xff", "unreadable", "cannot be decoded"),
-        (b"<html>404 not found</html>", "unreadable", "Unsupported image file"),
+        (b"<html>404 not found</html>", "unreadable", "it is no JPEG, PNG, GIF, WebP, BMP, TIFF or PNM file"),
         (b"\xff\xd8" + b"not a jpeg" * 9 + b"\xff\xd9", "truncated", "ends before"),
         (b"\x89PNG\r\n\x1a\n" + b"x" * 40 + b"IEND\xaeB`\x82", "unreadable", "cannot be decoded"),
-        (encode("BMP"), "unreadable", "cannot be decoded"),
+        (encode("BMP")[:-1], "unreadable", "image file is truncated"),  # the format has no end mark
+        (b"\0\0\0\x20ftypavif", "unreadable", "cannot be decoded"),
         (
             encode("GIF", save_all=True, append_images=[Image.fromarray(255 - PIXELS)]),
             "unreadable",
@@ -100,10 +102,12 @@ def test_other_faults(data: bytes, fault: str, detail: str):
     assert ".cpp" not in inspection.detail
 
 
-def test_sixteen_bit_png_is_refused_as_its_pixels_would_not_be_uint8():
+def test_sixteen_bit_png_is_read_and_said_to_be_converted():
     stream = io.BytesIO()
     Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257).save(stream, "PNG")
-    assert "16 bits" in inspect_image(stream.getvalue()).detail
+    inspection = inspect_image(stream.getvalue())
+    assert (inspection.fault, inspection.height, inspection.width) == (None, 48, 24)
+    assert inspection.conversions == ("16 bits per channel, of which the upper 8 are read",)
 
 
 # A dataset
@@ -122,6 +126,18 @@ def test_a_clean_dataset_is_clean_and_counted(market: Path):
     assert report.sizes.height == (32, 32, 32)
     assert report.sizes.width == (16, 16, 16)
     assert report.sizes.distinct == 1
+
+
+def test_what_operating_systems_leave_is_a_note_not_a_problem(market: Path):
+    """The archive of Market-1501 itself holds Thumbs.db."""
+    for name in ("Thumbs.db", ".DS_Store", "._0002_c1s1_000451_03.jpg"):
+        (market / "bounding_box_test" / name).write_bytes(b"x")
+    report = look(market, "market1501")
+    assert report.clean
+    assert report.notes[-1] == (
+        "3 files that operating systems leave (.DS_Store, ._0002_c1s1_000451_03.jpg, Thumbs.db) are ignored"
+    )
+    assert run(market).exit_code == 0
 
 
 def test_size_statistics(tmp_path: Path, write_image: Callable[..., Path]):
@@ -150,6 +166,7 @@ def damaged(tmp_path: Path, write_image: Callable[..., Path]) -> Path:
     (root / "cam2" / "Thumbs.db").write_bytes(b"x")
     (root / "cam2" / "._good0.jpg").write_bytes(b"x")
     (root / "cam2" / "scan.bmp").write_bytes(b"BM")
+    (root / "cam2" / "phone.heic").write_bytes(b"x")
     return root
 
 
@@ -160,9 +177,8 @@ EXPECTED = {
     ("empty", "nothing2.jpg"),
     ("unreadable", "page.jpg"),
     ("duplicate", "good0.jpg"),
-    ("not an image", "Thumbs.db"),
-    ("not an image", "._good0.jpg"),
-    ("not an image", "scan.bmp"),
+    ("unreadable", "scan.bmp"),
+    ("not an image", "phone.heic"),
 }
 
 
@@ -171,7 +187,8 @@ def test_every_fault_is_listed_in_one_pass(damaged: Path):
     assert found(report) == EXPECTED
     assert len(report.problems) == len(EXPECTED)
     assert not report.clean
-    assert report.splits[0].images == 12
+    assert report.splits[0].images == 13
+    assert report.notes[-1] == "2 files that operating systems leave (._good0.jpg, Thumbs.db) are ignored"
 
 
 def test_duplicates_are_one_group_with_all_its_files(damaged: Path):
@@ -231,7 +248,7 @@ def test_progress_ends_at_the_number_of_images(damaged: Path):
         DataConfig(layout="folder", root=str(damaged)),
         progress=lambda done, total: calls.append((done, total)),
     )
-    assert calls == [(n, 12) for n in range(1, 13)]
+    assert calls == [(n, 13) for n in range(1, 14)]
 
 
 # The command
@@ -251,7 +268,7 @@ def test_command_says_a_clean_dataset_is_clean(market: Path):
 def test_command_lists_problems_and_exits_with_1(damaged: Path):
     result = run(damaged)
     assert result.exit_code == 1
-    assert "9 problems" in result.stdout
+    assert "8 problems" in result.stdout
     for kind, name in EXPECTED:
         assert any(line.startswith(f"{kind}: ") and name in line for line in result.stdout.splitlines()), name
 
@@ -264,11 +281,11 @@ def test_command_prints_json_and_nothing_else(damaged: Path):
     assert report["problem_counts"] == {
         "empty": 2,
         "truncated": 2,
-        "unreadable": 1,
+        "unreadable": 2,
         "duplicate": 1,
-        "not an image": 3,
+        "not an image": 1,
     }
-    assert report["splits"][0]["cameras"] == {"0": 6, "1": 6}
+    assert report["splits"][0]["cameras"] == {"0": 6, "1": 7}
 
 
 @pytest.mark.parametrize(

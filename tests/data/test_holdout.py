@@ -125,8 +125,8 @@ def test_who_is_held_out_depends_on_nothing_but_the_pids() -> None:
     ("columns", "share", "message"),
     [
         ({}, 0.5, r"mine has no identities .*data\.holdout=0"),
-        ({"pid": [0, 0, 1, 1], "camid": [0, 0, 1, 1]}, 0.5, r"mine has no person .* by two cameras"),
-        ({"pid": [0, 0, 1, 1], "camid": [0, 1, 0, 1]}, 0.9, r"data\.holdout=0\.9 takes all 2 people of mine"),
+        ({"pid": [0, 0, 1, 1], "camid": [0, 0, 1, 1]}, 0.5, r"mine has no identity .* by two cameras"),
+        ({"pid": [0, 0, 1, 1], "camid": [0, 1, 0, 1]}, 0.9, r"data\.holdout=0\.9 takes all 2 identities of mine"),
     ],
 )
 def test_nobody_to_hold_out(columns: dict[str, list[int]], share: float, message: str) -> None:

@@ -90,14 +90,14 @@ def test_an_empty_split_is_named(market: Path, split: str):
 
 
 @pytest.mark.parametrize(
-    "layout", ["market1501", "msmt17", "dukemtmc", "cuhk03-np", "folder", "packed", "csv", "parquet"]
+    "layout", ["market1501", "msmt17", "dukemtmc", "cuhk03-np", "mars", "folder", "packed", "csv", "parquet"]
 )
 def test_a_missing_root_is_named_with_what_should_be_there(tmp_path: Path, layout: str):
     with pytest.raises(DataError, match=r"There is no (folder|file) .*nowhere; data\.root should be "):
         read(layout, tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("layout", ["market1501", "msmt17", "dukemtmc", "cuhk03-np"])
+@pytest.mark.parametrize("layout", ["market1501", "msmt17", "dukemtmc", "cuhk03-np", "mars"])
 def test_a_folder_of_something_else_is_refused(tmp_path: Path, layout: str):
     with pytest.raises(DataError, match=r"is not "):
         read(layout, tmp_path)

@@ -13,7 +13,7 @@ import torch
 
 from reid_ray.config.data import SyntheticConfig
 from reid_ray.data.synthetic import SyntheticImages, contact_sheet, make_dataset
-from reid_ray.data.synthetic.world import Shot, parse_key, schedule
+from reid_ray.data.synthetic.schedule import Shot, parse_key, schedule
 from reid_ray.errors import DataError
 
 SMALL = SyntheticConfig(n_train_ids=6, n_test_ids=8, n_cameras=4, images_per_id=10, height=64, width=32)

@@ -1,9 +1,19 @@
+from typing import get_args
+
 import numpy as np
 import pytest
 
+from reid_ray.config import EvaluationConfig
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import DataError
-from reid_ray.evaluation import camera_note, evaluable, evaluate_distances, evaluate_table, rank_metrics
+from reid_ray.evaluation import (
+    PROTOCOLS,
+    camera_note,
+    evaluable,
+    evaluate_distances,
+    evaluate_table,
+    rank_metrics,
+)
 
 
 def table_of(split, pid=None, camid=None) -> ImageTable:
@@ -81,3 +91,19 @@ def test_camera_note():
     assert "has no cameras" in (camera_note(table_of(split, [1, 1, 2, 1], [-1, -1, -1, 3])) or "")
     assert "1 of 3 images" in (camera_note(table_of(split, [1, 1, 2, 1], [0, -1, 2, 3])) or "")
     assert camera_note(table_of(["train"])) is None
+
+
+def test_protocols_are_those_that_can_be_configured():
+    assert PROTOCOLS.keys() == set(get_args(EvaluationConfig.model_fields["protocol"].annotation))
+
+
+def test_the_single_query_protocol_is_that_of_the_table():
+    rng = np.random.default_rng(0)
+    table = table_of(["query", "gallery", "gallery", "query"], pid=[1, 1, 2, 2], camid=[0, 1, 0, 1])
+    query, gallery = unit_features(rng, 2), unit_features(rng, 2)
+    protocol = PROTOCOLS["single_query"]
+    for ap in ("mean", "trapezoid"):
+        assert protocol.evaluate(query, gallery, table, ap) == evaluate_table(query, gallery, table, ap=ap).as_dict()
+    assert protocol.primary == "mAP"
+    assert protocol.evaluable(table) is None
+    assert protocol.evaluable(table_of(["train"])) == evaluable(table_of(["train"]))

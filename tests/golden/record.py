@@ -13,7 +13,7 @@ import hashlib
 import json
 import sys
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,8 @@ import torch
 from reid_ray.api import train
 from reid_ray.config import load_config
 from reid_ray.data.views import normalize, resize
+from reid_ray.methods import stages_of
+from reid_ray.training import loop
 from reid_ray.training.metrics import MetricsLog
 
 RECORD = Path(__file__).with_name("record.json")
@@ -52,10 +54,8 @@ COMMON = (
 )
 
 SOURCE = "{layout: synthetic, synthetic: {seed: 7, n_train_ids: 6, images_per_id: 6, height: 64, width: 32}}"
-ADAPTATION = (
-    f"source={SOURCE}",
-    "pretraining={epochs: 1, iterations: 3, n_pids: 4, n_instances: 4, log_every: 1, warmup_epochs: 0}",
-)
+SOURCE_STAGE = "{epochs: 1, iterations: 3, warmup_epochs: 0, sampler: cameras_first, lr_steps: []}"
+ADAPTATION = (f"source={SOURCE}", f"stages={{source: {SOURCE_STAGE}}}")
 FIXED_EPS = ("labels.eps=0.7",)
 SHARE_EPS = ("labels.rho=0.05",)
 
@@ -72,7 +72,7 @@ CASES = {
     "ice-stale": ("ice", (*FIXED_EPS, "labels.staleness=1")),
     "ice-supervised": ("ice-supervised", FIXED_EPS),
     "mmt": ("mmt", SHARE_EPS),
-    "mmt-uda": ("mmt-uda", (*ADAPTATION, "labels.n_clusters=6")),
+    "mmt-uda": ("mmt-uda", (*ADAPTATION, f"stages.source_2={SOURCE_STAGE}", "labels.n_clusters=6")),
     "mt-baseline": ("mt-baseline", SHARE_EPS),
     "mt-baseline-uda": ("mt-baseline-uda", (*SHARE_EPS, *ADAPTATION)),
     "source": ("source", (f"target={SOURCE}",)),
@@ -106,6 +106,30 @@ def logged_events():
         MetricsLog.write = write
 
 
+@contextmanager
+def rounded_between_stages():
+    """Round all weights to float32 when a stage begins.
+
+    The record was made when a source stage was a run of its own, whose model was handed on through a network in
+    float32. Stages hand on float64; with this rounding they compute what those runs computed.
+    """
+    initialise = loop.initialise
+
+    def round_and_initialise(modules, stage):
+        with torch.no_grad():
+            for module in modules.values():
+                for tensor in module.state_dict().values():
+                    if tensor.is_floating_point():
+                        tensor.copy_(tensor.float())
+        initialise(modules, stage)
+
+    loop.initialise = round_and_initialise
+    try:
+        yield
+    finally:
+        loop.initialise = initialise
+
+
 def run_case(name, folder):
     """What one case computes, as plain JSON values."""
     recipe, overrides = CASES[name]
@@ -116,7 +140,7 @@ def run_case(name, folder):
         if event["event"] == "step" and event["global_step"] == killed_at:
             raise KilledError
 
-    with logged_events() as events:
+    with logged_events() as events, rounded_between_stages() if len(stages_of(config)) > 1 else nullcontext():
         if killed_at:
             with suppress(KilledError):
                 train(config, listener=kill)
@@ -126,13 +150,19 @@ def run_case(name, folder):
         steps = [*steps[: killed_at - 1], *steps[killed_at:]]
     return {
         "losses": [{"loss": float(step["loss"]), **terms(step)} for step in steps],
-        "labels": [labels_digest(run.labels(epoch)) for epoch in range(config.training.epochs)],
+        "labels": labels_in_force(run, config.training.epochs),
         "features": feature_projections(run),
     }
 
 
+def labels_in_force(run, n_epochs):
+    """Digests of the labels that each epoch trained on: its own or, where they are made once, those before."""
+    n_files = len(list(run.directory.labels.glob("epoch-*.parquet")))
+    return [labels_digest(run.labels(min(epoch, n_files - 1))) for epoch in range(n_epochs)]
+
+
 def terms(step):
-    return {name: float(value) for name, value in step["parts"].items()}
+    return {name: float(value) for name, value in step["terms"].items()}
 
 
 def labels_digest(table):

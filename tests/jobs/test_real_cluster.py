@@ -95,7 +95,7 @@ def test_submitted_followed_a_node_killed_finished(cluster, documented, tmp_path
 
     output, _ = following.communicate(timeout=240)
     assert following.returncode == 0, output
-    for words in ("Submitted train-first-1", "going on from epoch", "end       2 epochs", "train-first-1 succeeded"):
+    for words in ("Submitted train-first-1", "resuming at epoch", "end       2 epochs", "train-first-1 succeeded"):
         assert words in output, output
     assert "Traceback" not in output, output
     starts = [event for event in read_metrics(directory.metrics_file) if event["event"] == "start"]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from reid_ray.config import LabelsConfig
-from reid_ray.labels import dbscan, jaccard_graph, labels_from_truth, refresh
-from reid_ray.labels.refresh import cluster_rows
-from reid_ray.types import Features, FloatArray, IntArray, PseudoLabels
+from reid_ray.labels import dbscan, jaccard_graph, labels_from_ground_truth, refresh
+from reid_ray.labels.refresh import cluster_rows, ground_truth_labels
+from reid_ray.types import Features, FloatArray, IntArray, Labels
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -30,7 +30,7 @@ def people(n_ids: int, n_images: int, *, dim: int = 300, seed: int = 0) -> tuple
     return (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32), pids
 
 
-def assert_means_are_right(found: PseudoLabels, features: FloatArray, camids: IntArray) -> None:
+def assert_means_are_right(found: Labels, features: FloatArray, camids: IntArray) -> None:
     """Everything but the labels, from the labels."""
     members = [features[found.labels == cluster].astype(np.float64) for cluster in range(found.n_clusters)]
     assert all(len(rows) for rows in members), "labels have no gaps"
@@ -116,29 +116,46 @@ def test_degenerate_features(
     assert np.isfinite(found.centroids).all()
 
 
-def test_labels_from_truth() -> None:
+def test_labels_from_ground_truth() -> None:
     features, pids = people(5, 4)
     true_pids = pids * 11 + 3
     true_pids[[0, 7]] = -1
     camids = np.random.default_rng(2).integers(-1, 3, len(pids))
-    found = labels_from_truth(Features(features, 2), true_pids, camids, version=3)
+    found = labels_from_ground_truth(Features(features, 2), true_pids, camids, version=3)
     assert found.version == 3
     assert set(found.statistics) == COUNTS
     np.testing.assert_array_equal(found.labels, np.where(true_pids == -1, -1, (true_pids - 3) // 11))
     assert_means_are_right(found, features, camids)
 
 
-def test_labels_from_no_truth() -> None:
+def test_labels_from_no_ground_truth() -> None:
     features, pids = people(2, 3)
     unknown = np.full(len(pids), -1)
-    found = labels_from_truth(Features(features, 0), unknown, unknown, version=0)
+    found = labels_from_ground_truth(Features(features, 0), unknown, unknown, version=0)
     assert found.n_clusters == 0
     assert_means_are_right(found, features, unknown)
 
 
+def test_ground_truth_alone_takes_no_features() -> None:
+    """The same numbers and statistics as with features, and nothing that is made from them."""
+    pids = np.array([7, -1, 3, 7, 9, 3, -1])
+    found = ground_truth_labels(pids)
+    with_features = labels_from_ground_truth(
+        Features(np.eye(7, dtype=np.float32), 0), pids, np.zeros(7, dtype=np.int64), version=0
+    )
+    assert found.labels.tolist() == [1, -1, 0, 1, 2, 0, -1]
+    np.testing.assert_array_equal(found.labels, with_features.labels)
+    assert found.statistics == with_features.statistics
+    assert found.version == 0
+    assert len(found.centroids) == len(found.proxies) == 0
+    assert ground_truth_labels(np.full(3, -1)).n_clusters == 0
+
+
 def test_proxy_whose_mean_is_zero_is_zero() -> None:
     features = np.array([[1, 0], [-1, 0], [0, 1], [0, 1]], dtype=np.float32)
-    found = labels_from_truth(Features(features, 0), np.array([0, 0, 1, 1]), np.zeros(4, dtype=np.int64), version=0)
+    found = labels_from_ground_truth(
+        Features(features, 0), np.array([0, 0, 1, 1]), np.zeros(4, dtype=np.int64), version=0
+    )
     assert found.proxies.tolist() == [[0, 0], [0, 1]]
 
 
@@ -146,7 +163,7 @@ def test_digest_is_of_everything_that_training_reads() -> None:
     features, pids = people(5, 8)
     camids = np.arange(len(pids)) % 3
 
-    def once() -> PseudoLabels:
+    def once() -> Labels:
         return refresh(Features(features, 0), LabelsConfig(k1=9, k2=3), camids, version=1, device="cpu")
 
     found = once()

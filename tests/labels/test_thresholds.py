@@ -89,3 +89,10 @@ def test_where_there_are_no_more_pairs_the_mean_is_of_those_there_are() -> None:
 def test_a_share_that_is_none_gets_a_sentence(share: float) -> None:
     with pytest.raises(ConfigError, match="above 0 and up to 1"):
         eps_for_share(to_graph(np.zeros((2, 2), dtype=np.float32), 0.5), share)
+
+
+def test_the_number_of_gcls_reference() -> None:
+    """Distances 0, 0.1, 0.2, 0.3, 0.4: the zero is dropped, and of the other four the closest half is averaged."""
+    distance_mat = np.zeros((4, 4), dtype=np.float32)
+    distance_mat[np.triu_indices(4, 1)] = [0.0, 0.1, 0.2, 0.3, 0.4, 0.0]
+    assert eps_for_share(to_graph(distance_mat + distance_mat.T, 1.0), 0.5) == pytest.approx(0.15)

@@ -13,7 +13,7 @@ from reid_ray.config import LabelsConfig
 from reid_ray.labels import refresh
 from reid_ray.labels.refresh import cluster_rows
 from reid_ray.labels.workers import shares
-from reid_ray.types import Features, FloatArray, PseudoLabels
+from reid_ray.types import Features, FloatArray, Labels
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -68,7 +68,7 @@ def test_any_number_of_workers_gives_the_same_labels(
     camids = np.random.default_rng(0).integers(3, size=110)
     nothing = np.empty(0, dtype=np.int64)
     before = np.random.default_rng(1).integers(-1, 5, size=110)
-    previous = PseudoLabels(1, before, values[:5], values[:0], nothing, nothing)
+    previous = Labels(1, before, values[:5], values[:0], nothing, nothing)
     features, config = Features(values, version=2), SETTINGS[setting]
     whole = refresh(features, config, camids, version=2, previous=previous, device="cpu")
     workers = Elsewhere(n_workers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from reid_ray.losses import (
     cluster_memory_loss,
     hybrid_memory_loss,
+    memory_groups,
     updated_cluster_memory,
     updated_instance_memory,
 )
@@ -120,6 +122,11 @@ HYBRID_LABELS = {
 }
 
 
+def groups_of(labels: list[int]) -> tuple[Tensor, Tensor]:
+    groups, sizes = memory_groups(np.array(labels))
+    return torch.tensor(groups), torch.tensor(sizes)
+
+
 def naive_hybrid_loss(features: Tensor, rows: list[int], memory: Tensor, labels: list[int], t: float) -> Tensor:
     groups: list[list[int]] = [[row] for row, label in enumerate(labels) if label == -1]
     for label in set(labels) - {-1}:
@@ -141,7 +148,7 @@ def test_hybrid_memory_loss(kind: str, dtype: torch.dtype) -> None:
     features = (3 * unit_rows(6, 0, dtype)).requires_grad_()
     same_features = features.detach().clone().requires_grad_()
     memory = unit_rows(9, 1, dtype)
-    loss = hybrid_memory_loss(features, torch.tensor(rows), memory, torch.tensor(labels), temperature=0.05)
+    loss = hybrid_memory_loss(features, torch.tensor(rows), memory, *groups_of(labels), temperature=0.05)
     expected = naive_hybrid_loss(same_features, rows, memory, labels, 0.05)
     loss.backward()
     expected.backward()
@@ -152,12 +159,15 @@ def test_hybrid_memory_loss(kind: str, dtype: torch.dtype) -> None:
 
 def test_hybrid_gradient_by_finite_differences() -> None:
     features = unit_rows(4, 0).requires_grad_()
-    memory, rows, labels = (
-        unit_rows(9, 1),
-        torch.tensor([0, 1, 8, 4]),
-        torch.tensor(HYBRID_LABELS["gaps and singletons"]),
-    )
-    assert torch.autograd.gradcheck(lambda f: hybrid_memory_loss(f, rows, memory, labels, temperature=0.5), features)
+    memory, rows, groups = unit_rows(9, 1), torch.tensor([0, 1, 8, 4]), groups_of(HYBRID_LABELS["gaps and singletons"])
+    assert torch.autograd.gradcheck(lambda f: hybrid_memory_loss(f, rows, memory, *groups, temperature=0.5), features)
+
+
+def test_groups_are_clusters_then_single_images() -> None:
+    groups, sizes = memory_groups(np.array([4, -1, 4, 0, -1]))
+    assert groups.tolist() == [1, 2, 1, 0, 3]
+    assert sizes.tolist() == [1, 2, 1, 1]
+    assert [part.tolist() for part in memory_groups(np.array([], dtype=np.int64))] == [[], []]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -174,8 +184,8 @@ def test_instance_update(rows: list[int], dtype: torch.dtype) -> None:
 
 def test_autocast_does_not_round_the_similarities() -> None:
     features, memory = unit_rows(6, 0, torch.float32), unit_rows(9, 1, torch.float32)
-    rows, labels = torch.tensor([3, 8, 1, 1, 6, 0]), torch.tensor(HYBRID_LABELS["clusters and outliers"])
-    expected = hybrid_memory_loss(features, rows, memory, labels, temperature=0.05)
+    rows, groups = torch.tensor([3, 8, 1, 1, 6, 0]), groups_of(HYBRID_LABELS["clusters and outliers"])
+    expected = hybrid_memory_loss(features, rows, memory, *groups, temperature=0.05)
     with torch.autocast("cpu", torch.bfloat16):
-        found = hybrid_memory_loss(features, rows, memory, labels, temperature=0.05)
+        found = hybrid_memory_loss(features, rows, memory, *groups, temperature=0.05)
     torch.testing.assert_close(found, expected)

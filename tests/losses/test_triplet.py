@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from reid_ray.losses import hard_pairs, soft_triplet_loss, triplet_loss
+from reid_ray.losses import hard_pairs, hard_pairs_of_distances, soft_triplet_loss, triplet_loss
 
 LABELS = {
     "equal": [0, 0, 1, 1, 2, 2],
@@ -157,3 +157,43 @@ def test_large_close_features_keep_their_digits() -> None:
     expected = triplet_loss(features, labels, margin=None)
     found = triplet_loss(features.float(), labels, margin=None)
     torch.testing.assert_close(found.double(), expected, rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("margin", [None, 0.0, 0.3])
+@pytest.mark.parametrize("kind", list(LABELS))
+def test_variants_of_the_triplet_loss(kind: str, margin: float | None) -> None:
+    """AM0BH's table 3: BH, BH1 on the sphere, BHsp with a softplus; and the sums that the papers write."""
+    labels = torch.tensor(LABELS[kind])
+    for seed in range(3):
+        features = torch.randn(len(labels), 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        on_sphere = features / features.norm(dim=1, keepdim=True)
+        expected = naive_triplet(on_sphere, labels.tolist(), margin)
+        torch.testing.assert_close(triplet_loss(features, labels, margin=margin, normalize=True), expected)
+        total = triplet_loss(features, labels, margin=margin, reduction="sum")
+        torch.testing.assert_close(total, naive_triplet(features, labels.tolist(), margin) * len(labels))
+        smooth = [
+            math.log1p(
+                math.exp(distance(features[a], features[p]) - distance(features[a], features[n]) + (margin or 0))
+            )
+            for a, (p, n) in enumerate(naive_pairs(features, labels.tolist()))
+        ]
+        found = triplet_loss(features, labels, margin=margin, surrogate="softplus")
+        assert found.item() == pytest.approx(sum(smooth) / len(smooth))
+
+
+def test_scaling_the_features_scales_the_distances() -> None:
+    """What the normalised softmax cannot feel: AM0BH's reason to add this loss."""
+    labels = torch.tensor(LABELS["equal"])
+    features = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    plain, scaled = (triplet_loss(factor * features, labels, margin=0.0) for factor in (1, 3))
+    torch.testing.assert_close(scaled, 3 * plain)
+    torch.testing.assert_close(
+        triplet_loss(3 * features, labels, margin=0.3, normalize=True),
+        triplet_loss(features, labels, margin=0.3, normalize=True),
+    )
+
+
+def test_hard_pairs_of_any_distances() -> None:
+    distances = torch.tensor([[0.0, 5, 2, 1], [5, 0, 3, 4], [2, 3, 0, 9], [1, 4, 9, 0]])
+    pairs = hard_pairs_of_distances(distances, torch.tensor([0, 0, 1, 1]))
+    assert (pairs.positives.tolist(), pairs.negatives.tolist()) == ([1, 0, 3, 2], [3, 2, 0, 0])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from small_methods import in_training, inputs, make_batch, parameters_of, stage_of
 from small_runs import METHOD_RUNS
 
 from reid_ray.errors import ConfigError, DataError
@@ -14,13 +15,15 @@ from reid_ray.losses import (
     hybrid_memory_loss,
     inter_camera_loss,
     intra_camera_loss,
+    memory_groups,
     updated_cluster_memory,
     updated_instance_memory,
     updated_proxies,
 )
-from reid_ray.methods import Batch, build_method
-from reid_ray.training.world import World
-from reid_ray.types import PseudoLabels
+from reid_ray.methods import build_method
+from reid_ray.methods.stage import LabelSpec
+from reid_ray.training.distributed import DistributedContext
+from reid_ray.types import Labels
 
 N, B, C, D = 24, 16, 4, 512
 ROWS = torch.arange(B)
@@ -30,10 +33,9 @@ ROWS = torch.arange(B)
 def make(tiny):
     def build(name, *overrides):
         torch.manual_seed(0)
-        method = build_method(tiny(*METHOD_RUNS[name], "training.precision=float64", *overrides), World())
+        method = build_method(tiny(*METHOD_RUNS[name], "training.precision=float64", *overrides), DistributedContext())
         method.to(torch.device("cpu"), torch.float64)
-        method.train()
-        return method
+        return in_training(method)
 
     return build
 
@@ -47,27 +49,32 @@ def pseudo_labels(seed=0):
     """Four clusters in two cameras, and eight outliers; centroids as they come, of norm below 1."""
     labels = np.concatenate([np.arange(C).repeat(4), np.full(8, -1)])
     numbers, cameras = np.tile(np.arange(C), 2), np.repeat([0, 1], C)
-    return PseudoLabels(0, labels, 0.5 * unit(C, D, seed=seed), unit(2 * C, D, seed=seed + 1), numbers, cameras)
+    return Labels(0, labels, 0.5 * unit(C, D, seed=seed), unit(2 * C, D, seed=seed + 1), numbers, cameras)
 
 
 def batch(epoch=0):
     generator = torch.Generator().manual_seed(1)
     views = {"strong": torch.randn(B, 3, 32, 16, generator=generator, dtype=torch.float64)}
-    return Batch(views, torch.arange(C).repeat_interleave(4), torch.tensor([0, 0, 1, 1] * C), ROWS, (0, epoch, 0))
+    labels, camids = torch.arange(C).repeat_interleave(4), torch.tensor([0, 0, 1, 1] * C)
+    return make_batch(inputs(views, labels, camids=camids, rows=ROWS), key=(0, epoch, 0))
 
 
-def feature_of(method, data):
-    """The student's feature of a batch, without moving its BN statistics or anything else."""
+def take(method, labels, **others):
+    method.on_labels("main", {"train": labels, **others})
+
+
+def feature_of(method, data, stream="train"):
+    """The student's feature of a stream, without moving its BN statistics or anything else."""
     state = {key: value.clone() for key, value in method.student.state_dict().items()}
     with torch.no_grad():
-        feature = method.student(data.views["strong"]).feature
+        feature = method.student(data[stream].views["strong"]).feature
     method.student.load_state_dict(state)
     return feature
 
 
 def one_update(method, data):
     """The only update of a batch, and the memory before and after its step."""
-    updates = method.updates(data)
+    updates = method.updates("main", data)
     update = next(updates)
     before = {name: tensor.clone() for name, tensor in method.memory.named_buffers()}
     assert list(updates) == []
@@ -78,13 +85,13 @@ def one_update(method, data):
 def test_cluster_contrast(make, mode):
     method = make("cluster_contrast", f"method.update={mode}", "method.temperature=0.2", "method.momentum=0.3")
     labels, data = pseudo_labels(), batch()
-    method.begin_epoch(labels)
+    take(method, labels)
     memory = F.normalize(torch.tensor(labels.centroids).double())
     feature = feature_of(method, data)
     update, before = one_update(method, data)
     torch.testing.assert_close(before["clusters"], memory)
-    torch.testing.assert_close(update.loss, cluster_memory_loss(feature, data.labels, memory, temperature=0.2))
-    moved = updated_cluster_memory(memory, feature, data.labels, momentum=0.3, mode=mode)
+    torch.testing.assert_close(update.loss, cluster_memory_loss(feature, data["train"].labels, memory, temperature=0.2))
+    moved = updated_cluster_memory(memory, feature, data["train"].labels, momentum=0.3, mode=mode)
     torch.testing.assert_close(method.memory["clusters"], moved)
     assert not method.memory["clusters"].requires_grad
 
@@ -92,7 +99,7 @@ def test_cluster_contrast(make, mode):
 def test_cap(make):
     method = make("cap", "method.inter_from_epoch=3", "method.weight_inter=0.7", "method.n_negatives=2")
     labels = pseudo_labels()
-    method.begin_epoch(labels)
+    take(method, labels)
     proxies = [
         torch.tensor(labels.proxies).double(),
         torch.tensor(labels.proxy_labels),
@@ -100,13 +107,13 @@ def test_cap(make):
     ]
     for epoch in (2, 3):
         data = batch(epoch)
-        images = [feature_of(method, data), data.labels, data.camids]
+        images = [feature_of(method, data), data["train"].labels, data["train"].camids]
         update, before = one_update(method, data)
         torch.testing.assert_close(before["proxies"], proxies[0])
         expected = intra_camera_loss(*images, *proxies, temperature=0.07)
         if epoch == 3:
             expected = expected + 0.7 * inter_camera_loss(*images, *proxies, temperature=0.07, n_negatives=2)
-        assert ("inter" in update.parts) == (epoch == 3)
+        assert ("inter" in update.terms) == (epoch == 3)
         torch.testing.assert_close(update.loss, expected)
         proxies[0] = updated_proxies(*images, *proxies, momentum=0.2)
         torch.testing.assert_close(method.memory["proxies"], proxies[0])
@@ -116,24 +123,25 @@ def test_cap_without_cameras_says_so(make):
     nothing = np.empty(0, dtype=np.int64)
     blind = replace(pseudo_labels(), proxies=np.empty((0, D), np.float32), proxy_labels=nothing, proxy_camids=nothing)
     with pytest.raises(DataError, match="CAP learns from cameras"):
-        make("cap").begin_epoch(blind)
+        take(make("cap"), blind)
 
 
 def test_spcl(make):
     """The memory is filled once, keeps what the batches gave it, and is what is clustered."""
     method = make("spcl", "method.momentum=0.4")
-    assert method.clustered() is None
+    assert method.memory_features("main") is None
     labels, data = pseudo_labels(), batch()
-    method.begin_epoch(replace(labels, features=unit(N, D)))
+    take(method, replace(labels, features=unit(N, D)))
     memory = torch.tensor(unit(N, D)).double()
-    torch.testing.assert_close(torch.tensor(method.clustered()).double(), memory, atol=1e-6, rtol=0)
+    torch.testing.assert_close(torch.tensor(method.memory_features("main")).double(), memory, atol=1e-6, rtol=0)
     feature = feature_of(method, data)
     update, before = one_update(method, data)
-    expected = hybrid_memory_loss(feature, ROWS, before["rows"], torch.tensor(labels.labels), temperature=0.05)
+    groups, sizes = map(torch.tensor, memory_groups(labels.labels))
+    expected = hybrid_memory_loss(feature, ROWS, before["rows"], groups, sizes, temperature=0.05)
     torch.testing.assert_close(update.loss, expected)
     moved = updated_instance_memory(before["rows"], feature, ROWS, momentum=0.4)
     torch.testing.assert_close(method.memory["rows"], moved)
-    method.begin_epoch(replace(labels, labels=np.full(N, -1)))  # outliers only: each image for itself
+    take(method, replace(labels, labels=np.full(N, -1)))  # outliers only: each image for itself
     torch.testing.assert_close(method.memory["rows"], moved)
     update, _ = one_update(method, data)
     assert torch.isfinite(update.loss)
@@ -143,14 +151,15 @@ def test_spcl_learns_from_a_source_too(make):
     """One softmax over source identities, clusters and single images; a mean over each of two batches."""
     method = make("spcl-joint", "method.momentum=0.4", "method.temperature=0.3")
     labels, data, means = pseudo_labels(), batch(), 0.3 * unit(3, D, seed=7)
-    method.begin_epoch(replace(labels, features=unit(N, D), source_centroids=means))
+    identities = Labels(0, np.array([2, 0, 1, 2]), means)
+    take(method, replace(labels, features=unit(N, D)), source=identities)
     memory = F.normalize(torch.cat([torch.tensor(means), torch.tensor(unit(N, D))]).double())
     torch.testing.assert_close(method.memory["rows"], memory, atol=1e-6, rtol=0)
-    np.testing.assert_allclose(method.clustered(), unit(N, D), atol=1e-6)
+    np.testing.assert_allclose(method.memory_features("main"), unit(N, D), atol=1e-6)
     pids = torch.tensor([2, 2, 0, 0] * 4)
     images = torch.randn(B, 3, 32, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    data = replace(data, other=replace(data, views={"strong": images}, labels=pids, rows=ROWS + 100))
-    target, source = feature_of(method, data), feature_of(method, data.other)  # equal norms as yet
+    data = make_batch(data["train"], source=inputs({"strong": images}, pids, rows=ROWS + 100))
+    target, source = feature_of(method, data), feature_of(method, data, "source")  # equal norms as yet
     update, before = one_update(method, data)
 
     groups = [[0], [1], [2]] + [[3 + 4 * c + i for i in range(4)] for c in range(C)] + [[3 + i] for i in range(16, N)]
@@ -163,27 +172,39 @@ def test_spcl_learns_from_a_source_too(make):
             losses.append(torch.logsumexp(torch.stack(logits), 0) - logits[own])
         return torch.stack(losses).mean()
 
-    torch.testing.assert_close(update.parts["source"], naive(source, pids))
-    torch.testing.assert_close(update.parts["target"], naive(target, 3 + ROWS))
-    torch.testing.assert_close(update.loss, update.parts["source"] + update.parts["target"])
+    torch.testing.assert_close(update.terms["source"], naive(source, pids))
+    torch.testing.assert_close(update.terms["target"], naive(target, 3 + ROWS))
+    torch.testing.assert_close(update.loss, update.terms["source"] + update.terms["target"])
     moved = updated_instance_memory(before["rows"], source, pids, momentum=0.4)
     moved = updated_instance_memory(moved, target, 3 + ROWS, momentum=0.4)
     torch.testing.assert_close(method.memory["rows"], moved)
-    method.begin_epoch(replace(labels, labels=np.full(N, -1), source_centroids=means))  # later: the memory stays
+    take(method, replace(labels, labels=np.full(N, -1)), source=identities)  # later: the memory stays
     torch.testing.assert_close(method.memory["rows"], moved)
-    assert sorted(set(method.memory["labels"].tolist())) == [-1, 0, 1, 2]
+    assert method.memory["groups"].tolist() == list(range(3 + N)), "three identities, and each image for itself"
+    assert method.memory["sizes"].tolist() == [1] * (3 + N)
 
 
 def test_spcl_trains_the_norms_of_both_and_what_they_share_once(make):
     method = make("spcl-joint")
-    parameters = method.parameters()["student"]
+    parameters = parameters_of(method)
     trained = {id(parameter) for parameter in parameters}
     assert len(trained) == len(parameters)
     for network in (method.student, method.source):
         own = {id(parameter) for parameter in network.parameters() if parameter.requires_grad}
         assert own < trained
-    assert method.teacher is method.student
-    assert make("spcl").networks.keys() == {"student", "memory"}
+    assert stage_of(method).retriever == "student"
+    assert method.modules.keys() == {"student", "source", "memory"}
+    assert make("spcl").modules.keys() == {"student", "memory"}
+
+
+def test_spcl_labels_its_streams(make):
+    """The target by clusters of the memory, each epoch; the source by its identities, with their means, once."""
+    stage = stage_of(make("spcl-joint"))
+    clusters = LabelSpec("clusters", frozenset({"features"}), features_from="memory")
+    assert stage.streams["train"].labels == clusters
+    assert stage.streams["source"].labels == LabelSpec("ground_truth", frozenset({"centroids"}), once=True)
+    assert (stage.primary, stage.streams["train"].data, stage.streams["source"].data) == ("train", "data", "source")
+    assert stage_of(make("spcl")).streams.keys() == {"train"}
 
 
 def test_spcl_has_labels_of_now(make):
@@ -199,11 +220,11 @@ def test_spcl_takes_the_source_as_a_teacher_not_as_a_term_of_the_distance(make):
 @pytest.mark.parametrize("name", ["cluster_contrast", "cap", "spcl"])
 def test_one_network_learns_and_is_exported(make, name):
     method = make(name)
-    assert method.teacher is method.student
-    assert method.averages == []
-    method.begin_epoch(replace(pseudo_labels(), features=unit(N, D)))
-    next(method.updates(batch(epoch=1))).loss.backward()
-    assert all(parameter.grad is not None for parameter in method.parameters()["student"])
+    assert stage_of(method).retriever == "student"
+    assert list(method.ema_pairs("main")) == []
+    take(method, replace(pseudo_labels(), features=unit(N, D)))
+    next(method.updates("main", batch(epoch=1))).loss.backward()
+    assert all(parameter.grad is not None for parameter in parameters_of(method))
 
 
 @pytest.mark.parametrize("name", ["cluster_contrast", "cap", "spcl"])
@@ -213,6 +234,6 @@ def test_branches_are_joined(make, name):
 
     method = make(name, BRANCHES)
     wide = replace(pseudo_labels(), centroids=unit(C, 2 * D), proxies=unit(2 * C, 2 * D), features=unit(N, 2 * D))
-    method.begin_epoch(wide)
+    take(method, wide)
     update, _ = one_update(method, batch())
     assert torch.isfinite(update.loss)

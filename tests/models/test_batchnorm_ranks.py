@@ -93,11 +93,13 @@ def other_facts(local_batch: int) -> Result:
         prepare_bn_groups(model, 3 * local_batch, local_batch)
     except ConfigError as error:
         facts["impossible"] = str(error)
-    prepare_bn_groups(model, None, local_batch)
+    prepare_bn_groups(model, 2 * local_batch, local_batch)
     try:
         model(images[:-1])
     except ConfigError as error:
         facts["other batch size"] = str(error)
+    prepare_bn_groups(model, None, local_batch)
+    facts["one group of any size"] = len(model(images[:-1]))
     teacher = make_teacher(model)
     facts["teacher"] = torch.equal(teacher(images), model(images))
     facts["evaluation"] = model.eval()(images[:1]).shape
@@ -181,6 +183,10 @@ def test_mistakes_have_a_sentence(ranks: list[Result]) -> None:
         assert "prepare_bn_groups" in rank["facts"]["unprepared"]
         assert "global batch of 16" in rank["facts"]["impossible"]
         assert "images per worker" in rank["facts"]["other batch size"]
+
+
+def test_one_group_of_all_images_takes_batches_of_any_size(ranks: list[Result]) -> None:
+    assert all(rank["facts"]["one group of any size"] == 16 // len(ranks) - 1 for rank in ranks)
 
 
 def test_a_copied_teacher_shares_the_ranks(ranks: list[Result]) -> None:

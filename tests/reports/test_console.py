@@ -22,6 +22,15 @@ def test_a_line_an_epoch_and_the_best_in_bold(events):
     assert any("chosen by mAP on query and gallery" in line for line in lines)
 
 
+def test_epochs_of_several_stages_are_named(events, staged_events):
+    """The best is that of the main stage, whose epoch has the number of one of the stage before."""
+    lines = printed(epoch_table(staged_events))
+    rows = [line for line in lines if "│" in line]
+    assert [("source" in line, "main" in line) for line in rows] == [(True, False)] * 2 + [(False, True)] * 4
+    assert [i for i, line in enumerate(rows) if "\x1b[1m" in line] == [4]
+    assert "main" not in "\n".join(printed(epoch_table(events))), "a run of one stage does not name it"
+
+
 def test_label_quality_without_evaluation(events):
     text = "\n".join(printed(epoch_table([event for event in events if event["event"] == "refresh"])))
     for word in ("clusters", "outliers", "ARI", "NMI", "F1", "5.0%", "0.300"):

@@ -48,7 +48,7 @@ def test_a_run_can_be_drawn_at_any_moment(n_events, events, tmp_path):
 def test_missing_values_are_left_out(tmp_path):
     log = [
         {"event": "refresh", "epoch": 0, "n_clusters": 0, "outlier_share": 0.0, "ari": None, "nmi": float("nan")},
-        {"event": "step", "epoch": 0, "global_step": 1, "loss": float("inf"), "parts": None},
+        {"event": "step", "epoch": 0, "global_step": 1, "loss": float("inf"), "terms": None},
         {"event": "evaluate", "epoch": 1, "mAP": None, "R1": 0.5},
     ]
     assert drawn_panels(log) == {
@@ -59,9 +59,9 @@ def test_missing_values_are_left_out(tmp_path):
     draw_curves(log, tmp_path / "curves.png")
 
 
-def test_many_loss_parts_fit(tmp_path):
-    parts = {f"part_{i}": 0.1 + i for i in range(9)}
-    log = [{"event": "step", "epoch": 0, "global_step": i, "loss": 1.0, "parts": parts} for i in range(50)]
+def test_many_loss_terms_fit(tmp_path):
+    terms = {f"term_{i}": 0.1 + i for i in range(9)}
+    log = [{"event": "step", "epoch": 0, "global_step": i, "loss": 1.0, "terms": terms} for i in range(50)]
     draw_curves(log, tmp_path / "curves.png")
     assert len(drawn_panels(log)["Loss"]) == 10
 
@@ -83,3 +83,16 @@ def test_a_single_epoch_stands_in_the_middle():
 def test_the_best_epoch_is_ringed(events):
     retrieval = curves._panels(events)[0]
     assert retrieval.mark == (2, pytest.approx(30.0), "best mAP 30.0")
+
+
+def test_epochs_of_stages_follow_one_another(staged_events, tmp_path):
+    """The best is marked at its place among the epochs of all stages."""
+    panels = {panel.title: panel for panel in curves._panels(staged_events)}
+    assert [x for x, _ in panels["Clusters"].series["clusters"]] == [1, 2, 3, 4, 5]
+    assert [x for x, _ in panels["Retrieval, %"].series["mAP"]] == [2, 3, 4, 5]
+    assert panels["Retrieval, %"].mark == (4, pytest.approx(30.0), "best mAP 30.0")
+    assert [x for x, _ in panels["Loss"].series["total"]] == list(range(1, 26))
+    assert [x for x, _ in panels["Seconds per epoch"].series["train"]] == [1, 2, 3, 4, 5]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw_curves(staged_events, tmp_path / "curves.png")

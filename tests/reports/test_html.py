@@ -71,6 +71,15 @@ def test_a_finished_run(report, events, tmp_path):
     assert "prefers-color-scheme: dark" in source
 
 
+def test_a_run_of_several_stages(report, staged_events):
+    source, page = report([*staged_events, {"event": "end", "time": 9.0, "stage": "main", "epochs": 3, "seconds": 9.0}])
+    words = page.words()
+    assert "Best chosen by mAP on query and gallery, after epoch 2 30.0 % mAP" in words
+    assert source.count('class="best"') == 1
+    assert re.search(r'class="best"><td>main</td><td>2</td><td>30\.0</td>', source)
+    assert words.count("source") >= 2
+
+
 def test_nothing_is_loaded_from_elsewhere(report, events):
     source, page = report(events)
     assert page.addresses == []

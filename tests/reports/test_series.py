@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from reid_ray.reports.series import epoch_rows, headline, number, steps, table
+from reid_ray.reports.series import epoch_rows, headline, number, steps, tabulate_epochs
 
 
 def evaluate(epoch: int, value: float, **more):
@@ -26,7 +26,7 @@ def test_an_epoch_shows_its_labels_its_training_and_the_evaluation_after_it():
     assert [row.epoch for row in (start, first, second)] == [0, 1, 2]
     assert (start.evaluation["mAP"], start.refresh, start.loss, start.seconds) == (0.05, {}, None, 1.0)
     assert (first.refresh["n_clusters"], first.loss, first.evaluation["mAP"]) == (7, 3.0, 0.30)
-    assert first.seconds_per_part() == [("extract", 2.0), ("train", 8.0)]
+    assert first.seconds_per_part() == {"extract": 2.0, "train": 8.0}
     assert (second.refresh["n_clusters"], second.evaluation, second.seconds) == (9, {}, None)
 
 
@@ -61,11 +61,12 @@ def test_headline_without_evaluation():
 
 
 def test_table_has_only_columns_that_some_epoch_fills():
-    headings, rows = table(EVENTS)
+    headings, rows, best = tabulate_epochs(EVENTS)
     assert headings == ["epoch", "mAP", "R1", "clusters", "outliers", "ARI", "loss", "images/s", "seconds"]
     assert rows[0][:4] == ["start", "5.0", "15.0", ""]
     assert rows[1] == ["1", "30.0", "40.0", "7", "50.0%", "", "3.000", "64", "10"]
-    assert table([]) == ([], [])
+    assert best == 1
+    assert tabulate_epochs([]) == ([], [], None)
 
 
 @pytest.mark.parametrize("value", [None, "3", True, math.nan, math.inf, [1.0]])
@@ -84,3 +85,39 @@ def test_events_of_other_kinds_or_without_an_epoch_are_passed_over():
         {"event": "epoch"},
     ]
     assert epoch_rows(odd) == []
+
+
+def test_epochs_of_stages_are_told_apart(staged_events):
+    rows = epoch_rows(staged_events)
+    assert [(row.stage, row.epoch, row.position) for row in rows] == [
+        *(("source", epoch, epoch) for epoch in (1, 2)),
+        *(("main", epoch, 2 + epoch) for epoch in (0, 1, 2, 3)),
+    ]
+    assert [row.refresh.get("n_clusters") for row in rows] == [20, 19, None, 20, 19, 18]
+    assert [bool(row.evaluation) for row in rows] == [False, False, True, True, True, True]
+    assert [len(row.losses) for row in rows] == [5, 5, 0, 5, 5, 5]
+    assert len(steps(staged_events)) == 25
+
+
+def test_the_stage_is_a_column_where_there_are_several(events, staged_events):
+    headings, rows, best = tabulate_epochs(staged_events)
+    assert headings[:3] == ["stage", "epoch", "mAP"]
+    assert [row[:3] for row in rows] == [
+        ["source", "1", ""],
+        ["source", "2", ""],
+        ["main", "start", "10.0"],
+        ["main", "1", "25.0"],
+        ["main", "2", "30.0"],
+        ["main", "3", "25.0"],
+    ]
+    assert best == 4
+    assert tabulate_epochs(events).headings[0] == "epoch"
+
+
+def test_a_stage_that_was_resumed_has_each_epoch_once(staged_events):
+    """As after a kill in its second epoch, by a process that logs a start of its own."""
+    first = [event for event in staged_events if event["stage"] == "source"]
+    again = [{**first[0], "epoch": 1, "step": 2}, *first[-3:], *staged_events[len(first) :]]
+    assert [(row.stage, row.epoch, row.position) for row in epoch_rows([*first, *again])] == [
+        (row.stage, row.epoch, row.position) for row in epoch_rows(staged_events)
+    ]

@@ -93,7 +93,7 @@ def train_with(tiny, monkeypatch):
     """`train_with(error)`: what a Ray Train worker gives back when its training meets `error`, or raises."""
     config = tiny()
     dataset = read_dataset(config.data)
-    RunDirectory.of(config).create(config, dataset.table)
+    RunDirectory.of(config).create(config, {"data": dataset})
 
     def train(error):
         class Trainer:
@@ -107,7 +107,7 @@ def train_with(tiny, monkeypatch):
         monkeypatch.setattr(workers, "Trainer", Trainer)
         monkeypatch.setattr(workers, "PreemptionNotice", lambda: None)
         pool = SimpleNamespace(extractors=(), labellers=())
-        return train_worker({"assignment": Assignment(config, dataset.images, pool, 17.0)})
+        return train_worker({"assignment": Assignment(config, {"data": dataset.images}, pool, 17.0)})
 
     return train
 

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from reid_ray.cli import app
 from reid_ray.config import DataConfig
-from reid_ray.data.pack import pack, read_manifest
+from reid_ray.data.pack import pack
+from reid_ray.data.packed_images import read_manifest
 from reid_ray.data.readers import read_dataset
 from reid_ray.errors import ConfigError, DataError
 from reid_ray.runtime import packing

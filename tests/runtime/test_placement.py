@@ -36,9 +36,9 @@ def test_every_trainer_finds_a_gpu_beside_the_extractors(tiny):
     """Ray packs fractions, so without care both extractors would lie on one GPU, and one trainer would have none."""
     config = tiny("runtime.n_workers=3", "training.n_pids=3", "runtime.n_extractors=2", "runtime.placement=colocated")
     dataset = read_dataset(config.data)
-    RunDirectory.of(config).create(config, dataset.table)
+    RunDirectory.of(config).create(config, {"data": dataset})
     resources = plan(config, n_gpus=3, n_cores=None)
-    pool = Pool.start(config, dataset.images, resources)
+    pool = Pool.start(config, {"data": dataset.images}, resources)
     fetch([extractor.node.remote() for extractor in pool.extractors])  # all are placed
     trainers = placement_group([{"GPU": resources.trainers.gpus}] * resources.trainers.number)
     assert trainers.wait(60), ray.available_resources()

@@ -55,7 +55,7 @@ def test_ray_adds_nothing_to_the_weights_whatever_is_killed(tiny, reid_ray_proce
     assert "same command" in finish(process, code=130)
 
     alone = tiny("name=ray", "runtime.backend=ray", *RUN)
-    assert "going on from epoch 2" in finish(reid_ray_process(alone))
+    assert "resuming at epoch 2" in finish(reid_ray_process(alone))
     assert not outlive(["ray::"], tmp_path), "a cluster that the run started outlives it"
     assert_bit_equal(expected, newest_state(directory))
     assert steps_logged(directory) == list(range(1, 33))

@@ -1,34 +1,19 @@
-"""The loop's own rules: the rate's schedule, degenerate labels, supervised mode, what a run leaves behind."""
+"""The loop's own rules on real runs: degenerate labels, supervised modes, what a run extracts and leaves behind."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from small_runs import METHOD_RUNS, SOURCE
 
 from reid_ray.api import train
-from reid_ray.config import TrainingConfig
+from reid_ray.data.readers import read_dataset
 from reid_ray.errors import DegenerateLabelsError, RunError
 from reid_ray.run import load_run
-from reid_ray.training.optimizers import learning_rate
+from reid_ray.training import services
+from reid_ray.training.inline import train_inline
 from reid_ray.training.rundir import RunDirectory
-
-
-def test_the_rate_warms_up_by_epoch_and_stays():
-    training = TrainingConfig(lr=1.0, warmup_epochs=10, warmup_factor=0.1)
-    assert [round(learning_rate(training, epoch), 6) for epoch in (0, 1, 5, 9, 10, 39)] == [
-        0.1,
-        0.19,
-        0.55,
-        0.91,
-        1.0,
-        1.0,
-    ]
-    assert learning_rate(TrainingConfig(lr=1.0, warmup_epochs=0), 0) == 1.0
-
-
-def test_the_rate_falls_at_each_step():
-    training = TrainingConfig(lr=1.0, warmup_epochs=2, warmup_factor=0.5, lr_steps=(1, 4), lr_gamma=0.1)
-    rates = [learning_rate(training, epoch) for epoch in range(6)]
-    assert rates == pytest.approx([0.5, 0.075, 0.1, 0.1, 0.01, 0.01])
 
 
 def test_a_run_leaves_what_the_design_promises(tiny):
@@ -50,22 +35,62 @@ def test_a_run_leaves_what_the_design_promises(tiny):
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-5)
 
 
-def test_a_run_that_is_never_evaluated_reads_the_training_images_only(tiny, monkeypatch):
-    from reid_ray.training import services
+@pytest.fixture
+def extracted(monkeypatch):
+    """Numbers of images of each extraction, as they happen."""
+    counts, real = [], services.extract
 
-    real, banks = services.extract, set()
-
-    def extract(model, bank, batches, **options):
-        banks.add(len(bank))
-        return real(model, bank, batches, **options)
+    def extract(model, load, batches, **options):
+        counts.append(sum(map(len, batches)))
+        return real(model, load, batches, **options)
 
     monkeypatch.setattr(services, "extract", extract)
+    return counts
+
+
+def test_a_run_that_is_never_evaluated_reads_the_training_images_only(tiny, extracted):
     never = ("evaluation.every=null", "evaluation.at_start=true", "evaluation.overlap=true")
     run = train(tiny("data.holdout=0.3", "training.iterations=1", *never))
-    assert banks == {len(run.dataset.train)}
+    assert extracted == [len(run.dataset.train)] * 2
     assert run.finished
     assert not run.metrics("evaluate")
     assert run.dataset.query.pids.max() < run.config.data.synthetic.n_train_ids
+
+
+SUPERVISED = ("method={name: source}", "training.epochs=3", "training.iterations=1")
+
+
+def test_a_supervised_run_extracts_nothing_before_an_epoch(tiny, extracted):
+    """Its labels are known: it takes no pass over the images, and logs one refresh."""
+    run = train(tiny(*SUPERVISED, "evaluation.every=null"))
+    assert extracted == []
+    (refresh,) = run.metrics("refresh")
+    assert (refresh["epoch"], refresh["n_clusters"], refresh["degenerate"]) == (0, 8, False)
+    assert not {"extract_seconds", "label_seconds", "ari"} & refresh.keys()
+    assert [event["epoch"] for event in run.metrics("epoch")] == [0, 1, 2]
+    assert [path.name for path in run.directory.labels.iterdir()] == ["epoch-000.parquet"]
+    evaluated = train(tiny(*SUPERVISED, "name=evaluated", "evaluation.every=2"))
+    dataset = evaluated.dataset
+    assert extracted == [len(dataset.query) + len(dataset.gallery)] * 2, "for its evaluations only"
+
+
+def test_supervised_ice_extracts_the_means_of_its_identities_before_each_epoch(tiny, extracted):
+    run = train(tiny("method.mode=supervised", "training.iterations=1", "evaluation.every=null"))
+    assert extracted == [len(run.dataset.train)] * 2
+    assert [event["epoch"] for event in run.metrics("refresh")] == [0, 1]
+
+
+def test_a_stage_on_a_source_extracts_nothing(tiny, extracted):
+    """A target's clusters take its images, and the source's where they have a part in the distance; memories none."""
+    short = ("training.iterations=1", "evaluation.every=null")
+    run = train(tiny("name=uda", *METHOD_RUNS["abmt"], *SOURCE, *short))
+    assert extracted == [len(run.dataset.train)] * 2
+    extracted.clear()
+    train(tiny("name=compared", *METHOD_RUNS["abmt"], *SOURCE, *short, "labels.source_weight=0.1"))
+    assert extracted == [len(run.dataset.train), 25] * 2
+    extracted.clear()
+    train(tiny("name=joint", *METHOD_RUNS["spcl-joint"], *short))
+    assert extracted == [len(run.dataset.train), 30], "once: later epochs cluster the memory, and identities stay"
 
 
 def test_the_run_api_embeds_as_the_run_evaluated(tiny):
@@ -91,22 +116,18 @@ def test_the_first_clustering_with_nothing_to_train_on_ends_the_run_with_a_sente
 
 
 def test_later_degenerate_labels_keep_the_labels_before_and_end_after_a_while(tiny, monkeypatch):
-    from dataclasses import replace
+    real = services.label_streams
 
-    from reid_ray.training import services
-
-    real = services.label
-
-    def failing_later(features, table, config, device, **options):
-        labels = real(features, table, config, device, **options)
-        if features.version == 0:
-            return labels
+    def failing_later(request, *arguments):
+        found = real(request, *arguments)
+        if request.epoch == 0:
+            return found
+        labels = found["train"]
         nothing = np.full_like(labels.labels, -1)
-        return replace(
-            labels, labels=nothing, centroids=labels.centroids[:0], statistics={**labels.statistics, "n_clusters": 0}
-        )
+        statistics = {**labels.statistics, "n_clusters": 0}
+        return {"train": replace(labels, labels=nothing, centroids=labels.centroids[:0], statistics=statistics)}
 
-    monkeypatch.setattr(services, "label", failing_later)
+    monkeypatch.setattr(services, "label_streams", failing_later)
     config = tiny("training.epochs=9", "training.iterations=1", "labels.max_degenerate_epochs=3")
     with pytest.raises(DegenerateLabelsError, match="4 epochs in a row"):
         train(config)
@@ -120,10 +141,11 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_says_where(tiny):
     with pytest.raises(RunError, match=r"no longer finite at epoch 0, step \d.*diverged-0.pt holds the batch"):
         train(config)
     seen = torch.load(RunDirectory.of(config).diverged_file(0), weights_only=True)
-    assert not all(np.isfinite(value) for value in seen["parts"].values())
-    assert seen["views"]["weak"].shape == (16, 3, 32, 16)
-    assert len(seen["rows"]) == len(seen["labels"]) == 16
-    assert seen["networks"].keys() == {"student", "teacher"}
+    assert not all(np.isfinite(value) for value in seen["terms"].values())
+    stream = seen["streams"]["train"]
+    assert stream["views"]["weak"].shape == (16, 3, 32, 16)
+    assert len(stream["rows"]) == len(stream["labels"]) == len(stream["columns"]["camid"]) == 16
+    assert seen["modules"].keys() == {"student", "teacher", "targets"}
 
 
 def test_fewer_clusters_than_p_still_train(tiny):
@@ -134,15 +156,10 @@ def test_fewer_clusters_than_p_still_train(tiny):
 
 def test_labels_do_not_read_identities(tiny):
     """Pids serve the log only: without them labels and weights are the same."""
-    from dataclasses import replace
-
-    from reid_ray.data.readers import read_dataset
-    from reid_ray.training.inline import train_inline
-
     run = train(tiny("name=with"))
     config = tiny("name=without")
     dataset = read_dataset(config.data)
-    train_inline(config, replace(dataset, table=dataset.table.without_pids()))
+    train_inline(config, {"data": replace(dataset, table=dataset.table.without_pids())})
     blind = load_run(f"{config.output}/without")
     for epoch in (0, 1):
         assert blind.labels(epoch)["label"].equals(run.labels(epoch)["label"])

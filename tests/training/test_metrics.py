@@ -14,17 +14,17 @@ from reid_ray.training.metrics import MetricsFollower, MetricsLog, read_metrics
 def test_an_event_is_one_line_of_plain_json(tmp_path):
     seen = []
     log = MetricsLog(tmp_path / "metrics.jsonl", seen.append)
-    log.write("step", loss=1 / 3, lr=3.5e-4, n=np.int64(7), parts={"a": torch.tensor(2.0), "b": math.nan}, sizes=(1, 2))
+    log.write("step", loss=1 / 3, lr=3.5e-4, n=np.int64(7), terms={"a": torch.tensor(2.0), "b": math.nan}, sizes=(1, 2))
     log.write("end", seconds=math.inf)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     first, second = map(json.loads, lines)
     assert list(first)[:2] == ["event", "time"]
     assert first["event"] == "step"
-    assert {key: first[key] for key in ("loss", "lr", "n", "parts", "sizes")} == {
+    assert {key: first[key] for key in ("loss", "lr", "n", "terms", "sizes")} == {
         "loss": 0.333333,
         "lr": 3.5e-4,
         "n": 7,
-        "parts": {"a": 2.0, "b": None},
+        "terms": {"a": 2.0, "b": None},
         "sizes": [1, 2],
     }
     assert second["seconds"] is None

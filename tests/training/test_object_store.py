@@ -19,7 +19,7 @@ from reid_ray.data.readers import read_dataset
 from reid_ray.errors import RunError
 from reid_ray.locations import RemotePath, location, relative_path
 from reid_ray.run import load_run
-from reid_ray.training.checkpoint import Checkpoint, Position, checkpoint_files, latest_checkpoint
+from reid_ray.training.checkpoint import Checkpoint, TrainState, checkpoint_files, latest_checkpoint
 from reid_ray.training.metrics import MetricsFollower, MetricsLog, read_metrics
 from reid_ray.training.rundir import RunDirectory
 
@@ -66,7 +66,7 @@ def test_a_run_lives_in_a_store(tiny, tmp_path, bucket, reid_ray_process):
     again = reid_ray_process(config)
     output, _ = again.communicate(timeout=120)
     assert again.returncode == 0, output
-    assert "going on from epoch" in output
+    assert "resuming at epoch" in output
     assert steps_logged(directory) == list(range(1, 9)), "no step is logged twice, and none is missing"
 
     undisturbed = train(tiny(f"data.root={local}", "name=undisturbed", *packed))
@@ -95,8 +95,8 @@ def begun(tiny, bucket):
     """The directory of a run in a store, with a checkpoint, and its configuration."""
     config = tiny(f"output={bucket}/runs")
     directory = RunDirectory.of(config)
-    directory.create(config, read_dataset(config.data).table)
-    Checkpoint(Position(), {}, {}).save(directory.checkpoints, keep=1)
+    directory.create(config, {"data": read_dataset(config.data)})
+    Checkpoint(TrainState(), {}, {}).save(directory.checkpoints, keep=1)
     return directory, config
 
 
@@ -105,7 +105,7 @@ def test_a_run_directory_follows_the_same_rules(tiny, begun, bucket):
     assert directory.begun
     assert isinstance(directory.path, RemotePath)
     (directory.path / ".ray-1234" / "snapshot.json").write_bytes(b"what a killed driver leaves")
-    directory.create(config, read_dataset(config.data).table)
+    directory.create(config, {"data": read_dataset(config.data)})
     assert not (directory.path / ".ray-1234").exists()
     with pytest.raises(RunError, match="seed was 0 and is 1"):
         directory.check(tiny(f"output={bucket}/runs", "seed=1"))
@@ -121,17 +121,20 @@ def test_a_run_directory_follows_the_same_rules(tiny, begun, bucket):
 def test_old_checkpoints_go_and_damaged_ones_are_passed_over(begun):
     directory, _ = begun
     for step in (1, 2, 3):
-        Checkpoint(Position(global_step=step), {"net": {"w": torch.ones(step)}}, {}).save(directory.checkpoints, keep=2)
+        Checkpoint(TrainState(global_step=step), {"net": {"w": torch.ones(step)}}, {}).save(
+            directory.checkpoints, keep=2
+        )
     newest, before = checkpoint_files(directory.checkpoints)
-    assert (newest.name, before.name) == ("step-00000003-0.pt", "step-00000002-0.pt")
+    assert (newest.name, before.name) == ("step-00000003-0-0.pt", "step-00000002-0-0.pt")
     assert latest_checkpoint(directory.checkpoints) == newest
     newest.write_bytes(newest.read_bytes()[:100])
     with pytest.warns(UserWarning, match="is damaged"):
         assert latest_checkpoint(directory.checkpoints) == before
-    assert Checkpoint.load(before).position.global_step == 2
+    assert Checkpoint.load(before).state.global_step == 2
 
 
-def test_the_log_is_put_now_and_then_and_whole_before_a_checkpoint(bucket):
+def test_the_log_is_put_now_and_then_and_whole_before_a_checkpoint(bucket, monkeypatch):
+    monkeypatch.setattr("reid_ray.training.storage.SECONDS_BETWEEN_PUTS", 3600.0)  # a busy machine takes its time
     path = location(f"{bucket}/runs/x/metrics.jsonl")
     log = MetricsLog(path)
     log.rewind(0)

@@ -42,7 +42,7 @@ def test_killed_at_every_kind_of_moment_a_run_ends_bit_equal(tiny, reid_ray_proc
     again = reid_ray_process(config)
     output, _ = again.communicate(timeout=120)
     assert again.returncode == 0, output
-    assert "going on from epoch 2" in output
+    assert "resuming at epoch 2" in output
     assert steps_logged(directory) == list(range(1, 17)), "no step is logged twice, and none is missing"
     assert not list(directory.path.rglob("*.tmp"))
     killed = newest_state(directory)
@@ -70,10 +70,10 @@ def test_ctrl_c_leaves_a_run_that_goes_on_where_it_was(tiny, tmp_path, monkeypat
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 130
-    assert "The same command goes on" in capsys.readouterr().out
+    assert "The same command resumes" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert steps_logged(directory) == [1, 2, 3]
-    assert newest_state(directory)["position"]["step"] == 3  # not back at the epoch's start
+    assert newest_state(directory)["state"]["step"] == 3  # not back at the epoch's start
     monkeypatch.undo()
     train(config)
     assert steps_logged(directory) == [1, 2, 3, 4, 5, 6]
@@ -90,24 +90,24 @@ def test_a_damaged_checkpoint_is_passed_over(tiny):
     log = run.directory.metrics_file
     log.write_text("\n".join(log.read_text().splitlines()[:-1]) + "\n")
     with pytest.warns(UserWarning, match="is damaged"):
-        train_inline(config, run.dataset)
+        train_inline(config, {"data": run.dataset})
     assert_bit_equal(expected, newest_state(run.directory))
 
 
-@pytest.mark.parametrize("change", ["network", "tensor", "shape", "position"])
+@pytest.mark.parametrize("change", ["module", "tensor", "shape", "state"])
 def test_a_checkpoint_of_another_version_is_one_sentence(tiny, change):
     config = tiny("training.epochs=1", "training.iterations=2")
     (path,) = checkpoint_files(train(config).directory.checkpoints)
     state = torch.load(path, weights_only=True)
-    weights = state["networks"]["student"]
-    if change == "network":
-        state["networks"]["pupil"] = state["networks"].pop("student")
+    weights = state["modules"]["student"]
+    if change == "module":
+        state["modules"]["pupil"] = state["modules"].pop("student")
     elif change == "tensor":
         weights["another"] = weights.pop(next(iter(weights)))
     elif change == "shape":
         weights[next(iter(weights))] = torch.zeros(3)
     else:
-        state["position"]["another"] = 1
+        state["state"]["another"] = 1
     torch.save(state, path)
     with pytest.raises(RunError, match=rf"{path.name} was written by another version of reid_ray"):
         train(tiny("training.epochs=2", "training.iterations=2"))

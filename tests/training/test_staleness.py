@@ -15,15 +15,16 @@ class KilledError(Exception):
 
 @pytest.fixture
 def refreshes(monkeypatch):
-    """(epoch the labels are for, a weight of the teacher that made them), as they happen."""
+    """(epoch the labels are for, a weight of the teacher that makes them, whether there were labels before)."""
     seen = []
-    refresh = InlineServices.refresh
+    begin = InlineServices.begin_labels
 
-    def recorded(self, teacher, version, previous=None):
-        seen.append((version, float(teacher.backbone.conv1.weight.sum()), previous is not None))
-        return refresh(self, teacher, version, previous)
+    def recorded(self, request, retriever):
+        weight = float(retriever.network.backbone.conv1.weight.sum())
+        seen.append((request.epoch, weight, "train" in request.previous))
+        begin(self, request, retriever)
 
-    monkeypatch.setattr(InlineServices, "refresh", recorded)
+    monkeypatch.setattr(InlineServices, "begin_labels", recorded)
     return seen
 
 

@@ -1,121 +1,20 @@
-"""The loop around a method of one layer: which steps, rates, averages, files and events; and where it goes on."""
+"""The loop around a method of one layer: which steps, rates, averages, files and events; and where it resumes."""
 
 import shutil
 
-import numpy as np
 import pytest
 import torch
-from small_runs import newest_state, on_workers, steps_logged
+from one_layer import EMA, OneLayer, Scripted, events, failing_at, run_together
+from small_runs import newest_state, steps_logged
 from torch import nn
 
-from reid_ray.data.readers import read_dataset
-from reid_ray.errors import DataError, DegenerateLabelsError, LoaderError, RunError
-from reid_ray.methods import Method, Update
+from reid_ray.errors import DegenerateLabelsError, RunError
+from reid_ray.methods import Update
 from reid_ray.models import make_teacher
-from reid_ray.training import loop
 from reid_ray.training.checkpoint import Checkpoint
+from reid_ray.training.distributed import DistributedContext
 from reid_ray.training.interrupt import Request
-from reid_ray.training.loop import Trainer
 from reid_ray.training.metrics import read_metrics
-from reid_ray.training.optimizers import learning_rate
-from reid_ray.training.rundir import RunDirectory
-from reid_ray.training.services import make_bank
-from reid_ray.training.world import World
-from reid_ray.types import PseudoLabels
-
-EMA = 0.75
-
-
-class OneLayer(Method):
-    """Cross-entropy of a linear layer on the mean colours of the global batch."""
-
-    views = ("weak",)
-
-    def __init__(self, config, exchange):
-        super().__init__(config, exchange)
-        self.student = nn.Linear(3, 4)
-        self.teacher = make_teacher(self.student)
-        self.batches = []
-
-    @classmethod
-    def labels_source(cls, config):
-        return "pseudo"
-
-    def parameters(self):
-        return {"student": list(self.student.parameters())}
-
-    def begin_epoch(self, labels):
-        self.labels = labels
-
-    def updates(self, batch):
-        images = self.exchange.gather(batch.views["weak"])
-        self.batches.append((batch.key, images, batch.labels))
-        loss = nn.functional.cross_entropy(self.student(images.mean((2, 3))), batch.labels)
-        yield Update("student", loss, {"entropy": loss})
-
-    def ema_momentum(self, step):
-        return EMA
-
-
-class Scripted:
-    """Services that give what a test wants: labels that are degenerate in some epochs, mAPs after others."""
-
-    def __init__(self, n_images, *, degenerate=(), maps=None):
-        self.n_images, self.degenerate, self.maps = n_images, degenerate, maps or {}
-        self.previous, self.evaluated = [], []
-
-    def refresh(self, teacher, version, previous=None):
-        self.previous.append(previous)
-        n_clusters = 1 if version in self.degenerate else 4
-        labels = (np.arange(self.n_images) + version) % n_clusters
-        nothing = np.empty(0, dtype=np.int64)
-        centroids = np.zeros((n_clusters, 2), np.float32)
-        return PseudoLabels(version, labels, centroids, np.zeros((0, 2), np.float32), nothing, nothing, {"n": 1})
-
-    def begin_evaluation(self, teacher, version):
-        self.evaluated.append(version)
-
-    def collect_evaluation(self):
-        return {"mAP": self.maps.get(self.evaluated[-1], 0.5)} if self.maps is not None else None
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    from small_runs import tiny_config
-
-    return read_dataset(tiny_config(tmp_path_factory.getbasetemp()).data)
-
-
-@pytest.fixture
-def trainer(tiny, dataset, monkeypatch):
-    """`trainer("key=value", …)`: a trainer of one layer in float64, ready to run, with its `services`."""
-    monkeypatch.setattr(loop, "build_method", OneLayer)
-
-    def make(*overrides, world=None, listener=None, services=None, **script):
-        config = tiny("training.precision=float64", *overrides)
-        directory = RunDirectory.of(config)
-        directory.create(config, dataset.table)
-        services = services or Scripted(len(dataset.train), **script)
-        bank = make_bank(dataset.train, dataset, config)
-        made = Trainer(config, dataset, world or World(), torch.device("cpu"), services, bank, listener=listener)
-        made.services, made.directory = services, directory
-        return made
-
-    return make
-
-
-def events(directory, kind):
-    return [event for event in read_metrics(directory.metrics_file) if event["event"] == kind]
-
-
-def failing_at(step, error=RuntimeError("the machine is gone")):  # noqa: B008
-    """A listener that ends the run behind a global step."""
-
-    def listen(event):
-        if event["event"] == "step" and event["global_step"] == step:
-            raise error
-
-    return listen
 
 
 def test_steps_are_those_of_adam_by_hand(trainer):
@@ -128,7 +27,7 @@ def test_steps_are_those_of_adam_by_hand(trainer):
     trained.run()
     optimizer = torch.optim.Adam(student.parameters(), lr=1.0, weight_decay=0.01)
     for key, images, labels in trained.method.batches:
-        optimizer.param_groups[0]["lr"] = learning_rate(trained.config.training, key[1])
+        optimizer.param_groups[0]["lr"] = trained.config.training.learning_rate(key[1])
         optimizer.zero_grad()
         nn.functional.cross_entropy(student(images.mean((2, 3))), labels).backward()
         optimizer.step()
@@ -141,26 +40,15 @@ def test_steps_are_those_of_adam_by_hand(trainer):
     torch.testing.assert_close(exported["model"], teacher.state_dict(), rtol=1e-9, atol=1e-12)
     assert exported["epoch"] == 3
     assert [event["lr"] for event in events(trained.directory, "step")][::4] == pytest.approx(
-        [learning_rate(trained.config.training, epoch) for epoch in range(3)]
+        [trained.config.training.learning_rate(epoch) for epoch in range(3)]
     )
-
-
-def run_together(trainers):
-    """Run the trainers of a world's ranks, made one after the other: they draw from one random generator."""
-
-    def run(world):
-        made = trainers[world.rank]
-        made.world = made.method.exchange = world
-        return made.run()
-
-    return on_workers(len(trainers), run)
 
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_workers_take_the_steps_of_one(size, trainer):
     alone = trainer("name=alone")
     alone.run()
-    together = [trainer(f"runtime.n_workers={size}", world=World(rank, size)) for rank in range(size)]
+    together = [trainer(f"runtime.n_workers={size}", context=DistributedContext(rank, size)) for rank in range(size)]
     run_together(together)
     for made in together:
         found, expected = made.method.student.state_dict(), alone.method.student.state_dict()
@@ -201,7 +89,7 @@ def test_what_is_logged_and_when(trainer):
     assert [event["event"] for event in log] == names
     assert steps_logged(trained.directory) == [2, 4, 5]
     step = events(trained.directory, "step")[-1]
-    assert step["loss"] == step["parts"]["entropy"]
+    assert step["loss"] == step["terms"]["entropy"]
     epoch = events(trained.directory, "epoch")[0]
     assert epoch["images_per_second"] * epoch["train_seconds"] == pytest.approx(5 * 16, rel=1e-3)
 
@@ -228,18 +116,19 @@ def test_without_an_evaluation_there_is_no_best_model(trainer):
 
 def test_when_checkpoints_are_written(trainer, monkeypatch):
     saved = []
-    monkeypatch.setattr(Checkpoint, "save", lambda self, folder, keep: saved.append((self.position, keep)))
+    monkeypatch.setattr(Checkpoint, "save", lambda self, folder, keep: saved.append((self.state, keep)))
     trainer("training.iterations=5", "training.checkpoint_every=2", "training.keep_checkpoints=7").run()
-    places = [(position.epoch, position.step, position.global_step, position.refreshed) for position, _ in saved]
+    places = [(state.epoch, state.step, state.global_step, state.refreshed) for state, _ in saved]
     first = [(0, 0, 0, True), (0, 2, 2, True), (0, 4, 4, True), (1, 0, 5, False)]
     assert places == [*first, (1, 0, 5, True), (1, 2, 7, True), (1, 4, 9, True), (2, 0, 10, False)]
     assert {keep for _, keep in saved} == {7}
-    assert [position.metrics for position, _ in saved] == sorted({position.metrics for position, _ in saved})
+    assert [state.metrics for state, _ in saved] == sorted({state.metrics for state, _ in saved})
+    assert [state.stage_step for state, _ in saved] == [state.global_step for state, _ in saved]
 
 
 def test_at_a_multiple_of_checkpoint_every_the_epoch_s_end_is_saved_once(trainer, monkeypatch):
     saved = []
-    monkeypatch.setattr(Checkpoint, "save", lambda self, folder, keep: saved.append(self.position.step))
+    monkeypatch.setattr(Checkpoint, "save", lambda self, folder, keep: saved.append(self.state.step))
     trainer("training.iterations=4", "training.checkpoint_every=2", "training.epochs=1").run()
     assert saved == [0, 2, 0]
 
@@ -262,8 +151,8 @@ def test_it_goes_on_from_the_last_checkpoint(step, trainer):
         assert [e.get("epoch") for e in events(resumed.directory, kind)] == [
             e.get("epoch") for e in events(whole.directory, kind)
         ]
-    position = [newest_state(t.directory)["position"] | {"metrics": 0} for t in (whole, resumed)]
-    assert position[0] == position[1]
+    states = [newest_state(t.directory)["state"] | {"metrics": 0} for t in (whole, resumed)]
+    assert states[0] == states[1]
     resumed_epoch = events(resumed.directory, "epoch")[(step - 1) // 4]
     done = resumed_epoch["images_per_second"] * resumed_epoch["train_seconds"]
     assert done == pytest.approx(16 * (4 - (step - 1) % 4 // 2 * 2), rel=1e-3)
@@ -306,50 +195,39 @@ def test_the_count_of_degenerate_labels_survives_a_restart(trainer):
         trainer(*options, degenerate=(1, 2, 3)).run()
 
 
-def test_workers_with_different_labels_do_not_train(trainer, dataset):
+def test_workers_with_different_labels_do_not_train(trainer, tiny_dataset):
     class Different(Scripted):
-        def refresh(self, teacher, version, previous=None):
-            labels = super().refresh(teacher, version)
+        def labels(self, epoch):
+            labels = super().labels(epoch)
             labels.labels[0] = self.rank
             return labels
 
     made = [
-        trainer("runtime.n_workers=2", world=World(rank, 2), services=Different(len(dataset.train))) for rank in (0, 1)
+        trainer("runtime.n_workers=2", context=DistributedContext(rank, 2), services=Different(len(tiny_dataset.train)))
+        for rank in (0, 1)
     ]
     for rank in (0, 1):
         made[rank].services.rank = rank
-    with pytest.raises(RuntimeError, match="different pseudo-labels for epoch 0"):
+    with pytest.raises(RuntimeError, match="Workers hold different labels of train"):
         run_together(made)
-
-
-def test_an_unreadable_image_is_one_worker_s_error_where_there_are_others():
-    def batches():
-        yield 1
-        raise DataError("image 3 is bad")
-
-    with pytest.raises(DataError, match="image 3") as caught:
-        list(loop._naming_worker(batches(), World(0, 1)))
-    assert type(caught.value) is DataError
-    with pytest.raises(LoaderError, match="image 3"):
-        list(loop._naming_worker(batches(), World(1, 2)))
 
 
 def test_a_loss_that_is_not_finite_reaches_no_weight(trainer, monkeypatch):
     trained = trainer("training.checkpoint_every=1")
     updates = trained.method.updates
 
-    def broken(batch):
-        for update in updates(batch):
+    def broken(stage, batch):
+        for update in updates(stage, batch):
             factor = float("nan") if batch.key[2] == 2 else 1.0
-            yield Update(update.optimizer, update.loss * factor, update.parts)
+            yield Update(update.optimizers, update.loss * factor, update.terms)
 
     monkeypatch.setattr(trained.method, "updates", broken)
     with pytest.raises(RunError, match="no longer finite at epoch 0, step 2"):
         trained.run()
     saved = newest_state(trained.directory)
-    assert saved["position"]["step"] == 2
+    assert saved["state"]["step"] == 2
     seen = torch.load(trained.directory.diverged_file(0), weights_only=True)
-    torch.testing.assert_close(seen["networks"], saved["networks"], rtol=0, atol=0)
+    torch.testing.assert_close(seen["modules"], saved["modules"], rtol=0, atol=0)
     assert (seen["epoch"], seen["step"]) == (0, 2)
 
 
@@ -359,23 +237,23 @@ def test_a_notice_writes_a_checkpoint_and_training_goes_on(trainer):
     for rank in (0, 1):
         answers = iter([Request.SAVE if step == 1 + rank else Request.NOTHING for step in range(99)])
         saved.append(lambda answers=answers: next(answers))
-    made = [trainer("runtime.n_workers=2", "training.epochs=1", world=World(rank, 2)) for rank in (0, 1)]
+    made = [trainer("runtime.n_workers=2", "training.epochs=1", context=DistributedContext(rank, 2)) for rank in (0, 1)]
     steps = {0: [], 1: []}
     for rank, one in enumerate(made):
         one._notice = saved[rank]
-        one._save = lambda one=one, rank=rank, save=one._save: (steps[rank].append(one._position.step), save())
+        one._save = lambda one=one, rank=rank, save=one._save: (steps[rank].append(one._state.step), save())
     run_together(made)
     assert steps[0] == steps[1] == [0, 2, 3, 0]
-    assert made[0]._position.epoch == 1
+    assert made[0]._state.epoch == 1
 
 
 def test_one_worker_s_interrupt_ends_all_with_a_checkpoint(trainer):
-    made = [trainer("runtime.n_workers=2", world=World(rank, 2)) for rank in (0, 1)]
+    made = [trainer("runtime.n_workers=2", context=DistributedContext(rank, 2)) for rank in (0, 1)]
     steps = iter(range(99))
     made[1]._notice = lambda: Request.STOP if next(steps) == 2 else Request.NOTHING
     ended = run_together(made)
     assert [type(end) for end in ended] == [KeyboardInterrupt] * 2
-    assert newest_state(made[0].directory)["position"]["step"] == 3
+    assert newest_state(made[0].directory)["state"]["step"] == 3
 
 
 OVERLAP = ("evaluation.overlap=true", "evaluation.every=1", "training.epochs=3")
@@ -415,7 +293,7 @@ def test_a_killed_run_goes_on_with_the_evaluation_that_it_was_waiting_for(traine
 
 
 def test_storage_that_gives_out_on_rank_0_ends_all_workers(trainer):
-    made = [trainer("runtime.n_workers=2", world=World(rank, 2)) for rank in (0, 1)]
+    made = [trainer("runtime.n_workers=2", context=DistributedContext(rank, 2)) for rank in (0, 1)]
     shutil.rmtree(made[0].directory.labels)
     answers = run_together(made)
     assert [type(answer) for answer in answers] == [RunError, RunError]
@@ -423,39 +301,51 @@ def test_storage_that_gives_out_on_rank_0_ends_all_workers(trainer):
 
 
 def test_checkpoints_that_are_all_damaged_end_all_workers(trainer):
-    made = [trainer("runtime.n_workers=2", world=World(rank, 2)) for rank in (0, 1)]
-    (made[0].directory.checkpoints / "step-00000003-0.pt").write_bytes(b"nonsense")
+    made = [trainer("runtime.n_workers=2", context=DistributedContext(rank, 2)) for rank in (0, 1)]
+    (made[0].directory.checkpoints / "step-00000003-0-0.pt").write_bytes(b"nonsense")
     with pytest.warns(UserWarning, match="damaged"):
         answers = run_together(made)
     assert [type(answer) for answer in answers] == [RunError, RunError]
 
 
 class Growing(OneLayer):
-    """A classifier beside the layer, made anew with each labels."""
+    """A classifier next to the layer, made again with all new labels."""
 
-    def begin_epoch(self, labels):
-        super().begin_epoch(labels)
-        self.head = nn.Linear(4, 4, bias=False).double()
+    def __init__(self, config, collectives):
+        super().__init__(config, collectives)
+        self.head = nn.Linear(4, 4, bias=False)
 
-    def parameters(self):
-        heads = list(self.head.parameters()) if hasattr(self, "head") else []
-        return {"student": [*self.student.parameters(), *heads]}
+    @classmethod
+    def stages(cls, config):
+        return (cls.stage_of("main", config.training, trained=("student", "head")),)
 
     @property
-    def averages(self):
+    def modules(self):
+        return {**super().modules, "head": self.head}
+
+    def on_labels(self, stage, labels):
+        super().on_labels(stage, labels)
+        self.head = nn.Linear(4, 4, bias=False).double()
+
+    def updates(self, stage, batch):
+        for update in super().updates(stage, batch):
+            yield Update(update.optimizers, update.loss + self.head.weight.sum(), update.terms)
+
+    def ema_pairs(self, stage):
         return []
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_moments_stay_with_the_parameters_that_stay(trainer, monkeypatch, reset):
-    monkeypatch.setattr(loop, "build_method", Growing)
+def test_moments_stay_with_the_parameters_that_stay(trainer, method, reset):
+    method(Growing)
     made = trainer(f"training.reset_optimizer={reset}", "training.epochs=1")
     made.run()
     kept, before = made.method.student.weight, made.method.head.weight
-    assert made._optimizers["student"].state[kept]["step"] == 4
-    made._take(made._labels)
-    optimizer = made._optimizers["student"]
-    assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(p) for p in made.method.parameters()["student"]]
+    assert made._optimizers["main"].state[kept]["step"] == 4
+    made._take(made._labels, 0, 0.0)
+    optimizer = made._optimizers["main"]
+    trained = [*made.method.student.parameters(), *made.method.head.parameters()]
+    assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(p) for p in trained]
     assert (kept in optimizer.state) == (not reset)
     assert before not in optimizer.state
     assert made.method.head.weight not in optimizer.state

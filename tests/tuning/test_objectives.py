@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
+from small_runs import METHOD_RUNS, SOURCE, tiny_config
+
+from reid_ray.api import train
+from reid_ray.data.readers import read_dataset
 from reid_ray.labels.label_free import common_graph, label_free_objective, label_free_scores
 from reid_ray.labels.refresh import cluster_rows
 from reid_ray.run import Run
@@ -29,3 +35,16 @@ def test_it_reads_no_identities(finished_run: Run) -> None:
     unknown = label_free_score(blind)
     assert unknown == {name: known[name] for name in unknown}
     assert known.keys() - unknown.keys() == {"ari", "nmi", "pairwise_precision", "pairwise_recall", "pairwise_f1"}
+
+
+def test_a_source_that_is_compared_with_has_its_part(tmp_path: Path) -> None:
+    """The labels are those that the run would train on next."""
+    short = ("training.epochs=1", "training.iterations=1", "evaluation.every=null")
+    run = train(tiny_config(tmp_path, *METHOD_RUNS["abmt"], *SOURCE, *short, "labels.source_weight=0.3"))
+    table, source = run.dataset.train, read_dataset(run.config.source)
+    features, others = run.embed_table(table), run.embed_table(source.train, source)
+
+    def n_clusters(of_source: np.ndarray | None) -> float:
+        return float(cluster_rows(features, run.config.labels, table.camids, source=of_source).raw.max() + 1)
+
+    assert label_free_score(run)["n_clusters"] == n_clusters(others)

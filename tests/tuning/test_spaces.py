@@ -60,7 +60,7 @@ def test_every_recipe_has_something_to_search_and_begins_within_it(name):
         ("ice-agnostic", (), {"method.temperature_hard"}, {"method.weight_cross", "method.temperature_cross"}),
         ("ice-supervised", (), {"method.temperature_hard"}, {"labels.eps", "labels.k1"}),
         ("abmt", (), {"labels.rho"}, {"labels.eps", "labels.source_weight"}),
-        ("abmt-uda", (), {"labels.source_weight"}, {"pretraining.lr", "training.lr"}),
+        ("abmt-uda", (), {"labels.source_weight"}, {"stages.source.lr", "training.lr"}),
         ("mmt-uda", (), {"labels.n_clusters"}, {"labels.k1", "labels.min_samples"}),
         ("spcl", (), {"labels.reliability"}, set()),
         ("cap", (), {"method.momentum"}, {"method.inter_from_epoch"}),
@@ -105,6 +105,7 @@ def test_what_is_asked_for(text, expected):
         (["seed=1,2"], "not for searching"),
         (["runtime.threads=1,2"], "not for searching"),
         (["data.holdout=0:0.5"], "not for searching"),
+        (["source_stage=true,false"], "not for searching"),
         (["data.height"], "has no range of its own"),
         (["labels.k1=1.5:3"], "valid integer"),
         (["labels.eps=.9:.1"], "is no range"),
@@ -122,6 +123,14 @@ def test_what_is_asked_for(text, expected):
 def test_mistakes_are_sentences(wanted, part):
     with pytest.raises(ConfigError, match=part):
         search_space(recipe("ice"), wanted)
+
+
+def test_settings_of_stages_are_not_for_searching():
+    """They belong to the models that all trials begin from."""
+    config = recipe("abmt-uda")
+    with pytest.raises(ConfigError, match="not for searching"):
+        search_space(config, ["stages.source.lr=.001:.01"])
+    assert not any(key.startswith("stages.") for key in search_space(config))
 
 
 def test_values_are_drawn_where_they_may_and_are_short():

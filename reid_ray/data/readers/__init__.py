@@ -7,22 +7,31 @@ from dataclasses import replace
 
 from reid_ray.config import DataConfig
 from reid_ray.config.data import Layout
+from reid_ray.data.decoding import Decoding
 from reid_ray.data.holdout import hold_out
-from reid_ray.data.images import Dataset
+from reid_ray.data.images import Dataset, FileImages
+from reid_ray.data.packed_images import PackedImages
 from reid_ray.data.readers import (
     csv_file,
     cuhk03_np,
     dukemtmc,
     folder,
+    image_folder,
     market1501,
+    mars,
     msmt17,
     packed,
     parquet_file,
+    regdb,
     synthetic,
+    sysu_mm01,
+    veri776,
 )
+from reid_ray.data.readers.attribute_file import add_attributes
 from reid_ray.data.readers.detect import detect_layout
 from reid_ray.data.readers.scan import Problem, Scan
 from reid_ray.errors import DataError
+from reid_ray.locations import location
 
 SCANNERS: dict[Layout, Callable[[DataConfig], Scan]] = {
     "synthetic": synthetic.scan,
@@ -30,7 +39,12 @@ SCANNERS: dict[Layout, Callable[[DataConfig], Scan]] = {
     "msmt17": msmt17.scan,
     "dukemtmc": dukemtmc.scan,
     "cuhk03-np": cuhk03_np.scan,
+    "veri776": veri776.scan,
+    "sysu-mm01": sysu_mm01.scan,
+    "regdb": regdb.scan,
+    "mars": mars.scan,
     "folder": folder.scan,
+    "imagefolder": image_folder.scan,
     "csv": csv_file.scan,
     "parquet": parquet_file.scan,
     "packed": packed.scan,
@@ -42,11 +56,12 @@ __all__ = ["SCANNERS", "Problem", "Scan", "detect_layout", "read_dataset", "scan
 def read_dataset(config: DataConfig) -> Dataset:
     """The dataset that `config` describes: train rows first, then query, then gallery; file lists are sorted.
 
-    With `config.holdout`, query and gallery are people of the training split (`hold_out`).
+    With `config.holdout`, query and gallery are identities of the training split (`hold_out`).
 
     Raises:
         DataError: nothing at `config.root`, something else than the layout says, a file that cannot be a row (the first
-            is named), a split without images that the layout needs, or nobody to hold out. Images are not opened here.
+            is named), a split without images that the layout needs, attributes that cannot be read or are of other
+            identities, or no identity to hold out. Images are not opened here.
     """
     found = scan_dataset(config)
     problems = [*found.problems, *found.empty_splits()]
@@ -60,6 +75,10 @@ def read_dataset(config: DataConfig) -> Dataset:
 def scan_dataset(config: DataConfig) -> Scan:
     """The same without stopping at files that cannot be rows, for `reid_ray.data.check`."""
     found = SCANNERS[config.layout](config)
+    if isinstance(found.images, (FileImages, PackedImages)):
+        found = replace(found, images=replace(found.images, decoding=Decoding.of(config)))
+    if config.attributes is not None:
+        found = add_attributes(found, location(config.attributes), age=config.age)
     if config.use_cameras:
         return found
     return replace(found, table=found.table.without_cameras())

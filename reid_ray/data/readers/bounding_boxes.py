@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from reid_ray.data.readers.scan import Rows, Scan, image_files
@@ -20,7 +20,8 @@ class FileNames:
     """How a dataset names its files.
 
     Attributes:
-        pattern: matched at the start of the file name; groups `pid` and `camera` (counted from 1).
+        pattern: matched at the start of the file name; groups `pid` and `camera` (counted from 1), of few enough digits
+            to fit int64.
         example: a name that fits, for messages.
     """
 
@@ -33,11 +34,13 @@ class FileNames:
         return (int(match["pid"]), int(match["camera"]) - 1) if match else None
 
 
-def scan_bounding_boxes(root: Location, names: FileNames, table_name: str) -> Scan:
-    """Read `bounding_box_train`, `query` and `bounding_box_test` below `root`; junk (pid −1) is left out."""
+def scan_bounding_boxes(
+    root: Location, names: FileNames, table_name: str, folders: Mapping[str, str] = FOLDERS
+) -> Scan:
+    """Read the folders of the three splits below `root`; junk (pid −1) is left out."""
     rows = Rows()
     n_junk = 0
-    for split, folder in FOLDERS.items():
+    for split, folder in folders.items():
         for path in image_files(root / folder):
             parsed = names.parse(path.name)
             if parsed is None:
@@ -53,17 +56,17 @@ def scan_bounding_boxes(root: Location, names: FileNames, table_name: str) -> Sc
     return Scan(
         rows.table(table_name),
         problems=tuple(rows.problems),
-        folders=tuple(root / folder for folder in FOLDERS.values()),
-        needs=tuple((split, str(root / folder)) for split, folder in FOLDERS.items()),
+        folders=tuple(root / folder for folder in folders.values()),
+        needs=tuple((split, str(root / folder)) for split, folder in folders.items()),
         notes=(f"{n_junk} junk images (pid -1) left out",) if n_junk else (),
     )
 
 
-def find_root(root: Location, folders: Sequence[str], what: str) -> Location:
-    """The first of the `folders` in `root` ("." is `root` itself) that holds `bounding_box_train`."""
+def find_root(root: Location, folders: Sequence[str], what: str, train_folder: str = TRAIN_FOLDER) -> Location:
+    """The first of the `folders` in `root` ("." is `root` itself) that holds the folder of the training split."""
     candidates = [root / name for name in folders]
     for candidate in candidates:
-        if (candidate / TRAIN_FOLDER).is_dir():
+        if (candidate / train_folder).is_dir():
             return candidate
     looked = ", ".join(str(candidate) for candidate in candidates)
-    raise DataError(f"{root} is not {what}: there is no folder {TRAIN_FOLDER} in {looked}; point data.root at it.")
+    raise DataError(f"{root} is not {what}: there is no folder {train_folder} in {looked}; point data.root at it.")

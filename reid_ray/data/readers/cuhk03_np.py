@@ -12,7 +12,7 @@ from reid_ray.config import DataConfig
 from reid_ray.data.readers.bounding_boxes import FileNames, find_root, scan_bounding_boxes
 from reid_ray.data.readers.scan import Scan, existing_root
 
-NAMES = FileNames(re.compile(r"(?P<pid>\d+)_c(?P<camera>[1-9]\d*)_\d+\."), "0001_c1_1.png")
+NAMES = FileNames(re.compile(r"(?P<pid>\d{1,9})_c(?P<camera>[1-9]\d{0,8})_\d+\."), "0001_c1_1.png")
 BOX_FOLDERS = {True: "detected", False: "labeled"}
 FOLDERS = tuple(f"{outer}{boxes}" for outer in ("", "cuhk03-np/") for boxes in BOX_FOLDERS.values())
 

@@ -12,7 +12,7 @@ from reid_ray.config import DataConfig
 from reid_ray.data.readers.bounding_boxes import FileNames, find_root, scan_bounding_boxes
 from reid_ray.data.readers.scan import Scan, existing_root
 
-NAMES = FileNames(re.compile(r"(?P<pid>-1|\d+)_c(?P<camera>[1-9]\d*)_f\d+"), "0001_c2_f0046182.jpg")
+NAMES = FileNames(re.compile(r"(?P<pid>-1|\d{1,9})_c(?P<camera>[1-9]\d{0,8})_f\d+"), "0001_c2_f0046182.jpg")
 FOLDERS = (
     ".",
     "DukeMTMC-reID",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from reid_ray.data.holdout import as_query_and_gallery
 from reid_ray.data.readers.numbering import camera_numbers, person_numbers
 from reid_ray.data.readers.scan import Rows, Scan, missing_files
 from reid_ray.data.table import ATTRIBUTE_PREFIX, MODALITIES, SPLITS, column_type, known_columns
@@ -15,16 +16,35 @@ from reid_ray.errors import DataError
 from reid_ray.locations import Location, beside, location
 from reid_ray.types import UNKNOWN
 
+ALIASES = {"identity": "pid"}
+"""Other names of columns that can mean nothing else; public sets of animals have `identity`."""
+
 LOOKALIKES = {
     "path": ("filepath", "filename", "file", "image", "imagepath"),
-    "pid": ("person", "personid", "identity", "pids"),
+    "pid": ("person", "personid", "individual", "individualid", "vehicle", "vehicleid", "pids"),
     "camid": ("camera", "cameraid", "cam", "camids"),
     "split": ("subset", "set", "splits"),
     "modality": ("spectrum", "modalities"),
     "tracklet": ("track", "trackid", "trackletid", "tracklets"),
     "mesh": ("meshfile", "meshpath"),
 }
-"""What people also call the columns. Ignoring them would lose, say, the cameras without a word."""
+"""What people also call the columns. Ignoring them would lose, say, the cameras without a word; they may mean something
+else, so they are not read either."""
+
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training", "bounding_box_train", "image_train"), "train"),
+    **dict.fromkeys(("query", "queries", "probe", "image_query"), "query"),
+    **dict.fromkeys(("gallery", "bounding_box_test", "image_test", "database"), "gallery"),
+}
+"""Names of splits in lists, in lower case."""
+
+TEST_NAMES = ("test", "testing", "val", "valid", "validation")
+"""Splits that other toolkits do not divide into query and gallery."""
+
+UNKNOWN_NAMES = frozenset({"", "nan", "-nan", "none", "null", "n/a", "#n/a", "<na>", "nat"})
+"""How programs write a missing value, in lower case."""
+UNKNOWN_IN_CAPITALS = frozenset({"NA", "na", "#NA"})
+"""The same where the spelling matters: Na is a name."""
 
 MODALITY_NAMES = {
     **dict.fromkeys(("visible", "rgb", "vis", "v"), "visible"),
@@ -38,7 +58,7 @@ MAX_ATTRIBUTE = 127
 TYPO = 0.8
 """Similarity of names above which an unknown column is taken for a misspelt one."""
 
-_NUMBER = re.compile(r"(-?[0-9]+)(\.0*)?")  # tables that once had gaps write 3 as 3.0
+_NUMBER = re.compile(r"(-?[0-9]{1,18})(\.0*)?")  # tables that once had gaps write 3 as 3.0; int64 holds 18 digits
 
 
 @dataclass(frozen=True)
@@ -49,11 +69,13 @@ class Listing:
         file: the CSV or Parquet file; paths in it are relative to its folder, absolute, or URIs in an object store.
         columns: name → values, one a row.
         where: from a row's index to the words that find it ("line 7").
+        note: how the file was read, for the message that its columns are not there.
     """
 
     file: Location
     columns: Mapping[str, Sequence[Any]]
     where: Callable[[int], str]
+    note: str = ""
 
     def fault(self, row: int, column: str, what: str) -> DataError:
         return DataError(f"{self.file}, {self.where(row)}, column '{column}': {what}.")
@@ -62,19 +84,22 @@ class Listing:
 def scan_listing(listing: Listing) -> Scan:
     """Rows of a listing with the column `path` and, where there are any, the other columns of `ImageTable`.
 
-    Empty cells and −1 are an unknown identity, camera, tracklet or attribute. Cameras are numbered from 0 without gaps;
-    integer pids and tracklets are kept, others are numbered by name. A column of another name is left out, with a note.
+    Names of columns may have capitals and spaces around them. Empty cells, −1 and what programs write for a missing
+    value (nan, None, NA; see `UNKNOWN_NAMES`) are an unknown identity, camera, tracklet or attribute. Cameras are
+    numbered from 0 without gaps; integer pids and tracklets are kept, others are numbered by name. A column of
+    another name is left out, with a note. Splits may have the names of other toolkits; `test` or `val` is the
+    gallery where there are queries, and is otherwise divided into query and gallery (`as_query_and_gallery`).
 
     Raises:
         DataError: no column `path`, a column that looks like one of ours under another name, an empty path, an unknown
             split or modality, a negative number other than −1, an attribute that is no small whole number, the same
             image twice in one split, query without gallery.
     """
-    _check_columns(listing)
+    listing, unread = _with_known_columns(listing)
     paths = _paths(listing)
-    splits = _splits(listing, len(paths))
-    _refuse_duplicates(listing, paths, splits)
     pids = _numbers(listing, "pid", person_numbers, len(paths))
+    splits, is_divided = _splits(listing, pids)
+    _refuse_duplicates(listing, paths, splits)
     camids = _numbers(listing, "camid", camera_numbers, len(paths))
     extra = _optional_columns(listing, len(paths))
     missing = missing_files(paths)
@@ -89,12 +114,22 @@ def scan_listing(listing: Listing) -> Scan:
         else:
             rows.add(path, splits[i], pids[i], camids[i], **{name: values[i] for name, values in extra.items()})
     tested = {"query", "gallery"} & set(splits)
+    table = rows.table(listing.file.stem)
     return Scan(
-        rows.table(listing.file.stem),
+        as_query_and_gallery(table) if is_divided else table,
         problems=tuple(rows.problems),
         needs=tuple((split, str(listing.file)) for split in ("train", *(("query", "gallery") if tested else ()))),
-        notes=_unread_columns(listing),
+        notes=(*_unread_note(listing, unread), *_division_note(listing, is_divided)),
     )
+
+
+def column_of(name: str) -> str | None:
+    """The column of a table that a heading means; None for one that nothing reads."""
+    plain = name.strip().lower()
+    if column_type(plain) is None:
+        return ALIASES.get(plain)
+    prefix = ATTRIBUTE_PREFIX if plain.startswith(ATTRIBUTE_PREFIX) else ""
+    return prefix + name.strip()[len(prefix) :] if prefix else plain  # names of attributes keep their capitals
 
 
 def listing_file(root: str | None, what: str) -> Location:
@@ -105,23 +140,43 @@ def listing_file(root: str | None, what: str) -> Location:
     return file
 
 
-def _check_columns(listing: Listing) -> None:
-    found = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in listing.columns}
+def _with_known_columns(listing: Listing) -> tuple[Listing, list[str]]:
+    """The listing with the columns of a table only, under their own names, and the headings of the others."""
+    headings: dict[str, str] = {}
+    unread = []
+    for heading in listing.columns:
+        column = column_of(heading)
+        if column is None or (column in headings and heading.strip().lower() in ALIASES):
+            unread.append(heading)
+        elif column in headings and headings[column].strip().lower() not in ALIASES:
+            raise DataError(f"{listing.file} has the column '{column}' twice: '{headings[column]}' and '{heading}'.")
+        else:
+            unread += [headings[column]] if column in headings else []
+            headings[column] = heading
+    _refuse_lookalikes(listing, unread, headings)
+    if "path" not in headings:
+        names = ", ".join(listing.columns) or "none"
+        note = f", {listing.note}" if listing.note and listing.columns else ""
+        raise DataError(
+            f"{listing.file} has no column 'path' (its columns: {names}){note}; the first line should name the "
+            f"columns, and 'path' that of the image files."
+        )
+    columns = {column: listing.columns[heading] for column, heading in headings.items()}
+    return replace(listing, columns=columns), unread
+
+
+def _refuse_lookalikes(listing: Listing, unread: Sequence[str], headings: Mapping[str, str]) -> None:
+    found = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in unread}
     for column, lookalikes in LOOKALIKES.items():
-        if column in listing.columns:
-            continue
-        for lookalike in (column, *lookalikes):
+        for lookalike in () if column in headings else (column, *lookalikes):
             if lookalike in found:
                 raise DataError(f"{listing.file}: rename the column '{found[lookalike]}' to '{column}'.")
-    for name in listing.columns:
-        near = difflib.get_close_matches(name, known_columns(), n=1, cutoff=TYPO) if column_type(name) is None else []
-        if near:
+    for name in unread:
+        near = difflib.get_close_matches(name, known_columns(), n=1, cutoff=TYPO)
+        if near and near[0] not in headings:
             raise DataError(
                 f"{listing.file}: nothing reads the column '{name}'; did you mean '{near[0]}'? Rename it or drop it."
             )
-    if "path" not in listing.columns:
-        names = ", ".join(listing.columns) or "none"
-        raise DataError(f"{listing.file} has no column 'path' (its columns: {names}); add one with the image files.")
 
 
 def _paths(listing: Listing) -> list[Location]:
@@ -129,18 +184,40 @@ def _paths(listing: Listing) -> list[Location]:
     for i, value in enumerate(listing.columns["path"]):
         if not isinstance(value, str) or not value.strip():
             raise listing.fault(i, "path", "there is no image file" if not value else f"{value!r} is no file name")
-        paths.append(beside(listing.file.parent, value))
+        path = beside(listing.file.parent, value)
+        if "\\" in value and not path.exists():  # as Windows writes paths; a name may hold a backslash elsewhere
+            path = beside(listing.file.parent, value.replace("\\", "/"))
+        paths.append(path)
     return paths
 
 
-def _splits(listing: Listing, n: int) -> list[str]:
+def _splits(listing: Listing, pids: Sequence[int]) -> tuple[list[str], bool]:
+    """The split of each row, and whether the gallery is one that is still to be divided into query and gallery."""
     values = listing.columns.get("split")
     if values is None:
-        return ["train"] * n
-    for i, value in enumerate(values):
-        if value not in SPLITS:
-            raise listing.fault(i, "split", f"{value!r} is no split; use {', '.join(SPLITS)}")
-    return list(values)
+        return ["train"] * len(pids), False
+    plain = [value.strip().lower() if isinstance(value, str) else value for value in values]
+    tests = {value: i for i, value in reversed(list(enumerate(plain))) if value in TEST_NAMES}
+    splits = ["gallery" if value in tests else SPLIT_NAMES.get(value, "") for value in plain]
+    for i, split in enumerate(splits):
+        if not split:
+            raise listing.fault(i, "split", f"{values[i]!r} is no split; use {', '.join(SPLITS)}")
+    if not tests:
+        return splits, False
+    first = min(tests.values())
+    if len(tests) > 1 or "gallery" in (SPLIT_NAMES.get(value) for value in plain):
+        both = ", ".join(map(repr, dict.fromkeys(value for value in plain if value in tests or value == "gallery")))
+        raise listing.fault(first, "split", f"{both} are several test sets; keep one, or use {', '.join(SPLITS)}")
+    if "query" in splits:
+        return splits, False
+    if all(pid == UNKNOWN for pid, split in zip(pids, splits, strict=True) if split == "gallery"):
+        raise listing.fault(
+            first,
+            "split",
+            f"{values[first]!r} is no split; use {', '.join(SPLITS)}, or give the pids by which it can be divided into "
+            f"query and gallery",
+        )
+    return splits, True
 
 
 def _refuse_duplicates(listing: Listing, paths: Sequence[Location], splits: Sequence[str]) -> None:
@@ -170,10 +247,15 @@ def _optional_columns(listing: Listing, n: int) -> dict[str, list[Any]]:
         elif name == "tracklet":
             found[name] = _numbers(listing, name, person_numbers, n)
         elif name == "mesh":
-            found[name] = [str(beside(listing.file.parent, value)) if value else None for value in values]
+            found[name] = [_mesh(listing, i, value) for i, value in enumerate(values)]
         elif name.startswith(ATTRIBUTE_PREFIX):
             found[name] = [_attribute(listing, name, i, value) for i, value in enumerate(values)]
     return found
+
+
+def _mesh(listing: Listing, row: int, value: Any) -> str | None:
+    text = _name(listing, "mesh", row, value)
+    return None if text is None else str(beside(listing.file.parent, text))
 
 
 def _modality(listing: Listing, row: int, value: Any) -> str:
@@ -187,34 +269,42 @@ def _attribute(listing: Listing, column: str, row: int, value: Any) -> int:
     text = _name(listing, column, row, value)
     if text is None:
         return UNKNOWN
-    if not text.isdecimal() or int(text) > MAX_ATTRIBUTE:
+    if not text.isdecimal() or len(text) > len(str(MAX_ATTRIBUTE)) or int(text) > MAX_ATTRIBUTE:
         raise listing.fault(
             row, column, f"{value!r} is no attribute value; use whole numbers from 0 to {MAX_ATTRIBUTE}, -1 for unknown"
         )
     return int(text)
 
 
-def _unread_columns(listing: Listing) -> tuple[str, ...]:
-    """A note naming the columns that nothing reads."""
-    unread = [f"'{name}'" for name in listing.columns if column_type(name) is None]
-    if not unread:
+def _unread_note(listing: Listing, unread: Sequence[str]) -> tuple[str, ...]:
+    """A note naming the columns that nothing reads; an index without a heading, as pandas writes it, is none."""
+    named = [f"'{name}'" for name in unread if name and not name.startswith("__index_level_")]
+    if not named:
         return ()
     known = ", ".join(known_columns())
-    return (f"{listing.file}: columns that nothing reads: {', '.join(unread)} (columns that are read: {known})",)
+    return (f"{listing.file}: columns that nothing reads: {', '.join(named)} (columns that are read: {known})",)
+
+
+def _division_note(listing: Listing, is_divided: bool) -> tuple[str, ...]:
+    if not is_divided:
+        return ()
+    return (f"{listing.file}: the test images are divided into query and gallery, by camera where it is known",)
 
 
 def _name(listing: Listing, column: str, row: int, value: Any) -> str | None:
-    """A cell as the name of a person or camera: 3, "3" and 3.0 are the same; None where it is empty or −1."""
+    """A cell as the name of an identity or camera: 3, "3" and 3.0 are the same; None where it is not known."""
     if value is None or (isinstance(value, float) and value != value):
         return None
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise listing.fault(row, column, f"{value!r} is neither a whole number nor a name")
     text = str(value).strip()
+    if text.lower() in UNKNOWN_NAMES or text in UNKNOWN_IN_CAPITALS:
+        return None
     match = _NUMBER.fullmatch(text)
     if match is None:
         if isinstance(value, float):
             raise listing.fault(row, column, f"{value!r} is no whole number")
-        return text or None
+        return text
     if int(match[1]) == UNKNOWN:
         return None
     if int(match[1]) < 0:

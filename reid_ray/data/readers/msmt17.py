@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from reid_ray.config import DataConfig
 from reid_ray.data.readers.scan import Rows, Scan, existing_root, missing_files
@@ -22,8 +23,8 @@ LISTS = {
 }
 IMAGE_FOLDERS = {"V1": ("train", "test"), "V2": ("mask_train_v2", "mask_test_v2")}
 NESTED = (".", "MSMT17_V1", "MSMT17_V2", "MSMT17")
-_CAMERA = re.compile(r"\d+_\d+_(?P<camera>\d+)_")
-_LINE = re.compile(r"(?P<file>\S.*?)\s+(?P<pid>\d+)")
+_CAMERA = re.compile(r"\d+_\d+_(?P<camera>\d{1,9})_")
+_LINE = re.compile(r"(?P<file>\S.*?)\s+(?P<pid>\d{1,9})")
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,9 @@ def _read_list(path: Location) -> list[tuple[str, int]]:
         match = _LINE.fullmatch(line.strip())
         if match is None:
             raise DataError(f"{path}, line {number}: {line.strip()!r} is not 'file pid', as in MSMT17's lists.")
+        inside = PurePosixPath(match["file"])
+        if inside.is_absolute() or ".." in inside.parts:
+            raise DataError(f"{path}, line {number}: {match['file']!r} leads out of the dataset's folder.")
         entries.append((match["file"], int(match["pid"])))
     return sorted(entries)
 

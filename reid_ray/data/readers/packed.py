@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reid_ray.config import DataConfig
-from reid_ray.data.pack import MANIFEST, PackedImages, read_manifest, read_packed_table
+from reid_ray.data.packed_images import MANIFEST, PackedImages, read_manifest, read_packed_table
 from reid_ray.data.readers.scan import Scan, existing_root
 
 

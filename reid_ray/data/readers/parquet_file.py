@@ -6,9 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reid_ray.config import DataConfig
-from reid_ray.data.readers.listed import Listing, listing_file, scan_listing
+from reid_ray.data.readers.listed import Listing, column_of, listing_file, scan_listing
 from reid_ray.data.readers.scan import Scan
-from reid_ray.data.table import column_type
 from reid_ray.errors import DataError
 from reid_ray.locations import Location, readable
 
@@ -21,11 +20,12 @@ def scan(config: DataConfig) -> Scan:
 def _read(file: Location) -> Listing:
     try:
         table = pq.read_table(readable(file))
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+        table.validate(full=True)  # Arrow takes text for UTF-8 without looking
+        names = table.column_names
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
         raise DataError(f"Cannot read {file} as Parquet: {reason}; write it again.") from error
-    names = table.column_names
-    read = [name for name in dict.fromkeys(names) if column_type(name) is not None]
+    read = [name for name in dict.fromkeys(names) if column_of(name) is not None]
     for name in read:
         if names.count(name) > 1:
             raise DataError(f"{file} has the column '{name}' twice; keep one.")

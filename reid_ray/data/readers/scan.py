@@ -12,14 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from reid_ray.data.images import FileImages, ImageReader
+from reid_ray.data.images import FileImages, ImageReader, printable
 from reid_ray.data.table import SPLITS, ImageTable
 from reid_ray.errors import DataError
 from reid_ray.locations import Location, RemotePath, location
 from reid_ray.types import UNKNOWN
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp"})
-"""What `torchvision.io.decode_image` reads."""
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
+    | {".pnm"}
+)
+"""File names that claim to be an image that `data.decoding` reads, in lower case."""
 
 Kind = Literal["empty split", "misnamed", "missing", "empty", "truncated", "unreadable", "duplicate", "not an image"]
 """What can be wrong with a dataset, in the order in which a report lists it."""
@@ -67,8 +70,8 @@ class Scan:
             Problem(
                 "empty split",
                 where,
-                f"The {split} split is empty: no usable images in {where} (jpg, png, gif and webp are read); "
-                f"put images there, or choose another data.layout.",
+                f"The {split} split is empty: no usable images in {where} (jpg, png, gif, webp, bmp, tif and pnm "
+                f"are read); put images there, or choose another data.layout.",
             )
             for split, where in self.needs
             if split not in present
@@ -181,15 +184,10 @@ def is_utf8(text: str) -> bool:
     return True
 
 
-def printable(path: Location) -> str:
-    """The path as text that can be printed and stored, whatever bytes its name has."""
-    return str(path).encode("utf-8", "backslashreplace").decode()
-
-
 def _names(folder: Location) -> set[str]:
     if isinstance(folder, RemotePath):
         return {entry.name for entry in folder.iterdir()}
     try:
         return {entry.name for entry in os.scandir(folder) if entry.is_file()}
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL byte in the name
         return set()

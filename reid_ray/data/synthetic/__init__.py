@@ -3,12 +3,14 @@
 It exists so that installing, testing and trying the system need no dataset, and so that a loss of accuracy
 can be traced to its cause: everything in an image is known. Layers are apart so that more can be asked of
 the world later: `people` (identity) → `body` (pose, solids) → `cameras` (scene, light) → `render` (G-buffer)
-→ `shading` (light) → `sensor` (bytes); `world` says who passes where and when.
+→ `shading` (light; `infrared` has its materials) → `sensor` (bytes). `schedule` says which images exist, `walks` how
+people move, `world` puts one image together. `attributes` and `mesh` say what is in it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,11 +18,24 @@ from torch import Tensor
 from reid_ray.config.data import SyntheticConfig
 from reid_ray.data.holdout import query_rows
 from reid_ray.data.images import Dataset
+from reid_ray.data.synthetic.attributes import ATTRIBUTES, attributes_of
+from reid_ray.data.synthetic.mesh import BodyMesh, SyntheticMeshes, body_mesh, write_meshes
+from reid_ray.data.synthetic.people import make_person
+from reid_ray.data.synthetic.schedule import Shot, parse_key, schedule, stations
 from reid_ray.data.synthetic.sheet import contact_sheet
-from reid_ray.data.synthetic.world import Shot, draw, parse_key, schedule
-from reid_ray.data.table import ImageTable
+from reid_ray.data.synthetic.world import draw, visible_share
+from reid_ray.data.table import ATTRIBUTE_PREFIX, ImageTable
 
-__all__ = ["SyntheticImages", "contact_sheet", "make_dataset"]
+__all__ = [
+    "BodyMesh",
+    "SyntheticImages",
+    "SyntheticMeshes",
+    "body_mesh",
+    "contact_sheet",
+    "make_dataset",
+    "visibility",
+    "write_meshes",
+]
 
 
 @dataclass(frozen=True)
@@ -37,34 +52,74 @@ class SyntheticImages:
         return torch.from_numpy(draw(self.config, parse_key(path, self.config))).permute(2, 0, 1).contiguous()
 
 
+def visibility(config: SyntheticConfig, key: str) -> float:
+    """Share of the person in the image `key` that nothing occludes, 0 … 1; `DataError` for an unknown key."""
+    return visible_share(config, parse_key(key, config))
+
+
 def make_dataset(config: SyntheticConfig) -> Dataset:
     """The world as a dataset with true identities and cameras.
 
-    `train` holds all images of pids 0 … n_train_ids − 1. Of every later person, one image per camera is a
-    query as long as the gallery keeps a match at another camera for each query; the other images are the
-    gallery. So a person seen by one camera has no query. Rows are sorted by split, person, camera, tracklet
-    and frame; the column `tracklet` numbers the walks over the whole table.
+    `train` holds all images of pids 0 … n_train_ids − 1; `split_test` parts those of later persons in query and
+    gallery. Rows are sorted by split, person, camera, tracklet and frame.
+
+    Columns: `tracklet` numbers the walks over the whole table; `mesh` has keys for `SyntheticMeshes`; `attr_NAME` are
+    the `ATTRIBUTES`; where some cameras are infrared, `modality` tells which images are theirs.
     """
     train = [shot for pid in range(config.n_train_ids) for shot in schedule(config, pid)]
     query: list[Shot] = []
     gallery: list[Shot] = []
     for pid in range(config.n_train_ids, config.n_train_ids + config.n_test_ids):
-        mine = queries_of(schedule(config, pid))
-        query.extend(mine)
-        gallery.extend(shot for shot in schedule(config, pid) if shot not in mine)
+        asked, answers = split_test(config, schedule(config, pid))
+        query += asked
+        gallery += answers
     shots = train + query + gallery
-    walks = {walk: number for number, walk in enumerate(sorted({(s.pid, s.tracklet) for s in shots}))}
     table = ImageTable.from_columns(
         path=[shot.key for shot in shots],
         pid=[shot.pid for shot in shots],
         camid=[shot.camid for shot in shots],
         split=["train"] * len(train) + ["query"] * len(query) + ["gallery"] * len(gallery),
         name="synthetic",
-        extra={"tracklet": [walks[shot.pid, shot.tracklet] for shot in shots]},
+        extra=_columns(config, shots),
     )
     return Dataset(table, SyntheticImages(config))
 
 
-def queries_of(shots: tuple[Shot, ...]) -> list[Shot]:
-    """One person's queries: the first shot at each camera, as long as all queries stay answerable."""
-    return [shots[row] for row in query_rows([shot.camid for shot in shots])]
+def split_test(config: SyntheticConfig, shots: tuple[Shot, ...]) -> tuple[list[Shot], list[Shot]]:
+    """Query and gallery of one person's shots.
+
+    With infrared cameras the modality decides: queries are infrared in the world like SYSU-MM01, visible in that like
+    RegDB. Otherwise one image (or tracklet, with all its frames) per camera is a query, the first, as long as the
+    gallery keeps a match at another camera for each query; a person seen by one camera has no query.
+    """
+    if config.spectrum == "visible":
+        units = sorted({_unit(config, shot) for shot in shots})
+        chosen = {units[row] for row in query_rows([unit.camid for unit in units])}
+        asks = [_unit(config, shot) in chosen for shot in shots]
+    else:
+        wanted = "visible" if config.spectrum == "thermal" else "near_infrared"
+        asks = [stations(config)[shot.camid].spectrum == wanted for shot in shots]
+    query = [shot for shot, is_query in zip(shots, asks, strict=True) if is_query]
+    gallery = [shot for shot, is_query in zip(shots, asks, strict=True) if not is_query]
+    return query, gallery
+
+
+def _unit(config: SyntheticConfig, shot: Shot) -> Shot:
+    """What is searched for as one: the image, or the tracklet as its first frame."""
+    return replace(shot, frame=0) if config.tracklets_per_id else shot
+
+
+def _columns(config: SyntheticConfig, shots: list[Shot]) -> dict[str, list[Any]]:
+    """The optional columns of the table."""
+    walks = {walk: number for number, walk in enumerate(sorted({(s.pid, s.tracklet, s.camid) for s in shots}))}
+    people = {pid: attributes_of(make_person(config.seed, pid)) for pid in {shot.pid for shot in shots}}
+    columns: dict[str, list[Any]] = {
+        "tracklet": [walks[shot.pid, shot.tracklet, shot.camid] for shot in shots],
+        "mesh": [shot.key for shot in shots],
+    }
+    if config.spectrum != "visible":
+        spectra = [stations(config)[shot.camid].spectrum for shot in shots]
+        columns["modality"] = ["visible" if spectrum == "visible" else "infrared" for spectrum in spectra]
+    for name in ATTRIBUTES:
+        columns[ATTRIBUTE_PREFIX + name] = [people[shot.pid][name] for shot in shots]
+    return columns

@@ -41,7 +41,7 @@ class Sensor:
 
     `matrix` [3, 3] mixes colours (row = output); `sharpness` is the crop's native height as a share of the
     rendered one; `defocus` is in rendered pixels; `noise` is in display units 0 … 1; `quality` is a
-    JPEG-like 1 … 100.
+    JPEG-like 1 … 100. A monochrome sensor gives its three channels one noise.
     """
 
     matrix: Array
@@ -52,6 +52,7 @@ class Sensor:
     defocus: float
     noise: float
     quality: float
+    monochrome: bool = False
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ class Material:
     """A surface: two colours, how they are mixed, and perhaps a print. Lengths in metres.
 
     `seed` (0 … 2²⁰) chooses the shapes of camouflage and glyphs; `figure_side` is +1 for the chest, −1 for
-    the back.
+    the back. `name` and `second_name` are the palette names of the two colours; skin, hair and shoes have none.
     """
 
     colour: Colour
@@ -108,9 +108,11 @@ class Material:
     figure_colour: Colour = (0.0, 0.0, 0.0)
     figure_size: float = 0.1
     figure_side: int = 1
+    name: str = ""
+    second_name: str = ""
 
     def row(self) -> list[float]:
-        """The material's 16 numbers in the order of the fields, as the shaders' table has them."""
+        """The material's 16 numbers in the order of the fields, as the shaders' table has them; names are left out."""
         return [
             *self.colour, *self.second, float(self.pattern), self.period, self.duty, float(self.seed),
             float(self.figure), *self.figure_colour, self.figure_size, float(self.figure_side),
@@ -162,8 +164,12 @@ class Outfit:
 
 @dataclass(frozen=True)
 class Person:
-    """One identity: everything that stays the same in all of its images."""
+    """One identity: everything that stays the same in all of its images.
 
+    `feminine` is which of two distributions the build, hair and clothes are drawn from.
+    """
+
+    feminine: bool
     build: Build
     gait: Gait
     outfit: Outfit
@@ -211,15 +217,15 @@ _HAIR_COLOURS = ((24, 20, 20), (52, 36, 28), (98, 68, 44), (174, 140, 88), (150,
 _HAIR_WEIGHTS = (0.42, 0.25, 0.13, 0.09, 0.07, 0.04)
 _SKIN_COLOURS = ((236, 200, 176), (222, 180, 150), (196, 148, 116), (150, 104, 76), (98, 66, 50))
 _SKIN_WEIGHTS = (0.3, 0.3, 0.2, 0.12, 0.08)
-_ACCENTS = (
-    (226, 226, 222),
-    (30, 30, 34),
-    (176, 44, 46),
-    (58, 92, 170),
-    (222, 186, 70),
-    (66, 120, 76),
-    (134, 136, 138),
-)
+_ACCENTS: dict[str, tuple[int, int, int]] = {
+    "white": (226, 226, 222),
+    "black": (30, 30, 34),
+    "red": (176, 44, 46),
+    "blue": (58, 92, 170),
+    "yellow": (222, 186, 70),
+    "green": (66, 120, 76),
+    "grey": (134, 136, 138),
+}
 _PATTERN_WEIGHTS = {
     Pattern.PLAIN: 0.42,
     Pattern.STRIPES: 0.14,
@@ -251,6 +257,7 @@ def make_person(seed: int, pid: int) -> Person:
     style_weights = (0.0, 0.16, 0.2, 0.3, 0.2, 0.12, 0.02) if feminine else (0.12, 0.74, 0.05, 0.03, 0.02, 0.01, 0.03)
     bag = BagKind(_pick(rng, (0.42, 0.24, 0.16, 0.11, 0.07)))
     return Person(
+        feminine=feminine,
         build=build,
         gait=gait,
         outfit=outfit,
@@ -320,32 +327,36 @@ def _draw_materials(rng: np.random.Generator, feminine: bool, outfit: Outfit) ->
 def _draw_cloth(
     rng: np.random.Generator, palette: dict[str, tuple[tuple[int, int, int], float]], plain_more: float
 ) -> Material:
-    colours = [rgb for rgb, _ in palette.values()]
-    colour = _shade(rng, colours[_pick(rng, [weight for _, weight in palette.values()])], 0.12)
+    name = list(palette)[_pick(rng, [weight for _, weight in palette.values()])]
+    colour = _shade(rng, palette[name][0], 0.12)
     weights = {**_PATTERN_WEIGHTS, Pattern.PLAIN: _PATTERN_WEIGHTS[Pattern.PLAIN] + plain_more}
     pattern = list(weights)[_pick(rng, list(weights.values()))]
     has_print = pattern in (Pattern.PLAIN, Pattern.FADE) and rng.random() < 0.5
+    second_name, second = _contrasting(rng, colour)
     return Material(
         colour=colour,
-        second=_contrasting(rng, colour),
+        second=second,
         pattern=pattern,
         period=float(rng.uniform(0.07, 0.2)),
         duty=float(rng.uniform(0.3, 0.6)),
         seed=int(rng.integers(2**20)),
         figure=Print(int(rng.integers(1, len(Print)))) if has_print else Print.NONE,
-        figure_colour=_contrasting(rng, colour),
+        figure_colour=_contrasting(rng, colour)[1],
         figure_size=float(rng.uniform(0.06, 0.13)),
         figure_side=int(rng.choice((-1, 1), p=(0.35, 0.65))),
+        name=name,
+        second_name=second_name,
     )
 
 
-def _contrasting(rng: np.random.Generator, colour: Colour) -> Colour:
-    """An accent that can be told from `colour`; white or black at the latest."""
+def _contrasting(rng: np.random.Generator, colour: Colour) -> tuple[str, Colour]:
+    """Name and value of an accent that can be told from `colour`; after four draws, white or black."""
     for _ in range(4):
-        accent = _shade(rng, _ACCENTS[int(rng.integers(len(_ACCENTS)))], 0.1)
+        name = list(_ACCENTS)[int(rng.integers(len(_ACCENTS)))]
+        accent = _shade(rng, _ACCENTS[name], 0.1)
         if sum(abs(a - b) for a, b in zip(accent, colour, strict=True)) > 0.35:
-            return accent
-    return (0.75, 0.75, 0.73) if sum(colour) < 0.9 else (0.02, 0.02, 0.025)
+            return name, accent
+    return ("white", (0.75, 0.75, 0.73)) if sum(colour) < 0.9 else ("black", (0.02, 0.02, 0.025))
 
 
 def _shade(rng: np.random.Generator, rgb: tuple[int, int, int], spread: float) -> Colour:

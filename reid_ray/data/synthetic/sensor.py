@@ -33,7 +33,8 @@ def expose(
     native_width = max(8, round(width * sensor.sharpness))
     small = _resampled(light, native_height, native_width, sensor.defocus, math.hypot(sensor.defocus, motion))
     display = _tone_table(sensor.gamma, sensor.haze)[_responded(small, sensor.matrix * (sensor.exposure * exposure))]
-    display += rng.standard_normal(display.shape, dtype=np.float32) * np.float32(sensor.noise)
+    grain = (*display.shape[:2], 1 if sensor.monochrome else 3)
+    display += rng.standard_normal(grain, dtype=np.float32) * np.float32(sensor.noise)
     _compress(display, _DCT, _quantiser(round(sensor.quality)))
     enlarged = _resampled(display, height, width, 0.0, 0.0)
     return np.asarray(np.clip(enlarged * 255.0 + 0.5, 0, 255), dtype=np.uint8)

@@ -1,8 +1,9 @@
-"""G-buffer and materials to visible light. An infrared shader would be a second function of this kind."""
+"""G-buffer and materials to light: visible, or of an infrared camera, whose picture has one channel in three copies."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from reid_ray.data.synthetic.body import Array
 from reid_ray.data.synthetic.cameras import Camera, Ground, Light
 from reid_ray.data.synthetic.compiled import compiled
+from reid_ray.data.synthetic.people import Colour
 from reid_ray.data.synthetic.render import FloatImage, GBuffer, View
 
 
@@ -28,6 +30,52 @@ def shade_visible(
     _shade(
         buffer.part, buffer.normal, buffer.surface, cover, materials, walkers, eyes, np.array(view.box),
         lamps, grounds, camera.wall_distance, image,
+    )  # fmt: skip
+    return image
+
+
+@dataclass(frozen=True)
+class Beam:
+    """How an infrared camera gets its signal from a surface of reflectance, or heat, a.
+
+    signal = a · (`ambient` + `direct` · |n·v|) · falloff, n the normal and v the direction to the camera. A lamp at the
+    camera falls off as (`reference` / distance)² · exp(−(1 − cos) / `width`), cos that of the angle to its axis; heat
+    needs no lamp and does not fall off.
+
+    Attributes:
+        axis: unit vector along which the lamp points.
+        reference: distance at which the lamp gives 1, metres; 0 = no lamp.
+        folds: how much folds of cloth and grain of the ground vary the signal; 1 as in visible light, 0 not at all.
+    """
+
+    direct: float
+    ambient: float
+    folds: float
+    reference: float = 0.0
+    width: float = 1.0
+    axis: Colour = (0.0, 1.0, 0.0)
+
+
+def shade_infrared(
+    buffer: GBuffer,
+    cover: Array,
+    materials: Array,
+    grounds: tuple[Ground, Ground],
+    wall_distance: float,
+    beam: Beam,
+    view: View,
+) -> FloatImage:
+    """Infrared signal [H, W, 3], three equal channels.
+
+    `materials` [M, 16] are rows like those of visible light, in which the first number of each colour is the
+    infrared reflectance or heat; `grounds` are the floor and the wall, likewise.
+    """
+    image = np.empty(buffer.normal.shape, dtype=np.float32)
+    eyes = np.stack([view.eye, view.forward, view.right, view.up])
+    lamp = np.array([beam.direct, beam.ambient, beam.folds, beam.reference, beam.width, *beam.axis])
+    _shade_mono(
+        buffer.part, buffer.depth, buffer.normal, buffer.surface, cover, materials, eyes, np.array(view.box), lamp,
+        np.array([_ground_row(ground) for ground in grounds]), wall_distance, image,
     )  # fmt: skip
     return image
 
@@ -137,6 +185,19 @@ def _shows_print(row: Array, angle: float, s: float, v: float) -> bool:
 
 
 @compiled
+def _seen_material(p: int, surface: FloatImage, cover: Array, materials: Array) -> tuple[int, float, bool, float]:
+    """Material at a point of part p, weight of its second colour, whether its print shows, and the light on folds."""
+    angle, s, v = surface[0], surface[1], surface[2]
+    is_open = cover[4] > 0.0 and abs(angle) < cover[4]
+    slot = int(cover[3] if is_open else (cover[0] if v < cover[2] else cover[1]))
+    row = materials[slot]
+    printed = cover[5] > 0.0 and row[10] > 0.0 and _shows_print(row, angle, s, v)
+    # Folds of cloth: a slow unevenness of the light that the smooth solids lack.
+    fold = 0.84 + 0.32 * _noise(s * 14.0 + p, v * 9.0, p)
+    return slot, _second_weight(row, s, v), printed, fold
+
+
+@compiled
 def _shade_part(
     pixel: FloatImage,
     p: int,
@@ -146,14 +207,8 @@ def _shade_part(
     materials: Array,
     lamps: Array,
 ) -> None:
-    angle, s, v = surface[0], surface[1], surface[2]
-    is_open = cover[4] > 0.0 and abs(angle) < cover[4]
-    slot = cover[3] if is_open else (cover[0] if v < cover[2] else cover[1])
-    row = materials[int(slot)]
-    printed = cover[5] > 0.0 and row[10] > 0.0 and _shows_print(row, angle, s, v)
-    weight = _second_weight(row, s, v)
-    # Folds of cloth: a slow unevenness of the light that the smooth solids lack.
-    fold = 0.84 + 0.32 * _noise(s * 14.0 + p, v * 9.0, p)
+    slot, weight, printed, fold = _seen_material(p, surface, cover, materials)
+    row = materials[slot]
     facing = normal[0] * lamps[0, 0] + normal[1] * lamps[0, 1] + normal[2] * lamps[0, 2]
     sunlight, skylight = max(0.0, facing) * fold, (0.62 + 0.38 * normal[2]) * fold
     for c in range(3):
@@ -177,6 +232,18 @@ def _floor_light(x: float, y: float, walkers: Array, lamps: Array) -> tuple[floa
 
 
 @compiled
+def _meet_ground(eye: Array, direction: Array, wall_distance: float) -> tuple[bool, float, float, float]:
+    """Whether a ray meets the floor (or else the wall), at which t, and where on the plane, metres."""
+    to_wall = (wall_distance - eye[1]) / max(direction[1], 1e-6)
+    to_floor = -eye[2] / direction[2] if direction[2] < 0.0 else np.inf
+    is_floor = to_floor < to_wall
+    t = min(to_floor, to_wall)
+    x = eye[0] + t * direction[0]
+    y = eye[1] + t * direction[1] if is_floor else eye[2] + t * direction[2]
+    return is_floor, t, x, y
+
+
+@compiled
 def _shade_ground(
     pixel: FloatImage,
     eye: Array,
@@ -186,12 +253,7 @@ def _shade_ground(
     grounds: Array,
     wall_distance: float,
 ) -> None:
-    to_wall = (wall_distance - eye[1]) / max(direction[1], 1e-6)
-    to_floor = -eye[2] / direction[2] if direction[2] < 0.0 else np.inf
-    is_floor = to_floor < to_wall
-    t = min(to_floor, to_wall)
-    x = eye[0] + t * direction[0]
-    y = eye[1] + t * direction[1] if is_floor else eye[2] + t * direction[2]
+    is_floor, _, x, y = _meet_ground(eye, direction, wall_distance)
     row = grounds[0] if is_floor else grounds[1]
     if is_floor:
         sunlight, skylight = _floor_light(x, y, walkers, lamps)
@@ -223,3 +285,46 @@ def _shade(
             for i in range(3):
                 direction[i] = camera[1, i] + a * camera[2, i] + b * camera[3, i]
             _shade_ground(image[y, x], camera[0], direction, walkers, lamps, grounds, wall_distance)
+
+
+@compiled
+def _falloff(direction: Array, t: float, lamp: Array) -> float:
+    """What a lamp at the eye gives at t · direction."""
+    if lamp[3] == 0.0:
+        return 1.0
+    length = math.sqrt(direction[0] ** 2 + direction[1] ** 2 + direction[2] ** 2)
+    cosine = (direction[0] * lamp[5] + direction[1] * lamp[6] + direction[2] * lamp[7]) / length
+    ratio = lamp[3] / (t * length)
+    return float(ratio * ratio * math.exp((cosine - 1.0) / lamp[4]))
+
+
+@compiled
+def _shade_mono(
+    part: npt.NDArray[np.int32], depth: FloatImage, normal: FloatImage, surface: FloatImage, cover: Array,
+    materials: Array, camera: Array, box: Array, lamp: Array, grounds: Array, wall_distance: float, image: FloatImage,
+) -> None:  # fmt: skip
+    height, width = part.shape
+    ray = np.empty(3)
+    for py in range(height):
+        b = box[1] + (py + 0.5) * (box[3] - box[1]) / height
+        for px in range(width):
+            a = box[0] + (px + 0.5) * (box[2] - box[0]) / width
+            for i in range(3):
+                ray[i] = camera[1, i] + a * camera[2, i] + b * camera[3, i]
+            length = math.sqrt(ray[0] ** 2 + ray[1] ** 2 + ray[2] ** 2)
+            p = part[py, px]
+            if p >= 0:
+                slot, weight, printed, fold = _seen_material(p, surface[py, px], cover[p], materials)
+                row, t = materials[slot], depth[py, px]
+                base = row[11] if printed else row[0] * (1.0 - weight) + row[3] * weight
+                n = normal[py, px]
+                facing = abs(n[0] * ray[0] + n[1] * ray[1] + n[2] * ray[2]) / length
+                base *= 1.0 + lamp[2] * (fold - 1.0)
+            else:
+                is_floor, t, x, y = _meet_ground(camera[0], ray, wall_distance)
+                row = grounds[0] if is_floor else grounds[1]
+                weight = _ground_weight(row, x, y, 11 if is_floor else 23)
+                base = row[1] * (1.0 - weight) + row[4] * weight
+                base *= 1.0 + lamp[2] * (0.3 * _noise(x * 7.0, y * 7.0, 31) - 0.15)
+                facing = abs(ray[2] if is_floor else ray[1]) / length
+            image[py, px, :] = base * (lamp[1] + lamp[0] * facing) * _falloff(ray, t, lamp)

@@ -15,6 +15,12 @@ class Stream(IntEnum):
     SCHEDULE = 3
     TRACKLET = 4
     FRAME = 5
+    MOTION = 6
+    NEAR_INFRARED = 7
+    THERMAL = 8
+    NEAR_INFRARED_SCENE = 9
+    THERMAL_SCENE = 10
+    MESH = 11
 
 
 def generator(seed: int, stream: Stream, *ids: int) -> np.random.Generator:

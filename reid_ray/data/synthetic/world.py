@@ -1,160 +1,131 @@
-"""What happens in the world: who passes which camera when, and the picture of one such moment.
-
-An image is a `Shot` (person, camera, tracklet, frame). A tracklet is one walk of a person past a camera; its
-frames share path, posture and company, and differ in phase, box, exposure and noise.
-"""
+"""The picture of one moment: who stands where before which camera, and what the camera makes of it."""
 
 from __future__ import annotations
 
-import math
-import re
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from reid_ray.config.data import SyntheticConfig
-from reid_ray.data.synthetic.body import Parts, Posture, assemble, join, make_pose
-from reid_ray.data.synthetic.cameras import Light, make_camera
-from reid_ray.data.synthetic.people import Person, Slot, make_person
-from reid_ray.data.synthetic.render import View, bounds, look_at, render
+from reid_ray.data.synthetic.body import Array, Parts, Posture, assemble, join, make_pose
+from reid_ray.data.synthetic.cameras import Camera, Light, Sensor, make_camera
+from reid_ray.data.synthetic.infrared import infrared_rows, surroundings
+from reid_ray.data.synthetic.people import Slot, make_person
+from reid_ray.data.synthetic.render import FloatImage, GBuffer, View, bounds, look_at, render
+from reid_ray.data.synthetic.schedule import Shot, Station, stations
 from reid_ray.data.synthetic.sensor import expose
-from reid_ray.data.synthetic.shading import shade_visible
+from reid_ray.data.synthetic.shading import shade_infrared, shade_visible
 from reid_ray.data.synthetic.streams import Stream, generator
-from reid_ray.errors import DataError
-
-_FIRST_PASSER_BY = 1_000_000
-"""Distractors are people with pids from here on; they are never labelled."""
-
-
-@dataclass(frozen=True, order=True)
-class Shot:
-    """One image's place in the world. Its key is the image's `path` in the table."""
-
-    pid: int
-    camid: int
-    tracklet: int
-    frame: int
-
-    @property
-    def key(self) -> str:
-        return f"synthetic/p{self.pid:04d}/c{self.camid}/t{self.tracklet}/{self.frame:04d}"
-
-
-_KEY = re.compile(r"synthetic/p(\d{4,9})/c(\d{1,9})/t(\d{1,9})/(\d{4,9})")
-
-
-def parse_key(key: str, config: SyntheticConfig) -> Shot:
-    """The shot that `key` names; `DataError` where the world of `config` has none such."""
-    match = _KEY.fullmatch(key)
-    if match is None:
-        raise DataError(f"'{key}' is not an image of the synthetic world; keys look like '{Shot(3, 2, 0, 7).key}'.")
-    shot = Shot(*map(int, match.groups()))
-    n_people = config.n_train_ids + config.n_test_ids
-    if shot.pid >= n_people or shot not in schedule(config, shot.pid) or shot.key != key:
-        raise DataError(
-            f"The synthetic world of seed {config.seed} with {n_people} people has no image '{key}'; "
-            f"take keys from a table made with the same settings."
-        )
-    return shot
-
-
-@lru_cache(maxsize=8192)
-def schedule(config: SyntheticConfig, pid: int) -> tuple[Shot, ...]:
-    """A person's `images_per_id` shots, sorted; walks of up to five frames, mostly each at another camera."""
-    rng = generator(config.seed, Stream.SCHEDULE, pid)
-    longest = min(5, max(1, config.images_per_id // 2))
-    cameras = rng.permutation(config.n_cameras)
-    shots: list[Shot] = []
-    tracklet = 0
-    while len(shots) < config.images_per_id:
-        length = int(rng.integers(min(3, longest), longest + 1))
-        length = min(length, config.images_per_id - len(shots))
-        # The first two walks are at different cameras; later ones return to a seen camera now and then.
-        seen = min(tracklet, config.n_cameras)
-        revisits = tracklet >= config.n_cameras or (tracklet >= 2 and rng.random() < 0.15)
-        camid = int(cameras[rng.integers(seen)] if revisits else cameras[tracklet])
-        shots.extend(Shot(pid, camid, tracklet, frame) for frame in range(length))
-        tracklet += 1
-    return tuple(sorted(shots))
+from reid_ray.data.synthetic.walks import Walk, make_walk
 
 
 @dataclass(frozen=True)
-class Walk:
-    """What the frames of one tracklet share. Places and steps in metres per frame, angles in radians."""
+class Scene:
+    """A moment before a camera.
 
-    start: tuple[float, float]
-    step: tuple[float, float]
-    heading: float
-    phase: float
-    phase_step: float
-    posture: Posture
-    clouds: float
-    exposure: float
-    passer_by: Person | None
-    passer_by_offset: tuple[float, float]
-    passer_by_heading: float
-    box_shift: tuple[float, float]
+    Attributes:
+        camera: the camera whose place, light and furniture the scene has.
+        view: from the eye through the box of a detector.
+        parts: the person's `n_body` parts, then those of a passer-by, then the furniture. Materials are numbered
+            likewise: a block of `Slot` for each of `people`, then the furniture's.
+        people: pids, the shot's own first.
+        walkers: float64 [A, 3], place (x, y) and stature of each of `people`.
+    """
+
+    station: Station
+    camera: Camera
+    walk: Walk
+    view: View
+    parts: Parts
+    n_body: int
+    people: tuple[int, ...]
+    walkers: Array
 
 
-@lru_cache(maxsize=4096)
-def make_walk(seed: int, pid: int, camid: int, tracklet: int) -> Walk:
-    """Tracklet number `tracklet` of person `pid`, at camera `camid`."""
-    rng = generator(seed, Stream.TRACKLET, pid, camid, tracklet)
-    camera = make_camera(seed, camid)
-    away = camera.path + (math.pi if rng.random() < 0.5 else 0.0)
-    heading = away + float(rng.normal(0.0, 0.3))
-    posture = Posture(int(rng.choice(4, p=(0.68, 0.12, 0.12, 0.08))))
-    speed = 0.03 if posture == Posture.STANDING else float(rng.uniform(0.12, 0.3))
-    start = (float(rng.uniform(-1, 1)) * camera.half_width, float(rng.uniform(camera.near, camera.far)))
-    side = float(rng.choice((-1, 1)))
-    return Walk(
-        start=start,
-        step=(-math.sin(heading) * speed, math.cos(heading) * speed),
-        heading=heading,
-        phase=float(rng.uniform(0, 2 * math.pi)),
-        phase_step=float(rng.uniform(0.4, 1.0)),
-        posture=posture,
-        clouds=float(rng.uniform(0.5, 1.1)),
-        exposure=float(np.exp(rng.normal(0.0, 0.1))),
-        passer_by=make_person(seed, _FIRST_PASSER_BY + int(rng.integers(500))) if rng.random() < 0.18 else None,
-        passer_by_offset=(side * float(rng.uniform(0.35, 0.8)), float(rng.uniform(-0.9, 2.5))),
-        passer_by_heading=heading + (math.pi if rng.random() < 0.4 else 0.0),
-        box_shift=(float(rng.normal(0, 0.02)), float(rng.normal(0, 0.015))),
-    )
+def frame_generator(config: SyntheticConfig, shot: Shot) -> np.random.Generator:
+    """The generator of all that is drawn for one image; `arrange` takes the first numbers, `draw` the rest."""
+    return generator(config.seed, Stream.FRAME, shot.pid, shot.camid, shot.tracklet, shot.frame)
+
+
+def arrange(config: SyntheticConfig, shot: Shot, rng: np.random.Generator) -> Scene:
+    """The scene of a shot, with the detector's box."""
+    station = stations(config)[shot.camid]
+    camera = make_camera(config.seed, station.scene)
+    walk = make_walk(config, shot.pid, shot.camid, shot.tracklet)
+    person = make_person(config.seed, shot.pid)
+    place, phase = walk.place(shot.frame), walk.phase_at(shot.frame)
+    body = assemble(person, make_pose(person, phase, walk.posture)).placed(place, walk.heading, 0)
+    groups, people = [body], [shot.pid]
+    walkers = [(*place, person.build.stature)]
+    if walk.passer_by is not None:
+        other = make_person(config.seed, walk.passer_by)
+        beside = walk.passer_by_place(shot.frame)
+        pose = make_pose(other, phase + 2.0, Posture.WALKING)
+        groups.append(assemble(other, pose).placed(beside, walk.passer_by_heading, len(Slot)))
+        people.append(walk.passer_by)
+        walkers.append((*beside, other.build.stature))
+    groups.append(camera.furniture.placed((0.0, 0.0), 0.0, len(Slot) * len(people)))
+    eye = np.array([0.0, 0.0, camera.eye_height])
+    view = look_at(eye, np.array([*place, 0.5 * person.build.stature]))
+    view = replace(view, box=_detected_box(view, body, walk.box_error(shot.frame), rng))
+    return Scene(station, camera, walk, view, join(groups), len(body.frame), tuple(people), np.array(walkers))
 
 
 def draw(config: SyntheticConfig, shot: Shot) -> npt.NDArray[np.uint8]:
-    """uint8 RGB [H, W, 3] of one shot."""
-    rng = generator(config.seed, Stream.FRAME, shot.pid, shot.camid, shot.tracklet, shot.frame)
-    person = make_person(config.seed, shot.pid)
-    camera = make_camera(config.seed, shot.camid)
-    walk = make_walk(config.seed, shot.pid, shot.camid, shot.tracklet)
-    place = (walk.start[0] + walk.step[0] * shot.frame, walk.start[1] + walk.step[1] * shot.frame)
-    phase = walk.phase + walk.phase_step * shot.frame
-    body = assemble(person, make_pose(person, phase, walk.posture)).placed(place, walk.heading, 0)
-    groups, materials = [body], [person.material_rows()]
-    walkers = [(*place, person.build.stature)]
-    if walk.passer_by is not None:
-        other = walk.passer_by
-        beside = (place[0] + walk.passer_by_offset[0], place[1] + walk.passer_by_offset[1])
-        pose = make_pose(other, phase + 2.0, Posture.WALKING)
-        groups.append(assemble(other, pose).placed(beside, walk.passer_by_heading, len(Slot)))
-        materials.append(other.material_rows())
-        walkers.append((*beside, other.build.stature))
-    groups.append(camera.furniture.placed((0.0, 0.0), 0.0, len(Slot) * len(materials)))
-    materials.append(camera.furniture_materials)
-    eye = np.array([0.0, 0.0, camera.eye_height])
-    view = look_at(eye, np.array([*place, 0.5 * person.build.stature]))
-    view = replace(view, box=_detected_box(view, body, walk, rng))
-    parts = join(groups)
-    buffer = render(view, parts, config.height, config.width)
-    light = _light_now(camera.light, walk.clouds)
-    linear_image = shade_visible(buffer, parts.cover, np.concatenate(materials), np.array(walkers), camera, light, view)
-    motion = 0.0 if walk.posture == Posture.STANDING else abs(float(rng.normal(0.0, 0.6))) * config.width / 64
-    exposure = walk.exposure * float(np.exp(rng.normal(0.0, 0.03)))
-    return expose(linear_image, camera.sensor, exposure, motion, rng)
+    """uint8 RGB [H, W, 3] of one shot; an infrared one has three equal channels."""
+    rng = frame_generator(config, shot)
+    scene = arrange(config, shot, rng)
+    buffer = render(scene.view, scene.parts, config.height, config.width)
+    signal, sensor = (_visible if scene.station.spectrum == "visible" else _infrared)(config.seed, scene, buffer)
+    if config.tracklets_per_id:
+        sensor = replace(sensor, sharpness=min(1.0, sensor.sharpness * _nearness(scene)))
+    standing = scene.walk.posture == Posture.STANDING
+    motion = 0.0 if standing else abs(float(rng.normal(0.0, 0.6))) * config.width / 64
+    exposure = scene.walk.exposure * float(np.exp(rng.normal(0.0, 0.03)))
+    return expose(signal, sensor, exposure, motion, rng)
+
+
+def visible_share(config: SyntheticConfig, shot: Shot) -> float:
+    """Share of the person's pixels in the box that nothing stands before, 0 … 1; bags and clothes are of the person."""
+    scene = arrange(config, shot, frame_generator(config, shot))
+    alone = person_mask(scene, config.height, config.width, alone=True)
+    return float(person_mask(scene, config.height, config.width).sum() / max(1, alone.sum()))
+
+
+def person_mask(scene: Scene, height: int, width: int, alone: bool = False) -> npt.NDArray[np.bool_]:
+    """bool [H, W]: where the person is seen, or would be if nothing stood before it (`alone`)."""
+    parts = scene.parts
+    if alone:
+        parts = Parts(parts.frame[: scene.n_body], parts.shape[: scene.n_body], parts.cover[: scene.n_body])
+    part = render(scene.view, parts, height, width).part
+    return (part >= 0) & (part < scene.n_body)
+
+
+def _visible(seed: int, scene: Scene, buffer: GBuffer) -> tuple[FloatImage, Sensor]:
+    materials = [make_person(seed, pid).material_rows() for pid in scene.people]
+    table = np.concatenate([*materials, scene.camera.furniture_materials])
+    light = _light_now(scene.camera.light, scene.walk.clouds)
+    image = shade_visible(buffer, scene.parts.cover, table, scene.walkers, scene.camera, light, scene.view)
+    return image, scene.camera.sensor
+
+
+def _infrared(seed: int, scene: Scene, buffer: GBuffer) -> tuple[FloatImage, Sensor]:
+    around = surroundings(seed, scene.station)
+    spectrum = scene.station.spectrum
+    materials = [infrared_rows(seed, pid, make_person(seed, pid), spectrum) for pid in scene.people]
+    table = np.concatenate([*materials, around.furniture_materials])
+    image = shade_infrared(
+        buffer, scene.parts.cover, table, around.grounds, scene.camera.wall_distance, around.beam, scene.view
+    )
+    return image, around.sensor
+
+
+def _nearness(scene: Scene) -> float:
+    """How much larger than in the middle of the scene the person appears."""
+    x, y = scene.walkers[0, :2]
+    middle = 0.5 * (scene.camera.near + scene.camera.far)
+    return float(middle / np.hypot(x, y))
 
 
 def _light_now(light: Light, clouds: float) -> Light:
@@ -163,16 +134,18 @@ def _light_now(light: Light, clouds: float) -> Light:
     return replace(light, sun=(sun[0], sun[1], sun[2]))
 
 
-def _detected_box(view: View, body: Parts, walk: Walk, rng: np.random.Generator) -> tuple[float, float, float, float]:
+def _detected_box(
+    view: View, body: Parts, error: tuple[float, float], rng: np.random.Generator
+) -> tuple[float, float, float, float]:
     """The crop that a person detector would give: head to feet, shifted, scaled and sometimes cut."""
     rectangles = bounds(view, body)[body.cover[:, 6] > 0.0]
     left, bottom = rectangles[:, 0].min(), rectangles[:, 3].min()
     right, top = rectangles[:, 2].max(), rectangles[:, 1].max()
     height = top - bottom
     width = float(np.clip(1.1 * (right - left), 0.38 * height, 0.56 * height))
-    middle = 0.5 * (left + right) + height * (walk.box_shift[0] + rng.normal(0.0, 0.01))
-    bottom += height * (walk.box_shift[1] + rng.normal(0.0, 0.01))
-    top += height * (walk.box_shift[1] + rng.normal(0.0, 0.008))
+    middle = 0.5 * (left + right) + height * (error[0] + rng.normal(0.0, 0.01))
+    bottom += height * (error[1] + rng.normal(0.0, 0.01))
+    top += height * (error[1] + rng.normal(0.0, 0.008))
     if rng.random() < 0.06:
         bottom += height * rng.uniform(0.05, 0.25)
     margin = 0.025 * height

@@ -1,0 +1,279 @@
+"""From the bytes of an image file to RGB pixels, by decoders that report damage instead of ending the process.
+
+torchvision decodes the JPEGs that cameras write: it is the fastest, and libjpeg reports errors cleanly. Its PNG decoder
+ends the process on damaged data (a long jump out of libpng), so everything else is Pillow's. Before either runs, the
+size in the header is compared with a limit, and PNG data with its header and checksums (`headers`).
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, UnidentifiedImageError
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from reid_ray.config import DataConfig
+from reid_ray.data.headers import (
+    BrokenImage,
+    Format,
+    check_png,
+    is_truncated,
+    png_depth,
+    png_size,
+    read_jpeg_header,
+    sniff,
+    webp_size,
+)
+
+FORMATS = "JPEG, PNG, GIF, WebP, BMP, TIFF and PNM"
+"""What is read, for messages and documentation."""
+
+SIXTEEN_BITS = "16 bits per channel, of which the upper 8 are read"
+STRETCHED = "16 bits per channel, stretched to 8 from the darkest to the brightest pixel of the image"
+UPRIGHT = "turned or mirrored as the EXIF orientation says"
+
+_PLUGINS: dict[Format, Callable[[io.BytesIO], ImageFile]] = {
+    "PNG": PngImageFile,
+    "GIF": GifImageFile,
+    "WebP": WebPImageFile,
+    "BMP": BmpImageFile,
+    "TIFF": TiffImageFile,
+    "PNM": PpmImageFile,
+}
+"""Classes instead of `Image.open`: it tries every plugin that any library has registered, and applies a limit of its
+own."""
+
+_ORIENTATION = 0x0112
+_TO_UPRIGHT: dict[int, Callable[[Tensor], Tensor]] = {
+    2: lambda pixels: pixels.flip(2),
+    3: lambda pixels: pixels.flip(1, 2),
+    4: lambda pixels: pixels.flip(1),
+    5: lambda pixels: pixels.transpose(1, 2),
+    6: lambda pixels: pixels.transpose(1, 2).flip(2),
+    7: lambda pixels: pixels.transpose(1, 2).flip(1, 2),
+    8: lambda pixels: pixels.transpose(1, 2).flip(1),
+}
+"""EXIF orientation → what turns [3, H, W] upright; 1 and unknown values are upright."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How files become pixels.
+
+    Attributes:
+        max_megapixels: images of more pixels are refused before they are decoded.
+        stretch_16_bit: grey images of 16 bits are stretched from their darkest to their brightest pixel, as is usual
+            for thermal cameras; otherwise the upper 8 bits are read.
+    """
+
+    max_megapixels: float = 100
+    stretch_16_bit: bool = False
+
+    @classmethod
+    def of(cls, config: DataConfig) -> Decoding:
+        """What a configuration asks for."""
+        return cls(config.max_megapixels, config.stretch_16_bit)
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise `BrokenImage` where an image of this size is not to be decoded."""
+        if not height or not width:
+            raise BrokenImage("unreadable", f"has no pixels ({height} × {width})")
+        if height * width > self.max_megapixels * 1e6:
+            raise BrokenImage(
+                "unreadable",
+                f"has {height} × {width} pixels, more than data.max_megapixels={self.max_megapixels:g} allows",
+            )
+
+
+DEFAULT = Decoding()
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A decoded image.
+
+    Attributes:
+        pixels: uint8 RGB [3, H, W], upright, contiguous.
+        conversions: what was done to the pixels that loses information or moves them, in words; `SIXTEEN_BITS`,
+            `STRETCHED`, `UPRIGHT`.
+    """
+
+    pixels: Tensor
+    conversions: tuple[str, ...] = ()
+
+
+def decode_image(data: bytes, how: Decoding = DEFAULT) -> Decoded:
+    """Decode a JPEG, PNG, GIF, WebP, BMP, TIFF or PNM file; the format is found from the content, not the name.
+
+    Grey and palette images become RGB, CMYK and YCbCr are converted, transparency is dropped. EXIF orientation is
+    applied. Images of 16 bits per channel keep the upper 8 (or are stretched).
+
+    Raises:
+        BrokenImage: no image, damaged or cut, too large, several frames, or pixels without a fixed range (float).
+    """
+    if not data:
+        raise BrokenImage("empty", "is empty (0 bytes)")
+    format_ = sniff(data)
+    if format_ is None:
+        raise BrokenImage("unreadable", f"cannot be decoded (it is no {FORMATS.replace('and', 'or')} file)")
+    if format_ == "JPEG":
+        return _decode_jpeg(data, how)
+    if format_ in ("PNG", "WebP"):
+        how.check_size(*(png_size(data) if format_ == "PNG" else webp_size(data)))
+    if format_ == "PNG":
+        check_png(data)
+    decoded = _decode_with(_PLUGINS[format_], data, how)
+    if format_ == "PNG" and png_depth(data) == 16 and not {SIXTEEN_BITS, STRETCHED} & set(decoded.conversions):
+        return Decoded(decoded.pixels, (SIXTEEN_BITS, *decoded.conversions))  # of a colour image, by Pillow
+    return decoded
+
+
+def convert(image: Image.Image, how: Decoding = DEFAULT) -> Decoded:
+    """The pixels of a Pillow image of any mode.
+
+    EXIF orientation is applied to an image as it was opened; one that was made from another (`resize`, `rotate`) is
+    taken as it is, since Pillow copies the tag without regard to what was done.
+
+    Raises:
+        BrokenImage: as `decode_image`.
+    """
+    how.check_size(image.height, image.width)
+    try:
+        if getattr(image, "is_animated", False):
+            raise BrokenImage(
+                "unreadable", f"is an animation of {getattr(image, 'n_frames', 'several')} frames; keep one"
+            )
+        as_opened = image.format is not None
+        image.load()  # TIFF is turned upright by this, and its tag removed
+        how.check_size(image.height, image.width)
+        rgb, conversions = _to_rgb(image, how)
+        if isinstance(image, TiffImageFile) and 16 in np.atleast_1d(image.tag_v2.get(BITSPERSAMPLE, 8)):
+            conversions = conversions or (SIXTEEN_BITS,)
+        pixels = torch.from_numpy(rgb).permute(2, 0, 1)
+        return _upright(pixels, _orientation(image.getexif) if as_opened else 1, conversions)
+    except BrokenImage:
+        raise
+    except Exception as error:  # Pillow's plugins parse in Python, and damage surfaces as any exception
+        raise BrokenImage("unreadable", f"cannot be decoded ({_reason(error)})") from error
+
+
+def warn_of(conversions: tuple[str, ...]) -> None:
+    """Say once in a process that images lose bits; turning them upright loses nothing and is not mentioned."""
+    for conversion in conversions:
+        if conversion != UPRIGHT:
+            # One text for all images: Python shows each text once.
+            warnings.warn(f"There are images of {conversion}; 'reid-ray data check' counts them.", stacklevel=2)
+
+
+def _decode_jpeg(data: bytes, how: Decoding) -> Decoded:
+    header = read_jpeg_header(data)
+    if header is None:
+        raise _broken(data, "it has no JPEG frame")
+    how.check_size(header.height, header.width)
+    if header.common and header.n_components in (1, 3):
+        try:
+            pixels = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+        except RuntimeError as error:
+            raise _broken(data, _reason(error)) from error
+        return _upright(pixels, _orientation(lambda: _parsed(header.exif)) if header.exif else 1)
+    return _decode_with(JpegImageFile, data, how)
+
+
+def _decode_with(plugin: Callable[[io.BytesIO], ImageFile], data: bytes, how: Decoding) -> Decoded:
+    try:
+        with plugin(io.BytesIO(data)) as image:
+            return convert(image, how)
+    except BrokenImage as error:
+        if error.fault == "unreadable" and is_truncated(data):
+            raise BrokenImage("truncated", "ends before the image does") from error
+        raise
+    except Exception as error:  # as in `convert`
+        raise _broken(data, _reason(error)) from error
+
+
+def _to_rgb(image: Image.Image, how: Decoding) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
+    """uint8 [H, W, 3], writable."""
+    mode = image.mode
+    if mode == "I" or mode.startswith("I;16"):
+        grey, conversion = eight_bits(np.asarray(image), how)
+        return np.repeat(grey[..., None], 3, axis=2), (conversion,)
+    if mode == "F":
+        raise BrokenImage("unreadable", "has floating point pixels, whose range is not known; convert it to 8 bits")
+    if mode == "LAB":
+        raise BrokenImage("unreadable", "has CIELAB pixels; convert it to RGB")
+    if mode in ("La", "RGBa"):
+        image = image.convert({"La": "LA", "RGBa": "RGBA"}[mode])
+    elif mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # Pillow warns of the direct way, which gives the same
+    return np.array(image if image.mode == "RGB" else image.convert("RGB")), ()
+
+
+def eight_bits(values: npt.NDArray[Any], how: Decoding) -> tuple[npt.NDArray[np.uint8], str]:
+    """Values of 16 bits, of any shape, as 8 bits, with the name of the conversion.
+
+    Raises:
+        BrokenImage: values outside 0 … 65535, whose range is not known, unless they are to be stretched.
+    """
+    wide = values.astype(np.int64)
+    low, high = int(wide.min()), int(wide.max())
+    if how.stretch_16_bit:
+        stretched = (wide - low) * 255.0 / max(high - low, 1)
+        return np.rint(stretched).astype(np.uint8), STRETCHED
+    if low < 0 or high > 0xFFFF:
+        raise BrokenImage(
+            "unreadable", f"has pixels from {low} to {high}, more than 16 bits; set data.stretch_16_bit=true"
+        )
+    return (wide >> 8).astype(np.uint8), SIXTEEN_BITS
+
+
+def _upright(pixels: Tensor, orientation: int, conversions: tuple[str, ...] = ()) -> Decoded:
+    turn = _TO_UPRIGHT.get(orientation)
+    if turn is None:
+        return Decoded(pixels.contiguous(), conversions)
+    return Decoded(turn(pixels).contiguous(), (*conversions, UPRIGHT))
+
+
+def _orientation(read: Callable[[], Image.Exif]) -> int:
+    """The EXIF orientation; 1 where the data is damaged, as viewers take it."""
+    try:
+        value = read().get(_ORIENTATION, 1)
+    except Exception:  # the metadata is a format of its own, parsed in Python; the pixels do not depend on it
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _parsed(exif: bytes) -> Image.Exif:
+    parsed = Image.Exif()
+    parsed.load(exif)
+    return parsed
+
+
+def _broken(data: bytes, reason: str) -> BrokenImage:
+    if is_truncated(data):
+        return BrokenImage("truncated", "ends before the image does")
+    return BrokenImage("unreadable", f"cannot be decoded ({reason})")
+
+
+def _reason(error: Exception) -> str:
+    """The decoder's own words on one line, without the place in its source or the address of a buffer."""
+    if isinstance(error, UnidentifiedImageError):
+        return "no decoder knows it"
+    text = str(error).strip().partition("\n")[0]
+    _, place, rest = text.rpartition(".cpp:")
+    return (rest.partition(", ")[2] if place else text).rstrip(". ") or type(error).__name__

@@ -1,0 +1,32 @@
+"""Body meshes: files, projections at eight angles, checks. They are the structure that GCL turns people by.
+
+Body models are licensed and mesh estimators are programs of their own: users bring meshes, or images of them that
+another renderer has made.
+"""
+
+from reid_ray.data.meshes.average_body import average_body, fitted_mesh
+from reid_ray.data.meshes.check import mesh_problems
+from reid_ray.data.meshes.files import FileMeshes, Mesh, MeshReader, write_mesh
+from reid_ray.data.meshes.images import MeshImages, mesh_keys, normalize_projection, rows_with_mesh, with_rendered
+from reid_ray.data.meshes.projection import ANGLES, NOVEL_ANGLES, Angles, MeshArrays, project, turned
+
+__all__ = [
+    "ANGLES",
+    "NOVEL_ANGLES",
+    "Angles",
+    "FileMeshes",
+    "Mesh",
+    "MeshArrays",
+    "MeshImages",
+    "MeshReader",
+    "average_body",
+    "fitted_mesh",
+    "mesh_keys",
+    "mesh_problems",
+    "normalize_projection",
+    "project",
+    "rows_with_mesh",
+    "turned",
+    "with_rendered",
+    "write_mesh",
+]

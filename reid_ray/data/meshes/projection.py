@@ -1,0 +1,85 @@
+"""A body mesh, turned about the vertical and seen by its image's camera: GCL's structure images (thesis §5.3.1).
+
+What HMR's renderer shows (Kanazawa et al., CVPR 2018): a smooth light grey body on white. The body turns, camera and
+lights stay. Two bodies that differ in nothing but texture have the same projection.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from reid_ray.data.meshes.kernels import lambert, rasterise, vertex_normals
+
+Float64Array = npt.NDArray[np.float64]
+Angles = Literal["seven", "six"]
+
+ANGLES = (0, 45, 90, 135, 180, 225, 270, 315)
+"""Degrees that meshes are projected at; 0 is the image's own view."""
+
+NOVEL_ANGLES: dict[Angles, tuple[int, ...]] = {"seven": ANGLES[1:], "six": ANGLES[1:7]}
+"""The views that a new structure is drawn from: the paper's `seven`, and the released code's `six`, without 315°."""
+
+ALBEDO = 0.73
+"""Of the body: the luma of the light blue that HMR's renderer paints it with."""
+
+LIGHT_INTENSITIES = np.array([1.0, 1.0, 0.7])
+
+WHITE = 255
+
+
+class MeshArrays(Protocol):
+    """What is projected; `reid_ray.data.meshes.Mesh` says what the arrays hold."""
+
+    @property
+    def vertices(self) -> npt.NDArray[np.float32]: ...
+    @property
+    def faces(self) -> npt.NDArray[np.int32]: ...
+    @property
+    def camera(self) -> npt.NDArray[np.float32]: ...
+    @property
+    def image_size(self) -> npt.NDArray[np.int32]: ...
+
+
+def vertical_rotation(degrees: float) -> Float64Array:
+    """R_y [3, 3], to be multiplied from the right to rows of points."""
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return np.array([[cos, 0.0, sin], [0.0, 1.0, 0.0], [-sin, 0.0, cos]])
+
+
+LIGHT_POSITIONS: Float64Array = np.array(
+    [[-200.0, -100.0, -100.0], [800.0, 10.0, 300.0], [-500.0, 500.0, 1000.0]]
+) @ vertical_rotation(120.0)
+"""Metres, in the camera's frame: in front on the right, behind on the left, in front on the left."""
+
+
+def turned(vertices: npt.NDArray[np.floating], degrees: float, centre: npt.ArrayLike | None = None) -> Float64Array:
+    """Vertices [V, 3] rotated about the vertical line through `centre` [3]: (v − c)·R_y + c, the mean by default."""
+    points = np.asarray(vertices, dtype=np.float64)
+    middle = points.mean(axis=0) if centre is None else np.asarray(centre, dtype=np.float64)
+    return np.asarray((points - middle) @ vertical_rotation(degrees) + middle)
+
+
+def scaled_camera(mesh: MeshArrays, height: int, width: int) -> tuple[float, float, float, float]:
+    """(fx, fy, cx, cy) in pixels of an image of `height` × `width` that shows what the mesh's image shows."""
+    focal, cx, cy = map(float, mesh.camera)
+    image_height, image_width = map(int, mesh.image_size)
+    across, down = width / image_width, height / image_height
+    return focal * across, focal * down, cx * across, cy * down
+
+
+def project(mesh: MeshArrays, angle: float, *, height: int, width: int) -> npt.NDArray[np.uint8]:
+    """The mesh, turned by `angle` degrees, as uint8 [height, width]: grey on white.
+
+    The light at a vertex is the sum of three Lambert point lights; it is interpolated between vertices and truncated to
+    bytes. Nothing has to be clipped: with this albedo no surface is lighter than 0.86. Where parts of the turned body
+    are behind the camera, the rest is drawn.
+    """
+    vertices = turned(mesh.vertices, angle)
+    light = ALBEDO * lambert(vertices, vertex_normals(vertices, mesh.faces), LIGHT_POSITIONS, LIGHT_INTENSITIES)
+    image = np.ones((height, width))
+    rasterise(vertices, mesh.faces, light, *scaled_camera(mesh, height, width), image)
+    return (WHITE * image).astype(np.uint8)

@@ -1,0 +1,33 @@
+"""MATLAB files, in which several datasets keep their lists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import scipy.io
+
+from reid_ray.errors import DataError
+from reid_ray.locations import Location, readable
+
+
+def read_mat(file: Location, *, what: str) -> Any:
+    """The only variable of a MATLAB file, without axes of length 1; structs have their fields as attributes.
+
+    Args:
+        file: a .mat file before version 7.3.
+        what: what it should be, for messages.
+
+    Raises:
+        DataError: there is no such file, it is no MATLAB file, or it does not have exactly one variable.
+    """
+    if not file.is_file():
+        raise DataError(f"There is no file {file}; it should be {what}.")
+    try:
+        content = scipy.io.loadmat(readable(file), squeeze_me=True, struct_as_record=False)
+    except Exception as error:  # the parser raises whatever it stumbles over in another kind of file
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise DataError(f"Cannot read {file} as a MATLAB file ({reason}); it should be {what}.") from error
+    variables = [name for name in content if not name.startswith("__")]
+    if len(variables) != 1:
+        raise DataError(f"{file} has {len(variables)} variables; it should be {what}, with one.")
+    return content[variables[0]]

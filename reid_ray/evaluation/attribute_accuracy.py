@@ -1,0 +1,81 @@
+"""Accuracy of predicted attributes, each next to that of always predicting its commonest value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from reid_ray.errors import DataError
+from reid_ray.types import UNKNOWN, IntArray
+
+
+@dataclass(frozen=True)
+class AttributeAccuracy:
+    """Accuracy of one attribute over the images of which it is known. Rates are NaN where it is known of none.
+
+    Attributes:
+        name: of the attribute, without prefix.
+        accuracy: share of images whose value is predicted, 0 … 1.
+        baseline: the same for a prediction that is the commonest value of all images.
+        commonest: that value, the least of equally common ones; `UNKNOWN` where it is known of none.
+        n_known: images of which it is known.
+    """
+
+    name: str
+    accuracy: float
+    baseline: float
+    commonest: int
+    n_known: int
+
+
+def attribute_accuracies(
+    predicted: IntArray, attributes: IntArray, names: Sequence[str], *, reference: IntArray | None = None
+) -> tuple[AttributeAccuracy, ...]:
+    """The accuracy of each attribute. Unknown values are left out, image by image.
+
+    Args:
+        predicted: int64 [N, M], 0 … n−1.
+        attributes: int64 [N, M], what is true, `UNKNOWN` where not known; `ImageTable.attributes`.
+        names: M names, in the order of the columns.
+        reference: int64 [R, M], where the commonest value is taken from: those of the training images for what a
+            blind guess would reach. None: `attributes` themselves, the best that a constant can reach.
+
+    Raises:
+        DataError: shapes that do not fit each other.
+    """
+    if predicted.shape != attributes.shape or predicted.ndim != 2 or attributes.shape[1] != len(names):
+        raise DataError(
+            f"Predicted attributes have shape {list(predicted.shape)}, known ones {list(attributes.shape)}, for "
+            f"{len(names)} names; predict the attributes of the same table."
+        )
+    known_values = attributes if reference is None else reference
+    if known_values.shape[1:] != attributes.shape[1:]:
+        raise DataError(
+            f"The reference has {known_values.shape[1]} attributes instead of {len(names)}; take one of the same table."
+        )
+    return tuple(_accuracy(name, predicted[:, m], attributes[:, m], known_values[:, m]) for m, name in enumerate(names))
+
+
+def mean_accuracy(accuracies: Sequence[AttributeAccuracy]) -> tuple[float, float]:
+    """Mean accuracy and mean baseline over the attributes that are known of some image, each counting the same.
+
+    NaN where there is none.
+    """
+    counted = [each for each in accuracies if each.n_known and each.commonest != UNKNOWN]
+    if not counted:
+        return float("nan"), float("nan")
+    return float(np.mean([each.accuracy for each in counted])), float(np.mean([each.baseline for each in counted]))
+
+
+def _accuracy(name: str, predicted: IntArray, values: IntArray, reference: IntArray) -> AttributeAccuracy:
+    known = values != UNKNOWN
+    counts = np.bincount(reference[reference != UNKNOWN])
+    commonest = int(counts.argmax()) if len(counts) else UNKNOWN
+    n_known = int(known.sum())
+    if not n_known:
+        return AttributeAccuracy(name, float("nan"), float("nan"), commonest, 0)
+    right = float((predicted[known] == values[known]).mean())
+    blind = float((values[known] == commonest).mean()) if len(counts) else float("nan")
+    return AttributeAccuracy(name, right, blind, commonest, n_known)

@@ -1,0 +1,49 @@
+"""MARS (Zheng et al., ECCV 2016): queries and gallery are tracklets, each with one feature."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from reid_ray.evaluation.arguments import Array, Ids
+from reid_ray.evaluation.ranking import APForm, RankMetrics, rank_metrics
+from reid_ray.types import UNKNOWN
+
+DISTRACTOR = 0
+"""The pid of tracklets that show none of the queries' people."""
+
+
+def mars(
+    query: Array,
+    gallery: Array,
+    q_pids: Ids,
+    g_pids: Ids,
+    q_camids: Ids,
+    g_camids: Ids,
+    *,
+    ap: APForm = "mean",
+    chunk: int = 256,
+) -> RankMetrics:
+    """Tracklet-to-tracklet search with the cross-camera rule; mAP is the primary metric.
+
+    A row is a tracklet, so features are pooled before (`reid_ray.data.temporal_pooling`). Gallery tracklets of the
+    query's pid *and* camera leave its ranking, among them the query itself: MARS's 1,980 queries also are in its
+    gallery, where they are matches for queries by other cameras. Distractors (pid 0) stay and are never a match; a
+    query that is one is skipped. Junk (pid −1, "00-1" on disk) leaves every ranking. Keeping it costs half a point to
+    one.
+
+    Args:
+        query: [Q, D] L2-normalised.
+        gallery: [G, D] L2-normalised.
+        q_pids: [Q].
+        g_pids: [G].
+        q_camids: [Q].
+        g_camids: [G].
+        ap, chunk: as in `rank_metrics`.
+
+    Raises:
+        DataError: as `rank_metrics`.
+    """
+    pids = q_pids.cpu().numpy() if isinstance(q_pids, Tensor) else np.asarray(q_pids)
+    identified = np.where(pids == DISTRACTOR, UNKNOWN, pids)
+    return rank_metrics(query, gallery, identified, g_pids, q_camids, g_camids, ap=ap, chunk=chunk)

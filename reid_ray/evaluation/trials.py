@@ -1,0 +1,225 @@
+"""Whole protocols of SYSU-MM01 and RegDB: galleries that are drawn, and means over ten trials."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Literal
+
+import numpy as np
+from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
+
+from reid_ray.data.table import ImageTable
+from reid_ray.errors import DataError
+from reid_ray.evaluation.arguments import Array
+from reid_ray.evaluation.cross_modal import regdb, sysu_mm01
+from reid_ray.evaluation.ranking import RankMetrics
+from reid_ray.locations import Location, readable
+from reid_ray.types import UNKNOWN, IntArray
+
+Search = Literal["all", "indoor"]
+
+N_TRIALS = 10
+
+SEARCH_CAMERAS: dict[Search, tuple[int, ...]] = {"all": (1, 2, 4, 5), "indoor": (1, 2)}
+"""Visible cameras of SYSU-MM01, numbered as in the dataset, whose images are the gallery."""
+
+Permutations = Mapping[tuple[int, int], IntArray]
+"""(camera 1 … 6, pid) → int64 [trials, images], the numbers of that person's images in a random order per trial."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrialMetrics:
+    """Retrieval quality over several trials.
+
+    Attributes:
+        trials: of each trial, in order.
+    """
+
+    trials: tuple[RankMetrics, ...]
+
+    def mean(self) -> dict[str, float]:
+        """Means over trials of what `RankMetrics.as_dict` names."""
+        return {name: float(np.mean(values)) for name, values in self._columns().items()}
+
+    def deviation(self) -> dict[str, float]:
+        """Standard deviations over trials (with n − 1), 0 of a single trial."""
+        degrees = min(1, len(self.trials) - 1)
+        return {name: float(np.std(values, ddof=degrees)) for name, values in self._columns().items()}
+
+    def as_dict(self) -> dict[str, float]:
+        """Plain numbers for logs: the means under their names, deviations under `NAME_std`."""
+        return {**self.mean(), **{f"{name}_std": value for name, value in self.deviation().items()}}
+
+    def _columns(self) -> dict[str, list[float]]:
+        rows = [trial.as_dict() for trial in self.trials]
+        return {name: [float(row[name]) for row in rows] for name in rows[0]}
+
+
+def evaluate_sysu_mm01(
+    q_features: Array,
+    g_features: Array,
+    table: ImageTable,
+    *,
+    search: Search = "all",
+    shots: int = 1,
+    n_trials: int = N_TRIALS,
+    permutations: Permutations | None = None,
+) -> TrialMetrics:
+    """SYSU-MM01's protocol: all infrared queries against the galleries of ten trials.
+
+    Args:
+        q_features: [Q, D] L2-normalised, rows in the order of `table.split("query")`: all infrared test images.
+        g_features: [G, D] L2-normalised, of `table.split("gallery")`: all visible test images, from which galleries
+            are drawn.
+        table: with cameras from 0.
+        search: cameras of the gallery: `all` 1, 2, 4, 5 or `indoor` 1, 2. The queries are the same.
+        shots: images per person and camera: 1 (single-shot) or 10 (multi-shot).
+        n_trials: number of galleries.
+        permutations: as in `sysu_galleries`.
+
+    Raises:
+        DataError: no images of these cameras in the gallery, no query with a match, features that do not fit.
+    """
+    query, gallery = table.split("query"), table.split("gallery")
+    drawn = sysu_galleries(gallery, search=search, shots=shots, n_trials=n_trials, permutations=permutations)
+    if len(g_features) != len(gallery):
+        raise DataError(f"{gallery.name} has {len(gallery)} images and {len(g_features)} features; give one for each.")
+    return TrialMetrics(
+        tuple(
+            sysu_mm01(
+                q_features,
+                g_features[rows],
+                query.pids,
+                gallery.pids[rows],
+                query.camids + 1,
+                gallery.camids[rows] + 1,
+            )
+            for rows in drawn
+        )
+    )
+
+
+def sysu_galleries(
+    table: ImageTable,
+    *,
+    search: Search = "all",
+    shots: int = 1,
+    n_trials: int = N_TRIALS,
+    permutations: Permutations | None = None,
+) -> list[IntArray]:
+    """The galleries of SYSU-MM01's trials, as rows of a table of all visible test images.
+
+    A gallery has `shots` images of each person by each camera of the search that has seen them (all, where there are
+    fewer): in single-shot mode 301 images in all search and 112 in indoor search. Rows are by person, then by camera.
+
+    Without `permutations`, as most published numbers since 2020 were made: trial t seeds Python's generator with t and
+    draws from a person's files in sorted order, person by person in ascending order, camera by camera. For several
+    shots there is no common code; they are one `random.sample`. With `permutations`, the authors' own: the first
+    `shots` numbers of row t (`read_sysu_permutations`). Means over ten trials of either agree within their deviation.
+
+    Args:
+        table: all visible test images, with cameras from 0; other cameras' images are ignored.
+        search: `all` or `indoor`.
+        shots: 1 or 10 in the dataset's protocol.
+        n_trials: number of galleries.
+        permutations: fixed draws.
+
+    Raises:
+        DataError: no image by these cameras; an image that the permutations name and the table lacks, or the reverse.
+    """
+    groups = _by_person_and_camera(table, SEARCH_CAMERAS[search])
+    if not groups:
+        cameras = ", ".join(map(str, SEARCH_CAMERAS[search]))
+        raise DataError(f"{table.name} has no images by the cameras {cameras} of SYSU-MM01's {search} search.")
+    if permutations is not None:
+        return [_given_gallery(table, groups, permutations, trial, shots) for trial in range(n_trials)]
+    return [_drawn_gallery(groups, random.Random(trial), shots) for trial in range(n_trials)]
+
+
+def read_sysu_permutations(path: Location) -> Permutations:
+    """The authors' `rand_perm_cam.mat`: a cell per camera, in it a cell per pid, in it a matrix [trials, images].
+
+    Raises:
+        DataError: no such file, or one that is not in this form.
+    """
+    try:
+        cameras = loadmat(readable(path))["rand_perm_cam"].ravel()
+        return {
+            (camera, pid): _matrix(numbers)
+            for camera, people in enumerate(cameras, start=1)
+            for pid, numbers in enumerate(people.ravel(), start=1)
+            if numbers.size
+        }
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, NotImplementedError, MatReadError) as error:
+        raise DataError(
+            f"Cannot read {path} as SYSU-MM01's rand_perm_cam.mat ({error}); take the file of the dataset's authors."
+        ) from error
+
+
+def evaluate_regdb(q_features: Array, g_features: Array, table: ImageTable) -> dict[Literal["v2t", "t2v"], RankMetrics]:
+    """RegDB's protocol for the model of one trial, in both directions.
+
+    Each of the ten trials has its own split and its own model; `TrialMetrics` of the ten gives the numbers that papers
+    report. The default of most is v2t, visible queries and a thermal gallery.
+
+    Args:
+        q_features: [Q, D] L2-normalised, of `table.split("query")`: the visible test images.
+        g_features: [G, D] L2-normalised, of `table.split("gallery")`: the thermal ones.
+        table: of one trial.
+
+    Raises:
+        DataError: as `rank_metrics`.
+    """
+    query, gallery = table.split("query"), table.split("gallery")
+    return {
+        "v2t": regdb(q_features, g_features, query.pids, gallery.pids),
+        "t2v": regdb(g_features, q_features, gallery.pids, query.pids),
+    }
+
+
+def _matrix(numbers: IntArray) -> IntArray:
+    if numbers.ndim != 2:
+        raise ValueError(f"a permutation has {numbers.ndim} dimensions")
+    return numbers.astype(np.int64)
+
+
+def _by_person_and_camera(table: ImageTable, cameras: Sequence[int]) -> dict[tuple[int, int], list[int]]:
+    """(pid, camera from 1) → rows in the order of their paths; by pid, then by camera, both ascending."""
+    paths, pids, camids = table.paths, table.pids.tolist(), (table.camids + 1).tolist()
+    groups: dict[tuple[int, int], list[int]] = {}
+    for row in sorted(range(len(table)), key=lambda row: (pids[row], camids[row], paths[row])):
+        if camids[row] in cameras and pids[row] != UNKNOWN:
+            groups.setdefault((pids[row], camids[row]), []).append(row)
+    return groups
+
+
+def _drawn_gallery(groups: Mapping[tuple[int, int], list[int]], rng: random.Random, shots: int) -> IntArray:
+    gallery: list[int] = []
+    for rows in groups.values():
+        gallery += [rng.choice(rows)] if shots == 1 else rng.sample(rows, min(shots, len(rows)))
+    return np.array(gallery, dtype=np.int64)
+
+
+def _given_gallery(
+    table: ImageTable,
+    groups: Mapping[tuple[int, int], list[int]],
+    permutations: Permutations,
+    trial: int,
+    shots: int,
+) -> IntArray:
+    paths = table.paths
+    gallery = []
+    for (pid, camera), rows in groups.items():
+        row_of_number = {int(PurePath(paths[row]).stem): row for row in rows}
+        numbers = permutations.get((camera, pid), np.empty((0, 0), np.int64))
+        if sorted(numbers[trial].tolist() if trial < len(numbers) else []) != sorted(row_of_number):
+            raise DataError(
+                f"The permutations of SYSU-MM01 do not name the images of person {pid} by camera {camera} in trial "
+                f"{trial + 1}; they belong to another copy of the dataset than {table.name}."
+            )
+        gallery += [row_of_number[int(number)] for number in numbers[trial, :shots]]
+    return np.array(gallery, dtype=np.int64)

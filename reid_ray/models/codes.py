@@ -1,0 +1,31 @@
+"""Gaussian codes of variational encoders: mean and log-variance, and samples with noise from outside."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class GaussianCode(NamedTuple):
+    """Gaussians with diagonal covariance, one for each code.
+
+    Attributes:
+        mean: μ [..., D].
+        log_variance: ln σ² [..., D].
+    """
+
+    mean: Tensor
+    log_variance: Tensor
+
+    @property
+    def std(self) -> Tensor:
+        """σ [..., D]."""
+        return (self.log_variance / 2).exp()
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """The reparameterisation trick: μ + σ·noise, with standard normal noise [..., D] of the caller.
+
+        The caller draws it for the global batch and slices it, so that it does not depend on the number of workers.
+        """
+        return self.mean + self.std * noise

@@ -1,0 +1,138 @@
+"""GCL's identity encoder E_id: one feature map, read as an identity code to generate from and a feature to retrieve by.
+
+Thesis §5.4.2. It is built from a trunk, with the 512-d embedding of the paper, or from the network of any earlier run,
+whose weights it takes as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reid_ray.models.batchnorm import GroupBatchNorm
+from reid_ray.models.embedder import Embedder
+from reid_ray.models.pooling import AveragePooling
+from reid_ray.models.resnet import Backbone
+
+CodeSplit = Literal["channels", "stripes"]
+
+N_STRIPES = 4
+EMBEDDING_DIM = 512
+
+
+class Identity(NamedTuple):
+    """What a batch of images becomes, in float32 or better.
+
+    Attributes:
+        code: f_id [N, 4·C], what the generator takes; cut by `code_parts`.
+        feature: f [N, D], after the neck, not normalised.
+    """
+
+    code: Tensor
+    feature: Tensor
+
+
+class IdentityEncoder(nn.Module):
+    """E_id: images → identity codes and features.
+
+    With the embedding of the paper (`with_embedding`), 24,558,144 parameters on ResNet-50: average pooling, a linear
+    layer to 512 with bias, batch norm whose weight and bias both are trained. Around the network of an earlier run
+    (`around`), its pooling and neck are kept, and so is the neck's bias at 0: f is 2048-d, as in the released code's
+    variants for warm-ups without an embedding. State-dict keys are those of `Embedder`; the embedding's come on top.
+
+    Attributes:
+        backbone: images → feature map.
+        pooling: feature map → vector.
+        embedding: vector → vector, the identity where there is none.
+        neck: batch norm of the vectors.
+        n_stripes: horizontal stripes of the code.
+        bf16: the backbone computes in bfloat16.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        pooling: nn.Module,
+        embedding: nn.Module,
+        neck: GroupBatchNorm,
+        *,
+        n_stripes: int = N_STRIPES,
+        bf16: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pooling = pooling
+        self.embedding = embedding
+        self.neck = neck
+        self.n_stripes = n_stripes
+        self.bf16 = bf16
+
+    @classmethod
+    def with_embedding(
+        cls,
+        backbone: Backbone,
+        norm: Callable[[int], GroupBatchNorm] = GroupBatchNorm,
+        *,
+        dim: int = EMBEDDING_DIM,
+        n_stripes: int = N_STRIPES,
+        bf16: bool = False,
+    ) -> Self:
+        """E_id with a new linear embedding to `dim` and a new neck, made by `norm`."""
+        embedding = nn.Linear(backbone.out_channels, dim)
+        return cls(backbone, AveragePooling(), embedding, norm(dim), n_stripes=n_stripes, bf16=bf16)
+
+    @classmethod
+    def around(cls, embedder: Embedder, *, n_stripes: int = N_STRIPES) -> Self:
+        """E_id that shares the layers of `embedder`, and has its retrieval feature."""
+        return cls(
+            embedder.backbone,
+            embedder.pooling,
+            nn.Identity(),
+            embedder.neck,
+            n_stripes=n_stripes,
+            bf16=embedder.bf16,
+        )
+
+    @property
+    def dim(self) -> int:
+        """Size D of the features."""
+        return self.neck.num_features
+
+    @property
+    def code_dim(self) -> int:
+        """Size of the identity codes: 8192 with ResNet-50."""
+        return self.n_stripes * self.backbone.out_channels
+
+    def forward(self, images: Tensor) -> Identity:
+        """Encode images [N, 3, H, W]: RGB, normalised with ImageNet's mean and standard deviation."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+            feature_map = self.backbone(images)
+        feature_map = feature_map.to(torch.promote_types(feature_map.dtype, torch.float32))
+        feature = self.neck(self.embedding(self.pooling(feature_map)))
+        return Identity(identity_code(feature_map, self.n_stripes), feature)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The retrieval feature f/‖f‖ [N, D]; squared Euclidean distances rank as cosines do."""
+        return F.normalize(self(images).feature)
+
+
+def identity_code(feature_map: Tensor, n_stripes: int) -> Tensor:
+    """Means of horizontal stripes of a map [N, C, h, w] → [N, C·n_stripes], entry n_stripes·channel + stripe."""
+    return F.adaptive_avg_pool2d(feature_map, (n_stripes, 1)).flatten(1)
+
+
+def code_parts(code: Tensor, n_parts: int, split: CodeSplit, n_stripes: int = N_STRIPES) -> tuple[Tensor, ...]:
+    """The code [N, C·n_stripes] in equal parts, one for each residual block of the decoder.
+
+    Args:
+        split: `channels`: consecutive entries, as the released code cuts it; with four stripes, part p is a quarter of
+            the channels in *all* stripes. `stripes`: part p is stripe p, which a cut of the flattened map was perhaps
+            meant to give.
+    """
+    if split == "stripes":
+        code = code.reshape(len(code), -1, n_stripes).transpose(1, 2).flatten(1)
+    return code.chunk(n_parts, dim=1)

@@ -1,0 +1,74 @@
+"""How much memory a network takes in training, extrapolated from passes over a few small images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+SAMPLE_HEIGHT, SAMPLE_WIDTH = 64, 32
+"""Of the images that are passed, pixels; multiples of a ResNet's stride, so that what is kept grows with the area."""
+
+
+@dataclass(frozen=True)
+class NetworkMemory:
+    """Bytes of a network, in the precision in which it was built.
+
+    Attributes:
+        weights: parameters and buffers.
+        trainable: the parameters that have a gradient.
+        kept_per_pixel: what a forward pass in training keeps for the backward pass, for each pixel of each image.
+            Workspace of convolutions and what allocators do not hand back come on top.
+        kept_anyway: what it keeps whatever the images; in bfloat16, that is a copy of the weights.
+    """
+
+    weights: int
+    trainable: int
+    kept_per_pixel: float
+    kept_anyway: int
+
+    def activations(self, batch_size: int, height: int, width: int) -> int:
+        """What the forward pass of a batch of this size keeps, bytes."""
+        return round(self.kept_per_pixel * batch_size * height * width) + self.kept_anyway
+
+
+def measure_network(build: Callable[[], nn.Module], batch_size: int = 2) -> NetworkMemory:
+    """The memory of the network that `build` makes.
+
+    Args:
+        build: makes it with random weights; torch's global generator is left as it was.
+        batch_size: images that are passed; with BN groups a multiple of their size.
+    """
+    with torch.random.fork_rng(devices=[]):
+        network = build().train()
+    parameters = list(network.parameters())
+    low, high = (
+        _kept_for_backward(network, torch.zeros(batch_size, 3, n * SAMPLE_HEIGHT, SAMPLE_WIDTH)) for n in (1, 2)
+    )
+    return NetworkMemory(
+        weights=_bytes([*parameters, *network.buffers()]),
+        trainable=_bytes(parameter for parameter in parameters if parameter.requires_grad),
+        kept_per_pixel=(high - low) / (batch_size * SAMPLE_HEIGHT * SAMPLE_WIDTH),
+        kept_anyway=max(0, 2 * low - high),
+    )
+
+
+def _kept_for_backward(network: nn.Module, images: Tensor) -> int:
+    """Bytes that autograd keeps after a forward pass, without the weights themselves."""
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage  # alive, so that no other storage gets its address
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(images)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+    return sum(storage.nbytes() for address, storage in kept.items() if address not in weights)
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

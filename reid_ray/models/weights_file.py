@@ -1,0 +1,132 @@
+"""Reading a weights file of any origin as data: PyTorch's format without code, or safetensors.
+
+A weights file may come from a stranger. Pickled objects are never run: apart from tensors and plain containers only
+NumPy scalars and `argparse.Namespace` are rebuilt, which training scripts save next to the weights and which hold no
+code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+
+from reid_ray.errors import WeightsError
+from reid_ray.locations import Location, location, readable
+
+HEAD_BYTES = 1024
+"""Of a file that is looked at to tell what it is."""
+
+MAX_SAFETENSORS_HEADER = 100 * 2**20
+"""Largest header of a safetensors file, as its own library has it."""
+
+_SCALAR = np._core.multiarray.scalar  # type: ignore[attr-defined]
+_HARMLESS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    _SCALAR,
+    (_SCALAR, "numpy.core.multiarray.scalar"),  # as NumPy 1 names it
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.float16, np.int64, np.int32, np.uint8, np.bool_)),
+    argparse.Namespace,
+]
+
+
+def read_weights_file(path: str | Location) -> object:
+    """What a weights file holds: a state dict, or whatever mapping or list was saved around it.
+
+    The metadata of a safetensors file is merged in where it has `stride_in`.
+
+    Raises:
+        WeightsError: no such file, or one that is no weights file; the message says what it is where that can be told.
+    """
+    file = location(path)
+    if not file.is_file():
+        raise WeightsError(f"There is no weights file {path}; set model.weights to a file, torchvision or null.")
+    content = readable(file)
+    start = _start(content)
+    if _is_safetensors(start):
+        return _read_safetensors(content, path)
+    known = _what_else(start)
+    if known is not None:
+        raise WeightsError(f"Cannot read {path} as a weights file: it is {known}.")
+    try:
+        with torch.serialization.safe_globals(_HARMLESS):
+            return torch.load(content, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the unpickler meets in a file that is something else
+        raise WeightsError(f"Cannot read {path} as a weights file: {_reason(error, content)}.") from error
+
+
+def _read_safetensors(content: Path | BytesIO, path: str | Location) -> object:
+    data = content.read_bytes() if isinstance(content, Path) else content.getvalue()
+    try:
+        tensors: dict[str, Any] = dict(load_safetensors(data))
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise WeightsError(
+            f"Cannot read {path} as a safetensors file: it is damaged, or not all of it was copied ({error})."
+        ) from error
+    header = data[8 : 8 + int.from_bytes(data[:8], "little")]
+    stride_in = re.search(rb'"stride_in"\s*:\s*"(conv[12])"', header)
+    return {**tensors, "stride_in": stride_in[1].decode()} if stride_in else tensors
+
+
+def _start(content: Path | BytesIO) -> bytes:
+    if isinstance(content, BytesIO):
+        return content.getvalue()[:HEAD_BYTES]
+    with content.open("rb") as stream:
+        return stream.read(HEAD_BYTES)
+
+
+def _is_safetensors(start: bytes) -> bool:
+    return len(start) > 8 and 2 <= int.from_bytes(start[:8], "little") <= MAX_SAFETENSORS_HEADER and start[8:9] == b"{"
+
+
+def _what_else(start: bytes) -> str | None:
+    """What a file is that is known to be no weights file."""
+    if not start:
+        return "empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS and not the file itself; fetch it with 'git lfs pull'"
+    if re.match(rb"\s*<(!doctype|html|\?xml)", start, re.IGNORECASE):
+        return "a web page; the download needs another address, or a login"
+    if start.startswith(b"\x89HDF"):
+        return "an HDF5 file, as Keras writes it; convert it to a PyTorch state dict"
+    printable = sum(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start)
+    return "text" if printable == len(start) else None
+
+
+def _reason(error: Exception, content: Path | BytesIO) -> str:
+    """Why PyTorch could not read a file, in a sentence of our own: its own one advises to run what is in the file."""
+    told = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    unsupported = re.search(r"Unsupported (?:global|class|operand)[^A-Za-z]*(?:GLOBAL )?([\w.]+)", told)
+    if unsupported:
+        name = unsupported[1]
+        kind = "a whole pickled module or other Python objects" if "." in name else "Python objects"
+        return (
+            f"it holds {kind} ({name}), which could run code; save the state dict alone, as in "
+            f"torch.save(model.state_dict(), FILE)"
+        )
+    if _is_torchscript(content):
+        return "it is a TorchScript archive; save the state dict of the module instead, by torch.save"
+    return "it is damaged, not all of it was copied, or it was not written by torch.save"
+
+
+def _is_torchscript(content: Path | BytesIO) -> bool:
+    try:
+        with zipfile.ZipFile(content) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return False
+
+
+def first_keys(content: Mapping[Any, Any], n: int = 3) -> str:
+    """The first keys of a mapping, for a message."""
+    names = [str(key) for key in content]
+    return ", ".join(names[:n]) + (", …" if len(names) > n else "") if names else "none"

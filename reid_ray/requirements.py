@@ -1,0 +1,136 @@
+"""What a run will need in memory, estimated from its configuration before anything is decoded or allocated.
+
+Counted is what one training process holds at the same time: decoded images, prefetched batches, networks with gradients
+and moments, what the forward passes keep for the backward pass, and features. It is a lower bound: workspace of kernels
+and what allocators do not hand back are not counted, so a run that does not fit by this count does not fit.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from reid_ray.config import Config
+from reid_ray.errors import ConfigError
+from reid_ray.models import build_network
+from reid_ray.models.memory import measure_network
+
+CHANNELS = 3
+PREFETCHED = 2
+"""Batches that a loader prepares ahead, in addition to one for each of its threads (`data.loader.prefetch`)."""
+ADAM_MOMENTS = 2
+
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """Bytes that one training process needs.
+
+    Attributes:
+        on_host: what is always in the memory of the machine, by its name in messages.
+        on_device: what is in the memory of the GPU, or of the machine without one.
+    """
+
+    on_host: Mapping[str, int]
+    on_device: Mapping[str, int]
+
+    def total(self) -> int:
+        return sum(self.on_host.values()) + sum(self.on_device.values())
+
+
+def estimate(
+    config: Config,
+    n_train: int,
+    n_test: int = 0,
+    *,
+    n_views: int = 1,
+    n_networks: int = 2,
+    n_workers: int | None = None,
+) -> Requirements:
+    """What one training process of a run needs.
+
+    Args:
+        config: sizes, batch, network, precision.
+        n_train: images of the training split.
+        n_test: images of query and gallery, if this process evaluates.
+        n_views: views of a batch whose forward passes are kept for one backward pass.
+        n_networks: networks that are held: a student and its teacher.
+        n_workers: processes that share the global batch; default `config.runtime.n_workers`.
+    """
+    data, training = config.data, config.training
+    pixels = CHANNELS * data.height * data.width
+    batch = max(1, training.batch_size // (n_workers or config.runtime.n_workers))
+    scale = 2 if training.precision == "float64" else 1
+    model = config.model.model_copy(update={"weights": None})
+    network = measure_network(
+        lambda: build_network(model, bf16=training.precision == "bf16"), batch_size=model.bn_group or 2
+    )
+    activations = network.activations(batch, data.height, data.width)
+    cached = sum(min(n * pixels, data.cache_mb * 2**20) for n in (n_train, n_test))
+    waiting = (data.loader_threads + PREFETCHED) * n_views * batch * pixels
+    return Requirements(
+        on_host={
+            "decoded images (data.cache_mb)": cached,
+            "batches ahead (data.loader_threads)": waiting,
+        },
+        on_device={
+            "networks": n_networks * network.weights * scale,
+            "gradients and moments": (1 + ADAM_MOMENTS) * network.trainable * scale,
+            "activations": n_views * activations * scale,
+        },
+    )
+
+
+def check_fits(needed: Requirements, config: Config, *, host_bytes: int, device_bytes: int | None = None) -> None:
+    """Raise `ConfigError` with figures where a run cannot fit.
+
+    Args:
+        needed: as `estimate` gives it.
+        host_bytes: memory that this process may use on its machine (`available_memory`).
+        device_bytes: the same of its GPU; None where it trains on the CPU.
+    """
+    if device_bytes is None:
+        _check({**needed.on_host, **needed.on_device}, host_bytes, "memory", config)
+    else:
+        _check(needed.on_host, host_bytes, "memory", config)
+        _check(needed.on_device, device_bytes, "GPU memory", config)
+
+
+def available_memory() -> int:
+    """Bytes that processes of this machine or container can still use."""
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        pass  # not Linux
+    limits = [int(text) for name in CGROUP_LIMITS if (text := _read(name)).isdecimal()]
+    return min([free, *limits])
+
+
+def _check(parts: Mapping[str, int], available: int, what: str, config: Config) -> None:
+    total = sum(parts.values())
+    if total <= available:
+        return
+    largest = sorted(parts.items(), key=lambda part: part[1], reverse=True)[:3]
+    named = ", ".join(f"{_gigabytes(size)} for {name}" for name, size in largest if size)
+    batch = config.training.batch_size
+    raise ConfigError(
+        f"This run needs at least {_gigabytes(total)} of {what} in each process ({named}), and {_gigabytes(available)} "
+        f"can be used; take smaller images (data.height={config.data.height}, data.width={config.data.width}), a "
+        f"smaller batch (training.n_pids × n_instances = {batch}), or more workers."
+    )
+
+
+def _read(name: str) -> str:
+    try:
+        return Path(name).read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 2**30:,.1f} GiB"

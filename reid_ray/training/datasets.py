@@ -1,0 +1,85 @@
+"""The tables that a run reads, by section of its configuration, and their decoded images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from reid_ray.config import Config
+from reid_ray.data.images import Dataset
+from reid_ray.data.loader import ImageCache
+from reid_ray.data.readers import read_dataset
+from reid_ray.data.table import ImageTable
+from reid_ray.evaluation.protocols import PROTOCOLS
+from reid_ray.methods import Stage, stages_of
+
+MAIN = "data"
+"""The section whose training split is the run's own, and whose query and gallery it is evaluated on."""
+
+EVALUATION = "evaluation"
+"""Name of the images of query and gallery in `ImageCaches`."""
+
+
+def read_datasets(config: Config, known: Mapping[str, Dataset] | None = None) -> dict[str, Dataset]:
+    """The tables that the stages of a run read, `data` first; those of `known` are not read again."""
+    known = known or {}
+    return {name: known.get(name) or read_dataset(getattr(config, name)) for name in sections_of_run(config)}
+
+
+def sections_of_run(config: Config) -> list[str]:
+    """Names of the sections of the configuration whose tables a run reads."""
+    found = [section for stage in stages_of(config) for section in sections_of_stage(stage)]
+    return list(dict.fromkeys([MAIN, *found]))
+
+
+def sections_of_stage(stage: Stage) -> list[str]:
+    """Names of the sections whose training tables a stage reads."""
+    found = []
+    for stream in stage.streams.values():
+        found += [stream.data, *([stream.labels.compare_with] if stream.labels.compare_with else [])]
+    return list(dict.fromkeys(found))
+
+
+def evaluation_table(dataset: Dataset, config: Config) -> ImageTable | None:
+    """Query rows followed by gallery rows, or None where there is nothing to evaluate, or no evaluation is wanted."""
+    if config.evaluation.every is None or PROTOCOLS[config.evaluation.protocol].evaluable(dataset.table) is not None:
+        return None
+    splits = np.array(dataset.table.arrow["split"].to_pylist())
+    return dataset.table.take(np.concatenate([np.flatnonzero(splits == name) for name in ("query", "gallery")]))
+
+
+class ImageCaches:
+    """Decoded images of a run's tables in this process, made when they are first used.
+
+    All have the size of `data`.
+    """
+
+    def __init__(self, datasets: Mapping[str, Dataset], config: Config) -> None:
+        self._datasets = datasets
+        self._config = config
+        self._caches: dict[str, ImageCache] = {}
+
+    def table(self, name: str) -> ImageTable:
+        """The training table of a section, or the table of `EVALUATION`."""
+        if name != EVALUATION:
+            return self._datasets[name].train
+        table = evaluation_table(self._datasets[MAIN], self._config)
+        assert table is not None, "this data cannot be evaluated"
+        return table
+
+    def __getitem__(self, name: str) -> ImageCache:
+        if name not in self._caches:
+            dataset = self._datasets[MAIN if name == EVALUATION else name]
+            self._caches[name] = make_cache(self.table(name), dataset, self._config)
+        return self._caches[name]
+
+    def keep_only(self, names: list[str]) -> None:
+        """Free the images of other tables."""
+        self._caches = {name: cache for name, cache in self._caches.items() if name in names}
+
+
+def make_cache(table: ImageTable, dataset: Dataset, config: Config) -> ImageCache:
+    """The images of a table at the configured size."""
+    data = config.data
+    return ImageCache(table, dataset.images, height=data.height, width=data.width, cache_mb=data.cache_mb)

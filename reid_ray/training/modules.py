@@ -1,0 +1,65 @@
+"""A method's modules as a stage uses them: found by path, frozen, initialised, prepared for the global batch."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeAlias
+
+from torch import nn
+
+from reid_ray.errors import MethodError
+from reid_ray.methods import Stage
+from reid_ray.models import prepare_bn_groups
+
+Modules: TypeAlias = Mapping[str, nn.Module]
+
+
+def find_module(modules: Modules, path: str) -> nn.Module:
+    """The module `NAME` or `NAME.PATH.BELOW`; `MethodError` naming the nearest one where there is none."""
+    name, _, below = path.partition(".")
+    try:
+        return modules[name].get_submodule(below)
+    except (KeyError, AttributeError):
+        near = difflib.get_close_matches(path, list(_paths(modules)), n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"modules are {', '.join(modules)}."
+        raise MethodError(f"There is no module '{path}'; {hint}") from None
+
+
+def trainable_parameters(modules: Modules, paths: Iterable[str]) -> list[nn.Parameter]:
+    """Parameters that require a gradient, of the modules at some paths, each once."""
+    found = (parameter for path in paths for parameter in find_module(modules, path).parameters())
+    return list(dict.fromkeys(parameter for parameter in found if parameter.requires_grad))
+
+
+def initialise(modules: Modules, stage: Stage) -> None:
+    """Give modules the weights that they take from others when the stage begins (`Stage.init`)."""
+    for path, origin in stage.init.items():
+        find_module(modules, path).load_state_dict(find_module(modules, origin).state_dict())
+
+
+def set_modes(modules: Modules, stage: Stage) -> list[nn.Parameter]:
+    """Put modules in training mode, the frozen ones in evaluation mode and without gradient.
+
+    Returns:
+        The parameters whose gradient was switched off, to be switched on again after the stage.
+    """
+    for module in modules.values():
+        module.train()
+    frozen = trainable_parameters(modules, stage.frozen)
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    for path in stage.frozen:
+        find_module(modules, path).eval()
+    return frozen
+
+
+def prepare_batch_norms(modules: Modules, group: int | None, local_batch: int) -> None:
+    """Set the BN groups of all modules for batches of this size; every worker calls it."""
+    for module in modules.values():
+        prepare_bn_groups(module, group, local_batch)
+
+
+def _paths(modules: Modules) -> Iterator[str]:
+    for name, module in modules.items():
+        yield from (f"{name}.{path}".rstrip(".") for path, _ in module.named_modules())

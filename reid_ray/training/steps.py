@@ -1,0 +1,86 @@
+"""One training step: a method's updates, backward for their parameters only, gradient exchange, moving averages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from reid_ray.methods import Batch, Method, Stage, Update
+from reid_ray.models import update_teacher
+from reid_ray.training.distributed import DistributedContext
+from reid_ray.training.modules import Modules, trainable_parameters
+from reid_ray.training.optimizers import optimizer_spec
+
+
+def train_step(
+    method: Method,
+    stage: Stage,
+    batch: Batch,
+    optimizers: Mapping[str, Optimizer],
+    context: DistributedContext,
+    *,
+    step: int,
+    before_backward: Callable[[Update], None],
+) -> list[Update]:
+    """Make the optimizer steps of one batch, then update the moving averages.
+
+    Args:
+        step: steps of the stage before this one.
+        before_backward: called with each update, to stop a run whose loss is not finite.
+
+    Returns:
+        The updates, detached.
+    """
+    done = []
+    for update in method.updates(stage.name, batch):
+        before_backward(update)
+        apply_update(update, stage, method.modules, optimizers, context)
+        terms = {name: value.detach() for name, value in update.terms.items()}
+        done.append(replace(update, loss=update.loss.detach(), terms=terms))
+    momentum = method.ema_momentum(step)
+    for mean, followed in method.ema_pairs(stage.name):
+        update_teacher(mean, followed, momentum)
+    return done
+
+
+def apply_update(
+    update: Update, stage: Stage, modules: Modules, optimizers: Mapping[str, Optimizer], context: DistributedContext
+) -> None:
+    """Step the optimizers of an update on its loss. Parameters of other optimizers get no gradient."""
+    paths = [path for name in update.optimizers for path in optimizer_spec(stage, name).modules]
+    parameters = trainable_parameters(modules, paths)
+    for parameter in parameters:
+        parameter.grad = None
+    torch.autograd.backward(update.loss / context.size, inputs=parameters)
+    context.all_reduce_gradients(parameters)
+    for name in update.optimizers:
+        optimizers[name].step()
+
+
+def loss_fields(updates: Sequence[Update], rates: Mapping[str, float]) -> dict[str, Any]:
+    """What a `step` event reports of its updates; reading the values waits for the device.
+
+    `loss` is the sum of the losses and `lr` the rate of the first optimizer. With several updates `losses` lists them
+    by optimizer, with several optimizers `lrs` the rates.
+    """
+    losses: dict[str, float] = {}
+    for update in updates:
+        name = "+".join(update.optimizers)
+        losses[name] = losses.get(name, 0.0) + float(update.loss)
+    fields: dict[str, Any] = {"lr": next(iter(rates.values())), "loss": sum(losses.values())}
+    fields |= {"lrs": dict(rates)} if len(rates) > 1 else {}
+    fields |= {"losses": losses} if len(losses) > 1 else {}
+    return fields | {"terms": {name: float(value) for name, value in _terms(updates)}}
+
+
+def _terms(updates: Sequence[Update]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Terms by name; where two updates have one of the same name, preceded by their optimizers."""
+    names = [name for update in updates for name in update.terms]
+    for update in updates:
+        for name, value in update.terms.items():
+            shared = names.count(name) > 1
+            yield (f"{'+'.join(update.optimizers)}/{name}" if shared else name), value

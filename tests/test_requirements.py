@@ -1,0 +1,111 @@
+"""What a run needs is said before it starts, with figures; the count is checked against real networks."""
+
+import pytest
+import torch
+
+from reid_ray.config import ModelConfig, load_config
+from reid_ray.errors import ConfigError
+from reid_ray.models import build_network
+from reid_ray.models.memory import measure_network
+from reid_ray.requirements import available_memory, check_fits, estimate
+
+MB, GB = 2**20, 2**30
+
+
+def config(*overrides):
+    return load_config("ice", ["data.layout=synthetic", *overrides])
+
+
+def really_kept(network, images):
+    """Bytes that a real forward pass keeps, by the addresses of its storages."""
+    storages = {}
+
+    def pack(tensor):
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = network(images)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+    assert output is not None
+    return sum(size for address, size in storages.items() if address not in weights)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"backbone": "resnet18"},
+        {"backbone": "resnet18", "pooling": "gem", "bn_group": None},
+        {"backbone": "resnet50", "bn_group": 2},
+        {"backbone": "ibn_resnet50", "bn_group": 2},
+        {"backbone": "resnet18", "branches": [{"pooling": "avg"}, {"pooling": "max", "n_extra": 1}]},
+    ],
+)
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_count_is_that_of_a_real_forward_pass(settings, bf16):
+    model = ModelConfig.model_validate({"weights": None, "bn_group": 4, **settings})
+    found = measure_network(lambda: build_network(model, bf16=bf16), 4)
+    network = build_network(model, bf16=bf16).train()
+    for height, width in ((128, 64), (96, 96), (80, 45)):
+        kept = really_kept(network, torch.randn(4, 3, height, width))
+        assert found.activations(4, height, width) == pytest.approx(kept, rel=0.25 if height == 80 else 0.05)
+    assert found.weights == sum(t.numel() * t.element_size() for t in network.state_dict().values())
+    assert found.trainable == 4 * sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+def test_counting_leaves_the_generator_and_the_memory_alone():
+    model = ModelConfig(weights=None, bn_group=None)
+    before = torch.get_rng_state()
+    found = measure_network(lambda: build_network(model))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert found.activations(32, 1_000_000, 128) > 5_000 * GB
+
+
+def test_each_part_of_the_estimate():
+    base = config("data.height=256", "data.width=128", "data.cache_mb=100", "training.precision=float32")
+    needed = estimate(base, n_train=200, n_test=10_000, n_views=2)
+    image = 3 * 256 * 128
+    assert needed.on_host["decoded images (data.cache_mb)"] == 200 * image + 100 * MB
+    batch = base.training.batch_size
+    assert needed.on_host["batches ahead (data.loader_threads)"] == 4 * 2 * batch * image
+    weights = needed.on_device["networks"] / 2
+    assert weights == pytest.approx(94.3e6, rel=0.01)  # ResNet-50's trunk and neck
+    assert needed.on_device["gradients and moments"] == pytest.approx(3 * weights, rel=0.01)
+    assert needed.total() == sum(needed.on_host.values()) + sum(needed.on_device.values())
+    assert needed.on_device["activations"] == 2 * estimate(base, n_train=200).on_device["activations"]
+    shared = estimate(base, n_train=200, n_test=10_000, n_views=2, n_workers=4)
+    assert shared.on_device["activations"] == pytest.approx(needed.on_device["activations"] / 4, rel=0.01)
+    double = estimate(
+        base.model_copy(update={"training": base.training.model_copy(update={"precision": "float64"})}), 0
+    )
+    assert double.on_device["networks"] == 2 * needed.on_device["networks"]
+
+
+def test_an_absurd_height_is_refused_with_figures():
+    absurd = config("data.height=1000000")
+    needed = estimate(absurd, n_train=12_936, n_views=1)
+    with pytest.raises(ConfigError) as caught:
+        check_fits(needed, absurd, host_bytes=22 * GB)
+    message = str(caught.value)
+    assert "needs at least" in message
+    assert "GiB for activations" in message
+    assert "22.0 GiB can be used; take smaller images (data.height=1000000" in message
+
+
+def test_what_fits_is_let_through():
+    ordinary = config()
+    needed = estimate(ordinary, n_train=12_936, n_test=19_281)
+    assert 3 * GB < needed.total() < 12 * GB
+    check_fits(needed, ordinary, host_bytes=needed.total())
+    host, device = sum(needed.on_host.values()), sum(needed.on_device.values())
+    check_fits(needed, ordinary, host_bytes=host, device_bytes=device)
+    with pytest.raises(ConfigError, match="of GPU memory"):
+        check_fits(needed, ordinary, host_bytes=host, device_bytes=device - 1)
+    with pytest.raises(ConfigError, match="of memory in each process"):
+        check_fits(needed, ordinary, host_bytes=host - 1, device_bytes=device)
+    with pytest.raises(ConfigError, match="of memory in each process"):
+        check_fits(needed, ordinary, host_bytes=needed.total() - 1)
+
+
+def test_this_machine_has_some_memory():
+    assert 64 * MB < available_memory() < 2**60

@@ -1,0 +1,171 @@
+"""The shape of methods carries one that uses all of it at once: stages, streams, optimizers, noise, caches.
+
+`toy_system` is a method outside the package. It must end with the same weights whatever the number of workers, whatever
+was killed in between, in any stage, and on Ray as in one process; and the package must have no case for any method.
+
+This file is also the program of each worker: `python FILE RANK SIZE FOLDER RECIPE`.
+"""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from small_runs import assert_bit_equal, largest_relative_difference, newest_state, numbers_of
+from toy_system import OVERRIDES, write_images
+
+from reid_ray.api import train
+from reid_ray.config import METHOD_CONFIGS, dump_config, load_config
+from reid_ray.data.readers import read_dataset
+from reid_ray.methods import METHODS
+from reid_ray.training.inline import train_inline
+from reid_ray.training.rundir import RunDirectory
+
+TESTS = Path(__file__).parents[1]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture
+def toy(tmp_path, images):
+    """`toy("key=value", …)`: the configuration of a run of the toy."""
+    return lambda *overrides: load_config("demo", [*OVERRIDES, f"data.root={images}", f"output={tmp_path}", *overrides])
+
+
+def killer(stage, kind, number):
+    def listen(event):
+        if event["event"] == kind and event["stage"] == stage and event.get("step", number) == number:
+            raise KilledError
+
+    return listen
+
+
+MOMENTS = [
+    ("identity", "start", 0),
+    ("identity", "step", 2),
+    ("identity", "evaluate", 0),
+    ("generate", "start", 0),
+    ("generate", "step", 5),
+    ("refine", "start", 0),
+    ("refine", "refresh", 0),
+    ("refine", "step", 2),
+    ("refine", "evaluate", 0),
+]
+
+
+def test_killed_in_every_stage_it_ends_bit_equal(toy):
+    options = ("training.checkpoint_every=2",)
+    undisturbed = train(toy("name=undisturbed", *options))
+    for moment in MOMENTS:
+        with pytest.raises(KilledError):
+            train(toy("name=killed", *options), listener=killer(*moment))
+    killed = train(toy("name=killed", *options))
+    assert_bit_equal(newest_state(undisturbed.directory), newest_state(killed.directory))
+    steps = [(event["stage"], event["epoch"], event["step"]) for event in killed.metrics("step")]
+    assert steps == [(event["stage"], event["epoch"], event["step"]) for event in undisturbed.metrics("step")]
+    assert len(steps) == len(set(steps)) == 3 + 7 + 2 * 3
+
+
+def test_what_a_stage_freezes_stays_as_it_is(toy):
+    run = train(toy())
+    after_identity, final = (
+        torch.load(run.directory.model_file(which), weights_only=True)["model"] for which in ("identity", "generate")
+    )
+    assert after_identity.keys() == final.keys()
+    assert all(torch.equal(after_identity[name], final[name]) for name in final), "parameters and BN buffers"
+    head = newest_state(run.directory)["modules"]["head"]
+    assert all(torch.equal(head[f"encoder.{name}"], tensor) for name, tensor in final.items())
+    features = run.embed_table(run.dataset.query)
+    assert features.shape == (3, 8)
+
+
+def test_the_features_that_a_stage_trains_on_are_extracted_once(toy):
+    run = train(toy())
+    assert [path.name for path in (run.path / "features").iterdir()] == ["refine-train.npy"]
+    file = run.directory.features_file("refine", "train")
+    before = file.stat().st_mtime_ns
+    train(toy("training.epochs=3"))
+    assert file.stat().st_mtime_ns == before
+
+
+def worker(rank, size, folder, recipe):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store-{size}", rank=rank, world_size=size)
+    config = load_config(recipe)
+    train_inline(config, {"data": read_dataset(config.data)})
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_one_two_and_four_workers_end_with_the_same_weights(toy, tmp_path):
+    numbers = {}
+    for size in (1, 2, 4):
+        config = toy(f"name=workers-{size}", f"runtime.n_workers={size}")
+        recipe = tmp_path / f"{config.name}.yaml"
+        recipe.write_text(dump_config(config))
+        command = [sys.executable, __file__]
+        workers = [
+            subprocess.Popen([*command, str(rank), str(size), str(tmp_path), str(recipe)], env=ENVIRONMENT)
+            for rank in range(size)
+        ]
+        assert [process.wait(timeout=300) for process in workers] == [0] * size
+        numbers[size] = numbers_of(newest_state(RunDirectory.of(config)))
+    assert largest_relative_difference(numbers[1], numbers[2]) < 1e-6
+    assert largest_relative_difference(numbers[1], numbers[4]) < 1e-6
+
+
+@pytest.mark.ray
+def test_on_ray_it_computes_what_one_process_computes(toy, tmp_path, ray_folder):
+    inline = train(toy("name=inline"))
+    config = toy("name=on-ray", "runtime.backend=ray", "runtime.n_workers=2", "runtime.n_extractors=2")
+    recipe = tmp_path / "on-ray.yaml"
+    recipe.write_text(dump_config(config))
+    environment = {**ENVIRONMENT, "HOME": str(tmp_path), "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": str(ray_folder)}
+    command = [sys.executable, "-m", "reid_ray", "train", str(recipe)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    expected, found = numbers_of(newest_state(inline.directory)), numbers_of(newest_state(RunDirectory.of(config)))
+    assert largest_relative_difference(expected, found) < 1e-6
+
+
+PACKAGE = TESTS.parent / "reid_ray"
+OUTSIDE = [
+    path
+    for folder in (PACKAGE, TESTS.parent / "tuning", TESTS.parent / "jobs")
+    for path in sorted(folder.rglob("*.py"))
+    if "methods" not in path.relative_to(folder).parts
+]
+
+
+@pytest.mark.parametrize("path", OUTSIDE, ids=lambda path: str(path.relative_to(TESTS.parent)))
+def test_nothing_outside_a_method_s_own_files_has_a_case_for_it(path):
+    """No `isinstance` on a method or its settings, and no comparison of a method's name."""
+    classes = {cls.__name__ for cls in (*METHODS.values(), *METHOD_CONFIGS.values())}
+    names = set(METHODS)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in ("isinstance", "issubclass")
+        ):
+            asked = {part.id for part in ast.walk(node.args[1]) if isinstance(part, ast.Name)}
+            assert not asked & classes, f"line {node.lineno}: {asked & classes}"
+        if isinstance(node, ast.Compare):
+            constants = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)}
+            on_name = any(isinstance(part, ast.Attribute) and part.attr == "name" for part in ast.walk(node))
+            assert not (on_name and constants & names), f"line {node.lineno}: {constants & names}"
+
+
+if __name__ == "__main__":
+    worker(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])
