@@ -86,7 +86,7 @@ def sets_of_people(file: Path) -> Iterator[tuple[str, FloatArray, IntArray, IntA
 def runs(folders: Sequence[Path]) -> Iterator[Result]:
     """The label-free score of every finished run below the folders, with its mAP."""
     from reid_ray.run import load_run
-    from tuning.objectives import label_free_score
+    from reid_ray.tuning.objectives import label_free_score
 
     for file in sorted(file for folder in folders for file in folder.rglob("checkpoints/model-last.pt")):
         run = load_run(file.parents[1])

@@ -206,12 +206,12 @@ def reciprocal(ranks: npt.NDArray[np.int32], row: int, k: int) -> npt.NDArray[np
 
 def staged(features: Floats, settings: dict[str, Any], neighbours: str) -> tuple[Labels, Result]:
     """The engine, stage by stage, each with its time and its peak memory; and the recall of approximate neighbours."""
-    from reid_ray.labels import approximate
     from reid_ray.labels.clustering import dbscan
-    from reid_ray.labels.encoding import Lists, Scheme, encode, search
+    from reid_ray.labels.encoding import JaccardParams, NeighbourLists, encode, search
     from reid_ray.labels.jaccard import graph_of_weights
+    from reid_ray.labels.neighbours.exact import approximate
 
-    scheme = Scheme(settings["variant"], settings["k1"], settings["k2"])
+    scheme = JaccardParams(settings["variant"], settings["k1"], settings["k2"])
     stages: Result = {"seconds": {}, "peak_mb": {}}
 
     def stage(name: str, function: Callable[[], Any]) -> Any:
@@ -226,7 +226,9 @@ def staged(features: Floats, settings: dict[str, Any], neighbours: str) -> tuple
         lists = stage("neighbours", lambda: search(features, scheme, device="cpu"))
     else:
         k = scheme.n_neighbours
-        lists = stage("neighbours", lambda: Lists(approximate.nearest_approximate(features, k, method=neighbours)))
+        lists = stage(
+            "neighbours", lambda: NeighbourLists(approximate.nearest_approximate(features, k, method=neighbours))
+        )
         started = time.perf_counter()
         stages["recall"] = approximate.recall(features, lists.main, sample=min(RECALL_ROWS, len(features)))
         stages["recall_seconds"] = time.perf_counter() - started

@@ -98,10 +98,10 @@ def overlap(folder: Path, steps: int) -> None:
 
     from reid_ray.config import load_config
     from reid_ray.data.readers import read_dataset
-    from reid_ray.runtime.pools import Extractor, Labeller, Pool
-    from reid_ray.runtime.services import PoolServices
+    from reid_ray.devices import prepare_process
+    from reid_ray.runtime.actor_pool import Extractor, Labeller, Pool
+    from reid_ray.runtime.pool_services import PoolServices
     from reid_ray.training.datasets import ImageCaches
-    from reid_ray.training.devices import prepare_process
     from reid_ray.training.distributed import DistributedContext
     from reid_ray.training.loop import Trainer
     from reid_ray.training.rundir import RunDirectory
@@ -159,7 +159,7 @@ def extraction(folder: Path) -> None:
     from reid_ray.config import load_config
     from reid_ray.data.readers import read_dataset
     from reid_ray.models import build_embedder, to_numpy
-    from reid_ray.runtime.pools import Pool
+    from reid_ray.runtime.actor_pool import Pool
     from reid_ray.runtime.resources import plan
     from reid_ray.training.rundir import RunDirectory
     from reid_ray.types import Weights

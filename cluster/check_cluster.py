@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reid_ray.errors import RunError, StorageError
-from reid_ray.locations import Location, location
+from reid_ray.io.paths import Location, as_path
 from reid_ray.runtime.shared import check_shared, on_node
 
 SAMPLE_MB = 64
@@ -70,7 +70,7 @@ class Verdict:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--address", default="auto", help="of the Ray cluster (default: the one of this machine)")
-    parser.add_argument("--storage", type=location, help="folder that all nodes are to share, such as output=…")
+    parser.add_argument("--storage", type=as_path, help="folder that all nodes are to share, such as output=…")
     options = parser.parse_args()
     try:
         ray.init(address=options.address, logging_level="error", log_to_driver=False)

@@ -1,6 +1,6 @@
 """Features of very many images: `python jobs/extract.py RUN --out FOLDER …`, as `reid-ray extract`."""
 
-from jobs.entry import run
+from reid_ray.jobs.entry import run
 
 if __name__ == "__main__":
     run("extract")

@@ -1,6 +1,6 @@
 """Features to labels, or a sweep: `python jobs/label.py FEATURES --out FILE …`, as `reid-ray label`."""
 
-from jobs.entry import run
+from reid_ray.jobs.entry import run
 
 if __name__ == "__main__":
     run("label")

@@ -1,6 +1,6 @@
 """Crops to packed shards: `python jobs/pack.py SOURCE OUT …`, as `reid-ray data pack`."""
 
-from jobs.entry import run
+from reid_ray.jobs.entry import run
 
 if __name__ == "__main__":
     run("pack")

@@ -1,6 +1,6 @@
 """Train, or go on with a run of that name: `python jobs/train.py RECIPE KEY=VALUE…`, as `reid-ray train`."""
 
-from jobs.entry import run
+from reid_ray.jobs.entry import run
 
 if __name__ == "__main__":
     run("train")

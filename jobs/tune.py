@@ -1,6 +1,6 @@
 """Search settings, or go on with a search of that name: `python jobs/tune.py RECIPE …`, as `reid-ray tune`."""
 
-from jobs.entry import run
+from reid_ray.jobs.entry import run
 
 if __name__ == "__main__":
     run("tune")

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reid_ray.api import train
     from reid_ray.config import Config, load_config
+    from reid_ray.data.feature_folder import read_features
     from reid_ray.errors import UserError
     from reid_ray.run import Run, load_run
-    from reid_ray.training.feature_folder import read_features
 
 __version__ = "0.1.0"
 __all__ = ["Config", "Run", "UserError", "load_config", "load_run", "read_features", "train"]
@@ -26,7 +26,7 @@ _HOMES = {
     "UserError": "reid_ray.errors",
     "load_config": "reid_ray.config",
     "load_run": "reid_ray.run",
-    "read_features": "reid_ray.training.feature_folder",
+    "read_features": "reid_ray.data.feature_folder",
     "train": "reid_ray.api",
 }
 

@@ -35,7 +35,7 @@ def train(config: Config, *, listener: Callable[[Event], None] | None = None) ->
     if directory.is_complete(config):
         return load_run(directory.path)
     if config.runtime.backend == "ray":
-        from reid_ray.runtime.run import train_on_ray  # Ray is slow to import, and not needed elsewhere
+        from reid_ray.runtime.driver import train_on_ray  # Ray is slow to import, and not needed elsewhere
 
         train_on_ray(config, datasets, listener)
     else:

@@ -15,7 +15,7 @@ from pathlib import Path
 from reid_ray.config import Config
 from reid_ray.errors import ConfigError
 from reid_ray.models import build_network
-from reid_ray.models.memory import measure_network
+from reid_ray.models.memory_usage import measure_network
 
 CHANNELS = 3
 PREFETCHED = 2

@@ -21,10 +21,10 @@ from reid_ray.data.readers import read_dataset
 from reid_ray.data.table import ImageTable
 from reid_ray.data.views import PixelBatch, resize
 from reid_ray.errors import RunError
-from reid_ray.locations import Location, location, readable
-from reid_ray.models import for_extraction
-from reid_ray.training.exported import load_exported
-from reid_ray.training.extraction import assemble, batch_rows, embed_batch, extract, model_columns
+from reid_ray.inference.exported import load_exported
+from reid_ray.inference.extraction import assemble, batch_rows, embed_batch, extract, model_columns
+from reid_ray.inference.folding import for_extraction
+from reid_ray.io.paths import Location, as_path, as_readable
 from reid_ray.training.metrics import Event, read_metrics
 from reid_ray.training.rundir import RunDirectory
 from reid_ray.types import FloatArray
@@ -41,7 +41,7 @@ class Run:
     """
 
     def __init__(self, path: str | Location) -> None:
-        self.directory = RunDirectory(location(path).resolve())
+        self.directory = RunDirectory(as_path(path).resolve())
         if not self.directory.config_file.exists():
             raise RunError(f"{path} is not a run directory: it has no config.yaml.")
         self._model: nn.Module | None = None
@@ -74,7 +74,7 @@ class Run:
         files = sorted(found, key=lambda file: (len(file.name), file.name))
         if not -len(files) <= epoch < len(files):
             raise RunError(f"{self.path} has labels of {len(files)} epochs; there is none numbered {epoch}.")
-        return pq.read_table(readable(files[epoch]))
+        return pq.read_table(as_readable(files[epoch]))
 
     @cached_property
     def dataset(self) -> Dataset:

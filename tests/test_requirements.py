@@ -6,7 +6,7 @@ import torch
 from reid_ray.config import ModelConfig, load_config
 from reid_ray.errors import ConfigError
 from reid_ray.models import build_network
-from reid_ray.models.memory import measure_network
+from reid_ray.models.memory_usage import measure_network
 from reid_ray.requirements import available_memory, check_fits, estimate
 
 MB, GB = 2**20, 2**30

@@ -14,10 +14,10 @@ from rich.text import Text
 
 from reid_ray.training.metrics import read_metrics
 from reid_ray.training.rundir import RunDirectory
-from tuning.request import METRICS
-from tuning.search import View
-from tuning.spaces import Values
-from tuning.study import Row, best_first, read_rows
+from reid_ray.tuning.request import METRICS
+from reid_ray.tuning.search import View
+from reid_ray.tuning.spaces import Values
+from reid_ray.tuning.study import Row, best_first, read_rows
 
 POLL_SECONDS = 1.0
 

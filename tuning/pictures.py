@@ -16,10 +16,10 @@ from optuna.importance import FanovaImportanceEvaluator
 
 from reid_ray.config import Search
 from reid_ray.reports.figures import BLUE, FAINT, INK, MUTED, VERMILION, dress, new_figure, save
-from tuning.request import METRICS
-from tuning.results import Results
-from tuning.spaces import Space, Value
-from tuning.study import Row
+from reid_ray.tuning.request import METRICS
+from reid_ray.tuning.results import Results
+from reid_ray.tuning.spaces import Space, Value
+from reid_ray.tuning.study import Row
 
 MIN_TRIALS = 5
 """Fewer say nothing about what mattered."""

@@ -7,11 +7,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from reid_ray.locations import Location
+from reid_ray.io.paths import Location
 from reid_ray.reports.page import grid, header, picture, write_page
-from tuning.pictures import draw_search
-from tuning.results import Repeated, Results, read_results, score_names, table_rows
-from tuning.study import best_first, pareto_front
+from reid_ray.tuning.pictures import draw_search
+from reid_ray.tuning.results import Repeated, Results, read_results, score_names, table_rows
+from reid_ray.tuning.study import best_first, pareto_front
 
 
 def report_search(path: Path) -> Location:

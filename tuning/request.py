@@ -23,11 +23,11 @@ import yaml
 from reid_ray.config import Config, Search, hashed_settings, with_absolute_paths
 from reid_ray.config.loading import validate
 from reid_ray.errors import ConfigError, RunError
+from reid_ray.io.files import atomic_write, storage_errors
+from reid_ray.io.paths import RemotePath, as_path
 from reid_ray.labels.sweep import Setting, parse_grid, swept_name
-from reid_ray.locations import RemotePath, location
 from reid_ray.training.rundir import leaf_changes
-from reid_ray.training.storage import replacing, storage_errors
-from tuning.spaces import Space, search_space
+from reid_ray.tuning.spaces import Space, search_space
 
 Objective: TypeAlias = Literal["label-free", "map", "hours"]
 
@@ -165,7 +165,7 @@ class SearchDirectory:
     @classmethod
     def of(cls, request: Request) -> SearchDirectory:
         """Where this search lies, absolute; nothing is created. `ConfigError` where that is no file system."""
-        if isinstance(location(request.config.output), RemotePath):
+        if isinstance(as_path(request.config.output), RemotePath):
             raise ConfigError(
                 f"A search writes its journal line by line, which {request.config.output} cannot take; give another "
                 f"output=FOLDER."
@@ -227,7 +227,7 @@ class SearchDirectory:
         with storage_errors(self.path):
             self.trials.mkdir(parents=True, exist_ok=True)
         if not self._begun:
-            with replacing(self.request_file) as file:
+            with atomic_write(self.request_file) as file:
                 file.write(_written(request).encode())
         with self.request_file.open() as held:
             try:

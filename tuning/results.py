@@ -13,10 +13,10 @@ import pyarrow as pa
 
 from reid_ray.config import Config, dump_config
 from reid_ray.errors import RunError
-from reid_ray.training.rundir import parquet_bytes, write_atomically
-from tuning.request import METRICS, Request, SearchDirectory, read_request
-from tuning.spaces import Values, own_values, with_values
-from tuning.study import Row, best_first, open_storage, read_rows
+from reid_ray.io.files import atomic_write_bytes, parquet_bytes
+from reid_ray.tuning.request import METRICS, Request, SearchDirectory, read_request
+from reid_ray.tuning.spaces import Values, own_values, with_values
+from reid_ray.tuning.study import Row, best_first, open_storage, read_rows
 
 
 @dataclass(frozen=True)
@@ -123,9 +123,9 @@ def write_results(results: Results) -> None:
     """Write trials.parquet and, where a trial has a score, best.yaml."""
     directory = results.directory
     table = pa.Table.from_pylist(table_rows(results))
-    write_atomically(directory.table, parquet_bytes(table))
+    atomic_write_bytes(directory.table, parquet_bytes(table))
     if results.winner is not None:
-        write_atomically(directory.best, f"{_heading(results)}\n{dump_config(best_config(results))}".encode())
+        atomic_write_bytes(directory.best, f"{_heading(results)}\n{dump_config(best_config(results))}".encode())
 
 
 def table_rows(results: Results) -> list[dict[str, Any]]:

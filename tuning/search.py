@@ -22,28 +22,39 @@ from ray.tune.schedulers import ASHAScheduler
 
 from reid_ray.api import prepare, train
 from reid_ray.config import Config
+from reid_ray.devices import n_cores
 from reid_ray.errors import ConfigError
 from reid_ray.evaluation.protocols import evaluable
+from reid_ray.runtime.cleanup import short_lived
 from reid_ray.runtime.cluster import joined
 from reid_ray.runtime.labelling import fetch
-from reid_ray.runtime.leftovers import short_lived
-from reid_ray.runtime.quiet import silenced, variables
+from reid_ray.runtime.logging_utils import silenced, variables
 from reid_ray.runtime.shared import check_shared
 from reid_ray.training.datasets import MAIN
-from reid_ray.training.devices import n_cores
 from reid_ray.training.distributed import DistributedContext
 from reid_ray.training.interrupt import terminated_as_interrupted
 from reid_ray.training.loop import build_modules
 from reid_ray.training.rundir import RunDirectory
 from reid_ray.training.source_runs import source_runs, started_from
-from tuning.request import METRICS, Budget, Request, SearchDirectory, final_base, trial_base
-from tuning.results import Results, read_results, write_results
-from tuning.room import Room, cpus_to_start, make_room, trial_plan
-from tuning.searcher import StudySearch
-from tuning.spaces import Values, starting_point
-from tuning.stages import Stage, final_stage, search_stage, seed_stage, seeded
-from tuning.study import Row, best_first, enqueue, mend, n_done, open_storage, open_study, read_rows, recover, sampler
-from tuning.trial import Task, run_trial
+from reid_ray.tuning.capacity import Capacity, cpus_to_start, make_capacity, trial_plan
+from reid_ray.tuning.phases import Phase, final_phase, search_phase, seed_phase, seeded
+from reid_ray.tuning.request import METRICS, Budget, Request, SearchDirectory, final_base, trial_base
+from reid_ray.tuning.results import Results, read_results, write_results
+from reid_ray.tuning.searcher import StudySearch
+from reid_ray.tuning.spaces import Values, starting_point
+from reid_ray.tuning.study import (
+    Row,
+    best_first,
+    enqueue,
+    mend,
+    n_done,
+    open_storage,
+    open_study,
+    read_rows,
+    recover,
+    sampler,
+)
+from reid_ray.tuning.trial import Task, run_trial
 
 DEATHS_SURVIVED = 2
 """Times that a trial whose process has died is started again; its run goes on."""
@@ -75,10 +86,10 @@ class View:
         room: what trials have.
     """
 
-    stage: Stage
+    stage: Phase
     study: optuna.Study
     n_trials: int | None
-    room: Room
+    room: Capacity
 
 
 Watch = Callable[[View], AbstractContextManager[None]]
@@ -112,17 +123,17 @@ def search(request: Request, budget: Budget, watch: Watch | None = None) -> Resu
 
 def _all_stages(engine: _Engine, request: Request, budget: Budget) -> None:
     """The search; then its best trials with more seeds; then the winner against the recipe."""
-    first = search_stage(request)
+    first = search_phase(request)
     engine.run(first, [starting_point(request.config, request.space)], budget.trials)
     best = [row.point for row in best_first(engine.rows(first))]
     path = SearchDirectory.of(request).path
     if best and budget.seeds and budget.top:
-        again = seed_stage(request, best[: budget.top], budget.seeds)
+        again = seed_phase(request, best[: budget.top], budget.seeds)
         points = seeded(best[: budget.top], again)
         engine.run(again, points, len(points))
     found = read_results(path)
     if found.winner is not None and found.winner != found.own and budget.compare:
-        final = final_stage(request, [found.winner, found.own], budget.compare)
+        final = final_phase(request, [found.winner, found.own], budget.compare)
         points = seeded([found.winner, found.own], final)
         engine.run(final, points, len(points))
 
@@ -138,10 +149,10 @@ class _Engine:
         self._stack = stack
         self._cluster: tuple[dict[str, float], int | None] | None = None
 
-    def rows(self, stage: Stage) -> list[Row]:
+    def rows(self, stage: Phase) -> list[Row]:
         return read_rows(open_study(self._storage, stage), stage.base.seed)
 
-    def run(self, stage: Stage, points: Sequence[Values], n_trials: int | None) -> None:
+    def run(self, stage: Phase, points: Sequence[Values], n_trials: int | None) -> None:
         """Bring a stage to `n_trials`; the first of them are `points`."""
         study = open_study(self._storage, stage)
         recover(study)
@@ -151,7 +162,7 @@ class _Engine:
         if (n_left is not None and n_left <= 0) or clock.seconds_left <= 0:
             return
         cluster, cores = self._joined()
-        room = make_room(stage.base, self._budget.concurrent, cluster, cores)
+        room = make_capacity(stage.base, self._budget.concurrent, cluster, cores)
         check_shared(SearchDirectory.of(self._request).path)
         stage = replace(stage, base=_with_source(stage, room))
         with self._watch(View(stage, study, n_trials, room)), clock.running():
@@ -177,7 +188,7 @@ class _Engine:
         return self._cluster
 
     def _fit(
-        self, stage: Stage, study: optuna.Study, n_left: int | None, n_trials: int | None, room: Room, clock: Clock
+        self, stage: Phase, study: optuna.Study, n_left: int | None, n_trials: int | None, room: Capacity, clock: Clock
     ) -> None:
         """Ray Tune from start to end."""
         path = SearchDirectory.of(self._request).path
@@ -216,7 +227,7 @@ def _check_inputs(request: Request, budget: Budget) -> None:
             raise ConfigError(f"--compare evaluates on the test split, but {reason[0].lower()}{reason[1:]}")
 
 
-def _with_source(stage: Stage, room: Room) -> Config:
+def _with_source(stage: Phase, room: Capacity) -> Config:
     """What the stage's trials run, to begin from one model of the source, which is trained first where there is one."""
     beside = {"name": stage.folder.name, "output": str(stage.folder.parent / "source")}
     runs = source_runs(stage.base.model_copy(update=beside))
@@ -237,7 +248,7 @@ def _train_source(config: Config) -> None:
     train(config)
 
 
-def _scheduler(stage: Stage) -> ASHAScheduler | None:
+def _scheduler(stage: Phase) -> ASHAScheduler | None:
     """Successive halving by epochs, where trials may be stopped; the last rung is never the end of a training."""
     if not stage.stop_early:
         return None

@@ -10,10 +10,10 @@ from typing import Any
 import optuna
 from ray.tune.search.optuna import OptunaSearch
 
-from tuning.request import METRICS
-from tuning.spaces import suggest
-from tuning.stages import Stage
-from tuning.study import Outcome, direction
+from reid_ray.tuning.phases import Phase
+from reid_ray.tuning.request import METRICS
+from reid_ray.tuning.spaces import suggest
+from reid_ray.tuning.study import Outcome, direction
 
 FAILURES_IN_VAIN = 5
 """Trials that fail before any has come to an end, after which it is not to be expected of others."""
@@ -34,7 +34,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
 
     def __init__(
         self,
-        stage: Stage,
+        stage: Phase,
         storage: optuna.storages.BaseStorage,
         sampler: optuna.samplers.BaseSampler,
         on_told: Callable[[], None],

@@ -19,9 +19,9 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from tuning.request import Objective
-from tuning.spaces import Values, rounded
-from tuning.stages import Stage, run_id
+from reid_ray.tuning.phases import Phase, run_id
+from reid_ray.tuning.request import Objective
+from reid_ray.tuning.spaces import Values, rounded
 
 State: TypeAlias = Literal["running", "complete", "stopped", "degenerate", "diverged", "failed", "interrupted"]
 """How a trial stands.
@@ -105,7 +105,7 @@ def mend(journal: Path) -> None:
         os.truncate(journal, journal.read_bytes().rfind(b"\n") + 1)
 
 
-def sampler(stage: Stage, n_trials: int | None, n_known: int) -> TPESampler:
+def sampler(stage: Phase, n_trials: int | None, n_known: int) -> TPESampler:
     """TPE over all keys together, which takes trials under way for bad ones so as not to repeat them.
 
     Its draws depend on how many trials there have been: a search that goes on must not draw the same again.
@@ -119,7 +119,7 @@ def sampler(stage: Stage, n_trials: int | None, n_known: int) -> TPESampler:
         )
 
 
-def open_study(storage: BaseStorage, stage: Stage) -> optuna.Study:
+def open_study(storage: BaseStorage, stage: Phase) -> optuna.Study:
     """The study of a stage, made where it is new."""
     return optuna.create_study(
         storage=storage,

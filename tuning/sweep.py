@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from reid_ray.labels.sweep import Setting, parse_grid, sweep, swept_name
 from reid_ray.run import Run
-from tuning.spaces import Values
+from reid_ray.tuning.spaces import Values
 
 
 def best_setting(run: Run, grid: Sequence[str]) -> tuple[Values, float]:

@@ -14,21 +14,21 @@ from ray import tune
 
 from reid_ray.api import train
 from reid_ray.config import Config
+from reid_ray.devices import prepare_process
 from reid_ray.errors import DegenerateLabelsError, DivergedError, RunError, UserError
+from reid_ray.io.files import first_line
 from reid_ray.reports.series import number
 from reid_ray.run import Run, load_run
 from reid_ray.runtime.labelling import fetch
-from reid_ray.training.devices import prepare_process
 from reid_ray.training.metrics import Event, pauses, read_metrics
 from reid_ray.training.rundir import RunDirectory
-from reid_ray.training.storage import first_line
-from tuning.objectives import label_free_score
-from tuning.request import METRICS
-from tuning.room import Room
-from tuning.spaces import Values
-from tuning.stages import Stage
-from tuning.study import Outcome
-from tuning.sweep import best_setting
+from reid_ray.tuning.capacity import Capacity
+from reid_ray.tuning.objectives import label_free_score
+from reid_ray.tuning.phases import Phase
+from reid_ray.tuning.request import METRICS
+from reid_ray.tuning.spaces import Values
+from reid_ray.tuning.study import Outcome
+from reid_ray.tuning.sweep import best_setting
 
 SECONDS_PER_HOUR = 3600
 
@@ -43,8 +43,8 @@ MEASURES = ("n_clusters", "silhouette", "clustered_share", "camera_mix")
 class Task:
     """What all trials of a stage share; small, for it goes to each of their actors."""
 
-    stage: Stage
-    room: Room
+    stage: Phase
+    room: Capacity
 
     def config_of(self, values: Values) -> Config:
         """The run of a trial, on what a trial has."""
@@ -61,7 +61,7 @@ def run_trial(values: Mapping[str, Any], task: Task) -> None:
     report.last(attempt(config, task.stage, report))
 
 
-def attempt(config: Config, stage: Stage, listener: _Reports | None = None) -> Outcome:
+def attempt(config: Config, stage: Phase, listener: _Reports | None = None) -> Outcome:
     """A run from start to end. Labels and losses that come to nothing are the values' own doing, other errors not."""
     try:
         run = train(config, listener=listener)
@@ -120,7 +120,7 @@ class _Reports:
         return read_metrics(RunDirectory.of(self._config).metrics_file)
 
 
-def _judged(run: Run, config: Config, stage: Stage) -> Outcome:
+def _judged(run: Run, config: Config, stage: Phase) -> Outcome:
     """What a finished run is worth by the stage's first objective."""
     if stage.objectives[0] == "map":
         evaluations = [number(event, "mAP") or 0.0 for event in run.metrics("evaluate")]
@@ -137,12 +137,12 @@ def _judged(run: Run, config: Config, stage: Stage) -> Outcome:
     return judged
 
 
-def _judge_elsewhere(path: str, config: Config, stage: Stage) -> Outcome:
+def _judge_elsewhere(path: str, config: Config, stage: Phase) -> Outcome:
     prepare_process(config.runtime)
     return judge_labels(load_run(path), stage)
 
 
-def judge_labels(run: Run, stage: Stage) -> Outcome:
+def judge_labels(run: Run, stage: Phase) -> Outcome:
     """How good the labels of the last model look, by the run's own settings or the best ones of a sweep."""
     if stage.sweep:
         setting, quality = best_setting(run, stage.sweep)

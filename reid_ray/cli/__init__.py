@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from reid_ray.cli import data, jobs, label, retrieval, status, track, train, tune
+from reid_ray.cli import data, jobs, label, retrieval, status, train, tune
+from reid_ray.cli import export_metrics as track
 from reid_ray.errors import UserError
 
 EXIT_USER_ERROR = 2

@@ -19,7 +19,7 @@ from reid_ray.cli.output import png_file
 from reid_ray.config import DataConfig, SyntheticConfig
 from reid_ray.config.data import Layout
 from reid_ray.errors import ConfigError, DataError
-from reid_ray.locations import location
+from reid_ray.io.paths import as_path
 from reid_ray.types import UNKNOWN
 
 # Readers bring PyTorch with them, so they are imported where they are used: --help should not wait for it.
@@ -186,7 +186,7 @@ def pack_command(
     dataset = read_dataset(config)
     if address is not None and packers is None:
         raise ConfigError("--address is for packing by Ray; add --packers N.")
-    target = location(out)
+    target = as_path(out)
     if skip_bad:
         with _progress("Checking") as progress:
             dataset, bad = without_bad_images(dataset, threads=threads, progress=progress)
@@ -237,7 +237,7 @@ def _config(source: str, layout: Layout | None, **settings: Any) -> DataConfig:
         layout = "folder"
     if layout is None:
         synthetic = source == SYNTHETIC and not Path(source).exists()
-        layout = SYNTHETIC if synthetic else detect_layout(location(source))
+        layout = SYNTHETIC if synthetic else detect_layout(as_path(source))
     rules = ["pid_regex"] if layout == "imagefolder" else ["camera_level", "camera_regex", "pid_regex"]
     if layout != "folder" and any(settings[rule] is not None for rule in rules):
         options = ", ".join(f"--{rule.replace('_', '-')}" for rule in rules)

@@ -17,7 +17,7 @@ from rich.table import Table
 from reid_ray.cli.progress import counting, make_console
 from reid_ray.config import LabelsConfig, load_config
 from reid_ray.errors import ConfigError, DataError
-from reid_ray.locations import Location, location, readable
+from reid_ray.io.paths import Location, as_path, as_readable
 
 # The engine brings PyTorch with it, so it is imported where it is used: --help should not wait for it.
 if TYPE_CHECKING:
@@ -86,12 +86,12 @@ def label(
     _check_device(device)
     if out is None and not settings:
         raise ConfigError("Where should the labels go? Give --out labels.parquet.")
-    target = None if out is None else location(out)
+    target = None if out is None else as_path(out)
     if target is not None:
         _check_out(target, (".parquet", ".csv") if settings else (".parquet",))
-    source = location(features)
+    source = as_path(features)
     values = _open_features(source)
-    rows = _read_rows(None if table is None else location(table), source, len(values))
+    rows = _read_rows(None if table is None else as_path(table), source, len(values))
     camids, pids = (_column(rows, name, len(values)) for name in ("camid", "pid"))
     if camids is None and any(variant == "camera" for variant in (config.variant, *(s.variant for s in settings))):
         raise DataError(f"labels.variant=camera needs a column 'camid', and {features} has no table of rows with one.")
@@ -225,11 +225,11 @@ def _check_out(out: Location, suffixes: tuple[str, ...]) -> None:
 
 def _open_features(path: Location) -> FloatArray:
     """Features that are read as they are needed; those of a file are copied only where they are not float32."""
-    from reid_ray.data.local_copy import local_copy
+    from reid_ray.io.local_copy import local_copy
     from reid_ray.labels.features import open_features
 
     if path.is_dir():
-        from reid_ray.training.feature_folder import read_features
+        from reid_ray.data.feature_folder import read_features
 
         return read_features(path).flat()
     mapped = open_features(local_copy(path))
@@ -241,7 +241,7 @@ def _read_rows(table: Location | None, features: Location, n_rows: int) -> pa.Ta
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from reid_ray.training.feature_folder import ROWS
+    from reid_ray.data.feature_folder import ROWS
 
     beside = features / ROWS if features.is_dir() else features.with_suffix(".parquet")
     path = table or beside
@@ -250,7 +250,7 @@ def _read_rows(table: Location | None, features: Location, n_rows: int) -> pa.Ta
             raise DataError(f"--table {table} does not exist.")
         return None
     try:
-        rows = pq.read_table(readable(path))
+        rows = pq.read_table(as_readable(path))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
     if rows.num_rows != n_rows:
@@ -279,14 +279,14 @@ def _write(table: pa.Table, out: Location) -> None:
 
     import pyarrow.csv as pacsv
 
-    from reid_ray.training.rundir import parquet_bytes, write_atomically
+    from reid_ray.io.files import atomic_write_bytes, parquet_bytes
 
     if out.suffix == ".parquet":
-        write_atomically(out, parquet_bytes(table))
+        atomic_write_bytes(out, parquet_bytes(table))
     else:
         buffer = io.BytesIO()
         pacsv.write_csv(table, buffer)
-        write_atomically(out, buffer.getvalue())
+        atomic_write_bytes(out, buffer.getvalue())
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from reid_ray.errors import DataError
-from reid_ray.locations import Location, location
+from reid_ray.io.paths import Location, as_path
 
 
 def png_file(out: str | Location) -> Location:
@@ -14,7 +14,7 @@ def png_file(out: str | Location) -> Location:
     Raises:
         DataError: a name with another suffix, or a folder that does not exist.
     """
-    file = location(out)
+    file = as_path(out)
     if file.suffix.lower() != ".png":
         raise DataError(f"{out} should end in .png, as a PNG is written.")
     if isinstance(file, Path) and not file.absolute().parent.is_dir():

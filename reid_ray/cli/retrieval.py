@@ -16,7 +16,7 @@ from reid_ray.cli.output import png_file
 from reid_ray.cli.progress import counting, make_console
 from reid_ray.cli.train import EXIT_INTERRUPTED
 from reid_ray.errors import ConfigError, DataError
-from reid_ray.locations import Location, location
+from reid_ray.io.paths import Location, as_path
 
 if TYPE_CHECKING:
     from reid_ray.data.images import Dataset
@@ -119,8 +119,8 @@ def _measure(run: Run, dataset: Dataset, rerank: dict[str, Any] | None) -> dict[
     metrics: dict[str, Any] = evaluate_table(features[0], features[1], dataset.table, ap=ap).as_dict()
     if rerank is None:
         return metrics
+    from reid_ray.devices import choose_device
     from reid_ray.labels.rerank import reranked_distances
-    from reid_ray.training.devices import choose_device
 
     with console.status("Re-ranking"):
         blocks = reranked_distances(*features, **rerank, device=choose_device(run.config.runtime))
@@ -163,7 +163,7 @@ def extract(
     Into a folder, images and features of any number are streamed and need not fit in memory, and the same command goes
     on where one before was stopped. 'reid-ray label' reads both.
     """
-    place = location(out)
+    place = as_path(out)
     streamed = place.is_dir() or not place.suffix
     if not streamed and place.suffix != ".npy":
         raise DataError(f"--out {out} should end in .npy, or be a folder, whose name has no suffix.")
@@ -185,13 +185,12 @@ def extract(
 def _extract_into_file(run: Run, table: ImageTable, dataset: Dataset, out: Location) -> None:
     import numpy as np
 
-    from reid_ray.training.rundir import parquet_bytes, write_atomically
-    from reid_ray.training.storage import replacing
+    from reid_ray.io.files import atomic_write, atomic_write_bytes, parquet_bytes
 
     features = embed_with_progress(run, table, dataset, make_console(stderr=True))
-    with replacing(out) as file:
+    with atomic_write(out) as file:
         np.save(file, features)
-        write_atomically(out.with_suffix(".parquet"), parquet_bytes(table.arrow))
+        atomic_write_bytes(out.with_suffix(".parquet"), parquet_bytes(table.arrow))
     make_console().print(
         f"{features.shape[0]} × {features.shape[1]} features: {out}, rows: {out.with_suffix('.parquet')}",
         markup=False,

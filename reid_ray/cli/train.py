@@ -15,7 +15,7 @@ from reid_ray.config import Config, config_hash, dump_config, load_config, recip
 from reid_ray.errors import UserError
 
 if TYPE_CHECKING:
-    from reid_ray.locations import Location
+    from reid_ray.io.paths import Location
     from reid_ray.run import Run
 
 app = typer.Typer()
@@ -63,7 +63,7 @@ def train(
 @app.command()
 def demo(overrides: Overrides = None) -> None:
     """See it work: train ICE without labels on drawn pedestrians, through Ray, in some minutes. No download."""
-    from reid_ray.reports.run import rank_run
+    from reid_ray.reports.run_report import rank_run
 
     console = make_console()
     run = train_with_progress(load_config("demo", overrides or []), console)
@@ -98,11 +98,11 @@ def report(
 ) -> None:
     """Draw the curves of a run, or the pictures of a search, and write its report.html anew."""
     if (Path(run).expanduser() / "search.yaml").is_file():
-        from tuning.report import report_search
+        from reid_ray.tuning.report import report_search
 
         page: Location = report_search(Path(run).expanduser())
     else:
-        from reid_ray.reports.run import report_run
+        from reid_ray.reports.run_report import report_run
         from reid_ray.run import load_run
 
         page = report_run(load_run(run))
@@ -133,7 +133,7 @@ def finish(run: Run, console: Console) -> None:
     """Print the epochs of a finished run, say what could not be evaluated, and write the report."""
     from reid_ray.evaluation.protocols import camera_note, evaluable
     from reid_ray.reports import epoch_table
-    from reid_ray.reports.run import report_run
+    from reid_ray.reports.run_report import report_run
 
     console.print(epoch_table(run.metrics()))
     table = run.dataset.table

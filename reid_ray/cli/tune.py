@@ -15,7 +15,7 @@ from reid_ray.config import load_config, recipe_names
 
 # Searches bring PyTorch, Ray and Optuna with them, so they are imported where they are used.
 if TYPE_CHECKING:
-    from tuning.results import Repeated, Results
+    from reid_ray.tuning.results import Repeated, Results
 
 app = typer.Typer()
 
@@ -81,10 +81,10 @@ def tune(
     Each trial is a whole run. Leaves OUTPUT/NAME with trials.parquet, report.html, the runs, and best.yaml, a recipe
     that 'reid-ray train' runs as it is.
     """
-    from tuning.live import Board
-    from tuning.report import report_search
-    from tuning.request import Budget, make_request
-    from tuning.search import search as run_search
+    from reid_ray.tuning.live import Board
+    from reid_ray.tuning.report import report_search
+    from reid_ray.tuning.request import Budget, make_request
+    from reid_ray.tuning.search import search as run_search
 
     config = load_config(recipe, overrides or [])
     request = make_request(
@@ -113,7 +113,7 @@ def tune(
 
 def show_results(results: Results, console: Console) -> None:
     """Print the best trials, and what came of further seeds; `RunError` where no trial has a score."""
-    from tuning.results import best_config
+    from reid_ray.tuning.results import best_config
 
     best_config(results)
     console.print(_best_table(results))
@@ -142,9 +142,9 @@ def verdict(results: Results) -> str:
 
 def _best_table(results: Results) -> Table:
     """The best trials, those of the Pareto front marked where there are two objectives."""
-    from tuning.report import shown
-    from tuning.results import score_names
-    from tuning.study import best_first, pareto_front
+    from reid_ray.tuning.report import shown
+    from reid_ray.tuning.results import score_names
+    from reid_ray.tuning.study import best_first, pareto_front
 
     rows, names = best_first(results.rows), score_names(results.request, "search")
     two = len(names) > 1
@@ -166,7 +166,7 @@ def _best_table(results: Results) -> Table:
 
 
 def _seeds_table(title: str, points: list[Repeated]) -> Table:
-    from tuning.report import shown
+    from reid_ray.tuning.report import shown
 
     seeds = sorted({seed for point in points for seed in point.scores})
     table = Table(title=title)

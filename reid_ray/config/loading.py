@@ -23,7 +23,7 @@ from reid_ray.config import Config, DataConfig
 from reid_ray.config.base import Overrides, first_error, import_modules, overridden
 from reid_ray.config.methods import METHOD_CONFIGS, MethodConfig, parse_method_config
 from reid_ray.errors import ConfigError
-from reid_ray.locations import Location, location
+from reid_ray.io.paths import Location, as_path
 
 NOT_HASHED: dict[str, Any] = {
     "name": True,
@@ -56,7 +56,7 @@ def load_config(recipe: str | Location = "ice", overrides: Sequence[str] = ()) -
         ConfigError: unknown recipe or key, a value of the wrong type, or values that do not fit together.
     """
     tree = _read_recipe(str(recipe), seen=())
-    tree.setdefault("name", location(str(recipe)).stem)
+    tree.setdefault("name", as_path(str(recipe)).stem)
     for override in overrides:
         _apply(tree, override)
     return validate(tree, source=f"recipe '{recipe}'")
@@ -183,8 +183,8 @@ def _read_recipe(recipe: str, seen: tuple[str, ...]) -> dict[str, Any]:
         raise ConfigError(f"Recipe '{recipe}' stands on itself ({' → '.join((*seen, recipe))}).")
     if recipe in recipe_names():
         text = (resources.files("reid_ray") / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8")
-    elif location(recipe).is_file():
-        text = location(recipe).read_text(encoding="utf-8")
+    elif as_path(recipe).is_file():
+        text = as_path(recipe).read_text(encoding="utf-8")
     else:
         raise ConfigError(
             f"Unknown recipe '{recipe}'{_nearest(recipe, recipe_names())}; recipes are {', '.join(recipe_names())}, "

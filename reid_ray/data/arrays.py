@@ -21,7 +21,7 @@ from reid_ray.data.decoding import DEFAULT, Decoding, convert, decode_image, eig
 from reid_ray.data.headers import BrokenImage
 from reid_ray.data.images import FileImages
 from reid_ray.errors import DataError
-from reid_ray.locations import RemotePath
+from reid_ray.io.paths import RemotePath
 
 Channels = Literal["rgb", "bgr"]
 AnyImage: TypeAlias = str | Path | RemotePath | bytes | Image.Image | npt.NDArray[Any] | Tensor

@@ -20,7 +20,7 @@ from reid_ray.data.readers import scan_dataset
 from reid_ray.data.readers.scan import Kind, Problem, Scan, is_image_name, walk_files
 from reid_ray.data.table import SPLITS, ImageTable
 from reid_ray.errors import DataError, StorageError
-from reid_ray.locations import Location, location
+from reid_ray.io.paths import Location, as_path
 from reid_ray.types import UNKNOWN
 
 SYSTEM_LITTER = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store", ".directory", ".localized"})
@@ -219,7 +219,7 @@ def _changed_pack(config: DataConfig, table: ImageTable, looks: dict[str, _Look]
     """A packed dataset carries a digest of its content; a difference is damage that still decodes."""
     if config.layout != "packed" or not config.use_cameras:
         return []
-    root = location(config.root or "")
+    root = as_path(config.root or "")
     if content_digest(table, [looks[path].sha256 for path in table.paths]) == read_manifest(root)["digest"]:
         return []
     what = f"{root} is damaged: its content does not have the digest in {MANIFEST}; pack or copy it again."

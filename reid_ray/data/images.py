@@ -11,7 +11,7 @@ from reid_ray.data.decoding import DEFAULT, Decoding, decode_image, warn_of
 from reid_ray.data.headers import BrokenImage
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import DataError
-from reid_ray.locations import Location, location
+from reid_ray.io.paths import Location, as_path
 
 
 class ImageReader(Protocol):
@@ -39,7 +39,7 @@ class FileImages:
 def read_file(path: str) -> bytes:
     """The content of an image file; `DataError` naming it where it cannot be read."""
     try:
-        return location(path).read_bytes()
+        return as_path(path).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
         raise DataError(
             f"Cannot read the image {printable(path)}: {getattr(error, 'strerror', None) or error}."

@@ -31,7 +31,7 @@ from reid_ray.data.integrity import inspect_image
 from reid_ray.data.packed_images import FORMAT, FORMAT_VERSION, MANIFEST, TABLE, PackedImages
 from reid_ray.data.table import SPLITS, ImageTable
 from reid_ray.errors import DataError, StorageError
-from reid_ray.locations import Location, RemotePath
+from reid_ray.io.paths import Location, RemotePath
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from reid_ray.data.decoding import DEFAULT, Decoding
 from reid_ray.data.images import decode
-from reid_ray.data.local_copy import local_copy
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import DataError
-from reid_ray.locations import Location, location
+from reid_ray.io.local_copy import local_copy
+from reid_ray.io.paths import Location, as_path
 
 MANIFEST = "manifest.json"
 TABLE = "table.parquet"
@@ -67,7 +67,7 @@ class PackedImages:
     def _shard(self, name: str) -> Any:
         shard = self._shards.get(name)
         if shard is None:  # two threads may both open it; either result is good
-            shard = self._shards[name] = _open_shard(_member(location(self.root), name))
+            shard = self._shards[name] = _open_shard(_member(as_path(self.root), name))
         return shard
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reid_ray.errors import DataError
-from reid_ray.locations import Location, readable
+from reid_ray.io.paths import Location, as_readable
 from reid_ray.types import UNKNOWN, IntArray
 
 SPLITS = ("train", "query", "gallery")
@@ -218,7 +218,7 @@ class ImageTable:
 
     @classmethod
     def read(cls, path: Location, name: str | None = None) -> ImageTable:
-        return cls(pq.read_table(readable(path)), name or path.stem)
+        return cls(pq.read_table(as_readable(path)), name or path.stem)
 
 
 def known_columns() -> tuple[str, ...]:

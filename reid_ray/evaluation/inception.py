@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reid_ray.errors import DataError, WeightsError
-from reid_ray.locations import Location, location, readable
+from reid_ray.io.paths import Location, as_path, as_readable
 
 SIDE = 299
 
@@ -32,7 +32,7 @@ def load_inception(path: str | Location, device: torch.device | str = "cpu") -> 
     Raises:
         WeightsError: there is no such file, or it is no TorchScript.
     """
-    file = location(path)
+    file = as_path(path)
     if not file.is_file():
         raise WeightsError(
             f"There is no Inception file {path}; FID needs a TorchScript of the network, such as default_1.pt of "
@@ -42,7 +42,7 @@ def load_inception(path: str | Location, device: torch.device | str = "cpu") -> 
         with warnings.catch_warnings(
             action="ignore", category=FutureWarning
         ):  # TorchScript is deprecated, this file not
-            network: torch.jit.ScriptModule = torch.jit.load(readable(file), map_location=device).eval()  # type: ignore[no-untyped-call]
+            network: torch.jit.ScriptModule = torch.jit.load(as_readable(file), map_location=device).eval()  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(f"Cannot read {path} as a TorchScript ({reason}); FID needs one of Inception.") from error

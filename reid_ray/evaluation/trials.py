@@ -17,7 +17,7 @@ from reid_ray.errors import DataError
 from reid_ray.evaluation.arguments import Array
 from reid_ray.evaluation.cross_modal import regdb, sysu_mm01
 from reid_ray.evaluation.ranking import RankMetrics
-from reid_ray.locations import Location, readable
+from reid_ray.io.paths import Location, as_readable
 from reid_ray.types import UNKNOWN, IntArray
 
 Search = Literal["all", "indoor"]
@@ -147,7 +147,7 @@ def read_sysu_permutations(path: Location) -> Permutations:
         DataError: no such file, or one that is not in this form.
     """
     try:
-        cameras = loadmat(readable(path))["rand_perm_cam"].ravel()
+        cameras = loadmat(as_readable(path))["rand_perm_cam"].ravel()
         return {
             (camera, pid): _matrix(numbers)
             for camera, people in enumerate(cameras, start=1)

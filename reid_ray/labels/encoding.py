@@ -18,10 +18,17 @@ from scipy.sparse import csr_array
 
 from reid_ray.config import LabelsConfig
 from reid_ray.errors import ConfigError
-from reid_ray.labels import kernels
+from reid_ray.labels import graph_kernels as kernels
 from reid_ray.labels.arguments import is_count
-from reid_ray.labels.neighbours import IndexArray, Neighbours, join, nearest, nearest_by_camera, similarities_of_pairs
-from reid_ray.labels.products import Centre
+from reid_ray.labels.neighbours.exact import (
+    IndexArray,
+    Neighbours,
+    join,
+    nearest,
+    nearest_by_camera,
+    similarities_of_pairs,
+)
+from reid_ray.labels.neighbours.products import Centre
 from reid_ray.types import FeatureRows, FloatArray, IntArray
 
 Variant = Literal["spcl", "cvpr17", "camera"]
@@ -37,7 +44,7 @@ LEAST_SCALE = 1e-5
 
 
 @dataclass(frozen=True)
-class Scheme:
+class JaccardParams:
     """What is encoded.
 
     Attributes:
@@ -54,7 +61,7 @@ class Scheme:
     k2_within: int = 2
 
     @classmethod
-    def of(cls, config: LabelsConfig) -> Scheme:
+    def of(cls, config: LabelsConfig) -> JaccardParams:
         """The encoding that a configuration asks for."""
         return cls(config.variant, config.k1, config.k2, config.k1_within, config.k2_within)
 
@@ -88,7 +95,7 @@ class Scheme:
 
 
 @dataclass(frozen=True)
-class Lists:
+class NeighbourLists:
     """The neighbours that a scheme works from.
 
     Attributes:
@@ -105,7 +112,7 @@ class Lists:
 
 def search(
     features: FeatureRows,
-    scheme: Scheme,
+    scheme: JaccardParams,
     camids: IntArray | None = None,
     *,
     rows: range | None = None,
@@ -113,11 +120,11 @@ def search(
     device: torch.device | str | None = None,
     memory_mb: int = 1024,
     on_rows: Callable[[int], None] | None = None,
-) -> Lists:
+) -> NeighbourLists:
     """The neighbours that `scheme` needs, of some rows or of all; arguments and errors as `neighbours.nearest`."""
     if not scheme.by_camera:
         least = scheme.variant == "cvpr17"
-        return Lists(
+        return NeighbourLists(
             nearest(
                 features,
                 scheme.n_neighbours,
@@ -142,22 +149,24 @@ def search(
         memory_mb=memory_mb,
         on_rows=on_rows,
     )
-    return Lists(within, across)
+    return NeighbourLists(within, across)
 
 
-def join_lists(parts: Sequence[Lists]) -> Lists:
+def join_lists(parts: Sequence[NeighbourLists]) -> NeighbourLists:
     """The lists of all rows, from those of consecutive ranges."""
     across = [part.across for part in parts if part.across is not None]
-    return Lists(join([part.main for part in parts]), join(across) if across else None)
+    return NeighbourLists(join([part.main for part in parts]), join(across) if across else None)
 
 
-def encode(features: FeatureRows, lists: Lists, scheme: Scheme) -> csr_array:
+def encode(features: FeatureRows, lists: NeighbourLists, scheme: JaccardParams) -> csr_array:
     """V, with query expansion: float32 [N, N], rows sum to 1, columns ascend."""
     weights = reciprocal_weights(features, lists, scheme)
     return expand_queries(weights, lists, scheme)
 
 
-def reciprocal_weights(features: FeatureRows, lists: Lists, scheme: Scheme, rows: range | None = None) -> csr_array:
+def reciprocal_weights(
+    features: FeatureRows, lists: NeighbourLists, scheme: JaccardParams, rows: range | None = None
+) -> csr_array:
     """V before query expansion, of some rows or of all: float32 [R, N].
 
     | variant | neighbours tested K, half H (self counted) | weight of neighbour j of i |
@@ -180,7 +189,9 @@ def reciprocal_weights(features: FeatureRows, lists: Lists, scheme: Scheme, rows
     return csr_array((weights, columns, indptr), (len(rows), len(lists)))
 
 
-def expand_queries(weights: csr_array, lists: Lists, scheme: Scheme, rows: range | None = None) -> csr_array:
+def expand_queries(
+    weights: csr_array, lists: NeighbourLists, scheme: JaccardParams, rows: range | None = None
+) -> csr_array:
     """Mean of V over the nearest rows of some rows, or of all; `weights` holds all rows."""
     rows = range(len(lists)) if rows is None else rows
     own = slice(rows.start, rows.stop)
@@ -203,7 +214,7 @@ def expand_queries(weights: csr_array, lists: Lists, scheme: Scheme, rows: range
     return expanded
 
 
-def _sets(lists: Lists, scheme: Scheme, first: int, last: int) -> tuple[IntArray, IndexArray]:
+def _sets(lists: NeighbourLists, scheme: JaccardParams, first: int, last: int) -> tuple[IntArray, IndexArray]:
     """Sizes and members of the sets of rows first … last−1."""
     indices = lists.main.indices
     if lists.across is not None:
@@ -217,7 +228,7 @@ def _sets(lists: Lists, scheme: Scheme, first: int, last: int) -> tuple[IntArray
 
 
 def _similarities(
-    features: FeatureRows, lists: Lists, rows: range, indptr: IntArray, columns: IndexArray
+    features: FeatureRows, lists: NeighbourLists, rows: range, indptr: IntArray, columns: IndexArray
 ) -> FloatArray:
     """Similarities of the stored pairs: from the neighbour lists, where either row has the other; else computed."""
     similarities = np.full(len(columns), np.nan, dtype=np.float32)
@@ -239,7 +250,7 @@ def _similarities(
     return similarities
 
 
-def _scale(neighbours: Neighbours, scheme: Scheme) -> npt.NDArray[np.float64]:
+def _scale(neighbours: Neighbours, scheme: JaccardParams) -> npt.NDArray[np.float64]:
     """float64 [N]: what the d² of each row are divided by."""
     if scheme.variant != "cvpr17":
         return np.ones(len(neighbours.indices))

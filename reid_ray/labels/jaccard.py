@@ -13,9 +13,9 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from reid_ray.labels import kernels
+from reid_ray.labels import graph_kernels as kernels
 from reid_ray.labels.arguments import DistanceGraph, camera_column, check_max_distance, feature_rows, reaching
-from reid_ray.labels.encoding import Scheme, Variant, encode, make_indptr, over_blocks, search
+from reid_ray.labels.encoding import JaccardParams, Variant, encode, make_indptr, over_blocks, search
 from reid_ray.types import FeatureRows, IntArray
 
 
@@ -53,7 +53,7 @@ def jaccard_graph(
         DataError: features that are no matrix of finite rows of norm 1 or 0, camids that are not one a row.
     """
     check_max_distance(max_distance)
-    scheme = Scheme(variant, k1, k2, k1_within, k2_within)
+    scheme = JaccardParams(variant, k1, k2, k1_within, k2_within)
     rows = feature_rows(features)
     cameras = camera_column(camids, rows.shape[0])
     if not rows.shape[0]:

@@ -14,14 +14,14 @@ import numpy.typing as npt
 import torch
 from scipy.sparse import csr_array
 
-from reid_ray.labels import kernels
+from reid_ray.labels import graph_kernels as kernels
 from reid_ray.labels.clustering import close_gaps
-from reid_ray.labels.encoding import Scheme, over_blocks
+from reid_ray.labels.encoding import JaccardParams, over_blocks
 from reid_ray.labels.jaccard import jaccard_graph
 from reid_ray.labels.quality import adjusted_rand, entropy, group_sizes, joint_groups, n_pairs
 from reid_ray.types import OUTLIER, UNKNOWN, FeatureRows, IntArray
 
-COMMON = Scheme("spcl", k1=30, k2=6)
+COMMON = JaccardParams("spcl", k1=30, k2=6)
 """The encoding in which labellings are compared, whatever made them."""
 
 COMMON_DISTANCE = 0.9

@@ -12,14 +12,15 @@ import numpy as np
 import torch
 
 from reid_ray.config import LabelsConfig
-from reid_ray.labels import clustering, steps
-from reid_ray.labels.encoding import Scheme, expand_queries, reciprocal_weights
+from reid_ray.labels import clustering
+from reid_ray.labels import tasks as steps
+from reid_ray.labels.encoding import JaccardParams, expand_queries, reciprocal_weights
+from reid_ray.labels.executor import Executor, SerialExecutor, split_rows
 from reid_ray.labels.proxies import Proxies, make_proxies
 from reid_ray.labels.quality import label_statistics
 from reid_ray.labels.reliability import reliable_labels
 from reid_ray.labels.source_term import source_dissimilarity
 from reid_ray.labels.thresholds import eps_for_share
-from reid_ray.labels.workers import ThisProcess, Workers, shares
 from reid_ray.types import OUTLIER, UNKNOWN, FeatureRows, Features, FloatArray, IntArray, Labels
 
 HDBSCAN_DISTANCE = 0.9
@@ -31,7 +32,7 @@ WIDER = (0.6, 0.7, 0.8, 0.9, 1.0)
 OnStage = Callable[[str], None]
 
 
-class Encoded(NamedTuple):
+class EncodedGraph(NamedTuple):
     """What the graph is made of.
 
     Attributes:
@@ -48,7 +49,7 @@ class Encoded(NamedTuple):
 
 
 @dataclass
-class Labelling:
+class ClusteringResult:
     """Clusters of some features, and how they came about.
 
     Attributes:
@@ -79,7 +80,7 @@ def refresh(
     true_pids: IntArray | None = None,
     previous: Labels | None = None,
     device: torch.device | str | None = None,
-    workers: Workers | None = None,
+    workers: Executor | None = None,
     source: FeatureRows | None = None,
 ) -> Labels:
     """Cluster features into pseudo-labels.
@@ -98,7 +99,7 @@ def refresh(
         workers: who does it; default this process. The labels are the same.
         source: float32 [M, D], features of the source for `config.source_weight`; None without one.
     """
-    workers = workers or ThisProcess()
+    workers = workers or SerialExecutor()
     found = cluster_rows(
         features.values,
         config,
@@ -121,10 +122,10 @@ def refresh(
 
 
 def labels_from_ground_truth(
-    features: Features, pids: IntArray, camids: IntArray, *, version: int, workers: Workers | None = None
+    features: Features, pids: IntArray, camids: IntArray, *, version: int, workers: Executor | None = None
 ) -> Labels:
     """The same from true identities, numbered as `ground_truth_labels` does."""
-    labels, workers = number_identities(pids), workers or ThisProcess()
+    labels, workers = number_identities(pids), workers or SerialExecutor()
     proxies: Proxies = workers.get([workers.run(make_proxies, features.values, labels, camids)])[0]
     return Labels(version, labels, *proxies, statistics=label_statistics(labels))
 
@@ -149,11 +150,11 @@ def cluster_rows(
     camids: IntArray,
     *,
     device: torch.device | str | None = None,
-    workers: Workers | None = None,
+    workers: Executor | None = None,
     on_stage: OnStage | None = None,
     threshold: float | None = None,
     source: FeatureRows | None = None,
-) -> Labelling:
+) -> ClusteringResult:
     """Labels of some features by the configured clusterer.
 
     Args:
@@ -166,18 +167,18 @@ def cluster_rows(
         threshold: the first refresh's, where `config.reliability` asks for reliable members only; None at the first.
     """
     clock = _Clock(on_stage)
-    workers = workers or ThisProcess()
+    workers = workers or SerialExecutor()
     if config.clusterer == "kmeans":
         with clock("clusters"):
             centre = workers.run(steps.checked_centre, features)
             labels = workers.get([workers.run(steps.kmeans_labels, features, config, centre)])[0]
-        return Labelling(labels, labels, None, None, seconds=clock.seconds)
-    rows = shares(features.shape[0], workers.n_workers)
+        return ClusteringResult(labels, labels, None, None, seconds=clock.seconds)
+    rows = split_rows(features.shape[0], workers.n_workers)
     lists = _searched(features, config, camids, rows, workers, device, clock)
     recall = (
         None if config.neighbours == "exact" else workers.get([workers.run(steps.measured_recall, features, lists)])[0]
     )
-    encoded = _encoded(features, Scheme.of(config), lists, rows, workers, clock)
+    encoded = _encoded(features, JaccardParams.of(config), lists, rows, workers, clock)
     if source is not None and config.source_weight and source.shape[0]:
         with clock("source"):
             encoded = encoded._replace(
@@ -207,7 +208,7 @@ def cluster_rows(
                 labels, threshold = reliable_labels(tight, labels, loose, threshold)
             graph = workers.run(steps.stack, *parts)
     by_policy = clustering.apply_outlier_policy(labels, config.outliers)
-    return Labelling(by_policy, labels, graph, eps, recall, clock.seconds, threshold)
+    return ClusteringResult(by_policy, labels, graph, eps, recall, clock.seconds, threshold)
 
 
 def _searched(
@@ -215,12 +216,12 @@ def _searched(
     config: LabelsConfig,
     camids: IntArray,
     rows: list[range],
-    workers: Workers,
+    workers: Executor,
     device: torch.device | str | None,
     clock: _Clock,
 ) -> Any:
     """A handle to the neighbour lists of all rows."""
-    scheme = Scheme.of(config)
+    scheme = JaccardParams.of(config)
     with clock("neighbours"):
         centre = workers.run(steps.checked_centre, features)
         if config.neighbours != "exact":
@@ -236,8 +237,8 @@ def _searched(
 
 
 def _encoded(
-    features: FeatureRows, scheme: Scheme, lists: Any, rows: list[range], workers: Workers, clock: _Clock
-) -> Encoded:
+    features: FeatureRows, scheme: JaccardParams, lists: Any, rows: list[range], workers: Executor, clock: _Clock
+) -> EncodedGraph:
     with clock("encoding"):
         parts = [workers.run(reciprocal_weights, features, lists, scheme, own) for own in rows]
         whole = workers.run(steps.stack, *parts)
@@ -245,22 +246,22 @@ def _encoded(
         weights = workers.run(steps.stack, *parts)
         transposed = workers.run(steps.transpose, weights)
         workers.wait([transposed])
-    return Encoded(weights, transposed)
+    return EncodedGraph(weights, transposed)
 
 
-def _dissimilarity(features: FeatureRows, source: FeatureRows, rows: list[range], workers: Workers) -> FloatArray:
+def _dissimilarity(features: FeatureRows, source: FeatureRows, rows: list[range], workers: Executor) -> FloatArray:
     """v [N] of the source-similarity term."""
     parts = workers.get([workers.run(source_dissimilarity, features, source, own) for own in rows])
     whole: FloatArray = np.concatenate(parts)
     return np.asarray(whole / max(whole.max(initial=0), np.finfo(np.float32).tiny), dtype=np.float32)
 
 
-def _graph_parts(encoded: Encoded, limit: float, rows: list[range], workers: Workers) -> list[Any]:
+def _graph_parts(encoded: EncodedGraph, limit: float, rows: list[range], workers: Executor) -> list[Any]:
     """Row blocks of the graph of all pairs up to `limit`."""
     return [workers.run(steps.graph_rows, *encoded, limit, own) for own in rows]
 
 
-def _graph_and_eps(encoded: Encoded, rho: float, rows: list[range], workers: Workers) -> tuple[Any, float]:
+def _graph_and_eps(encoded: EncodedGraph, rho: float, rows: list[range], workers: Executor) -> tuple[Any, float]:
     """The graph that holds the closest share of pairs, or all with anything in common, and their mean distance."""
     eps = None
     for limit in WIDER:
@@ -272,7 +273,7 @@ def _graph_and_eps(encoded: Encoded, rho: float, rows: list[range], workers: Wor
     return graph, eps
 
 
-def _shared_dbscan(parts: list[Any], eps: float, min_samples: int, rows: list[range], workers: Workers) -> IntArray:
+def _shared_dbscan(parts: list[Any], eps: float, min_samples: int, rows: list[range], workers: Executor) -> IntArray:
     """DBSCAN on row blocks of a graph."""
     masks = workers.get([workers.run(steps.core_mask, part, eps, min_samples) for part in parts])
     core = np.concatenate(masks)

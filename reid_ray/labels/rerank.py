@@ -14,10 +14,10 @@ import torch
 from scipy.sparse import csr_array
 
 from reid_ray.errors import ConfigError, DataError
-from reid_ray.labels.encoding import LEAST_SCALE, Scheme, encode, search
+from reid_ray.labels.encoding import LEAST_SCALE, JaccardParams, encode, search
 from reid_ray.labels.features import blocks
 from reid_ray.labels.jaccard import graph_of_weights
-from reid_ray.labels.products import product
+from reid_ray.labels.neighbours.products import product
 from reid_ray.labels.threads import on_threads
 from reid_ray.types import FloatArray
 
@@ -59,7 +59,7 @@ def reranked_distances(
         DataError: features that do not fit together, are not finite or not normalised; the row that is named is counted
             over the queries and on over the gallery.
     """
-    scheme = Scheme("cvpr17", k1, k2)
+    scheme = JaccardParams("cvpr17", k1, k2)
     if chunk < 1:
         raise ValueError(f"chunk={chunk}: a block has at least one query")
     if not 0 <= lambda_value <= 1:

@@ -20,12 +20,12 @@ from scipy.sparse import csr_array
 from reid_ray.config import LabelsConfig
 from reid_ray.errors import ConfigError
 from reid_ray.labels.clustering import dbscan
-from reid_ray.labels.encoding import Lists, Scheme, Variant, expand_queries, reciprocal_weights
+from reid_ray.labels.encoding import JaccardParams, NeighbourLists, Variant, expand_queries, reciprocal_weights
 from reid_ray.labels.features import check_features
 from reid_ray.labels.jaccard import graph_of_weights
 from reid_ray.labels.label_free import COMMON, COMMON_DISTANCE, label_free_objective, label_free_scores
-from reid_ray.labels.neighbours import nearest, nearest_by_camera
-from reid_ray.labels.products import Centre, find_centre
+from reid_ray.labels.neighbours.exact import nearest, nearest_by_camera
+from reid_ray.labels.neighbours.products import Centre, find_centre
 from reid_ray.labels.quality import label_statistics, truth_scores
 from reid_ray.types import UNKNOWN, FeatureRows, IntArray
 
@@ -62,11 +62,11 @@ class Setting:
         return cls(**{field.name: getattr(labels, field.name) for field in fields(cls)})
 
     @property
-    def scheme(self) -> Scheme:
+    def scheme(self) -> JaccardParams:
         """The encoding, without what the variant does not read."""
         if self.variant == "camera":
-            return Scheme(self.variant, self.k1, self.k2, self.k1_within, self.k2_within)
-        return Scheme(self.variant, self.k1, self.k2)
+            return JaccardParams(self.variant, self.k1, self.k2, self.k1_within, self.k2_within)
+        return JaccardParams(self.variant, self.k1, self.k2)
 
 
 def sweep(
@@ -191,12 +191,12 @@ def _values(name: str, part: str, text: str) -> list[Any]:
 
 def _encodings(
     features: FeatureRows,
-    schemes: Iterable[Scheme],
+    schemes: Iterable[JaccardParams],
     camids: IntArray | None,
     centre: Centre,
     device: torch.device | str | None,
     memory_mb: int,
-) -> Iterator[tuple[Scheme, csr_array]]:
+) -> Iterator[tuple[JaccardParams, csr_array]]:
     """V of each scheme, one at a time; k-reciprocal weights are shared by those that differ in the expansion only.
 
     The first scheme comes first, unless it is by camera.
@@ -213,30 +213,30 @@ def _encodings(
                     yield scheme, expand_queries(weights, lists, scheme)
 
 
-def _without_expansion(scheme: Scheme) -> Scheme:
+def _without_expansion(scheme: JaccardParams) -> JaccardParams:
     return replace(scheme, k2=1, k2_within=1)
 
 
 def _longest_lists(
     features: FeatureRows,
-    schemes: Sequence[Scheme],
+    schemes: Sequence[JaccardParams],
     camids: IntArray | None,
     centre: Centre,
     device: torch.device | str | None,
     memory_mb: int,
-) -> Lists:
+) -> NeighbourLists:
     """Lists that begin with those of each scheme, whether by camera or not."""
     if schemes[0].by_camera:
         if camids is None:
             raise ConfigError("The Jaccard variant 'camera' needs the camera of each row; give camids, or use 'spcl'.")
         k_within = max(max(scheme.k1_within + 1, scheme.k2_within) for scheme in schemes)
         k_across = max(max(scheme.k1 + 1, scheme.k2) for scheme in schemes)
-        return Lists(
+        return NeighbourLists(
             *nearest_by_camera(features, camids, k_within, k_across, centre=centre, device=device, memory_mb=memory_mb)
         )
     k = max(scheme.n_neighbours for scheme in schemes)
     least = any(scheme.variant == "cvpr17" for scheme in schemes)
-    return Lists(nearest(features, k, least=least, centre=centre, device=device, memory_mb=memory_mb))
+    return NeighbourLists(nearest(features, k, least=least, centre=centre, device=device, memory_mb=memory_mb))
 
 
 def _result(

@@ -24,7 +24,7 @@ from reid_ray.methods.base import Batch, Collectives, Method, Update, register_m
 from reid_ray.methods.components import BufferDict, joined_feature
 from reid_ray.methods.pretraining import STRONG
 from reid_ray.methods.stage import LabelSpec, Stage, StreamSpec, from_clusters, optimizers
-from reid_ray.models import with_own_norms
+from reid_ray.models import with_domain_bn
 from reid_ray.types import FloatArray, Labels
 
 
@@ -40,7 +40,7 @@ class SpCL(Method):
             raise ConfigError("SpCL learns from the source itself; set labels.source_weight=0.")
         self.settings = cast(SpCLConfig, config.method)
         self.student = self.network(config, "student")
-        self.source = with_own_norms(self.student) if config.source is not None else None
+        self.source = with_domain_bn(self.student) if config.source is not None else None
         self.memory = BufferDict()
 
     @classmethod

@@ -10,9 +10,8 @@ from reid_ray.models.batchnorm import (
 )
 from reid_ray.models.branches import ABMT_BRANCHES, AsymmetricEmbedder, build_branches
 from reid_ray.models.codes import GaussianCode
-from reid_ray.models.domains import with_own_norms
+from reid_ray.models.domain_bn import with_domain_bn
 from reid_ray.models.embedder import Embedder, Embedding, build_embedder
-from reid_ray.models.inference import for_extraction
 from reid_ray.models.network import build_network
 from reid_ray.models.partitions import (
     SCR_PARTITIONS,
@@ -73,7 +72,6 @@ __all__ = [
     "build_partitions",
     "build_pooling",
     "copy_stages",
-    "for_extraction",
     "from_numpy",
     "is_model_file",
     "load_backbone_weights",
@@ -88,5 +86,5 @@ __all__ = [
     "synchronise_buffers",
     "to_numpy",
     "update_teacher",
-    "with_own_norms",
+    "with_domain_bn",
 ]

@@ -13,7 +13,7 @@ import torchvision
 from torch import Tensor, nn
 
 from reid_ray.errors import WeightsError
-from reid_ray.locations import Location
+from reid_ray.io.paths import Location
 from reid_ray.models.resnet import Backbone
 from reid_ray.models.weights_file import first_keys, read_weights_file
 from reid_ray.models.weights_formats import PLAIN, Trunk, find_trunks, has_tensors

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 
 from reid_ray.errors import WeightsError
-from reid_ray.locations import Location, location, readable
+from reid_ray.io.paths import Location, as_path, as_readable
 
 HEAD_BYTES = 1024
 """Of a file that is looked at to tell what it is."""
@@ -47,10 +47,10 @@ def read_weights_file(path: str | Location) -> object:
     Raises:
         WeightsError: no such file, or one that is no weights file; the message says what it is where that can be told.
     """
-    file = location(path)
+    file = as_path(path)
     if not file.is_file():
         raise WeightsError(f"There is no weights file {path}; set model.weights to a file, torchvision or null.")
-    content = readable(file)
+    content = as_readable(file)
     start = _start(content)
     if _is_safetensors(start):
         return _read_safetensors(content, path)

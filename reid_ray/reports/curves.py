@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from reid_ray.locations import Location
+from reid_ray.io.paths import Location
 from reid_ray.reports.figures import INK, MUTED, SERIES, dress, new_figure, save
 from reid_ray.reports.series import EpochRow, Event, epoch_rows, headline, number, steps
 

@@ -7,8 +7,8 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from reid_ray.locations import Location
-from reid_ray.training.storage import replacing
+from reid_ray.io.files import atomic_write
+from reid_ray.io.paths import Location
 
 # Okabe and Ito's palette, which people with any colour vision tell apart.
 BLUE = "#0072B2"
@@ -46,5 +46,5 @@ def dress(axes: Any, *, grid: str = "both") -> None:
 def save(figure: Any, out: Location) -> None:
     """Write a PNG, never half of one: a running run's report is read while it is written."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as file:
+    with atomic_write(out) as file:
         figure.savefig(file, format="png")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from reid_ray.locations import Location
+from reid_ray.io.paths import Location
 from reid_ray.reports.page import grid, header, picture, write_page
 from reid_ray.reports.series import Event, Headline, headline, number, tabulate_epochs
 

@@ -6,8 +6,8 @@ import base64
 from collections.abc import Sequence
 from html import escape
 
-from reid_ray.locations import Location
-from reid_ray.training.storage import replacing
+from reid_ray.io.files import atomic_write
+from reid_ray.io.paths import Location
 
 REPORT_NAME = "report.html"
 MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".svg": "image/svg+xml"}
@@ -23,7 +23,7 @@ def write_page(folder: Location, body: Sequence[str]) -> Location:
         The path of the page.
     """
     out = folder / REPORT_NAME
-    with replacing(out) as file:
+    with atomic_write(out) as file:
         file.write(_PAGE.format(title=escape(folder.name), style=_STYLE, body="\n".join(body)).encode())
     return out
 

@@ -17,7 +17,7 @@ from reid_ray.data.images import Dataset
 from reid_ray.data.table import ImageTable
 from reid_ray.evaluation import score_queries, top_matches
 from reid_ray.evaluation.arguments import Array
-from reid_ray.locations import Location
+from reid_ray.io.paths import Location
 from reid_ray.reports.figures import FAINT, GREEN, INK, MUTED, VERMILION, new_figure, save
 from reid_ray.types import UNKNOWN, IntArray
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from reid_ray.errors import ConfigError, StorageError
-from reid_ray.locations import location
+from reid_ray.io.files import first_line
+from reid_ray.io.paths import as_path
 from reid_ray.reports.tracking import Point, Subject, Tracker, missing
 from reid_ray.run import Run
-from reid_ray.training.storage import first_line
 
 FILE_SUFFIX = ".reid_ray"
 """Of the event files that are ours, and are emptied to begin anew."""
@@ -220,7 +220,7 @@ def _imported(module: str, title: str) -> Any:
 
 
 def _event_folder(run: Run, out: str | None) -> Path:
-    folder = run.path / "tensorboard" if out is None else location(out) / run.config.name
+    folder = run.path / "tensorboard" if out is None else as_path(out) / run.config.name
     if isinstance(folder, Path):
         return folder
     raise ConfigError(

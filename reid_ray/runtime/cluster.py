@@ -11,11 +11,11 @@ from typing import Any
 import ray
 
 from reid_ray.config import Config
+from reid_ray.devices import n_cores
 from reid_ray.errors import ConfigError, RunError
-from reid_ray.locations import Location
-from reid_ray.runtime.leftovers import ray_folder, short_lived
+from reid_ray.io.paths import Location
+from reid_ray.runtime.cleanup import ray_folder, short_lived
 from reid_ray.runtime.resources import Plan, check_fits, plan
-from reid_ray.training.devices import n_cores
 from reid_ray.training.rundir import RunDirectory
 
 NAMESPACE = "reid_ray"

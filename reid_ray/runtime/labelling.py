@@ -51,8 +51,8 @@ class StoredFeatures:
         return np.asarray(parts[0][wanted] if len(parts) == 1 else np.concatenate(parts)[wanted], dtype=np.float32)
 
 
-class ActorWorkers:
-    """`labels.workers.Workers` by actors that have a method `run(function, *arguments)`. Calls go round in turn."""
+class ActorExecutor:
+    """`labels.executor.Executor` by actors that have a method `run(function, *arguments)`. Calls go round in turn."""
 
     def __init__(self, actors: Sequence[Any]) -> None:
         self._actors = list(actors)

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import ray
 from ray.data import DataContext, TaskPoolStrategy
 
+from reid_ray.data.feature_folder import table_digest
 from reid_ray.data.images import Dataset, FileImages, ImageReader
 from reid_ray.data.pack import (
     BATCH_IMAGES,
@@ -34,14 +35,12 @@ from reid_ray.data.pack import (
     stored,
 )
 from reid_ray.errors import DataError
-from reid_ray.locations import Location, RemotePath, location, readable
+from reid_ray.io.files import atomic_write, atomic_write_bytes, storage_errors
+from reid_ray.io.paths import Location, RemotePath, as_path, as_readable
 from reid_ray.runtime.cluster import joined
 from reid_ray.runtime.dataflow import Batch, carrying, quiet, quiet_context, rows_of
 from reid_ray.runtime.labelling import fetch
 from reid_ray.runtime.shared import check_shared
-from reid_ray.training.feature_folder import table_digest
-from reid_ray.training.rundir import write_atomically
-from reid_ray.training.storage import replacing, storage_errors
 
 PLAN = "_plan.json"
 ROWS = "_rows.parquet"
@@ -88,14 +87,14 @@ class Packing:
         rows = self.rows(shard)
         paths = read_paths(self.folder, rows)
         hashes = []
-        with replacing(self.folder / shard_name(shard)) as file, pa.ipc.new_file(file, SHARD_SCHEMA) as writer:
+        with atomic_write(self.folder / shard_name(shard)) as file, pa.ipc.new_file(file, SHARD_SCHEMA) as writer:
             for start, stop in _batches(rows):
                 images = [
                     stored(self.images, path, self.size) for path in paths[start - rows.start : stop - rows.start]
                 ]
                 writer.write_batch(record_batch(images))
                 hashes += [hashlib.sha256(data).digest() for data in images]
-        write_atomically(self.hashes_file(shard), b"".join(hashes))
+        atomic_write_bytes(self.hashes_file(shard), b"".join(hashes))
 
 
 def pack_on_ray(
@@ -135,7 +134,7 @@ def pack_on_ray(
         if known is None:
             sizes = _measure(folder, dataset, size)
             known = tuple(cut(sizes, shard_mb * 2**20))
-            write_atomically(folder / PLAN, json.dumps({**request, "starts": known}).encode())
+            atomic_write_bytes(folder / PLAN, json.dumps({**request, "starts": known}).encode())
         packing = Packing(folder, dataset.images, size, known)
         n_done = len(dataset.table)
         todo = packing.missing()
@@ -168,7 +167,7 @@ def read_paths(folder: Location, rows: range) -> list[str]:
     """The paths of some rows, from the row groups in which they lie."""
     first, last = rows.start // ROW_GROUP, (rows.stop - 1) // ROW_GROUP
     try:
-        table = pq.ParquetFile(readable(folder / ROWS)).read_row_groups(range(first, last + 1), columns=["path"])
+        table = pq.ParquetFile(as_readable(folder / ROWS)).read_row_groups(range(first, last + 1), columns=["path"])
     except (OSError, pa.ArrowException) as error:
         raise DataError(
             f"Cannot read {folder / ROWS} ({error}); the folder must lie on storage that every node sees."
@@ -183,7 +182,7 @@ def measure(folder: Location, rows: range, images: ImageReader, size: tuple[int,
     if size is not None or not isinstance(images, FileImages):
         return np.array([len(stored(images, path, size)) for path in paths], dtype=np.int64)
     try:
-        return np.array([location(path).stat().st_size for path in paths], dtype=np.int64)
+        return np.array([as_path(path).stat().st_size for path in paths], dtype=np.int64)
     except OSError as error:
         raise DataError(f"Cannot read the image {error.filename}: {error.strerror}.") from error
 
@@ -202,7 +201,7 @@ def _begin(folder: Location, dataset: Dataset, request: dict[str, Any]) -> tuple
         return tuple(starts)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / ROWS) as file:
+    with atomic_write(folder / ROWS) as file:
         pq.write_table(dataset.table.arrow, file, row_group_size=ROW_GROUP)
     return None
 

@@ -13,7 +13,7 @@ TRAINER_SHARE = 0.6
 
 
 @dataclass(frozen=True)
-class Share:
+class ProcessResources:
     """Processes of one kind, and what each of them has."""
 
     number: int
@@ -27,9 +27,9 @@ class Plan:
     """CPUs, GPUs and threads of a run's processes. Ray Train's controller runs beside them and reserves nothing."""
 
     placement: Literal["separate", "colocated"]
-    trainers: Share
-    extractors: Share
-    labellers: Share
+    trainers: ProcessResources
+    extractors: ProcessResources
+    labellers: ProcessResources
 
     @property
     def cpus(self) -> float:
@@ -83,13 +83,13 @@ def plan(config: Config, *, n_gpus: float, n_cores: int | None) -> Plan:
         )
     at_once = n_workers + max(n_extractors, n_labellers)
 
-    def share(number: int, *, own_cpus: bool, gpus: float) -> Share:
+    def share(number: int, *, own_cpus: bool, gpus: float) -> ProcessResources:
         reserved = runtime.cpus_per_worker if own_cpus else 0
         if n_cores is None:
             threads = max(1, int(runtime.cpus_per_worker))
         else:
             threads = max(1, n_cores // (number if shared and take_turns else at_once))
-        return Share(number, reserved, gpus if n_gpus else 0, runtime.threads or threads)
+        return ProcessResources(number, reserved, gpus if n_gpus else 0, runtime.threads or threads)
 
     return Plan(
         placement,

@@ -10,7 +10,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from reid_ray.errors import RunError, StorageError
-from reid_ray.locations import Location, location
+from reid_ray.io.paths import Location, as_path
 
 
 def check_shared(folder: Location) -> None:
@@ -51,7 +51,7 @@ def _sees(answer: Any) -> bool:
 
 def sees(mark: str) -> bool:
     """Whether this machine sees a file or object, and may write beside it."""
-    seen = location(mark)
+    seen = as_path(mark)
     beside = seen.with_name(f".{uuid4().hex}.mark")  # nodes try at the same time, each with a file of its own
     try:
         beside.write_bytes(seen.read_bytes())

@@ -24,19 +24,19 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionOptions, 
 from torch import nn
 
 from reid_ray.config import Config, RuntimeConfig
+from reid_ray.data.feature_folder import SHARD_MB, FeatureFolder, Manifest
 from reid_ray.data.images import ImageReader
 from reid_ray.data.table import ImageTable
 from reid_ray.data.views import PixelBatch, resize
+from reid_ray.devices import memory_errors, prepare_process
 from reid_ray.errors import ConfigError
-from reid_ray.locations import Location
-from reid_ray.models import for_extraction
+from reid_ray.inference.exported import load_exported
+from reid_ray.inference.extraction import assemble, embed_batch
+from reid_ray.inference.folding import for_extraction
+from reid_ray.io.paths import Location
 from reid_ray.runtime.cluster import joined
 from reid_ray.runtime.dataflow import Batch, carrying, quiet, quiet_context, rows_of
 from reid_ray.runtime.shared import check_shared
-from reid_ray.training.devices import memory_errors, prepare_process
-from reid_ray.training.exported import load_exported
-from reid_ray.training.extraction import assemble, embed_batch
-from reid_ray.training.feature_folder import SHARD_MB, FeatureFolder, Manifest
 from reid_ray.types import FloatArray
 
 SHARDS_PER_EXTRACTOR = 2

@@ -1,7 +1,7 @@
-"""Jobs on a Ray cluster: what is sent, and the job server that takes it, tells about it and ends it.
+"""Jobs on a Ray cluster: what is sent, and the job server that runs, reports and stops it.
 
-A job is `python -m jobs.JOB ARGUMENTS` on the cluster's head. Its id is JOB-NAME-N: the same run, the N-th time. A run
-that still has a job gets no second one; one that has ended gets the next number, and goes on from its checkpoint.
+A job is `python -m reid_ray.jobs.JOB ARGUMENTS` on the cluster's head node. Its id is JOB-NAME-N: the N-th job of that
+run. A run whose job is still active gets no second one; after a job has ended, the next resumes from its checkpoint.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
 from reid_ray.errors import RunError
-from reid_ray.runtime.quiet import variables
+from reid_ray.io.files import first_line
+from reid_ray.runtime.logging_utils import variables
 from reid_ray.runtime.working_dir import EXCLUDES, WorkingDir
-from reid_ray.training.storage import first_line
 
 ADDRESS = "http://127.0.0.1:8265"
 """Of the dashboard of a Ray that runs on this machine."""
@@ -77,7 +77,7 @@ class Request:
 
     @property
     def entrypoint(self) -> str:
-        return shlex.join(["python", "-m", f"jobs.{self.job}", *self.arguments])
+        return shlex.join(["python", "-m", f"reid_ray.jobs.{self.job}", *self.arguments])
 
     @property
     def runtime_env(self) -> dict[str, Any]:

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from reid_ray.errors import RunError
-from reid_ray.locations import Location, readable
+from reid_ray.io.paths import Location, as_readable
+from reid_ray.io.tensors import save_atomically
 from reid_ray.models import local_buffers, set_local_buffers, synchronise_buffers
 from reid_ray.training.distributed import DistributedContext
 from reid_ray.training.modules import Modules
-from reid_ray.training.storage import replacing
 from reid_ray.types import Labels
 
 FORMAT = 2
@@ -101,7 +101,7 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: Location) -> Checkpoint:
-        content = torch.load(readable(path), map_location="cpu", weights_only=True)
+        content = torch.load(as_readable(path), map_location="cpu", weights_only=True)
         return cls(
             state=TrainState(**content["state"]),
             modules=content["modules"],
@@ -175,16 +175,10 @@ def version_errors(path: Location) -> Iterator[None]:
 def _is_whole(path: Location) -> bool:
     """Whether every part of the file is there and has its checksum (torch files are zip archives)."""
     try:
-        with zipfile.ZipFile(readable(path)) as archive:
+        with zipfile.ZipFile(as_readable(path)) as archive:
             return archive.testzip() is None
     except (zipfile.BadZipFile, OSError):
         return False
-
-
-def save_atomically(state: Any, path: Location) -> None:
-    """`torch.save` so that `path` is never half-written; `RunError` where the storage is full or gone."""
-    with replacing(path) as file:
-        torch.save(state, file)
 
 
 def _pack_labels(labels: Labels) -> dict[str, Any]:

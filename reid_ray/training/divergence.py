@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from reid_ray.errors import DivergedError
-from reid_ray.locations import Location
+from reid_ray.io.paths import Location
+from reid_ray.io.tensors import save_atomically
 from reid_ray.methods import Batch, Inputs
-from reid_ray.training.checkpoint import save_atomically
 
 
 def check_finite(

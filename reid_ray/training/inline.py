@@ -13,9 +13,9 @@ import torch.distributed as dist
 
 from reid_ray.config import Config
 from reid_ray.data.images import Dataset
+from reid_ray.devices import choose_device, local_rank, prepare_process
 from reid_ray.errors import ConfigError
 from reid_ray.training.datasets import ImageCaches
-from reid_ray.training.devices import choose_device, local_rank, prepare_process
 from reid_ray.training.distributed import DistributedContext
 from reid_ray.training.loop import Trainer
 from reid_ray.training.metrics import Event

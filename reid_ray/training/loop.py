@@ -18,7 +18,10 @@ from torch.optim import Optimizer
 
 from reid_ray.config import Config
 from reid_ray.data.images import Dataset
+from reid_ray.devices import memory_errors, parameter_dtype
 from reid_ray.evaluation.protocols import PROTOCOLS
+from reid_ray.inference.exported import save_exported
+from reid_ray.inference.retriever import Retriever
 from reid_ray.methods import Batch, Method, Stage, Update, build_method, stages_of, without_weights
 from reid_ray.models import synchronise_buffers
 from reid_ray.training.checkpoint import (
@@ -32,23 +35,15 @@ from reid_ray.training.checkpoint import (
 from reid_ray.training.checks import check_method
 from reid_ray.training.datasets import EVALUATION, ImageCaches, sections_of_stage
 from reid_ray.training.degenerate import fall_back, is_degenerate
-from reid_ray.training.devices import memory_errors, parameter_dtype
 from reid_ray.training.distributed import DistributedContext
 from reid_ray.training.divergence import check_finite
-from reid_ray.training.exported import save_exported
-from reid_ray.training.features import stage_features
+from reid_ray.training.feature_cache import stage_features
 from reid_ray.training.interrupt import Request, deferred_interrupt
 from reid_ray.training.metrics import Event, MetricsLog
 from reid_ray.training.modules import find_module, initialise, prepare_batch_norms, set_modes
 from reid_ray.training.optimizers import make_optimizers, set_rates
 from reid_ray.training.rundir import RunDirectory
-from reid_ray.training.services import (
-    Retriever,
-    Services,
-    known_labels,
-    label_request,
-    run_on_main,
-)
+from reid_ray.training.services import Services, known_labels, label_request, run_on_main
 from reid_ray.training.steps import loss_fields, train_step
 from reid_ray.training.streams import StageData
 from reid_ray.types import Labels

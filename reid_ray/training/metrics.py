@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from reid_ray.locations import Location
-from reid_ray.training.storage import GrowingFile, growing
+from reid_ray.io.files import GrowingFile, open_append
+from reid_ray.io.paths import Location
 
 Event = dict[str, Any]
 
@@ -28,7 +28,7 @@ class MetricsLog:
     """
 
     def __init__(self, path: Location | None, listener: Callable[[Event], None] | None = None) -> None:
-        self._file: GrowingFile | None = growing(path) if path else None
+        self._file: GrowingFile | None = open_append(path) if path else None
         self._listener = listener
 
     @property

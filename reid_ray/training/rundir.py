@@ -16,17 +16,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from reid_ray.config import Config, config_hash, dump_config, hashed_settings, load_config
 from reid_ray.data.images import Dataset, ImageReader
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import ConfigError, RunError
-from reid_ray.locations import Location, RemotePath, location
+from reid_ray.io.files import atomic_write_bytes, parquet_bytes, storage_errors
+from reid_ray.io.paths import Location, RemotePath, as_path
 from reid_ray.training.checkpoint import FORMAT, checkpoint_files
 from reid_ray.training.datasets import MAIN
 from reid_ray.training.metrics import read_metrics
-from reid_ray.training.storage import replacing, storage_errors
 from reid_ray.types import Labels
 
 HASH_PREFIX = "# config hash: "
@@ -42,7 +41,7 @@ class RunDirectory:
     @classmethod
     def of(cls, config: Config) -> RunDirectory:
         """Where this configuration's run lies, absolute; nothing is created."""
-        return cls((location(config.output) / config.name).resolve())
+        return cls((as_path(config.output) / config.name).resolve())
 
     @property
     def config_file(self) -> Location:
@@ -164,9 +163,9 @@ class RunDirectory:
                 folder.mkdir(parents=True, exist_ok=True)
             self.remove_abandoned()
         for file, table in tables.items():
-            write_atomically(file, parquet_bytes(table.arrow))
+            atomic_write_bytes(file, parquet_bytes(table.arrow))
         header = f"{HASH_PREFIX}{config_hash(config)}\n{FORMAT_PREFIX}{FORMAT}\n"
-        write_atomically(self.config_file, f"{header}{dump_config(config)}".encode())
+        atomic_write_bytes(self.config_file, f"{header}{dump_config(config)}".encode())
 
     def remove_abandoned(self) -> None:
         """Remove what killed processes were writing; none of this run may be at work."""
@@ -192,21 +191,7 @@ class RunDirectory:
         if table.has_pids:
             columns["pid"] = table.arrow["pid"]
         name = f"{stage}-epoch-{labels.version:03d}" if stage else f"epoch-{labels.version:03d}"
-        write_atomically(self.labels / f"{name}.parquet", parquet_bytes(pa.table(columns)))
-
-
-def parquet_bytes(table: pa.Table) -> bytes:
-    """A table as the bytes of a Parquet file."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
-
-
-def write_atomically(path: Location, data: bytes) -> None:
-    """Write a file so that a reader sees the old one or the whole new one; `RunError` where the storage gives out."""
-    with replacing(path) as file:
-        file.write(data)
+        atomic_write_bytes(self.labels / f"{name}.parquet", parquet_bytes(pa.table(columns)))
 
 
 def leaf_changes(old: Any, new: Any, prefix: str = "") -> list[str]:

@@ -6,7 +6,6 @@ an actor pool. Both call the same functions below on the same fixed batches, so 
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -15,7 +14,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import nn
 
 from reid_ray.config import Config
 from reid_ray.data.images import Dataset
@@ -23,43 +21,18 @@ from reid_ray.data.table import ImageTable
 from reid_ray.data.views import make_view
 from reid_ray.errors import UserError
 from reid_ray.evaluation.protocols import PROTOCOLS
+from reid_ray.inference.extraction import Load, assemble, augmented, batch_rows, extract, model_columns
+from reid_ray.inference.folding import for_extraction
+from reid_ray.inference.retriever import Retriever
+from reid_ray.labels.executor import Executor
 from reid_ray.labels.refresh import ground_truth_labels, labels_from_ground_truth, refresh
-from reid_ray.labels.workers import Workers
 from reid_ray.methods import FeatureCache, LabelSpec, Method, Stage
-from reid_ray.models import for_extraction
 from reid_ray.training.datasets import EVALUATION, MAIN, ImageCaches, evaluation_table
 from reid_ray.training.distributed import DistributedContext
-from reid_ray.training.extraction import Load, assemble, augmented, batch_rows, extract, model_columns
-from reid_ray.types import FeatureRows, Features, FloatArray, Labels, Version
+from reid_ray.types import FeatureRows, Features, FloatArray, Labels
 
 MEMORY = "memory"
 """Name of the features that a method keeps itself, among those of tables."""
-
-
-@dataclass(frozen=True)
-class Retriever:
-    """A network that embeds, as it is now; it does not change while a service uses it.
-
-    Attributes:
-        module: its name in the method's modules, by which another process builds one.
-        version: of its weights.
-        global_step: steps that its weights have been trained for.
-    """
-
-    module: str
-    network: nn.Module
-    version: Version
-    global_step: int = 0
-
-    def copied(self) -> Retriever:
-        """A copy, which training leaves as it is."""
-        return replace(self, network=copy.deepcopy(self.network))
-
-    def with_weights(self, weights: Mapping[str, Any], global_step: int) -> Retriever:
-        """A copy with other weights, which have been trained for so many steps."""
-        other = replace(self.copied(), global_step=global_step)
-        other.network.load_state_dict(weights)
-        return other
 
 
 @dataclass(frozen=True)
@@ -140,7 +113,7 @@ def label_streams(
     tables: Mapping[str, ImageTable],
     config: Config,
     device: torch.device,
-    workers: Workers | None = None,
+    workers: Executor | None = None,
 ) -> dict[str, Labels]:
     """The labels that a request asks for, by stream.
 

@@ -55,7 +55,7 @@ def test_a_dry_run_prints_exactly_what_would_be_sent(folder):
         result.stdout
         == f"""\
 submission_id: train-mine-1
-entrypoint: python -m jobs.train recipes/mine.yaml data.root=/shared/market output=/shared/runs
+entrypoint: python -m reid_ray.jobs.train recipes/mine.yaml data.root=/shared/market output=/shared/runs
 runtime_env:
   working_dir: {folder}
   excludes:
@@ -107,7 +107,7 @@ def test_other_jobs_have_the_arguments_of_their_commands(job, arguments, run_nam
     result = run("submit", "--job", job, *arguments, "--dry-run")
     assert result.exit_code == 0, result.output
     sent = yaml.safe_load(result.stdout)
-    assert shlex.split(sent["entrypoint"]) == ["python", "-m", f"jobs.{job}", *arguments]
+    assert shlex.split(sent["entrypoint"]) == ["python", "-m", f"reid_ray.jobs.{job}", *arguments]
     assert sent["submission_id"] == f"{job}-{run_name}-1"
     assert sent["metadata"].get("output") == (None if job == "evaluate" else arguments[1 + (job != "pack")])
 

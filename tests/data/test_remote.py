@@ -15,12 +15,12 @@ from reid_ray.data.pack import pack
 from reid_ray.data.readers import detect_layout, read_dataset
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import DataError
-from reid_ray.locations import location
+from reid_ray.io.paths import as_path
 
 
 def upload(folder, remote):
     """Copy a folder to a store."""
-    remote = location(remote)
+    remote = as_path(remote)
     for file in sorted(folder.rglob("*")):
         if file.is_file():
             (remote / file.relative_to(folder).as_posix()).write_bytes(file.read_bytes())
@@ -87,7 +87,7 @@ def test_lists(layout, write_image, tmp_path, bucket):
 
 def test_packed_data(market, tmp_path, bucket):
     """Packed to a store by the command, or copied there; read by one that was copied to a disk."""
-    source, remote = read("market1501", market), location(f"{bucket}/packed")
+    source, remote = read("market1501", market), as_path(f"{bucket}/packed")
     result = CliRunner().invoke(app, ["pack", str(market), str(remote)])
     assert result.exit_code == 0, result.output
     assert f"data.root={remote}" in result.output
@@ -111,8 +111,8 @@ def test_a_failed_packing_leaves_nothing_behind(write_image, tmp_path, bucket):
     bad.write_bytes(good.read_bytes()[:50])
     table = ImageTable.from_columns(path=[str(good)] * 300 + [str(bad)])
     with pytest.raises(DataError, match="Cannot pack"):
-        pack(Dataset(table, FileImages()), location(f"{bucket}/packed"))
-    assert location(f"{bucket}/packed").files() == []
+        pack(Dataset(table, FileImages()), as_path(f"{bucket}/packed"))
+    assert as_path(f"{bucket}/packed").files() == []
 
 
 def test_what_is_not_there_is_a_sentence(bucket):
@@ -122,4 +122,4 @@ def test_what_is_not_there_is_a_sentence(bucket):
     with pytest.raises(DataError, match="Cannot read the image"):
         FileImages().read(f"{bucket}/none.jpg")
     with pytest.raises(DataError, match="no file or folder"):
-        detect_layout(location(f"{bucket}/none"))
+        detect_layout(as_path(f"{bucket}/none"))

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import jobs
-from jobs import entry
 from reid_ray.cli.jobs import JOBS
+from reid_ray.jobs import entry
 
 FOLDER = Path(jobs.__file__).parent
 
@@ -40,7 +40,7 @@ def test_as_a_file_and_as_a_module():
     as_file = start(str(FOLDER / "train.py"), "demo", "output=/shared/runs", "--show-config")
     assert as_file.returncode == 0, as_file.stderr
     assert "output: /shared/runs" in as_file.stdout
-    wrong = start("-m", "jobs.train", "demo", "output=/shared/runs", "training.epoch=1")
+    wrong = start("-m", "reid_ray.jobs.train", "demo", "output=/shared/runs", "training.epoch=1")
     assert wrong.returncode == 2
     assert "did you mean 'training.epochs'" in wrong.stderr
     assert "Traceback" not in wrong.stderr
@@ -49,4 +49,4 @@ def test_as_a_file_and_as_a_module():
 def test_submitting_as_a_file():
     told = start(str(FOLDER / "submit.py"), "demo", "output=/shared/runs", "--dry-run")
     assert told.returncode == 0, told.stderr
-    assert "entrypoint: python -m jobs.train demo output=/shared/runs" in told.stdout
+    assert "entrypoint: python -m reid_ray.jobs.train demo output=/shared/runs" in told.stdout

@@ -12,8 +12,8 @@ from scipy.sparse import csr_array, vstack
 
 from reid_ray.errors import ConfigError, DataError
 from reid_ray.labels.encoding import (
-    Lists,
-    Scheme,
+    JaccardParams,
+    NeighbourLists,
     encode,
     expand_queries,
     join_lists,
@@ -21,8 +21,8 @@ from reid_ray.labels.encoding import (
     search,
 )
 from reid_ray.labels.jaccard import graph_of_weights, jaccard_graph
-from reid_ray.labels.neighbours import Neighbours
-from reid_ray.labels.products import find_centre
+from reid_ray.labels.neighbours.exact import Neighbours
+from reid_ray.labels.neighbours.products import find_centre
 from reid_ray.types import FloatArray
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -137,8 +137,8 @@ def test_independent_of_blocks(
 
     whole = compute()
     monkeypatch.setattr("reid_ray.labels.encoding.ROWS_PER_BLOCK", rows_per_block)
-    monkeypatch.setattr("reid_ray.labels.candidates.BLOCK_ROWS", rows_per_block)
-    monkeypatch.setattr("reid_ray.labels.candidates.BLOCK_COLUMNS", rows_per_block)
+    monkeypatch.setattr("reid_ray.labels.neighbours.candidates.BLOCK_ROWS", rows_per_block)
+    monkeypatch.setattr("reid_ray.labels.neighbours.candidates.BLOCK_COLUMNS", rows_per_block)
     assert_same_bits(compute(), whole)
     monkeypatch.setattr("reid_ray.labels.encoding.MAX_BLOCKS", 3)
     assert_same_bits(compute(), whole)
@@ -207,8 +207,8 @@ def test_scale_lost_in_rounding_does_not_divide_by_nothing() -> None:
     indices = np.stack([np.roll(rows, -i) for i in rows])
     above = np.full((12, 12), 1 + 1e-6, dtype=np.float32)
     features = np.eye(12, dtype=np.float32)[[0] * 12]
-    scheme = Scheme("cvpr17", 4, 2)
-    weights = encode(features, Lists(Neighbours(indices, similarities=above, least=above[0])), scheme)
+    scheme = JaccardParams("cvpr17", 4, 2)
+    weights = encode(features, NeighbourLists(Neighbours(indices, similarities=above, least=above[0])), scheme)
     graph = graph_of_weights(weights, 0.9)
     assert np.isfinite(graph.data).all()
     assert (graph.diagonal() == 0).all()
@@ -262,7 +262,7 @@ def test_rows_may_be_shared_out(make_features: Callable[..., FloatArray], varian
     """Workers that each take some rows, from search to graph, give the bits of one that takes all."""
     features = make_features(60, 7)
     camids = np.random.default_rng(0).integers(3, size=60)
-    scheme = Scheme(variant, 9, 4)  # type: ignore[arg-type]
+    scheme = JaccardParams(variant, 9, 4)  # type: ignore[arg-type]
     whole = jaccard_graph(features, k1=9, k2=4, max_distance=0.8, variant=variant, camids=camids, device="cpu")
     shares = [range(0, 7), range(7, 50), range(50, 60)]
     centre = find_centre(features)

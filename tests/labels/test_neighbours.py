@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from reid_ray.errors import ConfigError, DataError
-from reid_ray.labels.candidates import Search
 from reid_ray.labels.features import open_features
-from reid_ray.labels.neighbours import Neighbours, nearest, nearest_by_camera, similarities_of_pairs
-from reid_ray.labels.products import find_centre, prepare, product
+from reid_ray.labels.neighbours.candidates import Search
+from reid_ray.labels.neighbours.exact import Neighbours, nearest, nearest_by_camera, similarities_of_pairs
+from reid_ray.labels.neighbours.products import find_centre, prepare, product
 from reid_ray.types import FloatArray
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -103,9 +103,9 @@ def test_ties_across_the_last_place_go_to_the_lowest_rows() -> None:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reid_ray.labels.candidates.BLOCK_ROWS", 12)
-    monkeypatch.setattr("reid_ray.labels.candidates.BLOCK_COLUMNS", 5)
-    monkeypatch.setattr("reid_ray.labels.products.ROWS_IN_CACHE", 4)
+    monkeypatch.setattr("reid_ray.labels.neighbours.candidates.BLOCK_ROWS", 12)
+    monkeypatch.setattr("reid_ray.labels.neighbours.candidates.BLOCK_COLUMNS", 5)
+    monkeypatch.setattr("reid_ray.labels.neighbours.products.ROWS_IN_CACHE", 4)
     for module in ("candidates", "features", "neighbours"):
         monkeypatch.setattr(f"reid_ray.labels.{module}.READ_ROWS", 7)
 

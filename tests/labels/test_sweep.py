@@ -11,7 +11,7 @@ import pytest
 from reid_ray.errors import ConfigError, DataError
 from reid_ray.labels import sweep as module
 from reid_ray.labels.clustering import dbscan
-from reid_ray.labels.encoding import Scheme
+from reid_ray.labels.encoding import JaccardParams
 from reid_ray.labels.jaccard import jaccard_graph
 from reid_ray.labels.label_free import common_graph, label_free_objective, label_free_scores
 from reid_ray.labels.quality import truth_scores
@@ -193,5 +193,5 @@ def test_ranges_that_are_none(texts: list[str], message: str) -> None:
 
 
 def test_settings_share_an_encoding_where_the_variant_does_not_read_the_difference() -> None:
-    assert Setting("spcl", k1_within=9).scheme == Setting("spcl").scheme == Scheme("spcl")
+    assert Setting("spcl", k1_within=9).scheme == Setting("spcl").scheme == JaccardParams("spcl")
     assert Setting("camera", k1_within=9).scheme != Setting("camera").scheme

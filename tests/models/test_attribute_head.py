@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from reid_ray.config import ModelConfig
 from reid_ray.errors import ConfigError
-from reid_ray.models import AttributeEmbedder, AttributeHead, build_embedder, for_extraction
+from reid_ray.inference.folding import for_extraction
+from reid_ray.models import AttributeEmbedder, AttributeHead, build_embedder
 
 
 def small(n_values: tuple[int, ...] = (2, 4, 2), piece_dim: int = 5, **settings) -> AttributeEmbedder:

@@ -12,17 +12,16 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from reid_ray.config import BranchConfig, ModelConfig
 from reid_ray.errors import WeightsError
+from reid_ray.inference.folding import OneDNNBackbone, for_extraction
 from reid_ray.models import (
     ABMT_BRANCHES,
     AsymmetricEmbedder,
     GroupBatchNorm,
     build_branches,
     build_embedder,
-    for_extraction,
     make_teacher,
     update_teacher,
 )
-from reid_ray.models.inference import OneDNNBackbone
 
 LAYOUTS = {
     "ABMT": ABMT_BRANCHES,

@@ -11,6 +11,7 @@ from torch import nn
 
 from reid_ray.config import ModelConfig
 from reid_ray.errors import ConfigError
+from reid_ray.inference.folding import for_extraction
 from reid_ray.models import (
     SCR_PARTITIONS,
     GroupBatchNorm,
@@ -19,7 +20,6 @@ from reid_ray.models import (
     PartitionEmbedder,
     build_embedder,
     build_partitions,
-    for_extraction,
     parse_partitions,
 )
 

@@ -14,7 +14,7 @@ import pytest
 from small_runs import begun_directory
 
 from reid_ray.errors import ConfigError
-from reid_ray.locations import location
+from reid_ray.io.paths import as_path
 from reid_ray.reports import trackers
 from reid_ray.reports.trackers import MLflow, TensorBoard, make_trackers
 from reid_ray.reports.tracking import Feed, missing, points, settings
@@ -376,7 +376,7 @@ def test_a_run_in_an_object_store(small, log, bucket, tmp_path):
     pytest.importorskip("tensorboard")
     write_epoch(log, 0)
     for file in (small.directory.config_file, small.directory.metrics_file):
-        location(f"{bucket}/runs/small/{file.name}").write_bytes(file.read_bytes())
+        as_path(f"{bucket}/runs/small/{file.name}").write_bytes(file.read_bytes())
     run = load_run(f"{bucket}/runs/small")
     with pytest.raises(ConfigError, match="--out FOLDER"):
         make_trackers([run], "tensorboard", None)

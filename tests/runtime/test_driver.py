@@ -11,9 +11,11 @@ import ray
 from reid_ray import errors
 from reid_ray.data.readers import read_dataset
 from reid_ray.errors import ConfigError, DataError, LoaderError, OutOfMemoryError, RunError
-from reid_ray.runtime import cluster, run, workers
+from reid_ray.runtime import cluster
+from reid_ray.runtime import driver as run
+from reid_ray.runtime import worker as workers
 from reid_ray.runtime.faults import plain_error
-from reid_ray.runtime.workers import Assignment, Failure, train_worker
+from reid_ray.runtime.worker import Assignment, Failure, train_worker
 from reid_ray.training.metrics import MetricsLog
 from reid_ray.training.rundir import RunDirectory
 

@@ -7,8 +7,9 @@ import pytest
 import ray
 
 from reid_ray.errors import RunError
-from reid_ray.runtime import gauges, pools, preemption
-from reid_ray.runtime.pools import Extraction, Pool
+from reid_ray.runtime import actor_pool as pools
+from reid_ray.runtime import gauges, preemption
+from reid_ray.runtime.actor_pool import Extraction, Pool
 from reid_ray.runtime.preemption import PreemptionNotice
 from reid_ray.training.interrupt import Request
 

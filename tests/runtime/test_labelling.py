@@ -11,7 +11,7 @@ from reid_ray.errors import DataError
 from reid_ray.labels import refresh
 from reid_ray.runtime import labelling
 from reid_ray.runtime.faults import MAX_RESTARTS
-from reid_ray.runtime.labelling import ActorWorkers, StoredFeatures, fetch
+from reid_ray.runtime.labelling import ActorExecutor, StoredFeatures, fetch
 from reid_ray.types import Features
 
 
@@ -98,7 +98,7 @@ def test_actors_share_a_refresh_and_may_die_in_it(tmp_path):
 
     def digest(n_workers):
         return refresh(
-            stored, config, camids, version=0, device="cpu", workers=ActorWorkers(actors[:n_workers])
+            stored, config, camids, version=0, device="cpu", workers=ActorExecutor(actors[:n_workers])
         ).digest()
 
     for n_workers in (1, 2, 4):
@@ -116,7 +116,7 @@ def test_calls_go_round_the_actors():
         def __init__(self, name):
             self.run = type("Method", (), {"remote": staticmethod(lambda *_: turns.append(name))})
 
-    workers = labelling.ActorWorkers([Actor("a"), Actor("b"), Actor("c")])
+    workers = labelling.ActorExecutor([Actor("a"), Actor("b"), Actor("c")])
     assert workers.n_workers == 3
     for _ in range(5):
         workers.run(len, [])

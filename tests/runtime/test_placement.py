@@ -11,8 +11,8 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from reid_ray.data.readers import read_dataset
 from reid_ray.errors import RunError
 from reid_ray.runtime import shared
+from reid_ray.runtime.actor_pool import Pool
 from reid_ray.runtime.labelling import fetch
-from reid_ray.runtime.pools import Pool
 from reid_ray.runtime.resources import plan
 from reid_ray.runtime.shared import check_shared, sees
 from reid_ray.training.rundir import RunDirectory

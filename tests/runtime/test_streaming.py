@@ -15,12 +15,12 @@ from torchvision.io import write_jpeg
 from typer.testing import CliRunner
 
 from reid_ray.cli import app
+from reid_ray.data.feature_folder import FeatureFolder, FolderFeatures, Manifest, read_features
 from reid_ray.data.images import FileImages
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import ConfigError, DataError, RunError, WeightsError
 from reid_ray.run import load_run
 from reid_ray.runtime.streaming import gpu_share, stream_features
-from reid_ray.training.feature_folder import FeatureFolder, FolderFeatures, Manifest, read_features
 
 pytestmark = pytest.mark.ray
 

@@ -68,7 +68,7 @@ def test_what_is_sent_is_what_was_described(request_of):
         JobServer(url).submit(request)
         (job,) = fake.jobs.values()
         ((_, package),) = fake.packages.items()
-    assert job["entrypoint"] == request.entrypoint == "python -m jobs.train ice output=/shared/runs"
+    assert job["entrypoint"] == request.entrypoint == "python -m reid_ray.jobs.train ice output=/shared/runs"
     assert job["metadata"] == request.metadata
     assert job["runtime_env"]["env_vars"] == {"OMP_NUM_THREADS": "1"}
     assert "einops" in str(job["runtime_env"]["pip"])

@@ -17,7 +17,7 @@ from reid_ray.config import dump_config
 from reid_ray.data.pack import pack
 from reid_ray.data.readers import read_dataset
 from reid_ray.errors import RunError
-from reid_ray.locations import RemotePath, location, relative_path
+from reid_ray.io.paths import RemotePath, as_path, relative_path
 from reid_ray.run import load_run
 from reid_ray.training.checkpoint import Checkpoint, TrainState, checkpoint_files, latest_checkpoint
 from reid_ray.training.metrics import MetricsFollower, MetricsLog, read_metrics
@@ -52,7 +52,7 @@ print(json.dumps(found))
 @pytest.mark.slow
 def test_a_run_lives_in_a_store(tiny, tmp_path, bucket, reid_ray_process):
     local = pack(read_dataset(tiny().data), tmp_path / "packed")
-    remote = location(f"{bucket}/packed")
+    remote = as_path(f"{bucket}/packed")
     for file in local.iterdir():
         (remote / file.name).write_bytes(file.read_bytes())
     packed = ("data.layout=packed", "training.checkpoint_every=3", "evaluation.every=1")
@@ -134,8 +134,8 @@ def test_old_checkpoints_go_and_damaged_ones_are_passed_over(begun):
 
 
 def test_the_log_is_put_now_and_then_and_whole_before_a_checkpoint(bucket, monkeypatch):
-    monkeypatch.setattr("reid_ray.training.storage.SECONDS_BETWEEN_PUTS", 3600.0)  # a busy machine takes its time
-    path = location(f"{bucket}/runs/x/metrics.jsonl")
+    monkeypatch.setattr("reid_ray.io.files.SECONDS_BETWEEN_PUTS", 3600.0)  # a busy machine takes its time
+    path = as_path(f"{bucket}/runs/x/metrics.jsonl")
     log = MetricsLog(path)
     log.rewind(0)
     assert not path.exists()
@@ -167,7 +167,7 @@ def test_a_store_that_fails_ends_the_run_with_one_sentence(tiny, bucket, monkeyp
     put = RemotePath.write_bytes
 
     def failing(path, data):
-        put(location("s3://gone") / path.name if path.name.startswith("step-00000004") else path, data)
+        put(as_path("s3://gone") / path.name if path.name.startswith("step-00000004") else path, data)
 
     monkeypatch.setattr(RemotePath, "write_bytes", failing)
     monkeypatch.setattr(sys, "argv", ["reid-ray", "train", str(recipe)])

@@ -12,18 +12,19 @@ from small_runs import METHOD_RUNS, SOURCE, on_workers
 from reid_ray.data.readers import read_dataset
 from reid_ray.data.views import make_view
 from reid_ray.errors import DataError
+from reid_ray.inference.extraction import assemble, augmented, batch_rows, extract
+from reid_ray.inference.folding import for_extraction
+from reid_ray.inference.retriever import Retriever
 from reid_ray.labels.refresh import ground_truth_labels
 from reid_ray.methods import FeatureCache, LabelSpec, Stage, StreamSpec, stages_of
-from reid_ray.models import build_embedder, for_extraction
+from reid_ray.models import build_embedder
 from reid_ray.training import services
 from reid_ray.training.datasets import ImageCaches, evaluation_table
 from reid_ray.training.distributed import DistributedContext
-from reid_ray.training.extraction import assemble, augmented, batch_rows, extract
 from reid_ray.training.services import (
     MEMORY,
     InlineServices,
     LabelRequest,
-    Retriever,
     known_labels,
     label_request,
     label_streams,

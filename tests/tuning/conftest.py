@@ -4,10 +4,10 @@ import pytest
 from ray.tune.utils.util import flatten_dict
 from small_runs import tiny_config
 
-from tuning.request import SearchDirectory, make_request
-from tuning.searcher import StudySearch
-from tuning.stages import search_stage
-from tuning.study import Outcome, open_storage, open_study, sampler
+from reid_ray.tuning.phases import search_phase
+from reid_ray.tuning.request import SearchDirectory, make_request
+from reid_ray.tuning.searcher import StudySearch
+from reid_ray.tuning.study import Outcome, open_storage, open_study, sampler
 
 WANTED = ["labels.eps=.3:.8", "labels.k1=4:12", "method.temperature_hard=.05:.3:log"]
 
@@ -17,7 +17,7 @@ class Told:
 
     def __init__(self, request):
         self.request = request
-        self.stage = search_stage(request)
+        self.stage = search_phase(request)
         self.directory = SearchDirectory.of(request)
         with self.directory.owned(request):
             (self.directory.trials / "0a1b2c3d").mkdir()  # as if a trial had begun

@@ -5,12 +5,12 @@ import io
 from rich.console import Console
 
 from reid_ray.training.metrics import MetricsLog
-from tuning.live import Board, line_of
-from tuning.room import Room
-from tuning.search import View
-from tuning.study import read_rows
+from reid_ray.tuning.capacity import Capacity
+from reid_ray.tuning.live import Board, line_of
+from reid_ray.tuning.search import View
+from reid_ray.tuning.study import read_rows
 
-ROOM = Room(2, {"CPU": 1.0}, "cpu", 1, 1.0)
+ROOM = Capacity(2, {"CPU": 1.0}, "cpu", 1, 1.0)
 
 
 def view_of(search):

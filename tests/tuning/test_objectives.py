@@ -13,7 +13,7 @@ from reid_ray.data.readers import read_dataset
 from reid_ray.labels.label_free import common_graph, label_free_objective, label_free_scores
 from reid_ray.labels.refresh import cluster_rows
 from reid_ray.run import Run
-from tuning.objectives import label_free_score
+from reid_ray.tuning.objectives import label_free_score
 
 
 def test_it_is_that_of_the_labels_of_the_last_model(finished_run: Run) -> None:

@@ -4,7 +4,7 @@ import pytest
 from small_runs import tiny_config
 
 from reid_ray.errors import ConfigError, RunError
-from tuning.request import HOLDOUT, SearchDirectory, final_base, make_request, read_request, trial_base
+from reid_ray.tuning.request import HOLDOUT, SearchDirectory, final_base, make_request, read_request, trial_base
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ from reid_ray.cli.tune import verdict
 from reid_ray.config import load_config
 from reid_ray.errors import RunError
 from reid_ray.reports.page import REPORT_NAME
-from tuning.pictures import importance
-from tuning.report import report_search
-from tuning.results import best_config, read_results, repeated, write_results
-from tuning.spaces import own_values, with_values
-from tuning.stages import final_stage, search_stage, seed_stage, seeded
-from tuning.study import Row, best_first, enqueue
+from reid_ray.tuning.phases import final_phase, search_phase, seed_phase, seeded
+from reid_ray.tuning.pictures import importance
+from reid_ray.tuning.report import report_search
+from reid_ray.tuning.results import best_config, read_results, repeated, write_results
+from reid_ray.tuning.spaces import own_values, with_values
+from reid_ray.tuning.study import Row, best_first, enqueue
 
 SCORES = (0.3, 0.5, 0.0, 0.6, 0.2, 0.55)
 
@@ -51,7 +51,7 @@ def test_the_best_trial_as_a_recipe(finished):
     write_results(read_results(search.directory.path))
     best = load_config(search.directory.best)
     values = best_first(read_results(search.directory.path).rows)[0].values
-    trial = search_stage(search.request).config_of(values)
+    trial = search_phase(search.request).config_of(values)
     assert trial.data.holdout == 0.3
     assert best.name == "s-best"
     request = search.request.config
@@ -65,7 +65,7 @@ def test_the_best_trial_as_a_recipe(finished):
 
 def test_a_hold_out_of_the_search_s_own_is_not_in_the_recipe(finished):
     search = finished(objectives=["map"])
-    assert search_stage(search.request).base.data.holdout > 0
+    assert search_phase(search.request).base.data.holdout > 0
     assert best_config(read_results(search.directory.path)).data.holdout == 0
 
 
@@ -86,7 +86,7 @@ def test_more_seeds_choose_the_winner(finished):
     search = finished()
     best = [row.values for row in best_first(read_results(search.directory.path).rows)]
     assert read_results(search.directory.path).winner == best[0]
-    tell_stage(search, seed_stage(search.request, best[:2], 2), best[:2], lambda v: 0.9 if matches(v, best[1]) else 0.1)
+    tell_stage(search, seed_phase(search.request, best[:2], 2), best[:2], lambda v: 0.9 if matches(v, best[1]) else 0.1)
     results = read_results(search.directory.path)
     assert results.winner == best[1]
     assert [point.scores for point in results.again] == [{1: 0.9, 2: 0.9}, {1: 0.1, 2: 0.1}]
@@ -112,7 +112,7 @@ def test_the_verdict_is_that_of_fresh_seeds(finished, gain, part):
     results = read_results(search.directory.path)
     assert results.winner != results.own
     points = [results.winner, results.own]
-    stage = final_stage(search.request, points, 3)
+    stage = final_phase(search.request, points, 3)
     tell_stage(search, stage, points, lambda v: 0.5 + gain * matches(v, results.winner))
     results = read_results(search.directory.path)
     assert part in verdict(results)
@@ -162,7 +162,7 @@ def test_the_report_shows_all_of_it(finished, objectives):
     search = finished(objectives=objectives)
     results = read_results(search.directory.path)
     points = [results.winner, results.own]
-    tell_stage(search, final_stage(search.request, points, 2), points, lambda values: 0.5)
+    tell_stage(search, final_phase(search.request, points, 2), points, lambda values: 0.5)
     answer = CliRunner().invoke(app, ["report", str(search.directory.path)])
     assert answer.exit_code == 0, answer.output
     page = (search.directory.path / REPORT_NAME).read_text()
@@ -197,7 +197,7 @@ def test_values_of_the_recipe_outside_of_the_ranges_can_be_compared(told):
     trial, _ = search.ask()
     search.tell(trial, 0.4)
     results = read_results(search.directory.path)
-    stage = final_stage(search.request, [results.winner, results.own], 1)
+    stage = final_phase(search.request, [results.winner, results.own], 1)
     tell_stage(search, stage, [results.winner, results.own], lambda values: values["labels.eps"])
     assert read_results(search.directory.path).final[1].values == results.own
     assert with_values(search.request.config, results.own) == search.request.config

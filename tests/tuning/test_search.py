@@ -9,10 +9,10 @@ from small_runs import tiny_config
 
 from reid_ray.errors import ConfigError
 from reid_ray.training.metrics import read_metrics
-from tuning.request import Budget, make_request
-from tuning.results import read_results
-from tuning.search import search
-from tuning.study import best_first, open_storage
+from reid_ray.tuning.request import Budget, make_request
+from reid_ray.tuning.results import read_results
+from reid_ray.tuning.search import search
+from reid_ray.tuning.study import best_first, open_storage
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -9,7 +9,7 @@ import pytest
 from reid_ray.config import Config, Search, load_config, recipe_names
 from reid_ray.config.loading import sections_of
 from reid_ray.errors import ConfigError
-from tuning.spaces import own_values, rounded, search_space, starting_point, suggest, with_values
+from reid_ray.tuning.spaces import own_values, rounded, search_space, starting_point, suggest, with_values
 
 
 def recipe(name, *overrides):

@@ -6,8 +6,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from tuning.spaces import starting_point
-from tuning.study import best_first, enqueue, mend, n_done, pareto_front, read_rows, recover, sampler
+from reid_ray.tuning.spaces import starting_point
+from reid_ray.tuning.study import best_first, enqueue, mend, n_done, pareto_front, read_rows, recover, sampler
 
 
 def rows(told):

@@ -4,15 +4,15 @@ import pytest
 from small_runs import tiny_config
 
 from reid_ray.errors import DegenerateLabelsError, DivergedError, OutOfMemoryError
-from tuning import trial
-from tuning.request import make_request
-from tuning.room import Room
-from tuning.stages import final_stage, run_id, search_stage, seed_stage, seeded
-from tuning.study import Outcome
-from tuning.trial import Task, attempt, judge_labels, run_trial, working_seconds
+from reid_ray.tuning import trial
+from reid_ray.tuning.capacity import Capacity
+from reid_ray.tuning.phases import final_phase, run_id, search_phase, seed_phase, seeded
+from reid_ray.tuning.request import make_request
+from reid_ray.tuning.study import Outcome
+from reid_ray.tuning.trial import Task, attempt, judge_labels, run_trial, working_seconds
 
 VALUES = {"labels.k1": 5, "labels.eps": 0.6}
-ROOM = Room(2, {"CPU": 1.0}, "cpu", 1, 1.0)
+ROOM = Capacity(2, {"CPU": 1.0}, "cpu", 1, 1.0)
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def config_of(stage, values=VALUES):
 
 
 def test_a_trial_is_a_run_with_its_values_in_a_directory_of_their_name(ask, tmp_path):
-    stage = search_stage(ask())
+    stage = search_phase(ask())
     config = config_of(stage)
     assert (config.labels.k1, config.labels.eps) == (5, 0.6)
     assert config.output == str(tmp_path / "s" / "trials")
@@ -41,24 +41,24 @@ def test_a_trial_is_a_run_with_its_values_in_a_directory_of_their_name(ask, tmp_
 def test_seeds_of_the_stages_are_never_the_same(ask):
     request = ask()
     points = [VALUES, {**VALUES, "labels.k1": 6}]
-    again, final = seed_stage(request, points, 2), final_stage(request, points, 2)
+    again, final = seed_phase(request, points, 2), final_phase(request, points, 2)
     assert [point["seed"] for point in seeded(points, again)] == [1, 1, 2, 2]
     assert [config_of(again, point).seed for point in seeded(points, again)] == [1, 1, 2, 2]
     assert not {0, 1, 2} & {point["seed"] for point in seeded(points, final)}
-    assert again.name != seed_stage(request, points, 3).name, "a study's choices are fixed"
+    assert again.name != seed_phase(request, points, 3).name, "a study's choices are fixed"
 
 
 def test_a_label_free_trial_is_judged_by_its_labels_and_never_evaluated(ask):
-    stage = search_stage(ask())
+    stage = search_phase(ask())
     outcome = attempt(config_of(stage), stage)
     assert outcome.state == "complete", outcome.reason
     assert 0 <= outcome.quality <= 1
     run = trial.load_run(stage.folder / config_of(stage).name)
     assert not run.metrics("evaluate")
     assert judge_labels(run, stage).quality == outcome.quality
-    swept = judge_labels(run, search_stage(ask(sweep=["eps=.4:.8:.1", "k1=3,6"])))
+    swept = judge_labels(run, search_phase(ask(sweep=["eps=.4:.8:.1", "k1=3,6"])))
     assert set(swept.swept) == {"labels.eps", "labels.k1"}
-    own = judge_labels(run, search_stage(ask(sweep=["eps=.6", "k1=5"])))
+    own = judge_labels(run, search_phase(ask(sweep=["eps=.6", "k1=5"])))
     assert own.quality == pytest.approx(outcome.quality)
     assert swept.quality >= own.quality
     seconds = working_seconds(run.metrics())
@@ -67,7 +67,7 @@ def test_a_label_free_trial_is_judged_by_its_labels_and_never_evaluated(ask):
 
 def test_a_trial_by_map_is_judged_on_people_held_out(ask):
     request = ask(objectives=["map"])
-    stage = search_stage(request)
+    stage = search_phase(request)
     config = config_of(stage)
     outcome = attempt(config, stage)
     assert outcome.state == "complete", outcome.reason
@@ -93,7 +93,7 @@ def test_what_ends_a_trial_is_told_with_the_reason(ask, monkeypatch, error, stat
         (stage.folder).mkdir(parents=True)
         raise error
 
-    stage = search_stage(ask())
+    stage = search_phase(ask())
     monkeypatch.setattr(trial, "train", fail)
     outcome = attempt(config_of(stage), stage)
     assert (outcome.state, outcome.quality) == (state, quality)
@@ -104,7 +104,7 @@ def test_what_ends_a_trial_is_told_with_the_reason(ask, monkeypatch, error, stat
 
 
 def test_an_objective_that_is_no_number_is_a_failure(ask, monkeypatch):
-    stage = search_stage(ask())
+    stage = search_phase(ask())
     monkeypatch.setattr(trial, "train", lambda config, listener: trial.Run.__new__(trial.Run))
     monkeypatch.setattr(trial, "_judged", lambda run, config, stage: Outcome("complete", float("nan")))
     monkeypatch.setattr(trial.Run, "path", "somewhere")
@@ -114,7 +114,7 @@ def test_an_objective_that_is_no_number_is_a_failure(ask, monkeypatch):
 
 
 def test_labels_that_come_to_nothing_are_the_values_own_doing(ask):
-    stage = search_stage(ask())
+    stage = search_phase(ask())
     outcome = attempt(config_of(stage, {"labels.k1": 27, "labels.eps": 0.7}), stage)
     assert (outcome.state, outcome.quality) == ("degenerate", 0.0)
     assert "eps" in outcome.reason
@@ -132,7 +132,7 @@ def test_reports_carry_every_metric_and_never_fall(ask, monkeypatch):
         raise DegenerateLabelsError("at last")
 
     monkeypatch.setattr(trial, "train", train)
-    run_trial(VALUES, Task(search_stage(request), ROOM))
+    run_trial(VALUES, Task(search_phase(request), ROOM))
     assert [report["mAP"] for report in reports] == [0.3, 0.3, 0.3, 0.0]
     assert [report["epoch"] for report in reports] == [1, 2, 3, 4]
     assert [report["final"] for report in reports] == [False, False, False, True]

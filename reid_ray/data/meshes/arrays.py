@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reid_ray.errors import DataError
-from reid_ray.locations import Location
+from reid_ray.io.paths import Location
 
 Arrays = dict[str, npt.NDArray[Any]]
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from reid_ray.data.meshes.arrays import Arrays, read_arrays
 from reid_ray.errors import DataError
-from reid_ray.locations import location
+from reid_ray.io.paths import as_path
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -100,7 +100,7 @@ def load_body_model(path: str) -> BodyModel:
     Raises:
         DataError: no such file, not a `.npz` of plain arrays, an array that is missing, not 24 joints.
     """
-    arrays = read_arrays(location(path), "body model")
+    arrays = read_arrays(as_path(path), "body model")
     missing = [name for name in SMPL_ARRAYS if name not in arrays]
     if missing:
         raise DataError(

@@ -13,7 +13,7 @@ from reid_ray.data.meshes.projection import ANGLES, MeshArrays
 from reid_ray.data.readers.scan import Problem
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import DataError, StorageError
-from reid_ray.locations import location
+from reid_ray.io.paths import as_path
 
 
 def mesh_problems(table: ImageTable, reader: MeshReader, *, threads: int = 4) -> list[Problem]:
@@ -61,7 +61,7 @@ def _view_problems(key: str, angle: int) -> Iterator[Problem]:
 
 def _exists(path: str) -> bool:
     try:
-        return location(path).is_file()
+        return as_path(path).is_file()
     except (OSError, StorageError):
         return False
 

@@ -26,7 +26,7 @@ from reid_ray.data.meshes.arrays import Arrays, read_arrays
 from reid_ray.data.meshes.body_model import Crop, hmr_mesh, load_body_model
 from reid_ray.data.meshes.projection import MeshArrays
 from reid_ray.errors import DataError
-from reid_ray.locations import Location, beside, location
+from reid_ray.io.paths import Location, as_path, resolve_beside
 
 MESH_SUFFIX = ".npz"
 
@@ -75,7 +75,7 @@ class FileMeshes:
             DataError: no such file, not a `.npz`, a key that is missing or has another shape, faces that name no
                 vertex, NaN or infinite values, a vertex that is not in front of the camera, `theta` without a model.
         """
-        file = location(path)
+        file = as_path(path)
         arrays = read_arrays(file, "mesh file")
         if "theta" in arrays:
             return checked(self._from_theta(arrays, path), path)
@@ -92,7 +92,7 @@ class FileMeshes:
 
     def _shared_faces(self, arrays: Arrays, file: Location) -> npt.NDArray[Any]:
         if "faces_file" in arrays:
-            return shared_faces(str(beside(file.parent, str(arrays["faces_file"]))))
+            return shared_faces(str(resolve_beside(file.parent, str(arrays["faces_file"]))))
         if self.faces_file is not None:
             return shared_faces(self.faces_file)
         raise DataError(
@@ -164,7 +164,7 @@ def shared_faces(path: str) -> npt.NDArray[np.int32]:
     Raises:
         DataError: there is no such file, or no faces in it.
     """
-    faces = _as_faces(_array(read_arrays(location(path), "faces file"), "faces", (None, 3), None, path), path)
+    faces = _as_faces(_array(read_arrays(as_path(path), "faces file"), "faces", (None, 3), None, path), path)
     faces.flags.writeable = False
     return faces
 

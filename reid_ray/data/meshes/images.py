@@ -22,7 +22,7 @@ from reid_ray.data.meshes.projection import ANGLES, project
 from reid_ray.data.table import ImageTable
 from reid_ray.data.views import resize
 from reid_ray.errors import DataError
-from reid_ray.locations import Location, location
+from reid_ray.io.paths import Location, as_path
 from reid_ray.types import IntArray
 
 RENDER = "render"
@@ -130,7 +130,7 @@ def with_rendered(table: ImageTable, folder: Location) -> ImageTable:
         raise DataError(f"There is no folder {folders['train']} or {folders['query']} with rendered meshes.")
     keys = []
     for path, split in zip(table.paths, table.arrow["split"].to_pylist(), strict=True):
-        name, place = location(path).name, folders[split]
+        name, place = as_path(path).name, folders[split]
         keys.append(str(place / name) if name in present.get(place, ()) else None)
     arrow = table.arrow.drop_columns(["mesh"]) if "mesh" in table.arrow.column_names else table.arrow
     return ImageTable(arrow.append_column("mesh", pa.array(keys, pa.string())), table.name)
@@ -138,12 +138,12 @@ def with_rendered(table: ImageTable, folder: Location) -> ImageTable:
 
 def is_rendered(key: str) -> bool:
     """Whether a mesh cell names rendered images; otherwise it names a mesh."""
-    return location(key).parent.name == RENDER and not key.endswith(MESH_SUFFIX)
+    return as_path(key).parent.name == RENDER and not key.endswith(MESH_SUFFIX)
 
 
 def rendered_view(key: str, angle: int) -> Location:
     """The file of a view, from that of the view at 0°."""
-    front = location(key)
+    front = as_path(key)
     return front if angle == 0 else front.parent.parent / f"{RENDER}_{angle}" / front.name
 
 

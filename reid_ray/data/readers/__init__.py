@@ -31,7 +31,7 @@ from reid_ray.data.readers.attribute_file import add_attributes
 from reid_ray.data.readers.detect import detect_layout
 from reid_ray.data.readers.scan import Problem, Scan
 from reid_ray.errors import DataError
-from reid_ray.locations import location
+from reid_ray.io.paths import as_path
 
 SCANNERS: dict[Layout, Callable[[DataConfig], Scan]] = {
     "synthetic": synthetic.scan,
@@ -78,7 +78,7 @@ def scan_dataset(config: DataConfig) -> Scan:
     if isinstance(found.images, (FileImages, PackedImages)):
         found = replace(found, images=replace(found.images, decoding=Decoding.of(config)))
     if config.attributes is not None:
-        found = add_attributes(found, location(config.attributes), age=config.age)
+        found = add_attributes(found, as_path(config.attributes), age=config.age)
     if config.use_cameras:
         return found
     return replace(found, table=found.table.without_cameras())

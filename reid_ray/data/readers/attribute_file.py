@@ -16,7 +16,7 @@ from reid_ray.data.readers.mat_file import read_mat
 from reid_ray.data.readers.scan import Scan
 from reid_ray.data.table import ATTRIBUTE_PREFIX, ImageTable, column_type
 from reid_ray.errors import DataError
-from reid_ray.locations import Location
+from reid_ray.io.paths import Location
 from reid_ray.types import UNKNOWN, IntArray
 
 Age = Literal["adult_or_not", "four_way"]

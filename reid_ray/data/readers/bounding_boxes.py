@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from reid_ray.data.readers.scan import Rows, Scan, image_files
 from reid_ray.errors import DataError
-from reid_ray.locations import Location
+from reid_ray.io.paths import Location
 
 TRAIN_FOLDER = "bounding_box_train"
 FOLDERS = {"train": TRAIN_FOLDER, "query": "query", "gallery": "bounding_box_test"}

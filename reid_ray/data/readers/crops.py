@@ -15,7 +15,7 @@ from reid_ray.data.readers.numbering import camera_numbers, person_numbers
 from reid_ray.data.readers.scan import Rows, Scan, image_files
 from reid_ray.data.table import SPLITS
 from reid_ray.errors import DataError
-from reid_ray.locations import Location, relative_path
+from reid_ray.io.paths import Location, relative_path
 from reid_ray.types import UNKNOWN
 
 SPLIT_FOLDERS = {

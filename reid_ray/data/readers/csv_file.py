@@ -10,7 +10,7 @@ from reid_ray.config import DataConfig
 from reid_ray.data.readers.listed import Listing, column_of, listing_file, scan_listing
 from reid_ray.data.readers.scan import Scan
 from reid_ray.errors import DataError
-from reid_ray.locations import Location
+from reid_ray.io.paths import Location
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 

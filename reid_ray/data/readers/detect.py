@@ -13,7 +13,7 @@ from reid_ray.data.readers.bounding_boxes import TRAIN_FOLDER, FileNames
 from reid_ray.data.readers.scan import image_files
 from reid_ray.data.readers.suggestion import suggested_expressions
 from reid_ray.errors import DataError
-from reid_ray.locations import Location, relative_path
+from reid_ray.io.paths import Location, relative_path
 
 FILE_LAYOUTS: dict[str, Layout] = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 BOX_LAYOUTS: dict[Layout, FileNames] = {

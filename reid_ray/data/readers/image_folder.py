@@ -16,7 +16,7 @@ from reid_ray.data.readers.crops import (
     split_folders,
 )
 from reid_ray.data.readers.scan import Rows, Scan, existing_root
-from reid_ray.locations import Location
+from reid_ray.io.paths import Location
 
 TEST_FOLDERS = ("test", "val", "valid", "validation")
 """Folders of test images that are not divided into query and gallery; the first that exists is read."""

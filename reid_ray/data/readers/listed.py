@@ -13,7 +13,7 @@ from reid_ray.data.readers.numbering import camera_numbers, person_numbers
 from reid_ray.data.readers.scan import Rows, Scan, missing_files
 from reid_ray.data.table import ATTRIBUTE_PREFIX, MODALITIES, SPLITS, column_type, known_columns
 from reid_ray.errors import DataError
-from reid_ray.locations import Location, beside, location
+from reid_ray.io.paths import Location, as_path, resolve_beside
 from reid_ray.types import UNKNOWN
 
 ALIASES = {"identity": "pid"}
@@ -134,7 +134,7 @@ def column_of(name: str) -> str | None:
 
 def listing_file(root: str | None, what: str) -> Location:
     """The listing itself, or `DataError` naming it."""
-    file = location(root or "")
+    file = as_path(root or "")
     if not root or not file.is_file():
         raise DataError(f"There is no file {root or '(none given)'}; data.root should be {what}.")
     return file
@@ -184,9 +184,9 @@ def _paths(listing: Listing) -> list[Location]:
     for i, value in enumerate(listing.columns["path"]):
         if not isinstance(value, str) or not value.strip():
             raise listing.fault(i, "path", "there is no image file" if not value else f"{value!r} is no file name")
-        path = beside(listing.file.parent, value)
+        path = resolve_beside(listing.file.parent, value)
         if "\\" in value and not path.exists():  # as Windows writes paths; a name may hold a backslash elsewhere
-            path = beside(listing.file.parent, value.replace("\\", "/"))
+            path = resolve_beside(listing.file.parent, value.replace("\\", "/"))
         paths.append(path)
     return paths
 
@@ -255,7 +255,7 @@ def _optional_columns(listing: Listing, n: int) -> dict[str, list[Any]]:
 
 def _mesh(listing: Listing, row: int, value: Any) -> str | None:
     text = _name(listing, "mesh", row, value)
-    return None if text is None else str(beside(listing.file.parent, text))
+    return None if text is None else str(resolve_beside(listing.file.parent, text))
 
 
 def _modality(listing: Listing, row: int, value: Any) -> str:

@@ -16,7 +16,7 @@ from reid_ray.data.readers.bounding_boxes import JUNK_PID
 from reid_ray.data.readers.mat_file import read_mat
 from reid_ray.data.readers.scan import Rows, Scan, existing_root, missing_files
 from reid_ray.errors import DataError
-from reid_ray.locations import Location
+from reid_ray.io.paths import Location
 
 FOLDERS = (".", "MARS", "mars")
 NAMES = {"train": "train_name.txt", "test": "test_name.txt"}

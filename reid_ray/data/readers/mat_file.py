@@ -7,7 +7,7 @@ from typing import Any
 import scipy.io
 
 from reid_ray.errors import DataError
-from reid_ray.locations import Location, readable
+from reid_ray.io.paths import Location, as_readable
 
 
 def read_mat(file: Location, *, what: str) -> Any:
@@ -23,7 +23,7 @@ def read_mat(file: Location, *, what: str) -> Any:
     if not file.is_file():
         raise DataError(f"There is no file {file}; it should be {what}.")
     try:
-        content = scipy.io.loadmat(readable(file), squeeze_me=True, struct_as_record=False)
+        content = scipy.io.loadmat(as_readable(file), squeeze_me=True, struct_as_record=False)
     except Exception as error:  # the parser raises whatever it stumbles over in another kind of file
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise DataError(f"Cannot read {file} as a MATLAB file ({reason}); it should be {what}.") from error

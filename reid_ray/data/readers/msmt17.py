@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from reid_ray.config import DataConfig
 from reid_ray.data.readers.scan import Rows, Scan, existing_root, missing_files
 from reid_ray.errors import DataError
-from reid_ray.locations import Location
+from reid_ray.io.paths import Location
 
 LISTS = {
     "train": ("list_train.txt", "list_val.txt"),

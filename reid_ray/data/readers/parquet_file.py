@@ -9,7 +9,7 @@ from reid_ray.config import DataConfig
 from reid_ray.data.readers.listed import Listing, column_of, listing_file, scan_listing
 from reid_ray.data.readers.scan import Scan
 from reid_ray.errors import DataError
-from reid_ray.locations import Location, readable
+from reid_ray.io.paths import Location, as_readable
 
 
 def scan(config: DataConfig) -> Scan:
@@ -19,7 +19,7 @@ def scan(config: DataConfig) -> Scan:
 
 def _read(file: Location) -> Listing:
     try:
-        table = pq.read_table(readable(file))
+        table = pq.read_table(as_readable(file))
         table.validate(full=True)  # Arrow takes text for UTF-8 without looking
         names = table.column_names
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:

@@ -11,7 +11,7 @@ import re
 from reid_ray.config import DataConfig
 from reid_ray.data.readers.scan import Rows, Scan, existing_root, missing_files
 from reid_ray.errors import DataError
-from reid_ray.locations import Location
+from reid_ray.io.paths import Location
 
 LISTS = {"visible": "visible", "infrared": "thermal"}
 """Modality → how the lists call it; its position is the camera."""

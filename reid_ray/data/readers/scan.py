@@ -15,7 +15,7 @@ from typing import Any, Literal
 from reid_ray.data.images import FileImages, ImageReader, printable
 from reid_ray.data.table import SPLITS, ImageTable
 from reid_ray.errors import DataError
-from reid_ray.locations import Location, RemotePath, location
+from reid_ray.io.paths import Location, RemotePath, as_path
 from reid_ray.types import UNKNOWN
 
 IMAGE_SUFFIXES = frozenset(
@@ -170,7 +170,7 @@ def missing_files(paths: Iterable[Location]) -> set[Location]:
 
 def existing_root(root: str | None, expected: str) -> Location:
     """The dataset's folder, or `DataError` naming it and what was expected there."""
-    folder = location(root or "")
+    folder = as_path(root or "")
     if not root or not folder.is_dir():
         raise DataError(f"There is no folder {root or '(none given)'}; data.root should be {expected}.")
     return folder

@@ -11,7 +11,7 @@ import re
 from reid_ray.config import DataConfig
 from reid_ray.data.readers.scan import Rows, Scan, existing_root, image_files
 from reid_ray.errors import DataError
-from reid_ray.locations import Location
+from reid_ray.io.paths import Location
 
 CAMERAS = {1: "visible", 2: "visible", 3: "infrared", 4: "visible", 5: "visible", 6: "infrared"}
 LISTS = {"train": ("train_id.txt", "val_id.txt"), "test": ("test_id.txt",)}

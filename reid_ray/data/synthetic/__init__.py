@@ -19,10 +19,10 @@ from reid_ray.config.data import SyntheticConfig
 from reid_ray.data.holdout import query_rows
 from reid_ray.data.images import Dataset
 from reid_ray.data.synthetic.attributes import ATTRIBUTES, attributes_of
+from reid_ray.data.synthetic.image_grid import contact_sheet
 from reid_ray.data.synthetic.mesh import BodyMesh, SyntheticMeshes, body_mesh, write_meshes
 from reid_ray.data.synthetic.people import make_person
 from reid_ray.data.synthetic.schedule import Shot, parse_key, schedule, stations
-from reid_ray.data.synthetic.sheet import contact_sheet
 from reid_ray.data.synthetic.world import draw, visible_share
 from reid_ray.data.table import ATTRIBUTE_PREFIX, ImageTable
 

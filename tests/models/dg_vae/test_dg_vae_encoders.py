@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from reid_ray.config import ModelConfig
-from reid_ray.models import GroupBatchNorm, MaxPooling, for_extraction
+from reid_ray.inference.folding import for_extraction
+from reid_ray.models import GroupBatchNorm, MaxPooling
 from reid_ray.models.dg_vae import DgVaeEncoders, DgVaeRetriever, GaussianEncoder, build_dg_vae_encoders
 
 SMALL = ModelConfig(backbone="resnet18", weights=None, bn_group=None)

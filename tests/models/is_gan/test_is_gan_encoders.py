@@ -9,7 +9,8 @@ from torch import nn
 
 from reid_ray.config import ModelConfig
 from reid_ray.errors import ConfigError
-from reid_ray.models import GroupBatchNorm, build_embedder, for_extraction
+from reid_ray.inference.folding import for_extraction
+from reid_ray.models import GroupBatchNorm, build_embedder
 from reid_ray.models.is_gan import IsGanEncoders, IsGanRetriever, PartBranch, build_is_gan_encoders
 
 SMALL = ModelConfig(backbone="resnet18", weights=None, bn_group=None)

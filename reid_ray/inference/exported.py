@@ -1,0 +1,47 @@
+"""The exported retriever of a run: written at the end of each epoch, read on this process's device."""
+
+from __future__ import annotations
+
+from pickle import UnpicklingError
+
+import torch
+from torch import nn
+
+from reid_ray.config import Config
+from reid_ray.devices import choose_device, parameter_dtype
+from reid_ray.errors import WeightsError
+from reid_ray.inference.retriever import Retriever
+from reid_ray.io.files import first_line
+from reid_ray.io.paths import Location, as_readable
+from reid_ray.io.tensors import save_atomically
+from reid_ray.methods import empty_network
+
+
+def save_exported(retriever: Retriever, stage: str, config: Config, file: Location) -> None:
+    """Write a retriever with what is needed to build it again."""
+    content = {
+        "model": retriever.network.state_dict(),
+        "module": retriever.module,
+        "stage": stage,
+        "epoch": retriever.version[1],
+        "config": config.model.model_dump(mode="json"),
+    }
+    save_atomically(content, file)
+
+
+def load_exported(config: Config, file: Location) -> nn.Module:
+    """The retrieval network of a run with the weights that it exported, in evaluation mode.
+
+    Raises:
+        WeightsError: the file cannot be read, or is no model of such a run.
+    """
+    try:
+        content = torch.load(as_readable(file), map_location="cpu", weights_only=True)
+        model = empty_network(config, content["module"])
+        model.load_state_dict(content["model"])
+    except (OSError, RuntimeError, LookupError, UnpicklingError) as error:
+        raise WeightsError(
+            f"Cannot read the model {file} ({first_line(error)}); it must be one that this run exported, on storage "
+            f"that every node sees at the same place."
+        ) from error
+    return model.to(device=choose_device(config.runtime), dtype=parameter_dtype(config.training)).eval()

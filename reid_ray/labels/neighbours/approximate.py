@@ -1,0 +1,204 @@
+"""Approximate nearest neighbours by faiss, for more rows than an exact search has time for, and how many they miss.
+
+faiss proposes candidates; their order is that of `neighbours.nearest`, since similarities are computed exactly. So a
+list may lack a neighbour, but holds no wrong similarity. Nothing here is used unless `labels.neighbours` asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+
+from reid_ray.errors import ConfigError
+from reid_ray.labels.features import READ_ROWS, blocks, check_features, read
+from reid_ray.labels.neighbours import kernels
+from reid_ray.labels.neighbours.exact import IndexArray, Neighbours, similarities_of_pairs
+from reid_ray.labels.threads import on_threads
+from reid_ray.types import FeatureRows, FloatArray, IntArray
+
+Method = Literal["ivf", "hnsw"]
+
+SPARE = 16
+"""Candidates beyond k, since faiss holds features in half precision and may order close ones otherwise."""
+
+ROWS_PER_CELL = 39
+"""Fewest rows that faiss wants to train a cell of an inverted file on."""
+
+TRAINING_ROWS_PER_CELL = 64
+
+QUERY_ROWS = 16384
+"""Rows that faiss is asked about at a time."""
+
+DEFAULT_BREADTH = {"ivf": 64, "hnsw": 128}
+
+HNSW_LINKS = 32
+HNSW_CONSTRUCTION = 100
+
+
+def nearest_approximate(
+    features: FeatureRows, k: int, *, method: Method = "ivf", breadth: int | None = None, seed: int = 0
+) -> Neighbours:
+    """Most of the k nearest rows of each row; `recall` says how many.
+
+    A row comes first in its own list, as in `neighbours.nearest`, and others follow by the same rule. −1 fills up lists
+    for which faiss found fewer than k.
+
+    | method | how | memory beside the features |
+    |---|---|---|
+    | `ivf` | some 4·√N cells by k-means; a row sees the rows of the cells nearest to it | 2·N·D bytes |
+    | `hnsw` | a graph of near rows that is searched greedily; slower to build | 2·N·D + 270·N bytes |
+
+    `ivf` gives the same lists for the same seed and number of threads; `hnsw` is built by threads that race, and may
+    not.
+
+    Args:
+        features: float32 [N, D], L2-normalised.
+        breadth: cells visited, or nodes kept in sight (efSearch); more is slower and misses less.
+        seed: of the k-means.
+
+    Raises:
+        ConfigError: faiss is not installed, an unknown method, k or breadth below 1.
+        DataError: a feature is not finite or not normalised.
+    """
+    if method not in get_args(Method):
+        raise ConfigError(f"Unknown approximate search '{method}'; use {' or '.join(get_args(Method))}.")
+    breadth = DEFAULT_BREADTH[method] if breadth is None else breadth
+    if min(k, breadth) < 1:
+        raise ConfigError(f"A search for neighbours wants at least 1 of them; here k={k}, breadth={breadth}.")
+    faiss = _faiss()
+    check_features(features)
+    n_rows = features.shape[0]
+    k = min(k, n_rows)
+    indices = np.full((n_rows, k), -1, dtype=np.int32)
+    similarities = np.zeros((n_rows, k), dtype=np.float32)
+    if not n_rows:
+        return Neighbours(indices, similarities)
+    own = np.arange(n_rows, dtype=np.int32)
+    indices[:, 0], similarities[:, 0] = own, similarities_of_pairs(features, own, own)
+    if k > 1:
+        with _threads_of_torch(faiss):
+            index = _build(faiss, features, method, breadth, seed)
+            for rows in blocks(n_rows, QUERY_ROWS):
+                block = read(features, rows)
+                candidates = index.search(block, min(k + SPARE, n_rows))[1].astype(np.int32)
+                _choose(features, block, rows, candidates, indices[rows, 1:], similarities[rows, 1:])
+    return Neighbours(indices, similarities)
+
+
+def recall(features: FeatureRows, found: Neighbours, *, sample: int = 1000, seed: int = 0) -> float:
+    """The share of the exact neighbours that `found` holds, over some rows drawn at random.
+
+    A row itself is not counted; 1 where there is nothing to find. Costs a float64 product of the sample
+    with all rows.
+    """
+    n_rows, n_others = features.shape[0], found.indices.shape[1] - 1
+    if n_rows == 0 or n_others == 0:
+        return 1.0
+    rows = np.sort(np.random.default_rng(seed).choice(n_rows, min(sample, n_rows), replace=False))
+    exact = _exact_others(features, rows, n_others)
+    hits = [np.isin(wanted, lists[1:]).sum() for wanted, lists in zip(exact, found.indices[rows], strict=True)]
+    return float(np.sum(hits) / exact.size)
+
+
+def _build(faiss: Any, features: FeatureRows, method: Method, breadth: int, seed: int) -> Any:
+    """An index of all rows; cosine is its inner product."""
+    n_rows, dim = features.shape
+    precision = faiss.ScalarQuantizer.QT_fp16
+    if method == "hnsw":
+        index = faiss.IndexHNSWSQ(dim, precision, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = HNSW_CONSTRUCTION
+        index.hnsw.efSearch = breadth
+        index.train(read(features, slice(0, 1)))  # half precision has nothing to learn
+    else:
+        n_cells = max(1, min(int(4 * n_rows**0.5), n_rows // ROWS_PER_CELL))
+        cells = faiss.IndexFlatIP(dim)
+        index = faiss.IndexIVFScalarQuantizer(cells, dim, n_cells, precision, faiss.METRIC_INNER_PRODUCT, False)
+        index.cp.seed = seed
+        index.nprobe = min(breadth, n_cells)
+        index.train(_sample(features, n_cells * TRAINING_ROWS_PER_CELL, seed))
+    for rows in blocks(n_rows, QUERY_ROWS):
+        index.add(read(features, rows))
+    return index
+
+
+def _sample(features: FeatureRows, n: int, seed: int) -> FloatArray:
+    """About n rows drawn at random, read block by block."""
+    n_rows = features.shape[0]
+    if n >= n_rows:
+        return read(features, slice(0, n_rows))
+    rows = np.sort(np.random.default_rng(seed).choice(n_rows, n, replace=False))
+    parts = []
+    for block in blocks(n_rows, QUERY_ROWS):
+        low, high = np.searchsorted(rows, [block.start, block.stop])
+        if low < high:
+            parts.append(read(features, block)[rows[low:high] - block.start])
+    return np.concatenate(parts)
+
+
+def _choose(
+    features: FeatureRows,
+    own: FloatArray,
+    rows: slice,
+    candidates: IndexArray,
+    indices: IndexArray,
+    similarities: FloatArray,
+) -> None:
+    """Score the candidates of some rows exactly, and write down the best."""
+    n_rows = features.shape[0]
+    barred = (candidates < 0) | (candidates == np.arange(rows.start, rows.stop)[:, None])
+    candidates = np.take_along_axis(candidates, np.argsort(barred, axis=1, kind="stable"), axis=1)
+    counts = (~barred).sum(axis=1).astype(np.int32)
+    scores = np.empty(candidates.shape, dtype=np.float32)
+    size = n_rows if isinstance(features, np.ndarray) else READ_ROWS
+    for block in blocks(n_rows, size):
+        others = read(features, block)
+        on_threads(kernels.score_lists, len(own), own, others, block.start, candidates, counts, scores)
+    best = np.full(indices.shape, -1, dtype=np.int32), np.zeros(similarities.shape, dtype=np.float32)
+    on_threads(kernels.select_best, len(own), indices.shape[1], candidates, counts, scores, *best)
+    indices[:], similarities[:] = best
+
+
+def _exact_others(features: FeatureRows, rows: IntArray, k: int) -> IntArray:
+    """int64 [S, k]: the nearest other rows of some rows, scored against all."""
+    n_rows = features.shape[0]
+    own = np.concatenate([read(features, slice(row, row + 1)) for row in rows])
+    values = np.full((len(rows), k), -np.inf, dtype=np.float32)
+    columns = np.full((len(rows), k), -1, dtype=np.int64)
+    for block in blocks(n_rows, READ_ROWS):
+        others = read(features, block)
+        scores = np.empty((len(rows), len(others)), dtype=np.float32)
+        on_threads(kernels.score_rows, len(others), own, others, scores)
+        inside = np.flatnonzero((rows >= block.start) & (rows < block.stop))
+        scores[inside, rows[inside] - block.start] = -np.inf
+        for at in range(len(rows)):  # a later row does not replace an equal one
+            new = np.flatnonzero(scores[at] > values[at, -1])
+            if len(new):
+                joined = np.concatenate([values[at], scores[at, new]])
+                order = np.argsort(-joined, kind="stable")[:k]
+                values[at], columns[at] = joined[order], np.concatenate([columns[at], block.start + new])[order]
+    return columns
+
+
+def _faiss() -> Any:
+    try:
+        return import_module("faiss")
+    except ImportError as error:
+        raise ConfigError(
+            "Approximate neighbours want faiss, which is not installed; pip install 'reid-ray[ann]', or search exactly "
+            "with labels.neighbours=exact."
+        ) from error
+
+
+@contextmanager
+def _threads_of_torch(faiss: Any) -> Iterator[None]:
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)

@@ -1,0 +1,23 @@
+"""One network for two domains: domain-specific batch norm (Chang et al., CVPR 2019), as SpCL uses it."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TypeVar
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def with_domain_bn(network: Network) -> Network:
+    """A network that shares every weight with `network`, save its batch norms, which are copies.
+
+    Training one moves the shared weights of both, and each keeps the scales, shifts and statistics of its own domain.
+    The given network stays as plain as it was: it is evaluated and exported without a trace of the other.
+    """
+    norms = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
+    own = {id(parameter) for layer in norms for parameter in layer.parameters()}
+    shared = {id(parameter): parameter for parameter in network.parameters() if id(parameter) not in own}
+    return deepcopy(network, memo=shared)  # deepcopy takes what its memo holds for copied already

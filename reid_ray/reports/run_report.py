@@ -1,0 +1,38 @@
+"""The pictures and the report of one run, drawn from its directory."""
+
+from __future__ import annotations
+
+from reid_ray.config import dump_config
+from reid_ray.evaluation.protocols import evaluable
+from reid_ray.io.paths import Location
+from reid_ray.reports.curves import draw_curves
+from reid_ray.reports.html import write_report
+from reid_ray.reports.ranked import draw_ranking
+from reid_ray.run import Run
+
+
+def report_run(run: Run) -> Location:
+    """Draw `curves.png` and write `report.html` into the run directory, whatever the run has so far."""
+    curves, ranked = run.path / "curves.png", run.path / "ranked.png"
+    events = run.metrics()
+    draw_curves(events, curves)
+    return write_report(run.path, events, dump_config(run.config), {"Curves": curves, "Ranked gallery": ranked})
+
+
+def rank_run(run: Run, out: Location | None = None, *, n: int = 8, k: int = 10) -> Location | None:
+    """Draw the ranked sheet of the run's own query and gallery; None where it has none."""
+    dataset = run.dataset
+    if not len(dataset.query) or not len(dataset.gallery):
+        return None
+    out = out or run.path / "ranked.png"
+    note = "" if evaluable(dataset.table) is None else " (identities unknown)"
+    draw_ranking(
+        dataset,
+        run.embed_table(dataset.query),
+        run.embed_table(dataset.gallery),
+        out,
+        n=n,
+        k=k,
+        title=f"{run.config.name}: queries from the worst to the best{note}",
+    )
+    return out

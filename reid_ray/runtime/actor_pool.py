@@ -1,0 +1,229 @@
+"""The actor pool that refreshes labels: extractors turn images into features, labellers turn features into labels.
+
+Actors are built from small arguments (a path and a reader), so that Ray can restart one anywhere; every task is
+deterministic, so a task that runs twice gives the same answer twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from torch import nn
+
+from reid_ray.config import Config
+from reid_ray.data.images import ImageReader
+from reid_ray.data.views import make_view
+from reid_ray.devices import choose_device, memory_errors, parameter_dtype, prepare_process
+from reid_ray.errors import RunError
+from reid_ray.inference.extraction import Load, assemble, augmented, batch_rows, extract, model_columns
+from reid_ray.inference.folding import for_extraction
+from reid_ray.methods import empty_network
+from reid_ray.models import from_numpy
+from reid_ray.runtime.faults import MAX_RESTARTS
+from reid_ray.runtime.labelling import StoredFeatures, fetch
+from reid_ray.runtime.resources import Plan, ProcessResources
+from reid_ray.training.datasets import ImageCaches
+from reid_ray.training.rundir import RunDirectory
+from reid_ray.types import FloatArray, Version, Weights
+
+BATCHES_PER_TASK = 8
+"""Small enough to share a table evenly and to lose little with an actor, large enough to hide a task's cost."""
+
+MAX_STALLS = 3
+"""Times in a row that extractors which finish nothing are started again."""
+
+
+@dataclass(frozen=True)
+class Copy:
+    """An augmented copy of a table's images: a view, and the number of the copy in its random keys."""
+
+    view: str
+    number: int
+
+
+class Extractor:
+    """Features of the rows it is asked for. Keeps decoded images between epochs."""
+
+    def __init__(self, config: Config, readers: Mapping[str, ImageReader]) -> None:
+        prepare_process(config.runtime)
+        self._config = config
+        self._device = choose_device(config.runtime)
+        self._caches = ImageCaches(RunDirectory.of(config).datasets(readers), config)
+        self._networks: dict[str, nn.Module] = {}
+        self._ready: tuple[str, Version, nn.Module] | None = None
+
+    def node(self) -> str:
+        """The id of the node that it runs on."""
+        return str(ray.get_runtime_context().get_node_id())
+
+    def extract(
+        self, table: str, weights: Weights, batches: list[range], copy: Copy | None = None
+    ) -> tuple[FloatArray, float]:
+        """float32 [n, D] features of the batches' rows, in order, and the seconds that they took."""
+        started = time.perf_counter()
+        model = self._model(weights)
+        cache, threads = self._caches[table], self._config.data.loader_threads
+        load: Load = cache.batch
+        if copy is not None:
+            load = augmented(cache, make_view(copy.view, self._config.data), self._config.seed, copy.number)
+        columns = model_columns(model, self._caches.table(table))
+        with memory_errors("an extractor", "lower evaluation.batch_size"):
+            features = assemble(extract(model, load, batches, device=self._device, columns=columns, n_threads=threads))
+        return features, time.perf_counter() - started
+
+    def _model(self, weights: Weights) -> nn.Module:
+        """The network that weights belong to, ready for extraction; kept until others come."""
+        key = (weights.module, weights.version)
+        if self._ready is None or self._ready[:2] != key:
+            network = self._networks.get(weights.module)
+            if network is None:
+                network = empty_network(self._config, weights.module)
+                network.to(device=self._device, dtype=parameter_dtype(self._config.training))
+                self._networks = {weights.module: network}
+            network.load_state_dict(from_numpy(weights.state))
+            self._ready = (*key, for_extraction(network))
+        return self._ready[2]
+
+
+class Labeller:
+    """Runs the steps of the label engine, which are plain functions, on its share of the rows."""
+
+    def __init__(self, config: Config) -> None:
+        prepare_process(config.runtime)
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """`function(*arguments)`."""
+        with memory_errors("a labeller", "lower labels.memory_mb, or raise runtime.n_labellers"):
+            return function(*arguments)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Handles of the pool's actors. They live as long as the driver that made them.
+
+    Attributes:
+        timeout: seconds in which some task of an extraction must end, or those at work are taken for hung.
+    """
+
+    extractors: tuple[Any, ...]
+    labellers: tuple[Any, ...]
+    timeout: float = 600
+
+    @classmethod
+    def start(cls, config: Config, readers: Mapping[str, ImageReader], resources: Plan) -> Pool:
+        """Create the actors; returns before they are built, save where they share GPUs.
+
+        The trainers start meanwhile, which saves a sixth of the start; what goes wrong in building an actor is raised
+        by its first task.
+        """
+        lasting = {"max_restarts": MAX_RESTARTS, "max_task_retries": -1, "scheduling_strategy": "SPREAD"}
+
+        def remote(kind: type, share: ProcessResources) -> Any:
+            return ray.remote(kind).options(num_cpus=share.cpus, num_gpus=share.gpus, **lasting)
+
+        own = with_threads(config, resources.extractors)
+        extractors, fillers = [], []
+        for _ in range(resources.extractors.number):
+            extractors.append(remote(Extractor, resources.extractors).remote(own, readers))
+            if resources.placement == "colocated" and resources.extractors.gpus:
+                fillers.append(_fill_gpu(extractors[-1], 1 - resources.extractors.gpus))
+        for filler in fillers:
+            ray.kill(filler)
+        labeller = remote(Labeller, resources.labellers)
+        labellers = [
+            labeller.remote(with_threads(config, resources.labellers)) for _ in range(config.runtime.n_labellers)
+        ]
+        return cls(tuple(extractors), tuple(labellers), config.runtime.timeout_seconds)
+
+    def stop(self) -> None:
+        for actor in (*self.extractors, *self.labellers):
+            ray.kill(actor)
+
+    def features(
+        self, table: str, n_rows: int, batch_size: int, weights: Weights, copy: Copy | None = None
+    ) -> Extraction:
+        """Features of all rows of a table, as they are being extracted.
+
+        An extractor gets the same rows each time, which it may have kept decoded.
+        """
+        batches = batch_rows(n_rows, batch_size)
+        tasks = [batches[i : i + BATCHES_PER_TASK] for i in range(0, len(batches), BATCHES_PER_TASK)]
+        shared = ray.put(weights)
+        n_extractors = len(self.extractors)
+        calls = [
+            self.extractors[i % n_extractors].extract.options(num_returns=2).remote(table, shared, task, copy)
+            for i, task in enumerate(tasks)
+        ]
+        lengths = [task[-1].stop - task[0].start for task in tasks]
+        return Extraction(self, [part for part, _ in calls], [seconds for _, seconds in calls], lengths)
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """An extraction that is going on; task i is extractor i mod n's."""
+
+    pool: Pool
+    parts: list[Any]
+    seconds: list[Any]
+    lengths: list[int]
+
+    def wait(self) -> StoredFeatures:
+        """The features, once all are there; what went wrong in making one is raised when it is read.
+
+        Raises:
+            RunError: nothing has come for long, though extractors were restarted.
+        """
+        pending, restarts = self.parts, 0
+        while pending:
+            ready, pending = ray.wait(pending, num_returns=len(pending), timeout=self.pool.timeout, fetch_local=False)
+            restarts = 0 if ready else restarts + 1
+            if restarts > MAX_STALLS:
+                raise RunError(
+                    f"The extractors have given nothing for {restarts * self.pool.timeout:g} s, though they were "
+                    f"restarted: their nodes may be gone or overloaded, or a task of {max(self.lengths)} images needs "
+                    f"longer than runtime.timeout_seconds={self.pool.timeout:g}."
+                )
+            if not ready:
+                waiting = set(pending)
+                n_extractors = len(self.pool.extractors)
+                for number in {i % n_extractors for i, part in enumerate(self.parts) if part in waiting}:
+                    ray.kill(self.pool.extractors[number], no_restart=False)
+        return StoredFeatures(self.parts, self.lengths)
+
+    def images_per_second(self) -> list[float]:
+        """Of each extractor that had work, while it was at work."""
+        seconds, n_extractors = fetch(self.seconds), len(self.pool.extractors)
+        return [
+            sum(self.lengths[i::n_extractors]) / sum(seconds[i::n_extractors])
+            for i in range(min(n_extractors, len(self.parts)))
+        ]
+
+
+def with_threads(config: Config, share: ProcessResources) -> Config:
+    """The configuration of a process that has such a share of its machine."""
+    runtime = config.runtime.model_copy(update={"threads": share.threads})
+    return config.model_copy(update={"runtime": runtime})
+
+
+def _fill_gpu(extractor: Any, rest: float) -> Any:
+    """An actor that takes what an extractor leaves of its GPU, so that the next extractor gets another one.
+
+    Ray packs fractions of GPUs: without it all extractors would come to lie on one, and a trainer would find none.
+    """
+    node = fetch(extractor.node.remote())
+    near = NodeAffinitySchedulingStrategy(node, soft=True)
+    filler = ray.remote(Filler).options(num_cpus=0, num_gpus=rest, scheduling_strategy=near).remote()
+    fetch(filler.ready.remote())
+    return filler
+
+
+class Filler:
+    """Holds a part of a GPU while others are being placed."""
+
+    def ready(self) -> bool:
+        return True

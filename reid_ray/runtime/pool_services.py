@@ -1,0 +1,131 @@
+"""The loop's `Services`, answered by the pool of actors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, cast
+
+import ray
+import torch
+
+from reid_ray.config import Config
+from reid_ray.data.images import Dataset
+from reid_ray.data.table import ImageTable
+from reid_ray.inference.retriever import Retriever
+from reid_ray.methods import FeatureCache
+from reid_ray.models import to_numpy
+from reid_ray.runtime.actor_pool import Copy, Extraction, Pool
+from reid_ray.runtime.labelling import ActorExecutor, StoredFeatures
+from reid_ray.training.datasets import EVALUATION, MAIN, evaluation_table
+from reid_ray.training.distributed import DistributedContext
+from reid_ray.training.services import (
+    MEMORY,
+    LabelRequest,
+    label_streams,
+    run_on_main_with_heartbeat,
+    score,
+    with_statistics,
+)
+from reid_ray.types import FeatureRows, Labels, Weights
+
+
+class PoolServices:
+    """`Services` answered by the pool: rank 0 asks, all workers get the answer. Features never come to rank 0."""
+
+    def __init__(
+        self, config: Config, datasets: Mapping[str, Dataset], context: DistributedContext, pool: Pool
+    ) -> None:
+        self._config = config
+        self._context = context
+        self._pool = pool
+        self._labellers = ActorExecutor(pool.labellers)
+        self._tables = {section: dataset.train for section, dataset in datasets.items()}
+        self._evaluation = evaluation_table(datasets[MAIN], config)
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="reid-services")  # a refresh and an evaluation
+        self._labels: Future[tuple[dict[str, Labels], float]] | None = None
+        self._evaluating: Future[dict[str, Any]] | None = None
+
+    def begin_labels(self, request: LabelRequest, retriever: Retriever) -> None:
+        if self._context.is_main_process:
+            self._labels = self._threads.submit(self._make_labels, request, stored_weights(retriever))
+
+    def collect_labels(self) -> dict[str, Labels]:
+        def wait() -> dict[str, Labels]:
+            asked = time.time()
+            assert self._labels is not None, "collect_labels() without begin_labels()"
+            found, ended = self._labels.result()
+            idle = max(0.0, asked - ended)
+            return {name: with_statistics(labels, pool_idle_seconds=idle) for name, labels in found.items()}
+
+        return cast(dict[str, Labels], run_on_main_with_heartbeat(self._context, self._config, wait))
+
+    def _make_labels(self, request: LabelRequest, weights: Weights) -> tuple[dict[str, Labels], float]:
+        """Labels, and when they were there."""
+        started = time.perf_counter()
+        features: dict[str, FeatureRows] = {}
+        rates: dict[str, list[float]] = {}
+        for name in request.tables:
+            extraction = self._extraction(name, self._tables[name], weights)
+            features[name], rates[name] = extraction.wait(), extraction.images_per_second()
+        extracted = time.perf_counter() - started
+        if request.memory is not None:
+            features[MEMORY] = StoredFeatures([ray.put(request.memory)], [len(request.memory)])
+        # The labellers have reserved CPUs only; a GPU that they happen to see belongs to another process.
+        cpu = torch.device("cpu")
+        found = label_streams(request, features, self._tables, self._config, cpu, self._labellers)
+        for name, labels in found.items():
+            rate = rates.get(request.features_of(name))
+            found[name] = with_statistics(
+                labels, extract_seconds=extracted, **({"extract_images_per_second": rate} if rate else {})
+            )
+        return found, time.time()
+
+    def begin_evaluation(self, retriever: Retriever) -> None:
+        if self._context.is_main_process and self._evaluation is not None:
+            weights = stored_weights(retriever)
+            self._evaluating = self._threads.submit(self._make_metrics, weights, self._evaluation)
+
+    def collect_evaluation(self) -> dict[str, Any] | None:
+        if self._evaluation is None:
+            return None
+
+        def wait() -> dict[str, Any]:
+            assert self._evaluating is not None, "collect_evaluation() without begin_evaluation()"
+            return self._evaluating.result()
+
+        return cast(dict[str, Any], run_on_main_with_heartbeat(self._context, self._config, wait))
+
+    def _make_metrics(self, weights: Weights, table: ImageTable) -> dict[str, Any]:
+        started = time.perf_counter()
+        features = self._extraction(EVALUATION, table, weights).wait()
+        call = self._labellers.run(_score, features, table, self._config)
+        return {**self._labellers.get([call])[0], "evaluate_seconds": time.perf_counter() - started}
+
+    def extract_copies(self, retriever: Retriever, cache: FeatureCache, section: str) -> FeatureRows:
+        def work() -> list[StoredFeatures]:
+            weights, table = stored_weights(retriever), self._tables[section]
+            copies = [Copy(cache.view, number) for number in range(cache.copies)]
+            extractions = [self._extraction(section, table, weights, copy) for copy in copies]
+            return [extraction.wait() for extraction in extractions]
+
+        if not self._context.is_main_process:
+            run_on_main_with_heartbeat(self._context, self._config, lambda: None)
+            return StoredFeatures([], [])
+        stored: list[StoredFeatures] = []
+        run_on_main_with_heartbeat(self._context, self._config, lambda: stored.extend(work()))
+        return StoredFeatures.joined(stored)
+
+    def _extraction(self, name: str, table: ImageTable, weights: Weights, copy: Copy | None = None) -> Extraction:
+        """Features of a table, as they are being extracted."""
+        return self._pool.features(name, len(table), self._config.evaluation.batch_size, weights, copy)
+
+
+def stored_weights(retriever: Retriever) -> Weights:
+    """A retriever's weights as they travel to other processes."""
+    return Weights(retriever.module, retriever.version, to_numpy(retriever.network.state_dict()))
+
+
+def _score(features: StoredFeatures, table: ImageTable, config: Config) -> dict[str, Any]:
+    return score(features[: len(table)], table, config)

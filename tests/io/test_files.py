@@ -1,0 +1,81 @@
+"""A full disk is one sentence, and what was there before is there after."""
+
+import errno
+import os
+
+import pytest
+import torch
+
+from reid_ray.errors import RunError
+from reid_ray.io.files import append, atomic_write, storage_errors
+from reid_ray.io.tensors import save_atomically
+
+
+def only(folder):
+    (entry,) = folder.iterdir()
+    return entry
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with atomic_write(path) as file:
+        file.write(b"ne")
+        file.flush()
+        assert path.read_bytes() == b"old"
+        file.write(b"w")
+    assert path.read_bytes() == b"new"
+    assert only(tmp_path) == path
+
+
+def test_a_block_that_fails_changes_nothing(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def interrupted():
+        with atomic_write(path) as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_bytes() == b"old"
+    assert only(tmp_path) == path
+
+
+@pytest.mark.parametrize("room", [0, 1_000, 200_000, 400_000, 401_000, 402_000])
+def test_a_full_disk_is_a_sentence_wherever_torch_meets_it(room, tmp_path, file_size_limit):
+    path = tmp_path / "step.pt"
+    save_atomically({"a": torch.ones(3)}, path)
+    before = path.read_bytes()
+    with file_size_limit(room), pytest.raises(RunError, match=r"step\.pt \(File too large\); make room") as caught:
+        save_atomically({"a": torch.zeros(100_000), "b": torch.zeros(100)}, path)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
+    assert only(tmp_path) == path
+
+
+def test_a_folder_that_is_gone_or_in_the_way_is_a_sentence_too(tmp_path):
+    with pytest.raises(RunError, match="No such file"), atomic_write(tmp_path / "nowhere" / "file"):
+        pass
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(RunError, match="folder"), atomic_write(tmp_path / "folder"):
+        pass
+
+
+def test_a_line_is_appended_whole_or_not_at_all(tmp_path, file_size_limit):
+    path = tmp_path / "log"
+    append(path, b"first\n")
+    append(path, b"second\n")
+    with file_size_limit(15), pytest.raises(RunError, match="log"):
+        append(path, b"third\n")
+    assert path.read_bytes() == b"first\nsecond\n"
+    append(path, b"third\n")
+    assert path.read_bytes() == b"first\nsecond\nthird\n"
+
+
+def test_other_errors_are_not_the_storage_s(tmp_path):
+    with pytest.raises(RuntimeError, match="a bug"), storage_errors(tmp_path):
+        raise RuntimeError("a bug")
+    with pytest.raises(RunError, match=os.strerror(errno.ENOSPC)), storage_errors(tmp_path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
