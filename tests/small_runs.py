@@ -36,6 +36,7 @@ TINY = (
     "training.precision=float32",  # the bf16 convolutions of some CPUs read past maps that are this small
     "training.checkpoint_every=100",
     "training.keep_checkpoints=1",
+    "model.backbone=resnet18_narrow",
     "model.bn_group=4",
     "evaluation.every=0",
     "evaluation.at_start=false",

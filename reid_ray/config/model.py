@@ -8,7 +8,7 @@ from pydantic import Field
 
 from reid_ray.config.base import Search, Section
 
-Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "ibn_resnet50"]
+Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "ibn_resnet50", "resnet18_narrow"]
 
 
 class BranchConfig(Section):
@@ -24,7 +24,7 @@ class ModelConfig(Section):
     """Backbone, pooling, normalisation. Defaults are the papers' common ground (ResNet-50, last stride 1, BN neck)."""
 
     backbone: Backbone = "resnet50"
-    """Convolutional trunk."""
+    """Convolutional trunk. `resnet18_narrow` has an eighth of the channels, for tests and for trying out a pipeline."""
     weights: str | tuple[str, ...] | None = "torchvision"
     """Initial weights: `torchvision` (downloads ImageNet weights), null for random, or a file: of a backbone, or the
     exported model of a run with the same network (`checkpoints/model-last.pt`), which is taken whole. A list gives one
