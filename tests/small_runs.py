@@ -47,6 +47,9 @@ TINY = (
 )
 """Overrides of the `demo` recipe that make an epoch take about a second."""
 
+WIDTH = 64
+"""Numbers in a feature of the tiny run."""
+
 
 SOURCE = (
     "source={layout: synthetic, synthetic: {seed: 3, n_train_ids: 5, n_cameras: 2, images_per_id: 5}}",

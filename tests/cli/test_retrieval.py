@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from small_runs import WIDTH
 from typer.testing import CliRunner
 
 from reid_ray.cli import app
@@ -71,7 +72,7 @@ def test_extract_writes_features_and_their_rows(run, tmp_path):
     features = np.load(out)
     table = ImageTable.read(out.with_suffix(".parquet"))
     assert table.paths == run.dataset.query.paths
-    assert features.shape == (len(table), 512)
+    assert features.shape == (len(table), WIDTH)
     assert features.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-5)
 

@@ -106,7 +106,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reid_ray.labels.neighbours.candidates.BLOCK_ROWS", 12)
     monkeypatch.setattr("reid_ray.labels.neighbours.candidates.BLOCK_COLUMNS", 5)
     monkeypatch.setattr("reid_ray.labels.neighbours.products.ROWS_IN_CACHE", 4)
-    for module in ("candidates", "features", "neighbours"):
+    for module in ("neighbours.candidates", "features", "neighbours.exact"):
         monkeypatch.setattr(f"reid_ray.labels.{module}.READ_ROWS", 7)
 
 

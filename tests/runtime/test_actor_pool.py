@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import ray
 import torch
-from small_runs import METHOD_RUNS, SOURCE, on_workers
+from small_runs import METHOD_RUNS, SOURCE, WIDTH, on_workers
 
 from reid_ray.data.readers import read_dataset
 from reid_ray.inference.retriever import Retriever
@@ -163,7 +163,7 @@ def test_a_part_of_a_method_s_network_is_extracted_with(tiny, dataset):
     pair = METHODS["mmt"].network(config, "teacher")
     one, _ = extractor.extract("data", weights(member, module="student.members.1"), [range(4)])
     two, _ = extractor.extract("data", weights(pair, module="teacher"), [range(4)])
-    assert one.shape == two.shape == (4, 512)
+    assert one.shape == two.shape == (4, WIDTH)
     assert not np.allclose(one, two)
 
 
@@ -173,7 +173,7 @@ def test_copies_are_those_of_the_inline_services(config, dataset, pool, teacher)
     expected = inline.extract_copies(retriever, cache, "data")
     found = services.extract_copies(retriever, cache, "data")
     n = len(dataset.train)
-    assert found.shape == expected.shape == (2 * n, 512)
+    assert found.shape == expected.shape == (2 * n, WIDTH)
     for rows in (slice(0, 2 * n), slice(n - 3, n + 5), slice(2 * n - 1, 2 * n)):
         np.testing.assert_array_equal(found[rows], expected[rows])
     assert {call[4] for handle in pool.extractors for call in handle.calls} == {Copy("strong", 0), Copy("strong", 1)}
@@ -191,7 +191,7 @@ def test_rank_0_alone_asks_the_pool_and_all_get_the_labels(config, dataset, pool
 
     first, second = on_workers(2, work)
     assert first[:2] == second[:2]
-    assert first[2] == (len(dataset.train), 512)
+    assert first[2] == (len(dataset.train), WIDTH)
     assert second[2] == (0, 0), "only rank 0 may read them"
     n_evaluated = len(evaluation_table(dataset, config))
     n_extracted = sum(len(rows) for handle in pool.extractors for call in handle.calls for rows in call[3])

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
+from small_runs import WIDTH
 from torchvision.io import write_jpeg
 from typer.testing import CliRunner
 
@@ -218,7 +219,7 @@ def test_an_unreadable_image_is_one_sentence(local_ray, model, tmp_path, capfd):
     assert "Traceback" not in "".join(capfd.readouterr())
     write_jpeg(torch.randint(0, 256, (3, 32, 16), dtype=torch.uint8), files[9])
     stream_features(*model, table, FileImages(), out)
-    assert read_features(out).shape == (12, 512)
+    assert read_features(out).shape == (12, WIDTH)
 
 
 def test_a_mistake_that_an_extractor_meets_is_one_sentence(local_ray, finished_run, model, tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import toy_system
-from small_runs import METHOD_RUNS, tiny_config
+from small_runs import METHOD_RUNS, WIDTH, tiny_config
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -149,6 +149,6 @@ def test_a_step_that_asks_the_device_is_found(tmp_path):
         with pytest.raises(Exception, match="_unique2"):
             torch.unique(inputs.labels)
         views = {name: torch.empty_like(view, device="cpu") for name, view in inputs.views.items()}
-        method.on_labels("main", {"train": labels_of(spec, 512, stage.config.batch_size)})
+        method.on_labels("main", {"train": labels_of(spec, WIDTH, stage.config.batch_size)})
         with pytest.raises(RuntimeError, match="device"):
             next(method.updates("main", Batch({"train": replace(inputs, views=views)}, KEY)))
