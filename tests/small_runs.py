@@ -86,7 +86,7 @@ METHOD_RUNS = {
     "cap": ("method={name: cap, inter_from_epoch: 1}", "training.sampler=camera_proxies"),
     "cluster_contrast": ("method={name: cluster_contrast}", "model.pooling=gem", SAMPLED),
     "am0bh": (
-        f"method={{name: am0bh, weight_attributes: 0.25, piece_dim: 4, attribute_values: {[2] * 30}}}",
+        f"method={{name: am0bh, weight_attributes: 0.25, piece_dim: 1, attribute_values: {[2] * 30}}}",
         "training.sampler=random_instances",
     ),
     "scr": (
