@@ -1,7 +1,7 @@
-"""Is this Ray cluster fit for training? `python cluster/check_cluster.py --storage /shared/runs`, on its head.
+"""Check a Ray cluster before training: `python cluster/check_cluster.py --storage /shared/runs`, on its head.
 
-Prints a table with a row a node, and one sentence for each thing that was looked at: versions, GPUs, shared memory,
-storage, the network between nodes. Exit code: 0 where all is well, 1 where something is wrong, 2 without a cluster.
+Prints a table with one row per node and a line per check: versions, GPUs, shared memory, storage, network.
+Exit code: 0 if all checks pass, 1 if one fails, 2 without a cluster.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from reid_ray.io.paths import Location, as_path
 from reid_ray.runtime.shared import check_shared, on_node
 
 SAMPLE_MB = 64
-"""Sent from each node to the next, twice, to see how fast the object store carries features and weights."""
+"""Size of the object that each node sends to the next, twice, to measure the throughput of the object store."""
 
 GRADIENTS_MB = 94
-"""Of a ResNet-50 in float32: what trainers on different nodes exchange at every step."""
+"""Size of the float32 gradients of a ResNet-50, which trainers on different nodes exchange at every step."""
 
 ANSWER_SECONDS = 120
 
 MISSING = "missing"
-"""The version of what is not there."""
+"""Reported as the version of a package that is not installed."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """What is known of a node.
+    """One node of the cluster.
 
     Attributes:
         name: address and host name.
-        versions: of what has to be the same everywhere, by name.
-        n_gpus: that Ray knows there.
-        n_cuda: that PyTorch can use there.
+        versions: versions that must agree on all nodes, by name.
+        n_gpus: GPUs that Ray knows.
+        n_cuda: GPUs that PyTorch can use.
         shm_bytes: size of /dev/shm.
-        store_bytes: of Ray's object store, which should fit into /dev/shm.
-        gbits: per second, to the next node of the table; None on a cluster of one.
+        store_bytes: size of Ray's object store, which should fit into /dev/shm.
+        gbits: Gbit/s to the next node of the table; None with a single node.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One sentence, and whether the cluster will do."""
+    """The result of a check, with a one-line message."""
 
     what: str
     good: bool
@@ -69,8 +69,8 @@ class Verdict:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--address", default="auto", help="of the Ray cluster (default: the one of this machine)")
-    parser.add_argument("--storage", type=as_path, help="folder that all nodes are to share, such as output=…")
+    parser.add_argument("--address", default="auto", help="address of the Ray cluster (default: that of this machine)")
+    parser.add_argument("--storage", type=as_path, help="folder that all nodes must share, such as output=…")
     options = parser.parse_args()
     try:
         ray.init(address=options.address, logging_level="error", log_to_driver=False)
@@ -88,7 +88,7 @@ def main() -> int:
 
 
 def look() -> list[Node]:
-    """Ask all nodes, in order of their addresses."""
+    """Collect the state of all nodes, in order of their addresses."""
     alive = sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: str(node["NodeManagerAddress"]))
     ids = [node["NodeID"] for node in alive]
     told = ray.get([on_node(node, about_itself).remote() for node in ids], timeout=ANSWER_SECONDS)
@@ -110,7 +110,7 @@ def look() -> list[Node]:
 
 
 def about_itself() -> tuple[dict[str, str], int, int]:
-    """Where this runs: versions, GPUs that PyTorch can use, bytes of /dev/shm."""
+    """Versions, GPUs that PyTorch can use, and bytes of /dev/shm on the node that runs this."""
     import platform
     import shutil
     from importlib.metadata import PackageNotFoundError, version
@@ -138,7 +138,7 @@ def about_itself() -> tuple[dict[str, str], int, int]:
 
 
 def speed(source: str, target: str) -> float:
-    """Gbit/s that the object store carries from one node to another, the better of two tries."""
+    """Throughput of the object store from one node to another in Gbit/s, the better of two tries."""
     seconds = []
     for _ in range(2):
         sample = on_node(source, make_sample).remote()
@@ -152,7 +152,7 @@ def make_sample() -> npt.NDArray[np.uint8]:
 
 
 def fetch(sample: list[Any]) -> float:
-    """Seconds until the one object of the list is here."""
+    """Seconds to fetch the only object of the list to this node."""
     import time
 
     started = time.perf_counter()
@@ -161,7 +161,7 @@ def fetch(sample: list[Any]) -> float:
 
 
 def versions(nodes: Sequence[Node]) -> Verdict:
-    """The same of everything on all nodes."""
+    """All nodes have the same versions."""
     first = nodes[0]
     for node in nodes:
         for name, found in node.versions.items():
@@ -181,21 +181,21 @@ def versions(nodes: Sequence[Node]) -> Verdict:
 
 
 def gpus(nodes: Sequence[Node]) -> Verdict:
-    """PyTorch can use what Ray hands out."""
+    """PyTorch can use all GPUs that Ray assigns."""
     for node in nodes:
         if node.n_gpus > node.n_cuda:
             return Verdict(
                 "GPUs",
                 False,
-                f"Ray hands out {node.n_gpus} GPUs on {node.name}, and PyTorch can use {node.n_cuda} there; look at "
-                f"nvidia-smi: its driver may be too old for this PyTorch, or the container lacks the GPUs.",
+                f"Ray assigns {node.n_gpus} GPUs on {node.name}, and PyTorch can use {node.n_cuda}; see "
+                f"nvidia-smi: the driver may be too old for this PyTorch, or the container lacks the GPUs.",
             )
     total = sum(node.n_gpus for node in nodes)
     return Verdict("GPUs", True, f"{total} that PyTorch can use." if total else "none, runs train on CPUs.")
 
 
 def shared_memory(nodes: Sequence[Node]) -> Verdict:
-    """The object store fits into /dev/shm; else Ray puts it on a disk."""
+    """The object store fits into /dev/shm; otherwise Ray puts it on a disk."""
     for node in nodes:
         if node.shm_bytes < node.store_bytes:
             return Verdict(
@@ -209,9 +209,9 @@ def shared_memory(nodes: Sequence[Node]) -> Verdict:
 
 
 def storage(folder: Location | None) -> Verdict:
-    """All nodes see one folder, and may write there."""
+    """All nodes see one folder and can write to it."""
     if folder is None:
-        return Verdict("storage", True, "not looked at; --storage FOLDER tries it from every node.")
+        return Verdict("storage", True, "not checked; --storage FOLDER tests it from every node.")
     if isinstance(folder, Path) and not folder.is_dir():
         return Verdict("storage", False, f"there is no folder {folder} here; mount it, or create it.")
     try:
@@ -224,10 +224,10 @@ def storage(folder: Location | None) -> Verdict:
 
 
 def network(nodes: Sequence[Node]) -> Verdict:
-    """How fast the slowest link is; a slow network is no mistake, but one wants to know."""
+    """Throughput of the slowest link. A slow network is reported and is not a failure."""
     links = [(node.gbits, i) for i, node in enumerate(nodes) if node.gbits is not None]
     if not links:
-        return Verdict("network", True, "one node, nothing to send.")
+        return Verdict("network", True, "a single node, nothing to measure.")
     gbits, i = min(links)
     other = nodes[(i + 1) % len(nodes)].name
     seconds = GRADIENTS_MB * 8 / 1e3 / gbits
@@ -240,7 +240,7 @@ def network(nodes: Sequence[Node]) -> Verdict:
 
 
 def as_table(nodes: Sequence[Node]) -> Table:
-    """A row a node."""
+    """One row per node."""
     table = Table("node", *nodes[0].versions, "GPUs: Ray", "PyTorch", "/dev/shm", "object store", "to the next, Gbit/s")
     for node in nodes:
         gbits = "" if node.gbits is None else f"{node.gbits:.1f}"
