@@ -28,7 +28,7 @@ app.add_typer(jobs.jobs_app, name="jobs")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: run a command line (default: `sys.argv`). A `UserError` is printed on one line; the exit code is 2."""
+    """Entry point: run a command line (default: `sys.argv`). A `UserError` prints one line and exits with code 2."""
     try:
         app(arguments)
     except UserError as error:

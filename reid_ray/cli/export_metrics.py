@@ -24,20 +24,22 @@ app = typer.Typer()
 @app.command(
     "export-metrics",
     epilog="Examples:  reid-ray export-metrics runs/ice --to tensorboard   |   "
-    "reid-ray export-metrics runs/ice runs/abmt --to mlflow --out http://localhost:5000"
+    "reid-ray export-metrics runs/ice runs/abmt --to mlflow --out http://localhost:5000",
 )
 def export_metrics(
     runs: Annotated[
         list[str], typer.Argument(metavar="RUN", help="Run directories, finished or running.", show_default=False)
     ],
-    to: Annotated[str, typer.Option(metavar="tensorboard|mlflow", help="Where to export the metrics.", show_default=False)],
+    to: Annotated[
+        str, typer.Option(metavar="tensorboard|mlflow", help="Where to export the metrics.", show_default=False)
+    ],
     out: Annotated[
         str | None,
         typer.Option(
             "--out",
             "-o",
             metavar="FOLDER|URI",
-            help="TensorBoard: a folder; each run gets a subfolder of its name. Default: 'tensorboard' in the run directory. "
+            help="TensorBoard: a folder with a subfolder per run. Default: 'tensorboard' in the run directory. "
             "MLflow: the tracking URI. Default: MLFLOW_TRACKING_URI, or MLflow's own default.",
             show_default=False,
         ),
