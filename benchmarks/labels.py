@@ -209,7 +209,7 @@ def staged(features: Floats, settings: dict[str, Any], neighbours: str) -> tuple
     from reid_ray.labels.clustering import dbscan
     from reid_ray.labels.encoding import JaccardParams, NeighbourLists, encode, search
     from reid_ray.labels.jaccard import graph_of_weights
-    from reid_ray.labels.neighbours.exact import approximate
+    from reid_ray.labels.neighbours import approximate
 
     scheme = JaccardParams(settings["variant"], settings["k1"], settings["k2"])
     stages: Result = {"seconds": {}, "peak_mb": {}}

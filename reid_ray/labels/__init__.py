@@ -7,7 +7,7 @@ from reid_ray.labels.hdbscan import hdbscan
 from reid_ray.labels.jaccard import graph_of_weights, jaccard_graph
 from reid_ray.labels.kmeans import kmeans
 from reid_ray.labels.label_free import common_graph, label_free_objective, label_free_scores
-from reid_ray.labels.neighbours.exact import Neighbours, nearest, nearest_by_camera
+from reid_ray.labels.neighbours import Neighbours, nearest, nearest_by_camera
 from reid_ray.labels.quality import label_statistics, truth_scores
 from reid_ray.labels.refresh import ClusteringResult, cluster_rows, labels_from_ground_truth, refresh
 from reid_ray.labels.reliability import Reliable, reliable_labels

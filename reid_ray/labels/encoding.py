@@ -18,7 +18,7 @@ from scipy.sparse import csr_array
 
 from reid_ray.config import LabelsConfig
 from reid_ray.errors import ConfigError
-from reid_ray.labels import graph_kernels as kernels
+from reid_ray.labels import graph_kernels
 from reid_ray.labels.arguments import is_count
 from reid_ray.labels.neighbours.exact import (
     IndexArray,
@@ -185,7 +185,7 @@ def reciprocal_weights(
     similarities = _similarities(features, lists, rows, indptr, columns)
     scale = _scale(lists.main, scheme)[rows.start : rows.stop]
     weights = np.empty(len(columns), dtype=np.float32)
-    over_blocks(lambda a, b: kernels.set_weights(similarities, scale, indptr, weights, a, b), range(len(rows)))
+    over_blocks(lambda a, b: graph_kernels.set_weights(similarities, scale, indptr, weights, a, b), range(len(rows)))
     return csr_array((weights, columns, indptr), (len(rows), len(lists)))
 
 
@@ -220,10 +220,12 @@ def _sets(lists: NeighbourLists, scheme: JaccardParams, first: int, last: int) -
     if lists.across is not None:
         others = lists.across.indices
         k_within, k_across = min(scheme.k1_within + 1, indices.shape[1]), min(scheme.k1 + 1, others.shape[1])
-        within: tuple[IntArray, IndexArray] = kernels.joined_sets(indices, k_within, others, k_across, first, last)
+        within: tuple[IntArray, IndexArray] = graph_kernels.joined_sets(
+            indices, k_within, others, k_across, first, last
+        )
         return within
     k_full, k_half = min(scheme.k_full, indices.shape[1]), min(scheme.k_half, indices.shape[1])
-    expanded: tuple[IntArray, IndexArray] = kernels.expanded_sets(indices, k_full, k_half, first, last)
+    expanded: tuple[IntArray, IndexArray] = graph_kernels.expanded_sets(indices, k_full, k_half, first, last)
     return expanded
 
 
@@ -235,7 +237,7 @@ def _similarities(
     for part in (lists.main, lists.across):
         if part is not None:
             over_blocks(
-                lambda a, b, p=part: kernels.known_similarities(  # type: ignore[misc]
+                lambda a, b, p=part: graph_kernels.known_similarities(  # type: ignore[misc]
                     p.indices, p.similarities, rows.start, indptr, columns, similarities, a, b
                 ),
                 range(len(rows)),

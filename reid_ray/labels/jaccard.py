@@ -13,7 +13,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from reid_ray.labels import graph_kernels as kernels
+from reid_ray.labels import graph_kernels
 from reid_ray.labels.arguments import DistanceGraph, camera_column, check_max_distance, feature_rows, reaching
 from reid_ray.labels.encoding import JaccardParams, Variant, encode, make_indptr, over_blocks, search
 from reid_ray.types import FeatureRows, IntArray
@@ -78,7 +78,7 @@ def graph_of_weights(
     transposed = weights.T.tocsr() if transposed is None else transposed
     limit = np.float32(max_distance)  # as DBSCAN will compare: in float32
     parts = over_blocks(
-        lambda first, last: kernels.jaccard_rows(
+        lambda first, last: graph_kernels.jaccard_rows(
             weights.indptr,
             weights.indices,
             weights.data,

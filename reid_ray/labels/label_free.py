@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from scipy.sparse import csr_array
 
-from reid_ray.labels import graph_kernels as kernels
+from reid_ray.labels import graph_kernels
 from reid_ray.labels.clustering import close_gaps
 from reid_ray.labels.encoding import JaccardParams, over_blocks
 from reid_ray.labels.jaccard import jaccard_graph
@@ -187,7 +187,7 @@ def _silhouettes(graph: csr_array, labels: IntArray, absent: float) -> npt.NDArr
     if len(sizes) < 2:
         return values
     over_blocks(
-        lambda first, last: kernels.silhouettes(
+        lambda first, last: graph_kernels.silhouettes(
             graph.indptr, graph.indices, graph.data, closed, sizes, float(absent), values, first, last
         ),
         range(len(labels)),

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from reid_ray.config import LabelsConfig
-from reid_ray.labels import clustering
-from reid_ray.labels import tasks as steps
+from reid_ray.labels import clustering, tasks
 from reid_ray.labels.encoding import JaccardParams, expand_queries, reciprocal_weights
 from reid_ray.labels.executor import Executor, SerialExecutor, split_rows
 from reid_ray.labels.proxies import Proxies, make_proxies
@@ -111,7 +110,7 @@ def refresh(
     )
     before = previous.labels if previous else None
     described = workers.run(
-        steps.describe, features.values, found.labels, found.raw, found.graph, camids, true_pids, before
+        tasks.describe, features.values, found.labels, found.raw, found.graph, camids, true_pids, before
     )
     proxies: Proxies
     statistics: dict[str, Any]
@@ -170,13 +169,13 @@ def cluster_rows(
     workers = workers or SerialExecutor()
     if config.clusterer == "kmeans":
         with clock("clusters"):
-            centre = workers.run(steps.checked_centre, features)
-            labels = workers.get([workers.run(steps.kmeans_labels, features, config, centre)])[0]
+            centre = workers.run(tasks.checked_centre, features)
+            labels = workers.get([workers.run(tasks.kmeans_labels, features, config, centre)])[0]
         return ClusteringResult(labels, labels, None, None, seconds=clock.seconds)
     rows = split_rows(features.shape[0], workers.n_workers)
     lists = _searched(features, config, camids, rows, workers, device, clock)
     recall = (
-        None if config.neighbours == "exact" else workers.get([workers.run(steps.measured_recall, features, lists)])[0]
+        None if config.neighbours == "exact" else workers.get([workers.run(tasks.measured_recall, features, lists)])[0]
     )
     encoded = _encoded(features, JaccardParams.of(config), lists, rows, workers, clock)
     if source is not None and config.source_weight and source.shape[0]:
@@ -188,13 +187,13 @@ def cluster_rows(
         with clock("graph"):
             graph, eps = _graph_and_eps(encoded, config.rho, rows, workers)
         with clock("clusters"):
-            labels = workers.get([workers.run(steps.dbscan_labels, graph, eps, config.min_samples)])[0]
+            labels = workers.get([workers.run(tasks.dbscan_labels, graph, eps, config.min_samples)])[0]
     elif config.clusterer == "hdbscan":
         with clock("graph"):
-            graph = workers.run(steps.stack, *_graph_parts(encoded, HDBSCAN_DISTANCE, rows, workers))
+            graph = workers.run(tasks.stack, *_graph_parts(encoded, HDBSCAN_DISTANCE, rows, workers))
             workers.wait([graph])
         with clock("clusters"):
-            labels = workers.get([workers.run(steps.hdbscan_labels, graph, config.min_samples)])[0]
+            labels = workers.get([workers.run(tasks.hdbscan_labels, graph, config.min_samples)])[0]
         eps = None
     else:
         eps, gap = config.eps, config.reliability
@@ -206,7 +205,7 @@ def cluster_rows(
             if gap is not None:
                 tight, loose = (_shared_dbscan(parts, eps + d, config.min_samples, rows, workers) for d in (-gap, gap))
                 labels, threshold = reliable_labels(tight, labels, loose, threshold)
-            graph = workers.run(steps.stack, *parts)
+            graph = workers.run(tasks.stack, *parts)
     by_policy = clustering.apply_outlier_policy(labels, config.outliers)
     return ClusteringResult(by_policy, labels, graph, eps, recall, clock.seconds, threshold)
 
@@ -223,15 +222,15 @@ def _searched(
     """A handle to the neighbour lists of all rows."""
     scheme = JaccardParams.of(config)
     with clock("neighbours"):
-        centre = workers.run(steps.checked_centre, features)
+        centre = workers.run(tasks.checked_centre, features)
         if config.neighbours != "exact":
-            lists = workers.run(steps.search_approximately, features, config, centre)
+            lists = workers.run(tasks.search_approximately, features, config, centre)
         else:
             # One worker need not be told its rows, and then computes each product for both of its rows.
             asked = [None] if len(rows) == 1 else rows
             common = (features, scheme, camids if scheme.by_camera else None)
-            found = [workers.run(steps.search_exactly, *common, own, centre, device, config.memory_mb) for own in asked]
-            lists = workers.run(steps.join, *found)
+            found = [workers.run(tasks.search_exactly, *common, own, centre, device, config.memory_mb) for own in asked]
+            lists = workers.run(tasks.join, *found)
         workers.wait([lists])
     return lists
 
@@ -241,10 +240,10 @@ def _encoded(
 ) -> EncodedGraph:
     with clock("encoding"):
         parts = [workers.run(reciprocal_weights, features, lists, scheme, own) for own in rows]
-        whole = workers.run(steps.stack, *parts)
+        whole = workers.run(tasks.stack, *parts)
         parts = [workers.run(expand_queries, whole, lists, scheme, own) for own in rows]
-        weights = workers.run(steps.stack, *parts)
-        transposed = workers.run(steps.transpose, weights)
+        weights = workers.run(tasks.stack, *parts)
+        transposed = workers.run(tasks.transpose, weights)
         workers.wait([transposed])
     return EncodedGraph(weights, transposed)
 
@@ -258,14 +257,14 @@ def _dissimilarity(features: FeatureRows, source: FeatureRows, rows: list[range]
 
 def _graph_parts(encoded: EncodedGraph, limit: float, rows: list[range], workers: Executor) -> list[Any]:
     """Row blocks of the graph of all pairs up to `limit`."""
-    return [workers.run(steps.graph_rows, *encoded, limit, own) for own in rows]
+    return [workers.run(tasks.graph_rows, *encoded, limit, own) for own in rows]
 
 
 def _graph_and_eps(encoded: EncodedGraph, rho: float, rows: list[range], workers: Executor) -> tuple[Any, float]:
     """The graph that holds the closest share of pairs, or all with anything in common, and their mean distance."""
     eps = None
     for limit in WIDER:
-        graph = workers.run(steps.stack, *_graph_parts(encoded, limit * (1 - encoded.source_weight), rows, workers))
+        graph = workers.run(tasks.stack, *_graph_parts(encoded, limit * (1 - encoded.source_weight), rows, workers))
         eps = workers.get([workers.run(eps_for_share, graph, rho, limit == WIDER[-1])])[0]
         if eps is not None:
             break
@@ -275,14 +274,14 @@ def _graph_and_eps(encoded: EncodedGraph, rho: float, rows: list[range], workers
 
 def _shared_dbscan(parts: list[Any], eps: float, min_samples: int, rows: list[range], workers: Executor) -> IntArray:
     """DBSCAN on row blocks of a graph."""
-    masks = workers.get([workers.run(steps.core_mask, part, eps, min_samples) for part in parts])
+    masks = workers.get([workers.run(tasks.core_mask, part, eps, min_samples) for part in parts])
     core = np.concatenate(masks)
     forests = [
-        workers.run(steps.local_forest, part, core, eps, own.start) for part, own in zip(parts, rows, strict=True)
+        workers.run(tasks.local_forest, part, core, eps, own.start) for part, own in zip(parts, rows, strict=True)
     ]
     core_labels = clustering.merge_forests(core, workers.get(forests))
     labels = [
-        workers.run(steps.border_labels, part, core_labels, eps, own.start)
+        workers.run(tasks.border_labels, part, core_labels, eps, own.start)
         for part, own in zip(parts, rows, strict=True)
     ]
     return np.concatenate(workers.get(labels))

@@ -51,8 +51,9 @@ def search_approximately(features: FeatureRows, config: LabelsConfig, centre: Ce
 
     assert config.neighbours != "exact"
 
+    # `centre` comes from `checked_centre`, so the features are checked.
     return NeighbourLists(
-        nearest_approximate(features, JaccardParams.of(config).n_neighbours, method=config.neighbours)
+        nearest_approximate(features, JaccardParams.of(config).n_neighbours, method=config.neighbours, checked=True)
     )
 
 

@@ -217,12 +217,12 @@ def _fill_gpu(extractor: Any, rest: float) -> Any:
     """
     node = fetch(extractor.node.remote())
     near = NodeAffinitySchedulingStrategy(node, soft=True)
-    filler = ray.remote(Filler).options(num_cpus=0, num_gpus=rest, scheduling_strategy=near).remote()
+    filler = ray.remote(GpuPlaceholder).options(num_cpus=0, num_gpus=rest, scheduling_strategy=near).remote()
     fetch(filler.ready.remote())
     return filler
 
 
-class Filler:
+class GpuPlaceholder:
     """Holds a part of a GPU while others are being placed."""
 
     def ready(self) -> bool:

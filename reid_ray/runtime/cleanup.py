@@ -13,7 +13,7 @@ from pathlib import Path
 
 from reid_ray.errors import StorageError
 from reid_ray.io.paths import Location, RemotePath
-from reid_ray.runtime import cleanup_process as janitor
+from reid_ray.runtime import cleanup_process
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def short_lived(run: Location, *folders: Location) -> Iterator[None]:
     finds nothing: no object is ever half-written, and what is left of `folders` there is for the next start of the run.
     """
     ours, theirs = os.pipe()  # read end, write end
-    command = [sys.executable, "-I", "-S", janitor.__file__, str(run), *map(str, folders)]
+    command = [sys.executable, "-I", "-S", cleanup_process.__file__, str(run), *map(str, folders)]
     watcher = subprocess.Popen(
         command, stdin=ours, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )

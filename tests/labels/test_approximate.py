@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from reid_ray.errors import ConfigError, DataError
+from reid_ray.labels.neighbours import approximate
 from reid_ray.labels.neighbours.approximate import nearest_approximate, recall
-from reid_ray.labels.neighbours.exact import Neighbours, approximate, nearest
+from reid_ray.labels.neighbours.exact import Neighbours, nearest
 from reid_ray.types import FloatArray
 
 METHODS = ["ivf", "hnsw"]

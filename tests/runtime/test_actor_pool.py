@@ -14,7 +14,7 @@ from reid_ray.data.readers import read_dataset
 from reid_ray.inference.retriever import Retriever
 from reid_ray.methods import METHODS, FeatureCache, build_method, stages_of
 from reid_ray.models import build_embedder, to_numpy
-from reid_ray.runtime import actor_pool as pools
+from reid_ray.runtime import actor_pool
 from reid_ray.runtime.actor_pool import Copy, Extractor, Labeller, Pool
 from reid_ray.runtime.pool_services import PoolServices
 from reid_ray.training.datasets import EVALUATION, ImageCaches, evaluation_table, read_datasets
@@ -209,7 +209,7 @@ def test_tasks_are_dealt_round_the_extractors_in_order(config, dataset, pool, te
     dealt = [task for turn in zip_longest(*tasks, fillvalue=[]) for task in turn]
     rows = [row for task in dealt for batch in task for row in batch]
     assert rows == list(range(len(dataset.train)))
-    assert all(len(task) <= pools.BATCHES_PER_TASK for task in dealt)
+    assert all(len(task) <= actor_pool.BATCHES_PER_TASK for task in dealt)
     assert all(len(batch) == 2 for task in dealt for batch in task)
 
 

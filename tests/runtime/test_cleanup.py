@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from reid_ray.runtime import cleanup_process as janitor
+from reid_ray.runtime import cleanup_process
 from reid_ray.runtime.cleanup import ray_folder, short_lived
 
 SLEEPER = """
@@ -87,12 +87,12 @@ def test_what_another_run_is_writing_is_left(folders):
     run, ours = folders
     fresh = run / ".metrics.tmp"
     fresh.touch()
-    janitor.tidy(run, [ours])
+    cleanup_process.tidy(run, [ours])
     assert fresh.exists()
     os.utime(fresh, (0, 0))
-    janitor.tidy(run, [ours])
+    cleanup_process.tidy(run, [ours])
     assert not fresh.exists()
-    janitor.tidy(run, [ours])  # nothing there is no mistake
+    cleanup_process.tidy(run, [ours])  # nothing there is no mistake
 
 
 def test_the_path_of_ray_s_folder_is_short_enough_for_sockets(monkeypatch, tmp_path):

@@ -11,9 +11,7 @@ import ray
 from reid_ray import errors
 from reid_ray.data.readers import read_dataset
 from reid_ray.errors import ConfigError, DataError, LoaderError, OutOfMemoryError, RunError
-from reid_ray.runtime import cluster
-from reid_ray.runtime import driver as run
-from reid_ray.runtime import worker as workers
+from reid_ray.runtime import cluster, driver, worker
 from reid_ray.runtime.faults import plain_error
 from reid_ray.runtime.worker import Assignment, Failure, train_worker
 from reid_ray.training.metrics import MetricsLog
@@ -25,7 +23,7 @@ def test_every_event_reaches_the_listener_once(tmp_path):
     log = MetricsLog(directory.metrics_file)
     log.write("start")
     seen = []
-    with run.following(directory, seen.append):
+    with driver.following(directory, seen.append):
         log.write("step", step=1)
         deadline = time.monotonic() + 20
         while not seen and time.monotonic() < deadline:
@@ -36,13 +34,13 @@ def test_every_event_reaches_the_listener_once(tmp_path):
 
 
 def test_nobody_listens(tmp_path):
-    with run.following(RunDirectory(tmp_path), None):
+    with driver.following(RunDirectory(tmp_path), None):
         pass
 
 
 def test_a_signal_s_handler_comes_back():
     before = signal.getsignal(signal.SIGINT)
-    with run.restored_signal(signal.SIGINT):
+    with driver.restored_signal(signal.SIGINT):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -106,8 +104,8 @@ def train_with(tiny, monkeypatch):
                 if error:
                     raise error
 
-        monkeypatch.setattr(workers, "Trainer", Trainer)
-        monkeypatch.setattr(workers, "PreemptionNotice", lambda: None)
+        monkeypatch.setattr(worker, "Trainer", Trainer)
+        monkeypatch.setattr(worker, "PreemptionNotice", lambda: None)
         pool = SimpleNamespace(extractors=(), labellers=())
         return train_worker({"assignment": Assignment(config, {"data": dataset.images}, pool, 17.0)})
 

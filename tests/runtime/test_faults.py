@@ -7,8 +7,7 @@ import pytest
 import ray
 
 from reid_ray.errors import RunError
-from reid_ray.runtime import actor_pool as pools
-from reid_ray.runtime import gauges, preemption
+from reid_ray.runtime import actor_pool, gauges, preemption
 from reid_ray.runtime.actor_pool import Extraction, Pool
 from reid_ray.runtime.preemption import PreemptionNotice
 from reid_ray.training.interrupt import Request
@@ -60,7 +59,7 @@ def test_extractors_that_never_answer_end_the_run(monkeypatch):
     clock = Clock(monkeypatch, {"a": 99})
     with pytest.raises(RunError, match=r"nothing for 28 s.*runtime\.timeout_seconds=7"):
         Extraction(Pool(("only",), (), timeout=7), ["a"], [], [64]).wait()
-    assert len(clock.killed) == pools.MAX_STALLS
+    assert len(clock.killed) == actor_pool.MAX_STALLS
 
 
 def test_a_run_s_numbers_are_gauges(monkeypatch):

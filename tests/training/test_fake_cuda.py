@@ -21,8 +21,8 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from reid_ray.config import load_config
 from reid_ray.data.views import PixelBatch
 from reid_ray.inference.folding import for_extraction
+from reid_ray.labels.neighbours import device as device_search
 from reid_ray.labels.neighbours import kernels
-from reid_ray.labels.neighbours.exact import device as device_search
 from reid_ray.methods import Batch, Inputs, build_method, stages_of
 from reid_ray.models import update_teacher
 from reid_ray.training.distributed import DistributedContext

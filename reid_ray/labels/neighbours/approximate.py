@@ -41,7 +41,13 @@ HNSW_CONSTRUCTION = 100
 
 
 def nearest_approximate(
-    features: FeatureRows, k: int, *, method: Method = "ivf", breadth: int | None = None, seed: int = 0
+    features: FeatureRows,
+    k: int,
+    *,
+    method: Method = "ivf",
+    breadth: int | None = None,
+    seed: int = 0,
+    checked: bool = False,
 ) -> Neighbours:
     """Most of the k nearest rows of each row; `recall` says how many.
 
@@ -60,6 +66,7 @@ def nearest_approximate(
         features: float32 [N, D], L2-normalised.
         breadth: cells visited, or nodes kept in sight (efSearch); more is slower and misses less.
         seed: of the k-means.
+        checked: the features have passed `check_features`; skip the pass over them.
 
     Raises:
         ConfigError: faiss is not installed, an unknown method, k or breadth below 1.
@@ -71,7 +78,8 @@ def nearest_approximate(
     if min(k, breadth) < 1:
         raise ConfigError(f"A search for neighbours wants at least 1 of them; here k={k}, breadth={breadth}.")
     faiss = _faiss()
-    check_features(features)
+    if not checked:
+        check_features(features)
     n_rows = features.shape[0]
     k = min(k, n_rows)
     indices = np.full((n_rows, k), -1, dtype=np.int32)
