@@ -138,6 +138,24 @@ def test_sweep_without_out_writes_no_file(command: Command, features: Path, tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.npy", "x.parquet"]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("labels.clusterer=kmeans", "labels.n_clusters=8"), ("--sweep", "eps=.4,.5"), ("--neighbours", "ivf")],
+)
+def test_features_are_checked_once(
+    command: Command, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    """A check is a pass over all features, which may be on a slow disk."""
+    if "ivf" in arguments:
+        pytest.importorskip("faiss", reason="the extra 'ann' is not installed")
+    checked = []
+    for module in ("tasks", "sweep", "neighbours.exact", "neighbours.approximate"):
+        monkeypatch.setattr(f"reid_ray.labels.{module}.check_features", checked.append)
+    code, text = command(features, "--out", tmp_path / "labels.parquet", *SMALL, *arguments)
+    assert code == 0, text
+    assert len(checked) == 1
+
+
 def unnormalized(values: Any) -> Any:
     return 2 * values
 
