@@ -28,7 +28,7 @@ from reid_ray.io.local_copy import local_copy
 from reid_ray.io.paths import Location, as_path, as_readable
 from reid_ray.labels.features import open_features
 from reid_ray.labels.label_free import label_free_scores
-from reid_ray.labels.quality import label_statistics, truth_scores
+from reid_ray.labels.quality import ground_truth_scores, label_statistics
 from reid_ray.labels.refresh import ClusteringResult, OnStage, cluster_rows
 from reid_ray.labels.sweep import Setting, sweep
 from reid_ray.types import UNKNOWN, FloatArray, IntArray
@@ -59,7 +59,7 @@ class LabelReport:
 
     Attributes:
         result: labels, the Jaccard graph and the seconds of each stage.
-        quality: `label_statistics`, `label_free_scores` and, where a pid is known, `truth_scores`.
+        quality: `label_statistics`, `label_free_scores` and, where a pid is known, `ground_truth_scores`.
         shape: N and D of the features.
         seconds: of the clustering, without the scores.
         peak_mb: peak memory of the clustering in addition to that of the process before it.
@@ -139,7 +139,7 @@ def label_features(
     quality: dict[str, Any] = label_statistics(result.raw)
     quality |= label_free_scores(result.raw, result.graph, opened.camids)
     if opened.pids is not None:
-        quality |= truth_scores(result.raw, opened.pids)
+        quality |= ground_truth_scores(result.raw, opened.pids)
     rows = pa.table({"row": pa.array(np.arange(n_rows))}) if opened.rows is None else opened.rows
     if "label" in rows.column_names:
         rows = rows.drop_columns("label")

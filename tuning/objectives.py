@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from reid_ray.data.readers import read_dataset
 from reid_ray.labels.label_free import common_graph, label_free_objective, label_free_scores
-from reid_ray.labels.quality import label_statistics, truth_scores
+from reid_ray.labels.quality import ground_truth_scores, label_statistics
 from reid_ray.labels.refresh import cluster_rows
 from reid_ray.methods import stages_of
 from reid_ray.run import Run
@@ -18,8 +18,8 @@ def label_free_score(run: Run) -> dict[str, float]:
 
     Returns:
         `label_free` (0 … 1, more is better), the scores that it is made of and the others of `label_free_scores`,
-        `n_clusters`; and where identities are known those of `truth_scores`, which are for studies: nothing that an
-        objective without labels may look at.
+        `n_clusters`; and where identities are known those of `ground_truth_scores`, which are for studies: nothing that
+        an objective without labels may look at.
 
     Raises:
         RunError: the run has no model yet.
@@ -36,4 +36,4 @@ def label_free_score(run: Run) -> dict[str, float]:
     scores = label_free_scores(labels, common_graph(features, device), table.camids)
     answer = {"label_free": label_free_objective(scores), **scores}
     answer["n_clusters"] = float(label_statistics(labels)["n_clusters"])
-    return answer | (truth_scores(labels, table.pids) if table.has_pids else {})
+    return answer | (ground_truth_scores(labels, table.pids) if table.has_pids else {})
