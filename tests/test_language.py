@@ -1,7 +1,7 @@
 """Documentation uses the field's words: the phrases below stay out of it.
 
-The list holds phrases that are wrong wherever they appear; a word that is sometimes right does not belong in it. The test
-scans pages with their fenced blocks, recipes, and build and cluster files.
+The list holds phrases that are wrong wherever they appear; a word that is sometimes right does not belong in it. The
+test scans pages with their fenced blocks, recipes, and build and cluster files.
 """
 
 import re
