@@ -43,7 +43,8 @@ HASH_SECTION = """\
 ## Settings that may change on resume
 
 A run directory belongs to one configuration, identified by a hash of the tree. The hash excludes the following
-settings, because they do not change what a run computes up to a given step. A run can be resumed with other values of them:
+settings, because they do not change what a run computes up to a given step. A run can be resumed with other values of
+them:
 """
 
 RECIPES_SECTION = """\
