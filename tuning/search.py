@@ -25,9 +25,9 @@ from reid_ray.config import Config
 from reid_ray.devices import n_cores
 from reid_ray.errors import ConfigError
 from reid_ray.evaluation.protocols import evaluable
+from reid_ray.runtime.actor_executor import fetch
 from reid_ray.runtime.cleanup import short_lived
 from reid_ray.runtime.cluster import joined
-from reid_ray.runtime.labelling import fetch
 from reid_ray.runtime.logging_utils import silenced, variables
 from reid_ray.runtime.shared import check_shared
 from reid_ray.training.datasets import MAIN
@@ -180,7 +180,7 @@ class _Engine:
                 joined(
                     base.runtime.address,
                     num_cpus=cpus_to_start(base, wanted, n_cores()),
-                    leftovers=SearchDirectory.of(self._request).path,
+                    partial_writes=SearchDirectory.of(self._request).path,
                 )
             )
             self._stack.enter_context(terminated_as_interrupted())  # after Ray, which sets a handler when it starts

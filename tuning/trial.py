@@ -19,7 +19,7 @@ from reid_ray.errors import DegenerateLabelsError, DivergedError, RunError, User
 from reid_ray.io.files import first_line
 from reid_ray.reports.series import number
 from reid_ray.run import Run, load_run
-from reid_ray.runtime.labelling import fetch
+from reid_ray.runtime.actor_executor import fetch
 from reid_ray.training.metrics import Event, pauses, read_metrics
 from reid_ray.training.rundir import RunDirectory
 from reid_ray.tuning.capacity import Capacity
