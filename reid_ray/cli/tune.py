@@ -117,7 +117,7 @@ def show_results(results: Results, console: Console) -> None:
 
     best_config(results)
     console.print(_best_table(results))
-    for title, points in (("The best with further seeds", results.again), ("On the test split", results.final)):
+    for title, points in (("The best with further seeds", results.repeats), ("On the test split", results.final)):
         if points:
             console.print(_seeds_table(title, points))
     if results.final or results.winner == results.own:

@@ -49,7 +49,7 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def documented(cluster):
-    """The page's commands by their first two words, as they are given on this cluster."""
+    """The page's commands by their first two words, adapted to this cluster."""
     (block,) = re.findall(
         r"^```console cluster\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
     )

@@ -24,7 +24,7 @@ def trial():
 
 @pytest.mark.parametrize("name", ["node"])
 def test_weights_are_unchanged_and_nothing_is_left_behind(trial, name):
-    """The weights are those of the undisturbed run; the trial also checks for leftover actors, placement groups and files."""
+    """The weights are those of the undisturbed run; the trial also checks for leftover processes and files."""
     outcome = trial.do(name)
     assert outcome.lost == "nothing", outcome
 

@@ -33,7 +33,7 @@ def three_gpus(ray_folder):
 @pytest.mark.slow
 @pytest.mark.usefixtures("three_gpus")
 def test_every_trainer_finds_a_gpu_next_to_the_extractors(tiny):
-    """Ray packs fractional GPUs: without the placeholder both extractors would share one, and one trainer would have none."""
+    """Ray packs fractional GPUs: without placeholders both extractors would share one, and a trainer would get none."""
     config = tiny("runtime.n_workers=3", "training.n_pids=3", "runtime.n_extractors=2", "runtime.placement=colocated")
     dataset = read_dataset(config.data)
     RunDirectory.of(config).create(config, {"data": dataset})
