@@ -21,7 +21,7 @@ def report_search(path: Path) -> Location:
     body = [
         header(folder.name, finished=results.directory.best.exists()),
         *_repeats_table("Winner and recipe on the test split", results.final),
-        *_repeats_table("The best with further seeds", results.repeats),
+        *_repeats_table("Best trials with more seeds", results.repeats),
         *_front(results),
         *(picture(heading, file) for heading, file in draw_search(results, folder).items()),
         _trials(results),

@@ -149,7 +149,7 @@ def test_camids_must_be_one_per_row(features: FloatArray, camids: Any):
 
 @pytest.mark.parametrize("k1", [0, 2.5, True])
 def test_invalid_k1_is_refused(features: FloatArray, k1: Any):
-    with pytest.raises(ConfigError, match="whole numbers? of at least 1"):
+    with pytest.raises(ConfigError, match=r"whole numbers? of at least 1"):
         jaccard_graph(features, k1=k1, k2=1, max_distance=0.5)
 
 

@@ -272,7 +272,7 @@ def test_command_line_extracts_into_a_folder_and_labels_it(local_ray, finished_r
     assert f"Features of {n} images: {out}" in first
     assert "images/s of each extractor" in first
     again = command("extract", finished_run.path, "--out", f"{out}/", "--split", "train")
-    assert f"Features of {n} images, {n} of them from before" in again
+    assert f"Features of {n} images, {n} of them extracted earlier" in again
     settings = ("labels.k1=6", "labels.k2=2", "labels.eps=0.7", "labels.min_samples=2")
     command("extract", finished_run.path, "--out", tmp_path / "f.npy", "--split", "train")
     for features in (out, tmp_path / "f.npy"):
