@@ -42,8 +42,8 @@ def tune(
             "--search",
             "-s",
             metavar="KEY[=LOW:HIGH[:log]|=A,B,…]",
-            help="Key to vary, in its default range (docs/configuration.md) or in this one; may be repeated. Default:
-            the " "temperatures, weights and label settings that the recipe uses.",
+            help="Key to vary, in its default range (docs/configuration.md) or in this one; may be repeated. "
+            "Default: the temperatures, weights and label settings that the recipe uses.",
         ),
     ] = None,
     objective: Annotated[

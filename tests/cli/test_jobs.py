@@ -209,7 +209,7 @@ def test_jobs_are_listed_and_stopped():
         for _ in range(2):
             result = run("submit", "ice", *SHARED, "--address", url, "--no-follow")
         assert "'ice' already has an active job: train-ice-1" in result.stderr
-        assert run("jobs", "stop", "ice", "--address", url).stdout == "train-ice-1 is being stopped.\n"
+        assert run("jobs", "stop", "ice", "--address", url).stdout == "Stopping train-ice-1.\n"
         assert run("jobs", "stop", "ice", "--address", url).stdout == "train-ice-1 was not running: stopped.\n"
         listed = run("jobs", "list", "--address", url).stdout
         assert [cell.strip() for cell in listed.splitlines()[3].strip("│").split("│")][:3] == [
