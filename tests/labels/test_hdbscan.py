@@ -1,4 +1,4 @@
-"""HDBSCAN on the sparse graph against a literal implementation of the paper, and against scikit-learn on the dense matrix."""
+"""Sparse HDBSCAN against a literal implementation of the paper, and against scikit-learn on the dense matrix."""
 
 from __future__ import annotations
 
