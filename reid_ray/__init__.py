@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from reid_ray.errors import UserError
     from reid_ray.run import Run, load_run
 
-__version__ = "0.1.0"
+__version__ = "0.1.0"  # the only place; pyproject.toml reads it here
 __all__ = ["Config", "Run", "UserError", "load_config", "load_run", "read_features", "train"]
 
 _HOMES = {

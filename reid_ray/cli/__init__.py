@@ -1,4 +1,4 @@
-"""The `reid-ray` command: parse, call one function, print. A user's mistake is one sentence and exit code 2."""
+"""The `reid-ray` command: parse, call one function, print. A user error is a one-line message and exit code 2."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Train person re-identification without labels, from a folder of crops to a Ray cluster. "
-    "Begin with 'reid-ray demo', then 'reid-ray train ice data.root=FOLDER'.",
+    help="Train person re-identification, unsupervised or supervised, from a folder of crops to a Ray cluster. "
+    "Start with 'reid-ray demo', then 'reid-ray train ice data.root=FOLDER'.",
 )
 for section in (train, tune, retrieval, label, status, export_metrics, jobs):
     app.registered_commands.extend(section.app.registered_commands)
@@ -28,7 +28,7 @@ app.add_typer(jobs.jobs_app, name="jobs")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: run a command line, this process's by default; a `UserError` becomes a sentence and exit code 2."""
+    """Entry point: run a command line (default: `sys.argv`). A `UserError` prints one line and exits with code 2."""
     try:
         app(arguments)
     except UserError as error:

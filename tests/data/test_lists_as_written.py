@@ -284,7 +284,7 @@ def test_a_list_of_animals(crops: Path):
         (f"path\n{'x' * 200_000}\n", "Cannot read .* as CSV|not on disk"),
     ],
 )
-def test_absurd_cells_get_a_sentence(crops: Path, text: str, message: str | None):
+def test_absurd_cells_are_refused(crops: Path, text: str, message: str | None):
     file = written(crops, text)
     if message is None:
         assert rows(file)[0][1] == 0  # more digits than a number has: a name

@@ -1,4 +1,4 @@
-"""The pool's actors as plain objects: what they are asked, what they answer. Ray itself is in test_ray_run.py."""
+"""The pool's actors as plain objects: their requests and results. test_ray_run.py tests them on Ray."""
 
 from dataclasses import replace
 from itertools import zip_longest
@@ -25,7 +25,7 @@ from reid_ray.types import Weights
 
 
 class Handle:
-    """An actor handle: `handle.method.remote(…)` runs at once and is remembered."""
+    """An actor handle: `handle.method.remote(…)` runs at once and is recorded."""
 
     def __init__(self, actor):
         self.actor = actor
@@ -99,7 +99,7 @@ def evaluate(services, retriever):
     return services.collect_evaluation()
 
 
-def test_the_pool_answers_as_the_inline_services_do(config, dataset, pool, teacher):
+def test_pool_services_equal_inline_services(config, dataset, pool, teacher):
     inline, services = both(config, {"data": dataset}, pool)
     for epoch in (0, 1):
         torch.nn.init.normal_(teacher.neck.weight, 1, 0.5)
@@ -116,7 +116,7 @@ def test_the_pool_answers_as_the_inline_services_do(config, dataset, pool, teach
         assert {**found, "evaluate_seconds": 0} == {**expected, "evaluate_seconds": 0}
 
 
-def test_features_that_the_method_keeps_are_labelled_alike(tiny, dataset):
+def test_labels_with_a_feature_memory_equal_inline_labels(tiny, dataset):
     config = tiny(*METHOD_RUNS["spcl"])
     pool = handles(config, {"data": dataset})
     inline, services = both(config, {"data": dataset}, pool)
@@ -133,7 +133,7 @@ def test_features_that_the_method_keeps_are_labelled_alike(tiny, dataset):
 
 
 @pytest.mark.parametrize("method", ["abmt", "mmt", "spcl-joint"])
-def test_methods_ask_of_the_pool_what_they_ask_of_one_process(tiny, method):
+def test_pool_serves_every_method_like_one_process(tiny, method):
     """Their own networks, the source next to the target, and features where they are needed."""
     source = () if method == "spcl-joint" else (*SOURCE, "labels.source_weight=0.1")
     config = tiny(*METHOD_RUNS[method], *source, "training.precision=float32", "evaluation.batch_size=16")
@@ -154,8 +154,8 @@ def test_methods_ask_of_the_pool_what_they_ask_of_one_process(tiny, method):
         assert found["train"].statistics["source_seconds"] > 0
 
 
-def test_a_part_of_a_method_s_network_is_extracted_with(tiny, dataset):
-    """MMT's source stages retrieve with one of the two networks, which an extractor builds by its path."""
+def test_extraction_with_a_submodule_of_a_method(tiny, dataset):
+    """MMT's source stages retrieve with one of the two networks, which an extractor builds by its module path."""
     config = tiny(*METHOD_RUNS["mmt"], "training.precision=float32")
     extractor = handles(config, {"data": dataset}).extractors[0].actor
     torch.manual_seed(0)
@@ -167,7 +167,7 @@ def test_a_part_of_a_method_s_network_is_extracted_with(tiny, dataset):
     assert not np.allclose(one, two)
 
 
-def test_copies_are_those_of_the_inline_services(config, dataset, pool, teacher):
+def test_augmented_copies_equal_those_of_inline_services(config, dataset, pool, teacher):
     cache, retriever = FeatureCache("teacher", view="strong", copies=2), Retriever("teacher", teacher, (0, 0))
     inline, services = both(config, {"data": dataset}, pool)
     expected = inline.extract_copies(retriever, cache, "data")
@@ -179,7 +179,7 @@ def test_copies_are_those_of_the_inline_services(config, dataset, pool, teacher)
     assert {call[4] for handle in pool.extractors for call in handle.calls} == {Copy("strong", 0), Copy("strong", 1)}
 
 
-def test_rank_0_alone_asks_the_pool_and_all_get_the_labels(config, dataset, pool, teacher):
+def test_rank_0_sends_the_request_and_all_ranks_get_the_labels(config, dataset, pool, teacher):
     retriever, request = Retriever("teacher", teacher, (0, 0)), LabelRequest(stages_of(config)[-1], ("train",), 0)
     cache = FeatureCache("teacher")
 
@@ -198,7 +198,7 @@ def test_rank_0_alone_asks_the_pool_and_all_get_the_labels(config, dataset, pool
     assert n_extracted == 2 * len(dataset.train) + n_evaluated
 
 
-def test_tasks_are_dealt_round_the_extractors_in_order(config, dataset, pool, teacher):
+def test_tasks_are_distributed_round_robin_in_order(config, dataset, pool, teacher):
     extraction = pool.features("data", len(dataset.train), 2, weights(teacher))
     features = extraction.wait()
     assert len(extraction.images_per_second()) == 2
@@ -213,7 +213,7 @@ def test_tasks_are_dealt_round_the_extractors_in_order(config, dataset, pool, te
     assert all(len(batch) == 2 for task in dealt for batch in task)
 
 
-def test_an_extractor_loads_weights_when_their_version_changes(config, dataset, teacher):
+def test_extractor_loads_weights_when_their_version_changes(config, dataset, teacher):
     extractor = handles(config, {"data": dataset}).extractors[0].actor
     first, seconds = extractor.extract("data", weights(teacher), [range(2)])
     assert seconds > 0
@@ -224,7 +224,7 @@ def test_an_extractor_loads_weights_when_their_version_changes(config, dataset, 
         assert (found != first).any()
 
 
-def test_an_extractor_reads_the_table_that_is_named(config, dataset, teacher):
+def test_extractor_reads_the_requested_table(config, dataset, teacher):
     extractor = handles(config, {"data": dataset}).extractors[0].actor
     run_images = ImageCaches({"data": dataset}, config)
     for table in ("data", EVALUATION):
@@ -234,13 +234,13 @@ def test_an_extractor_reads_the_table_that_is_named(config, dataset, teacher):
             np.testing.assert_allclose(features, teacher.eval().embed(images), atol=1e-5)
 
 
-def test_no_evaluation_where_there_is_nothing_to_evaluate(config, dataset, pool):
+def test_no_evaluation_without_query_and_gallery(config, dataset, pool):
     blind = replace(dataset, table=dataset.table.without_pids())
     services = PoolServices(config, {"data": blind}, DistributedContext(), pool)
     assert evaluate(services, None) is None
 
 
-def test_a_pool_is_stopped_whole(pool, monkeypatch):
+def test_stop_ends_all_actors(pool, monkeypatch):
     killed = []
     monkeypatch.setattr(ray, "kill", killed.append)
     pool.stop()

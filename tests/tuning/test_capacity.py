@@ -1,4 +1,4 @@
-"""How many trials fit is counted beforehand; what does not fit is refused in a sentence."""
+"""The number of concurrent trials is computed before the start; a trial that does not fit is refused."""
 
 import pytest
 from small_runs import tiny_config
@@ -78,12 +78,12 @@ def test_hours_count_gpus_or_else_cpus():
         (("n_workers=2",), {"CPU": 4}, "runtime.backend=inline a trial is one process"),
     ],
 )
-def test_a_trial_larger_than_the_cluster_is_refused(runtime, cluster, part):
+def test_trial_larger_than_the_cluster_is_refused(runtime, cluster, part):
     with pytest.raises(ConfigError, match=part):
         make_capacity(config(*runtime), None, cluster, None)
 
 
-def test_without_a_dashboard_stopped_trials_would_keep_what_they_had(monkeypatch):
+def test_cluster_without_a_dashboard_is_refused(monkeypatch):
     def refuse(**options):
         raise ConnectionError
 
@@ -103,5 +103,5 @@ def test_without_a_dashboard_stopped_trials_would_keep_what_they_had(monkeypatch
         (("backend=ray", "n_workers=2", "device=cpu"), 2, 4),
     ],
 )
-def test_a_cluster_of_our_own_has_room_for_what_is_asked(runtime, wanted, cpus):
+def test_local_cluster_has_enough_cpus(runtime, wanted, cpus):
     assert cpus_to_start(config(*runtime), wanted, n_cores=2) == cpus
