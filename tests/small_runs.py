@@ -33,7 +33,6 @@ TINY = (
     "training.epochs=2",
     "training.iterations=4",
     "training.log_every=1",
-    "training.precision=float32",  # the bf16 convolutions of some CPUs read past maps that are this small
     "training.checkpoint_every=100",
     "training.keep_checkpoints=1",
     "model.backbone=resnet18_narrow",
@@ -59,6 +58,17 @@ SOURCE = (
 
 BRANCHES = "model.branches=[{pooling: avg}, {pooling: max, n_extra: 1}]"
 SAMPLED = "training.sampler=other_cameras"
+
+CROSS_MODAL = (
+    "data.synthetic.spectrum=near_infrared",
+    "data.synthetic.n_cameras=6",
+    "data.synthetic.images_per_id=8",
+    "training.sampler=shared_identities",
+    "stages.task={epochs: 1, iterations: 2, warmup_epochs: 0}",
+    "stages.generate={epochs: 1, iterations: 2, warmup_epochs: 0}",
+    "training.optimizers={classifier: {optimizer: sgd, lr: 0.01}, prior: {weight_decay: 0}}",
+)
+"""Two modalities, and short stages of DG-VAE on them."""
 
 METHOD_RUNS = {
     "ice": (),
@@ -97,6 +107,11 @@ METHOD_RUNS = {
     "havana": (
         "method={name: havana, n_copies: 2, n_identities: 8, variation_dim: 8, hidden_dim: 32}",
         "stages.baseline={epochs: 1, warmup_epochs: 0}",
+    ),
+    "dg_vae": (
+        "method={name: dg_vae, identity_dim: 16, ambiguity_dim: 8, decoder_channels: [8], n_identities: 8}",
+        "method.idi_neck=bn",
+        *CROSS_MODAL,
     ),
     "source": ("method={name: source}", BRANCHES, "target={layout: synthetic, synthetic: {seed: 7, n_train_ids: 4}}"),
 }

@@ -44,7 +44,7 @@ class SyntheticConfig(Section):
     tracklet_frames: tuple[int, int] = (15, 40)
     """Minimum and maximum number of frames of a tracklet."""
     spectrum: Spectrum = "visible"
-    """Spectrum of the cameras. `near_infrared` resembles SYSU-MM01: six cameras with ids 1 … 6, of which 3 (next to
+    """Spectrum of the cameras. `near_infrared` resembles SYSU-MM01: six cameras, 1 … 6 in keys, of which 3 (next to
     camera 2) and 6 are near-infrared; infrared test images are queries, visible ones gallery. `thermal` resembles
     RegDB: a visible camera 1 and a thermal camera 2 at one place that take each picture at the same moment; visible
     test images are queries, thermal ones gallery. Set `n_cameras` to 6 or 2."""
