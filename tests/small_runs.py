@@ -104,6 +104,16 @@ METHOD_RUNS = {
         "training.sampler=random_instances",
         "training.optimizer=amsgrad",
     ),
+    "is_gan": (
+        "method={name: is_gan, n_identities: 8, stripes: [2], identity_dim: 8, unrelated_dim: 4, noise_dim: 4, "
+        "generator_channels: [8, 8, 8, 8, 3], discriminator_channels: [4, 8]}",
+        "stages.identity={epochs: 1, iterations: 2}",
+        "stages.disentangle={epochs: 1, iterations: 2}",
+        "training.sampler=random_instances",
+        "training.optimizer=amsgrad",
+        "training.optimizers.discriminator={optimizer: sgd}",
+        "training.precision=float32",  # oneDNN's bf16 with AMX is wrong for convolutions of stride 2 on small maps
+    ),
     "havana": (
         "method={name: havana, n_copies: 2, n_identities: 8, variation_dim: 8, hidden_dim: 32}",
         "stages.baseline={epochs: 1, warmup_epochs: 0}",
@@ -166,11 +176,18 @@ def numbers_of(state, at_most=2000):
 
 
 def largest_relative_difference(expected, found):
-    """Over the tensors of two `numbers_of`: |a − b| / |a|."""
+    """Over the tensors of two `numbers_of`: |a − b| / |a|.
+
+    Rounding is all there is of the gradient of a bias before a batch norm, and so of the bias itself where it began as
+    zero; numbers so small are compared as if they were larger.
+    """
     assert expected.keys() == found.keys()
-    return max(
-        float((expected[name] - found[name]).norm() / expected[name].norm().clamp_min(1e-12)) for name in expected
-    )
+
+    def relative(name):
+        least = 1e-9 if ".adam." in name else 1e-5
+        return float((expected[name] - found[name]).norm() / expected[name].norm().clamp_min(least))
+
+    return max(map(relative, expected))
 
 
 def wait_for(directory, wanted, process, since):

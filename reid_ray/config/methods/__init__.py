@@ -8,6 +8,7 @@ from reid_ray.config.methods.cluster_contrast import ClusterContrastConfig
 from reid_ray.config.methods.dg_vae import DGVAEConfig
 from reid_ray.config.methods.havana import HAVANAConfig
 from reid_ray.config.methods.ice import ICEConfig
+from reid_ray.config.methods.is_gan import ISGANConfig
 from reid_ray.config.methods.mmt import MMTConfig
 from reid_ray.config.methods.scr import SCRConfig
 from reid_ray.config.methods.source import SourceConfig
@@ -22,6 +23,7 @@ __all__ = [
     "DGVAEConfig",
     "HAVANAConfig",
     "ICEConfig",
+    "ISGANConfig",
     "MMTConfig",
     "MethodConfig",
     "SCRConfig",
