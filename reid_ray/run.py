@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from itertools import islice
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from reid_ray.data.images import Dataset
 from reid_ray.data.loader import ImageCache
 from reid_ray.data.readers import read_dataset
 from reid_ray.data.table import ImageTable
-from reid_ray.data.views import PixelBatch, resize
+from reid_ray.data.views import PixelBatch, make_view, resize
 from reid_ray.errors import RunError
 from reid_ray.inference.exported import load_exported
 from reid_ray.inference.extraction import assemble, batch_rows, embed_batch, extract, model_columns
@@ -157,30 +157,40 @@ class Run:
         """
         return restore_method(self.config, self.directory).method
 
-    def render(self, *, seed: int | None = None) -> dict[str, npt.NDArray[np.uint8]]:
+    def render(
+        self, *, seed: int | None = None, views: Mapping[str, str] | None = None
+    ) -> dict[str, npt.NDArray[np.uint8]]:
         """Pictures of what the method generates after its newest checkpoint: by name, uint8 RGB [height, width, 3].
 
         Methods that generate no images have none, and neither have their stages before they do.
 
         Args:
             seed: which training images are rendered; None: those of the pictures in the run directory.
+            views: views that the batch has besides those of the stage, such as `{"projection@45": "projection@45"}` for
+                a rotation sheet with this angle only; None: those that the method wants (`Stage.rendered_views`).
 
         Raises:
             RunError: there is no checkpoint yet.
             DataError: the training images cannot be read.
         """
-        rendered = self.rendering(seed=seed)
+        rendered = self.rendering(seed=seed, views=views)
         pictures = {} if rendered is None else rendered.pictures
         return {name: pixels.permute(1, 2, 0).numpy() for name, pixels in pictures.items()}
 
-    def rendering(self, *, seed: int | None = None) -> Rendering | None:
+    def rendering(self, *, seed: int | None = None, views: Mapping[str, str] | None = None) -> Rendering | None:
         """The same with the stage and epoch of the checkpoint; None where nothing is rendered."""
         if not any(stage.renders for stage in stages_of(self.config)):
             return None
         restored = restore_method(self.config, self.directory)
         caches = ImageCaches(read_datasets(self.config, {MAIN: self.dataset}), self.config)
-        pictures = render(restored.method, restored.stage, caches, seed=seed)
+        pictures = render(restored.method, restored.stage, caches, seed=seed, views=views)
         return Rendering(restored.stage.name, restored.epoch, restored.step, pictures)
+
+    @property
+    def turns_people(self) -> bool:
+        """Whether the method generates people at other angles, by their body meshes."""
+        views = (view for stage in stages_of(self.config) for view in stage.rendered_views.values())
+        return any(make_view(view, self.config.data).source == "mesh" for view in views)
 
     def _extractor(self) -> nn.Module:
         """The model as extraction wants it, made once."""

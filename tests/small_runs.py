@@ -69,6 +69,14 @@ CROSS_MODAL = (
     "training.optimizers={classifier: {optimizer: sgd, lr: 0.01}, prior: {weight_decay: 0}}",
 )
 """Two modalities, and short stages of DG-VAE on them."""
+SHUFFLED = "training.sampler=shuffle"
+SHORT = "{epochs: 1, iterations: 2, warmup_epochs: 0}"
+GCL = "width: 4, dilations: [1, 2], hidden_dim: 16, discriminator_width: 4, n_scales: 2"
+
+SLOW = "training.lr=1.0e-9"
+"""For GCL. What an untrained generator draws is nearly the same for all images, and batch norms of such images magnify
+any difference in the weights by 10⁵. At this rate gradients, which the optimizers' moments keep, agree to 10⁻¹⁰; at
+10⁻⁶ a difference of 10⁻¹⁵ grows a hundredfold a step."""
 
 METHOD_RUNS = {
     "ice": (),
@@ -114,6 +122,23 @@ METHOD_RUNS = {
         "training.optimizers.discriminator={optimizer: sgd}",
         "training.precision=float32",  # oneDNN's bf16 with AMX is wrong for convolutions of stride 2 on small maps
     ),
+    "gcl": (
+        f"method={{name: gcl, {GCL}}}",
+        SHUFFLED,
+        SLOW,
+        "training.optimizers.identity={optimizer: sgd, nesterov: true}",
+        f"stages.warmup={SHORT}",
+        f"stages.generate={SHORT}",
+    ),
+    "gcl-uda": (
+        f"method={{name: gcl, {GCL}, embedding_dim: 16, code_split: stripes, feature_views: new+cycle, angles: six, "
+        "gan_loss: log, instance_positive: feature, positives: shared, negatives_from: original, bn_views: real}",
+        SHUFFLED,
+        SLOW,
+        *SOURCE,
+        f"stages.generate={SHORT}",
+    ),
+    "gcl-contrast": ("method={name: gcl, generation: false, augment: true, warmup: false}", SHUFFLED),
     "havana": (
         "method={name: havana, n_copies: 2, n_identities: 8, variation_dim: 8, hidden_dim: 32}",
         "stages.baseline={epochs: 1, warmup_epochs: 0}",

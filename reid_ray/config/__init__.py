@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
 
 from reid_ray.config.base import Overrides, Search, Section, first_error, import_modules, overridden
-from reid_ray.config.data import DataConfig, StrongViewConfig, SyntheticConfig
+from reid_ray.config.data import DataConfig, MeshConfig, StrongViewConfig, SyntheticConfig
 from reid_ray.config.labels import LabelsConfig
 from reid_ray.config.methods import (
     METHOD_CONFIGS,
@@ -21,6 +21,7 @@ from reid_ray.config.methods import (
     CAPConfig,
     ClusterContrastConfig,
     DGVAEConfig,
+    GCLConfig,
     HAVANAConfig,
     ICEConfig,
     ISGANConfig,
@@ -125,11 +126,13 @@ __all__ = [
     "DGVAEConfig",
     "DataConfig",
     "EvaluationConfig",
+    "GCLConfig",
     "HAVANAConfig",
     "ICEConfig",
     "ISGANConfig",
     "LabelsConfig",
     "MMTConfig",
+    "MeshConfig",
     "MethodConfig",
     "ModelConfig",
     "OptimizerConfig",

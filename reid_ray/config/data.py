@@ -71,6 +71,21 @@ class SyntheticConfig(Section):
         return self
 
 
+class MeshConfig(Section):
+    """Body meshes of the images, for methods that turn people (GCL). Lists name them in the column `mesh`."""
+
+    rendered: str | None = None
+    """Folder of meshes that another renderer has drawn: `train/render/NAME` for an image's own view, `test/render/NAME`
+    for query and gallery, and `render_45/NAME` … `render_315/NAME` next to them."""
+    faces_file: str | None = None
+    """File with the faces of all meshes that hold none."""
+    body_model: str | None = None
+    """SMPL body model (`.npz`) for meshes that are HMR's 85 numbers. It is licensed and not part of this package."""
+    fit_missing: bool = False
+    """An average body, fitted to the image, stands for a mesh that is missing. It knows no posture: to try a method on
+    images without meshes, not for results."""
+
+
 class StrongViewConfig(Section):
     """The augmented view (thesis ch. 6; released code)."""
 
@@ -155,6 +170,8 @@ class DataConfig(Section):
     """Synthetic data, if `layout` is `synthetic`."""
     strong: StrongViewConfig = StrongViewConfig()
     """The strong view of training."""
+    meshes: MeshConfig = MeshConfig()
+    """Body meshes."""
 
     @model_validator(mode="after")
     def _root_is_given(self) -> DataConfig:

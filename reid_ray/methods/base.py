@@ -10,7 +10,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -109,6 +109,9 @@ class Update:
 
 class Method(ABC):
     """A system of the papers. Made once for a run, on the CPU, with initial weights."""
+
+    optional_stages: ClassVar[tuple[str, ...]] = ()
+    """Stages that a run may leave out. A configuration, such as a recipe's, may have settings for them all the same."""
 
     def __init__(self, config: Config, collectives: Collectives) -> None:
         self.config = config

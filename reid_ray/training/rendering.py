@@ -33,7 +33,14 @@ GAP = 2
 """Pixels of white between the images of a grid."""
 
 
-def render(method: Method, stage: Stage, caches: ImageCaches, *, seed: int | None = None) -> dict[str, Tensor]:
+def render(
+    method: Method,
+    stage: Stage,
+    caches: ImageCaches,
+    *,
+    seed: int | None = None,
+    views: Mapping[str, str] | None = None,
+) -> dict[str, Tensor]:
     """Pictures of what a method generates with its modules as they are, by name: uint8 RGB [3, h, w] on the CPU.
 
     Called on one process; the modules' modes and buffers stay as they are.
@@ -41,9 +48,11 @@ def render(method: Method, stage: Stage, caches: ImageCaches, *, seed: int | Non
     Args:
         caches: images of the tables that the stage reads.
         seed: which training images; None: the run's seed.
+        views: the `rendered_views`; None: those of the stage.
     """
     if not stage.renders:
         return {}
+    stage = stage if views is None else replace(stage, rendered_views=views)
     batch = rendered_batch(stage, method, caches, seed=seed)
     with torch.no_grad(), evaluation_mode(method.modules):
         return {name: picture(grid) for name, grid in method.render(stage.name, batch).items()}
@@ -54,10 +63,14 @@ def rendered_batch(stage: Stage, method: Method, caches: ImageCaches, *, seed: i
 
     Of streams with true identities, 8 identities × 2 images, the same identities in every stream that has them;
     otherwise 16 images at random, whose labels are −1. Streams of cached features are left out. A view of an image is
-    that image as it is, at the configured size; views of other sources are as the stage declares them.
+    that image as it is, at the configured size; views of other sources are as the stage declares them. The primary
+    stream has the `rendered_views` of the stage too.
     """
     config = method.config
     streams = {name: _without_augmentation(spec, config) for name, spec in stage.streams.items() if spec.cache is None}
+    if stage.primary in streams:
+        shown = streams[stage.primary]
+        streams[stage.primary] = replace(shown, views={**shown.views, **stage.rendered_views})
     labelled = all(spec.labels.origin == "ground_truth" for spec in streams.values())
     drawn = StageConfig(
         n_pids=N_IDENTITIES,
@@ -65,11 +78,11 @@ def rendered_batch(stage: Stage, method: Method, caches: ImageCaches, *, seed: i
         iterations=1,
         sampler="shared_identities" if labelled else "shuffle",
     )
-    shown = replace(stage, config=drawn, streams=streams, seed_offset=0)
+    rendered = replace(stage, config=drawn, streams=streams, seed_offset=0)
     if seed is not None:
         config = config.model_copy(update={"seed": seed})
     parameter = next(parameter for module in method.modules.values() for parameter in module.parameters())
-    data = StageData(shown, config, caches, {}, DistributedContext(), parameter.device, parameter.dtype)
+    data = StageData(rendered, config, caches, {}, DistributedContext(), parameter.device, parameter.dtype)
     labels = {}
     for name, spec in streams.items():
         table = caches.table(spec.data)

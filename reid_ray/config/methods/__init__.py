@@ -6,6 +6,7 @@ from reid_ray.config.methods.base import METHOD_CONFIGS, MethodConfig, parse_met
 from reid_ray.config.methods.cap import CAPConfig
 from reid_ray.config.methods.cluster_contrast import ClusterContrastConfig
 from reid_ray.config.methods.dg_vae import DGVAEConfig
+from reid_ray.config.methods.gcl import GCLConfig
 from reid_ray.config.methods.havana import HAVANAConfig
 from reid_ray.config.methods.ice import ICEConfig
 from reid_ray.config.methods.is_gan import ISGANConfig
@@ -21,6 +22,7 @@ __all__ = [
     "CAPConfig",
     "ClusterContrastConfig",
     "DGVAEConfig",
+    "GCLConfig",
     "HAVANAConfig",
     "ICEConfig",
     "ISGANConfig",
