@@ -40,7 +40,7 @@ class DivergedError(RunError):
 
 
 class StorageError(UserError):
-    """An object store that does not answer or refuses access: bucket, credentials, endpoint. Maybe in one process only."""
+    """An object store that does not answer or refuses: bucket, credentials, endpoint. Perhaps in one process only."""
 
 
 class DegenerateLabelsError(UserError):

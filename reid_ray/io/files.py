@@ -54,7 +54,7 @@ def atomic_write_bytes(path: Location, data: bytes) -> None:
         file.write(data)
 
 
-class AppendFile(Protocol):
+class GrowingFile(Protocol):
     """A file that one process appends to, and others follow."""
 
     @property
@@ -75,7 +75,7 @@ class AppendFile(Protocol):
         ...
 
 
-def open_append(path: Location) -> AppendFile:
+def open_append(path: Location) -> GrowingFile:
     """Open the file at `path` for appending; no other process may append to it."""
     return _AppendObject(path) if isinstance(path, RemotePath) else _AppendLocalFile(path)
 
