@@ -1,4 +1,4 @@
-"""reid_ray: person re-identification without labels, from a folder of crops to a Ray cluster.
+"""reid_ray: person re-identification with and without labels, from a folder of crops to a Ray cluster.
 
 >>> import reid_ray
 >>> config = reid_ray.load_config("demo", ["training.epochs=2"])
@@ -37,7 +37,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import the public names on first use, so that `reid-ray --help` need not wait for PyTorch."""
+    """Import public names on first use, so that `reid-ray --help` does not wait for PyTorch."""
     if name not in _HOMES:
         raise AttributeError(f"module 'reid_ray' has no attribute '{name}'")
     from importlib import import_module

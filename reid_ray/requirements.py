@@ -1,8 +1,8 @@
-"""What a run will need in memory, estimated from its configuration before anything is decoded or allocated.
+"""Memory requirements of a run, estimated from its configuration before anything is decoded or allocated.
 
-Counted is what one training process holds at the same time: decoded images, prefetched batches, networks with gradients
-and moments, what the forward passes keep for the backward pass, and features. It is a lower bound: workspace of kernels
-and what allocators do not hand back are not counted, so a run that does not fit by this count does not fit.
+Counts what one training process holds at the same time: decoded images, prefetched batches, networks with gradients and
+optimizer moments, and saved activations. It is a lower bound: kernel workspaces and allocator overhead are not counted,
+so a run that does not fit by this estimate does not fit.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limi
 
 @dataclass(frozen=True)
 class Requirements:
-    """Bytes that one training process needs.
+    """Memory of one training process, in bytes.
 
     Attributes:
-        on_host: what is always in the memory of the machine, by its name in messages.
-        on_device: what is in the memory of the GPU, or of the machine without one.
+        on_host: in host memory; name in messages → bytes.
+        on_device: in GPU memory, or in host memory without a GPU.
     """
 
     on_host: Mapping[str, int]
@@ -50,14 +50,14 @@ def estimate(
     n_networks: int = 2,
     n_workers: int | None = None,
 ) -> Requirements:
-    """What one training process of a run needs.
+    """Estimate the memory of one training process.
 
     Args:
         config: sizes, batch, network, precision.
         n_train: images of the training split.
         n_test: images of query and gallery, if this process evaluates.
-        n_views: views of a batch whose forward passes are kept for one backward pass.
-        n_networks: networks that are held: a student and its teacher.
+        n_views: views of a batch whose activations are held for one backward pass.
+        n_networks: networks in memory, such as a student and its teacher.
         n_workers: processes that share the global batch; default `config.runtime.n_workers`.
     """
     data, training = config.data, config.training
@@ -85,12 +85,12 @@ def estimate(
 
 
 def check_fits(needed: Requirements, config: Config, *, host_bytes: int, device_bytes: int | None = None) -> None:
-    """Raise `ConfigError` with figures where a run cannot fit.
+    """Raise `ConfigError` with numbers if a run cannot fit.
 
     Args:
-        needed: as `estimate` gives it.
-        host_bytes: memory that this process may use on its machine (`available_memory`).
-        device_bytes: the same of its GPU; None where it trains on the CPU.
+        needed: from `estimate`.
+        host_bytes: host memory that this process may use (`available_memory`).
+        device_bytes: GPU memory that it may use; None if it trains on the CPU.
     """
     if device_bytes is None:
         _check({**needed.on_host, **needed.on_device}, host_bytes, "memory", config)
@@ -100,7 +100,7 @@ def check_fits(needed: Requirements, config: Config, *, host_bytes: int, device_
 
 
 def available_memory() -> int:
-    """Bytes that processes of this machine or container can still use."""
+    """Free memory of this machine or container, in bytes."""
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
@@ -119,8 +119,8 @@ def _check(parts: Mapping[str, int], available: int, what: str, config: Config) 
     named = ", ".join(f"{_gigabytes(size)} for {name}" for name, size in largest if size)
     batch = config.training.batch_size
     raise ConfigError(
-        f"This run needs at least {_gigabytes(total)} of {what} in each process ({named}), and {_gigabytes(available)} "
-        f"can be used; take smaller images (data.height={config.data.height}, data.width={config.data.width}), a "
+        f"This run needs at least {_gigabytes(total)} of {what} in each process ({named}), but {_gigabytes(available)} "
+        f"is available; use smaller images (data.height={config.data.height}, data.width={config.data.width}), a "
         f"smaller batch (training.n_pids × n_instances = {batch}), or more workers."
     )
 

@@ -1,4 +1,4 @@
-"""A run as a Python object: configuration, metrics, labels, model. Works for finished and for running runs."""
+"""A run as a Python object: configuration, metrics, labels, model. For finished and running runs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Rendering(NamedTuple):
 
 
 class Run:
-    """One run directory. Reads on demand; nothing is written.
+    """One run directory. Reads on demand and never writes.
 
     Example:
         >>> run = load_run("runs/demo")            # doctest: +SKIP
@@ -83,7 +83,7 @@ class Run:
         return load_config(self.directory.config_file)
 
     def metrics(self, event: str | None = None) -> list[Event]:
-        """Events of metrics.jsonl so far, all or of one kind (`refresh`, `step`, `epoch`, `evaluate` …)."""
+        """Events of metrics.jsonl so far: all, or those of one kind (`refresh`, `step`, `epoch`, `evaluate` …)."""
         return [line for line in read_metrics(self.directory.metrics_file) if event in (None, line["event"])]
 
     @property
@@ -95,7 +95,7 @@ class Run:
         found: Iterable[Location] = self.directory.labels.glob("epoch-*.parquet")
         files = sorted(found, key=lambda file: (len(file.name), file.name))
         if not -len(files) <= epoch < len(files):
-            raise RunError(f"{self.path} has labels of {len(files)} epochs; there is none numbered {epoch}.")
+            raise RunError(f"{self.path} has labels of {len(files)} epochs; epoch {epoch} is out of range.")
         return pq.read_table(as_readable(files[epoch]))
 
     @cached_property
@@ -105,19 +105,19 @@ class Run:
 
     @property
     def model(self) -> nn.Module:
-        """The exported teacher, in evaluation mode; of the last epoch, if `use_model` did not say otherwise."""
+        """The exported teacher in evaluation mode, of the last epoch unless `use_model` was called."""
         if self._model is None:
             self._model = self.load_model("last")
         return self._model
 
     def use_model(self, which: str) -> None:
-        """Take the `last` or the `best` model from now on."""
+        """Use the `last` or the `best` model from now on."""
         self._model, self._fast = self.load_model(which), None
 
     def load_model(self, which: str = "last") -> nn.Module:
         """The exported teacher: `last`, or `best` by the mAP of the run's own evaluations."""
         if which not in ("last", "best"):
-            raise RunError(f"There is no '{which}' model; use 'last' or 'best'.")
+            raise RunError(f"Unknown model '{which}'; use 'last' or 'best'.")
         file = self.directory.model_file(which)
         if not file.exists():
             raise RunError(f"{self.path} has no {which} model yet; one is written at the end of the first epoch.")
@@ -126,7 +126,7 @@ class Run:
     def embed(self, images: AnyImage | Iterable[AnyImage], *, channels: Channels = "rgb") -> FloatArray:
         """Retrieval features of images, float32 [n, D], L2-normalised.
 
-        Arrays and tensors are taken as RGB; those of OpenCV are BGR, and need `channels="bgr"`.
+        Arrays and tensors are read as RGB; those of OpenCV are BGR and need `channels="bgr"`.
 
         Args:
             images: one image, a batch, or a list of images of any sizes and kinds: paths and URIs, encoded bytes,
@@ -134,7 +134,7 @@ class Run:
             channels: order of the channels of arrays and tensors: "rgb", or "bgr" for those of OpenCV.
 
         Raises:
-            DataError: something that is no image, or cannot be decoded.
+            DataError: an image is invalid or cannot be decoded.
         """
         height, width = self.config.data.height, self.config.data.width
         decoding = Decoding.of(self.config.data)
@@ -193,7 +193,7 @@ class Run:
         return any(make_view(view, self.config.data).source == "mesh" for view in views)
 
     def _extractor(self) -> nn.Module:
-        """The model as extraction wants it, made once."""
+        """The model optimised for extraction, built once."""
         if self._fast is None:
             self._fast = for_extraction(self.model)
         return self._fast
@@ -219,5 +219,5 @@ class Run:
 
 
 def load_run(path: str | Location) -> Run:
-    """Open a run directory; `RunError` where there is none."""
+    """Open a run directory; `RunError` if it does not exist."""
     return Run(path)

@@ -1,4 +1,4 @@
-"""What a run needs is said before it starts, with figures; the count is checked against real networks."""
+"""Memory requirements are checked before a run starts; the estimate is compared with real networks."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def config(*overrides):
 
 
 def really_kept(network, images):
-    """Bytes that a real forward pass keeps, by the addresses of its storages."""
+    """Bytes that a real forward pass saves, by the addresses of their storages."""
     storages = {}
 
     def pack(tensor):
@@ -42,7 +42,7 @@ def really_kept(network, images):
     ],
 )
 @pytest.mark.parametrize("bf16", [False, True])
-def test_the_count_is_that_of_a_real_forward_pass(settings, bf16):
+def test_estimate_equals_a_real_forward_pass(settings, bf16):
     model = ModelConfig.model_validate({"weights": None, "bn_group": 4, **settings})
     found = measure_network(lambda: build_network(model, bf16=bf16), 4)
     network = build_network(model, bf16=bf16).train()
@@ -53,7 +53,7 @@ def test_the_count_is_that_of_a_real_forward_pass(settings, bf16):
     assert found.trainable == 4 * sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
-def test_counting_leaves_the_generator_and_the_memory_alone():
+def test_estimate_changes_neither_random_state_nor_memory():
     model = ModelConfig(weights=None, bn_group=None)
     before = torch.get_rng_state()
     found = measure_network(lambda: build_network(model))
@@ -81,7 +81,7 @@ def test_each_part_of_the_estimate():
     assert double.on_device["networks"] == 2 * needed.on_device["networks"]
 
 
-def test_an_absurd_height_is_refused_with_figures():
+def test_absurd_height_is_refused_with_numbers():
     absurd = config("data.height=1000000")
     needed = estimate(absurd, n_train=12_936, n_views=1)
     with pytest.raises(ConfigError) as caught:
@@ -89,10 +89,10 @@ def test_an_absurd_height_is_refused_with_figures():
     message = str(caught.value)
     assert "needs at least" in message
     assert "GiB for activations" in message
-    assert "22.0 GiB can be used; take smaller images (data.height=1000000" in message
+    assert "22.0 GiB is available; use smaller images (data.height=1000000" in message
 
 
-def test_what_fits_is_let_through():
+def test_run_that_fits_is_accepted():
     ordinary = config()
     needed = estimate(ordinary, n_train=12_936, n_test=19_281)
     assert 3 * GB < needed.total() < 12 * GB
@@ -107,5 +107,5 @@ def test_what_fits_is_let_through():
         check_fits(needed, ordinary, host_bytes=needed.total() - 1)
 
 
-def test_this_machine_has_some_memory():
+def test_available_memory():
     assert 64 * MB < available_memory() < 2**60

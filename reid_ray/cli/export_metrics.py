@@ -61,7 +61,7 @@ def export_metrics(
     console = make_console()
     try:
         for feed in feeds:
-            feed.look()
+            feed.update()
             _print_state(feed, console)
         _follow([feed for feed in feeds if follow and not feed.finished], console)
     except KeyboardInterrupt:
@@ -76,7 +76,7 @@ def _follow(feeds: list[Feed], console: Console) -> None:
     while feeds:
         time.sleep(POLL_SECONDS)
         for feed in feeds:
-            feed.look()
+            feed.update()
             if feed.finished:
                 _print_state(feed, console)
         feeds = [feed for feed in feeds if not feed.finished]

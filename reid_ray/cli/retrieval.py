@@ -154,7 +154,7 @@ def extract(
             "--out",
             "-o",
             metavar="FILE.npy|FOLDER",
-            help="A file, written by this process, with its rows in a .parquet next to it; or a folder, written by Ray.",
+            help="A file written by this process, with its rows in .parquet next to it; or a folder, written by Ray.",
         ),
     ],
     overrides: DataOverrides = None,

@@ -1,4 +1,4 @@
-"""The pictures and the report of one run, drawn from its directory."""
+"""Figures and report of a run, from its directory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reid_ray.run import Run
 
 
 def report_run(run: Run, *, redraw: bool = True) -> Location:
-    """Draw `curves.png` and write `report.html` into the run directory, whatever the run has so far.
+    """Draw `curves.png` and write `report.html` into the run directory, also for an unfinished run.
 
     Args:
         redraw: draw generated images again, from the newest checkpoint; otherwise the report shows those that the run
@@ -29,7 +29,7 @@ def report_run(run: Run, *, redraw: bool = True) -> Location:
 
 
 def rank_run(run: Run, out: Location | None = None, *, n: int = 8, k: int = 10) -> Location | None:
-    """Draw the ranked sheet of the run's own query and gallery; None where it has none."""
+    """Draw the ranked gallery of the run's own query and gallery; None without them."""
     dataset = run.dataset
     if not len(dataset.query) or not len(dataset.gallery):
         return None

@@ -16,7 +16,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from reid_ray.config import Config
 from reid_ray.data.images import Dataset
 from reid_ray.errors import StorageError
-from reid_ray.io.files import SECONDS_BETWEEN_PUTS
+from reid_ray.io.files import UPLOAD_SECONDS
 from reid_ray.io.paths import RemotePath
 from reid_ray.runtime.actor_pool import Pool, with_threads
 from reid_ray.runtime.cleanup import short_lived
@@ -100,7 +100,7 @@ def following(directory: RunDirectory, listener: Callable[[Event], None] | None)
         return
     done = threading.Event()
     follower = MetricsFollower(directory.metrics_file)
-    seconds = SECONDS_BETWEEN_PUTS if isinstance(directory.path, RemotePath) else 0.3
+    seconds = UPLOAD_SECONDS if isinstance(directory.path, RemotePath) else 0.3
 
     def forward() -> None:
         try:

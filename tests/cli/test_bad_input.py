@@ -171,7 +171,7 @@ def test_full_disk(command, tmp_path, tiny, file_size_limit):
     saved = {path: path.read_bytes() for path in run.directory.checkpoints.iterdir()}
     with file_size_limit(2**20):
         result = command("train", recipe)
-    assert_refused(result, "step-00000001-0-1.pt", "File too large", "make room")
+    assert_refused(result, "step-00000001-0-1.pt", "File too large", "free space")
     assert {path: path.read_bytes() for path in run.directory.checkpoints.iterdir()} == saved
     assert not list(run.path.rglob("*.tmp"))
     assert command("train", recipe)[0] == 0

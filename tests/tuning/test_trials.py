@@ -110,7 +110,7 @@ def test_non_finite_objective_is_a_failure(ask, monkeypatch):
     monkeypatch.setattr(trial.Run, "path", "somewhere")
     outcome = attempt(config_of(stage), stage)
     assert outcome.state == "failed"
-    assert "no number" in outcome.reason
+    assert "not a finite number" in outcome.reason
 
 
 def test_degenerate_labels_are_blamed_on_the_values(ask):
