@@ -219,7 +219,7 @@ def test_the_protocol_is_the_rule_on_every_gallery(search: str, shots: int) -> N
         assert metrics.mean()[name] == pytest.approx(statistics.mean(values))
         assert metrics.as_dict()[name] == metrics.mean()[name]
         assert metrics.as_dict()[f"{name}_std"] == pytest.approx(statistics.stdev(values))
-    with pytest.raises(DataError, match=r"small/gallery has .* features; give one for each"):
+    with pytest.raises(DataError, match=r"small/gallery has .* features; pass one per image"):
         evaluate_sysu_mm01(q_features, g_features[1:], table)
 
 
