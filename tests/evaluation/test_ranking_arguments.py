@@ -56,7 +56,7 @@ def test_names_and_fractions_are_refused(name: str, bad: Any):
 
 
 def test_names_as_pids_get_advice():
-    with pytest.raises(DataError, match=r"such as np\.str_\('ann'\)\. Number names with np\.unique\(names"):
+    with pytest.raises(DataError, match=r"such as np\.str_\('ann'\)\. Map names to numbers with np\.unique\(names"):
         metrics(q_pids=["ann", "bob", "eve"])
 
 

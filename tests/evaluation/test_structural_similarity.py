@@ -84,8 +84,8 @@ def test_dssim(space: str) -> None:
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (pictures(0), pictures(0, size=(12, 9)), "images of one size"),
-        (pictures(0), pictures(0)[:2], "images of one size"),
+        (pictures(0), pictures(0, size=(12, 9)), "images of equal size"),
+        (pictures(0), pictures(0)[:2], "images of equal size"),
         (pictures(0, size=(6, 20)), pictures(1, size=(6, 20)), r"at least 7×7 pixels; got \[6, 20\]"),
         (pictures(0).float(), pictures(1).float(), r"uint8 RGB images \[N, 3, H, W\]; got torch.float32"),
         (pictures(0)[:, :1], pictures(1)[:, :1], "uint8 RGB images"),

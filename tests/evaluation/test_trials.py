@@ -187,7 +187,7 @@ def test_permutations_of_another_copy(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="do not name the images of person 3 by camera 1 in trial 5"):
         sysu_galleries(table, permutations=permutations)
     permutations[1, 3] = permutations[1, 3][:, 1:]
-    with pytest.raises(DataError, match="person 3 by camera 1 in trial 1; they belong to another copy"):
+    with pytest.raises(DataError, match="person 3 by camera 1 in trial 1; they belong to a different copy"):
         sysu_galleries(table, permutations=permutations)
     (tmp_path / "y.mat").write_bytes(b"no")
     savemat(tmp_path / "z.mat", {"other": np.ones(3)})
