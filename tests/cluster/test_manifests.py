@@ -158,8 +158,8 @@ def test_a_job_s_cluster_goes_with_it_and_a_lost_one_is_tried_again(path):
     assert spec["activeDeadlineSeconds"] > 0
     program, module, name, *arguments = shlex.split(spec["entrypoint"])
     assert (program, module) == ("python", "-m")
-    assert name.removeprefix("jobs.") in JOBS
-    assert (ROOT / "jobs" / f"{name.removeprefix('jobs.')}.py").exists()
+    assert name.removeprefix("reid_ray.jobs.") in JOBS
+    assert (ROOT / "jobs" / f"{name.removeprefix('reid_ray.jobs.')}.py").exists()
     assert arguments
 
 
