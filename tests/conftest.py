@@ -1,4 +1,4 @@
-"""What all tests share: a world small enough to train in seconds, and runs in processes of their own."""
+"""Fixtures of all tests: a dataset small enough to train in seconds, and runs in separate processes."""
 
 import ctypes
 import gc
@@ -23,15 +23,15 @@ from reid_ray.config import dump_config
 
 
 def pytest_configure():
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # tests call nobody
-    # A shell has what it starts in the background ignore Ctrl-C, and all that this starts; tests press it.
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # no telemetry from tests
+    # Background jobs of a shell, and their children, ignore Ctrl-C; tests send it.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _memory_handed_back():
-    """Training keeps freed memory for its next step; a process that runs many files of tests must not."""
+    """Training keeps freed memory for its next step; a process that runs many test files must not."""
     yield
     if platform.libc_ver()[0] == "glibc":
         gc.collect()
@@ -40,8 +40,8 @@ def _memory_handed_back():
 
 @pytest.fixture(autouse=True)
 def _nothing_left(request):
-    """Remove what a test leaves as soon as it ends: a run takes up to half a gigabyte, and pytest would keep them all
-    until the session's end."""
+    """Remove the files of a test as soon as it ends: a run takes up to half a gigabyte, and pytest would keep them
+    until the end of the session."""
     if "tmp_path" not in request.fixturenames:
         yield
         return
@@ -53,14 +53,14 @@ def _nothing_left(request):
 @pytest.fixture
 def tiny(tmp_path):
     """`tiny("key=value", …)`: the configuration of a small run in `tmp_path`, inline unless told otherwise."""
-    from small_runs import tiny_config  # not above: it brings PyTorch, which not all tests need
+    from small_runs import tiny_config  # imported here because it imports PyTorch, which not all tests need
 
     return lambda *overrides: tiny_config(tmp_path, *overrides)
 
 
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory):
-    """A run of one epoch with an evaluation, for the tests of a file that only read it."""
+    """A finished run of one epoch with an evaluation, for tests that only read it."""
     from small_runs import tiny_config
 
     from reid_ray.api import train
@@ -72,7 +72,7 @@ def finished_run(tmp_path_factory):
 
 @pytest.fixture
 def file_size_limit():
-    """`with file_size_limit(n):` writes beyond n bytes of a file fail, as on a full disk."""
+    """`with file_size_limit(n):` writes beyond n bytes per file fail, as on a full disk."""
 
     @contextmanager
     def limited(n_bytes):
@@ -88,14 +88,14 @@ def file_size_limit():
 
 @pytest.fixture(scope="session")
 def ray_folder():
-    """Where Ray keeps its sessions. Its sockets lie there, and their paths must be short, so not in pytest's folder."""
+    """Folder of Ray's sessions. It holds sockets, whose paths must be short, so it is not in pytest's folder."""
     with tempfile.TemporaryDirectory(prefix="reid-") as folder:
         yield Path(folder)
 
 
 @pytest.fixture(scope="module")
 def local_ray(ray_folder):
-    """One Ray of this process for all tests of a file, so that its workers start once."""
+    """One local Ray for all tests of a file, so that its workers start once."""
     import ray
 
     with pytest.MonkeyPatch.context() as patch:
@@ -108,7 +108,7 @@ def local_ray(ray_folder):
 
 @pytest.fixture(scope="module")
 def logical_cluster(ray_folder):
-    """`logical_cluster(n, …)`: address of a Ray cluster for a file's tests to join, which takes itself for n CPUs."""
+    """`logical_cluster(n, …)`: address of a Ray cluster with n logical CPUs for the tests of a file."""
     from ray.cluster_utils import Cluster
 
     clusters = []
@@ -117,7 +117,7 @@ def logical_cluster(ray_folder):
         with pytest.MonkeyPatch.context() as patch:
             for name, value in (("HOME", str(ray_folder)), ("OMP_NUM_THREADS", "1"), ("RAY_AUTH_MODE", "disabled")):
                 patch.setenv(name, value)
-            # Not the argument temp_dir: Ray would note the address under /tmp/ray even so, which need not exist.
+            # Not the argument temp_dir: Ray would still write the address to /tmp/ray, which need not exist.
             patch.setenv("RAY_TMPDIR", str(ray_folder))
             head = {"num_cpus": num_cpus, "include_dashboard": include_dashboard}
             clusters.append(Cluster(initialize_head=True, head_node_args=head))
@@ -130,7 +130,7 @@ def logical_cluster(ray_folder):
 
 @pytest.fixture
 def process_group(tmp_path, tmp_path_factory, ray_folder):
-    """`process_group(config, command, …)`: `reid-ray COMMAND` of a configuration, in a group of its own."""
+    """`process_group(config, command, …)`: `reid-ray COMMAND` with a configuration, in its own process group."""
     started = []
 
     def start(config, command, *options, launcher=()):
@@ -165,7 +165,7 @@ def process_group(tmp_path, tmp_path_factory, ray_folder):
 
 @pytest.fixture
 def reid_ray_process(process_group):
-    """`reid_ray_process(config, n_workers=1)`: `reid-ray train` of a configuration, in a process group of its own."""
+    """`reid_ray_process(config, n_workers=1)`: `reid-ray train` with a configuration, in its own process group."""
 
     def start(config, *, n_workers=1):
         torchrun = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_workers}")
@@ -196,7 +196,7 @@ def object_store():
 
 @pytest.fixture
 def bucket(object_store, tmp_path, monkeypatch):
-    """The URI of a new bucket in a store to which the environment leads, that of processes started here too."""
+    """The URI of a new bucket in the test store; the environment of this process and its children points to it."""
     from pyarrow.fs import S3FileSystem
 
     for name, value in (

@@ -1,4 +1,4 @@
-"""Copies of SYSU-MM01 and RegDB: small ones with images, and whole ones of empty files with the datasets' counts."""
+"""Copies of SYSU-MM01 and RegDB: small ones with images, and complete ones of empty files."""
 
 from __future__ import annotations
 

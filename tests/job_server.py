@@ -1,4 +1,4 @@
-"""A job server that is not Ray's: the few answers that its client asks for, told from a list."""
+"""A fake job server with the few responses that Ray's client needs."""
 
 import json
 import threading
@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class FakeJobs:
-    """What the server knows: `jobs` by id, and `packages` that were sent; `token` is what it wants to be shown."""
+    """State of the server: `jobs` by id, uploaded `packages`, and the required `token`."""
 
     def __init__(self, token=None):
         self.token = token
@@ -31,7 +31,7 @@ class FakeJobs:
 
 @contextmanager
 def job_server(token=None):
-    """The URL of a job server on this machine, and what it knows."""
+    """The URL of a fake job server on this machine, and its state."""
     fake = FakeJobs(token)
 
     class Handler(BaseHTTPRequestHandler):
@@ -43,7 +43,7 @@ def job_server(token=None):
             self.wfile.write(data)
 
         def asked(self):
-            """The path without its beginning, once the token is right; None where it was not."""
+            """The path without its prefix; None if the token is wrong."""
             shown = self.headers.get("Authorization")
             if fake.token and shown is None:
                 return self.answer(401, "Unauthorized: Missing authentication token")

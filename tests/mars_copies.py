@@ -1,4 +1,4 @@
-"""A small copy of MARS in its official form, with everything that makes readers stumble, and the counts it has."""
+"""A small copy of MARS in its official format, with its pitfalls for readers, and the expected counts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ N_CAMERAS = 3
 
 @dataclass(frozen=True)
 class MarsCounts:
-    """What a copy holds, counted while it was written. Test counts include query, distractors and junk.
+    """The content of a copy, counted while it was written. Test counts include query, distractors and junk.
 
     Attributes:
         single_pid: the training person with one tracklet.

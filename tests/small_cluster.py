@@ -41,7 +41,7 @@ exec cat
 
 
 class SmallCluster:
-    """A head without CPUs, on machine 1, and nodes with two each; programs are started on any machine by `start`.
+    """A head node without CPUs on machine 1, and nodes with two CPUs each; `start` runs programs on any machine.
 
     All machines share the disk, save that with namespaces `local` is another folder on each node but the head.
     """
@@ -72,7 +72,7 @@ class SmallCluster:
         }
 
     def start(self, machine, *command, **environment):
-        """A program on a machine, in a process group of its own; its output in `stdout`."""
+        """Start a program on a machine, in its own process group; its output is in `stdout`."""
         there = []
         if self.in_namespaces:
             into = ["nsenter", "--preserve-credentials", "-U", "-n", "-m", "-t", str(self._holder.pid)]
@@ -90,7 +90,7 @@ class SmallCluster:
         return process
 
     def run(self, machine, *command, code=0, **environment):
-        """A program's output, once it has ended with this exit code."""
+        """The output of a program, after it has ended with this exit code."""
         process = self.start(machine, *command, **environment)
         output, _ = process.communicate(timeout=200)
         assert process.returncode == code, output
@@ -98,7 +98,7 @@ class SmallCluster:
         return output
 
     def start_nodes(self, n_nodes=2):
-        """The head, and nodes on the machines behind it."""
+        """Start the head node, and nodes on the other machines."""
         dashboard = ("--dashboard-host=0.0.0.0", f"--dashboard-port={self.dashboard.rpartition(':')[2]}")
         self._start_node(1, "--head", f"--port={self.address.rpartition(':')[2]}", *dashboard, "--num-cpus=0")
         self.await_node(1)
@@ -123,7 +123,7 @@ class SmallCluster:
         self.nodes[machine] = self.start(machine, *own, "ray", "start", *options, *mine, *small)
 
     def await_node(self, machine):
-        """Until `ray start` says that the node belongs to the cluster."""
+        """Wait until `ray start` reports that the node has joined the cluster."""
         told = []
         for line in self.nodes[machine].stdout:
             told.append(line)
@@ -132,11 +132,11 @@ class SmallCluster:
         raise AssertionError("".join(told))
 
     def raylets_of(self, title):
-        """Process ids of the raylets under which processes of such a title run."""
+        """Process ids of the raylets that run processes with this title."""
         return list(dict.fromkeys(int(stat(pid)[1]) for pid in processes_named(title, self.folder)))
 
     def stop(self):
-        """Everything that was started, wherever it is by now."""
+        """End everything that was started."""
         for process in self._started:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Methods without a loop around them: a batch by hand, what a stage trains, and modules in its modes."""
+"""Methods without a training loop: hand-made batches, trained parameters of a stage, modules in its modes."""
 
 import torch
 
@@ -14,7 +14,7 @@ def inputs(views, labels, *, camids=None, rows=None, **columns):
 
 
 def make_batch(train, *, key=(0, 0, 0), **others):
-    """A batch with the stream `train`, and others by name."""
+    """A batch with the stream `train`, and other streams by name."""
     return Batch({"train": train, **others}, key)
 
 
@@ -24,7 +24,7 @@ def stage_of(method, name="main"):
 
 
 def parameters_of(method, stage="main", optimizer="main"):
-    """What an optimizer of a stage trains."""
+    """The parameters that an optimizer of a stage trains."""
     return trainable_parameters(method.modules, stage_of(method, stage).optimizers[optimizer].modules)
 
 

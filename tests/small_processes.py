@@ -1,4 +1,4 @@
-"""Processes of tests: free ports, how one ended, and who is still there."""
+"""Processes of tests: free ports, exit codes, and processes that are still running."""
 
 import contextlib
 import socket
@@ -13,7 +13,7 @@ def free_port():
 
 
 def finish(process, code=0):
-    """A program's output, once it has ended with this exit code."""
+    """The output of a program, after it has ended with this exit code."""
     output, _ = process.communicate(timeout=240)
     assert process.returncode == code, output
     assert "Traceback" not in output, output
@@ -21,7 +21,7 @@ def finish(process, code=0):
 
 
 def assert_refused(result, *parts):
-    """That a command, of this exit code and output, ended with one sentence, which holds these parts."""
+    """Assert that a command ended with a one-line error that contains these parts."""
     code, text = result
     assert code == 2, text
     assert text.startswith("error:"), text
@@ -30,12 +30,12 @@ def assert_refused(result, *parts):
 
 
 def stat(pid):
-    """Fields of /proc/PID/stat behind the program's name: its state, its parent …"""
+    """Fields of /proc/PID/stat after the program name: state, parent …"""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def processes_named(title, home):
-    """Process ids of those that were started with this home directory and whose title begins so."""
+    """Process ids with this home directory and this prefix of the title."""
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
@@ -46,7 +46,7 @@ def processes_named(title, home):
 
 
 def outlive(titles, home, seconds=30):
-    """Which processes of these titles are there for good; Ray's see a moment later that they are no longer wanted."""
+    """Processes with these titles that do not end; Ray's processes take a moment to end."""
     until = time.monotonic() + seconds
     while left := [pid for title in titles for pid in processes_named(title, home)]:
         if time.monotonic() > until:

@@ -9,7 +9,7 @@ from typing import Any
 
 from reid_ray.io.paths import Location
 from reid_ray.reports.page import grid, header, picture, write_page
-from reid_ray.tuning.pictures import draw_search
+from reid_ray.tuning.plots import draw_search
 from reid_ray.tuning.results import Repeated, Results, read_results, score_names, table_rows
 from reid_ray.tuning.study import best_first, pareto_front
 

@@ -1,4 +1,4 @@
-"""Retrieval measured: CMC, mAP and mINP, what can be evaluated, a hand-made baseline to beat; quality of generation."""
+"""Evaluation: CMC, mAP and mINP, protocols, a hand-crafted baseline, and quality of generated images."""
 
 from reid_ray.evaluation.attribute_accuracy import AttributeAccuracy, attribute_accuracies, mean_accuracy
 from reid_ray.evaluation.baselines import colour_histogram

@@ -1,4 +1,4 @@
-"""What callers hand to an evaluation, as tensors: features and ids, or a sentence about what they are instead."""
+"""Validation of features and ids passed to an evaluation; converts them to tensors."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ Ids: TypeAlias = npt.NDArray[Any] | Tensor | Sequence[int]
 
 
 def feature_matrix(name: str, features: Array) -> Tensor:
-    """Features [N, D] as finite floats; `DataError` naming them as `name` otherwise."""
+    """Features [N, D] as finite floats; otherwise a `DataError` that calls them `name`."""
     values = floats(features)
     if values.ndim != 2:
-        raise DataError(f"The {name} features have shape {list(values.shape)}; they should be [images, dimensions].")
+        raise DataError(f"The {name} features have shape {list(values.shape)}; they must be [images, dimensions].")
     # Finite norms mean finite features and, by Cauchy-Schwarz, finite similarities.
     bad_rows = (~torch.linalg.vector_norm(values, dim=1).isfinite()).nonzero()
     if len(bad_rows):
         raise DataError(
             f"The {name} features hold NaN or infinity in {len(bad_rows)} of {len(values)} rows, first in "
-            f"row {int(bad_rows[0])}; check the weights that made them."
+            f"row {int(bad_rows[0])}; check the weights of the network."
         )
     return values
 
 
 def whole_numbers(what: str, ids: Ids) -> Tensor:
-    """Ids as int64 on the CPU. Floats that are whole are integers, as tables with gaps have them.
+    """Ids as int64 on the CPU. Whole floats are accepted, as in tables with missing values.
 
     Raises:
         DataError: names, fractions, NaN, ragged lists; numbers are not guessed from any of these.
@@ -43,24 +43,23 @@ def whole_numbers(what: str, ids: Ids) -> Tensor:
         values = values.astype(np.int64)
     if values.dtype.kind not in "iu":
         raise DataError(
-            f"The {what} should be whole numbers, -1 where not known; these are {values.dtype}, such as "
-            f"{values.flat[0]!r}. Number names with np.unique(names, return_inverse=True), those of query and gallery "
-            f"together."
+            f"The {what} must be whole numbers, -1 for unknown; got {values.dtype}, such as "
+            f"{values.flat[0]!r}. Map names to numbers with np.unique(names, return_inverse=True), for query and "
+            f"gallery together."
         )
     return torch.from_numpy(np.array(values, dtype=np.int64))
 
 
 def floats(array: Array) -> Tensor:
-    """As float32, or float64 where it is that."""
+    """As float32; float64 stays."""
     if isinstance(array, Tensor):
         values = array.detach()
     else:
         numbers = _array("features", array)
         if numbers.dtype.kind not in "fiu":
-            raise DataError(f"Features should be numbers; these are {numbers.dtype}.")
+            raise DataError(f"Features must be numbers; got {numbers.dtype}.")
         with warnings.catch_warnings():
-            # Arrays from Ray's object store are read-only. Nothing here writes to them, and a copy would cost
-            # gigabytes.
+            # Arrays from Ray's object store are read-only. Nothing here writes to them; a copy would cost gigabytes.
             warnings.filterwarnings("ignore", message=".*not writable.*")
             values = torch.from_numpy(np.ascontiguousarray(numbers))
     return values if values.dtype == torch.float64 else values.float()
@@ -71,5 +70,5 @@ def _array(what: str, values: Any) -> npt.NDArray[Any]:
         return np.asarray(values)
     except ValueError as error:
         raise DataError(
-            f"The {what} are not an array ({str(error).partition('.')[0]}); give one value per row."
+            f"The {what} are not an array ({str(error).partition('.')[0]}); pass one value per row."
         ) from error

@@ -1,4 +1,4 @@
-"""Accuracy of predicted attributes, each next to that of always predicting its commonest value."""
+"""Accuracy of predicted attributes, with that of always predicting the most common value as baseline."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from reid_ray.types import UNKNOWN, IntArray
 
 @dataclass(frozen=True)
 class AttributeAccuracy:
-    """Accuracy of one attribute over the images of which it is known. Rates are NaN where it is known of none.
+    """Accuracy of one attribute over the images with a known value. Rates are NaN if there are none.
 
     Attributes:
         name: of the attribute, without prefix.
-        accuracy: share of images whose value is predicted, 0 … 1.
-        baseline: the same for a prediction that is the commonest value of all images.
-        commonest: that value, the least of equally common ones; `UNKNOWN` where it is known of none.
-        n_known: images of which it is known.
+        accuracy: share of correctly predicted images, 0 … 1.
+        baseline: accuracy of always predicting the most common value.
+        commonest: the most common value, the smallest of ties; `UNKNOWN` if no value is known.
+        n_known: number of images with a known value.
     """
 
     name: str
@@ -33,11 +33,11 @@ class AttributeAccuracy:
 def attribute_accuracies(
     predicted: IntArray, attributes: IntArray, names: Sequence[str], *, reference: IntArray | None = None
 ) -> tuple[AttributeAccuracy, ...]:
-    """The accuracy of each attribute. Unknown values are left out, image by image.
+    """The accuracy of each attribute. Images with an unknown value are left out per attribute.
 
     Args:
         predicted: int64 [N, M], 0 … n−1.
-        attributes: int64 [N, M], what is true, `UNKNOWN` where not known; `ImageTable.attributes`.
+        attributes: int64 [N, M], ground truth, `UNKNOWN` if unknown; `ImageTable.attributes`.
         names: M names, in the order of the columns.
         reference: int64 [R, M], where the commonest value is taken from: those of the training images for what a
             blind guess would reach. None: `attributes` themselves, the best that a constant can reach.
@@ -59,9 +59,9 @@ def attribute_accuracies(
 
 
 def mean_accuracy(accuracies: Sequence[AttributeAccuracy]) -> tuple[float, float]:
-    """Mean accuracy and mean baseline over the attributes that are known of some image, each counting the same.
+    """Unweighted mean accuracy and mean baseline over attributes with a known value.
 
-    NaN where there is none.
+    NaN if there are none.
     """
     counted = [each for each in accuracies if each.n_known and each.commonest != UNKNOWN]
     if not counted:

@@ -1,4 +1,4 @@
-"""A hand-made descriptor that needs no training: the floor that a learnt feature has to beat.
+"""A hand-crafted descriptor without training: a lower bound for learnt features.
 
 Colour histograms over six horizontal stripes are the colour part of Gray and Tao, "Viewpoint Invariant
 Pedestrian Recognition with an Ensemble of Localized Features", ECCV 2008; the joint 8 × 8 × 8 HSV histogram
@@ -50,7 +50,7 @@ def colour_histogram(images: Tensor, n_stripes: int = 6, bins: int = 8) -> Tenso
 def histogram_metrics(dataset: Dataset, ap: APForm = "mean") -> RankMetrics:
     """Metrics of the descriptor on a dataset's query and gallery.
 
-    Raises `DataError` where the dataset cannot be evaluated, or an image cannot be read.
+    Raises `DataError` if the dataset cannot be evaluated, or an image cannot be read.
     """
 
     def features(table: ImageTable) -> Tensor:

@@ -27,7 +27,7 @@ from reid_ray.types import IntArray
 
 INFRARED_INDOORS = 3
 SAME_ROOM = 2
-"""SYSU-MM01's cameras 3 and 2 look at one room."""
+"""SYSU-MM01's cameras 3 and 2 show the same room."""
 
 
 def sysu_mm01(
@@ -80,7 +80,7 @@ def _ignores_the_same_room(query: ImageIds, gallery: ImageIds) -> Tensor:
 
 
 def _person_ranks(ranking: Ranking, person_of_image: Tensor, n_people: int, scores: QueryScores) -> IntArray:
-    """The place int64 [B] of each query's person among people, from 1; 0 where the person is not in the ranking."""
+    """int64 [B]: rank of each query's person among people, from 1; 0 if the person is not in the ranking."""
     n_queries, n_images = ranking.order.shape
     # Images that the rule removes are behind all others, so behind the query's person too.
     position = torch.arange(n_images, device=ranking.order.device).expand(n_queries, -1)

@@ -33,7 +33,7 @@ def frechet_distance(x: Array, y: Array) -> float:
     x, y = _checked(x, "first"), _checked(y, "second")
     if x.shape[1] != y.shape[1]:
         raise DataError(
-            f"The Fréchet distance is between features of one size; here are {x.shape[1]} and {y.shape[1]} dimensions."
+            f"The Fréchet distance needs features of equal dimension; got {x.shape[1]} and {y.shape[1]} dimensions."
         )
     shift = x.mean(axis=0) - y.mean(axis=0)
     factor_x, factor_y = _covariance_factor(x), _covariance_factor(y)
@@ -54,7 +54,7 @@ def _checked(features: Array, which: str) -> Float64Array:
     values = features.detach().cpu().numpy() if isinstance(features, Tensor) else features
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 2 or not values.shape[1]:
-        raise DataError(f"The {which} features have shape {list(values.shape)}; they should be [samples, dimensions].")
+        raise DataError(f"The {which} features have shape {list(values.shape)}; they must be [samples, dimensions].")
     if len(values) < 2:
         raise DataError(f"The Fréchet distance needs two samples or more; the {which} features are of {len(values)}.")
     if not np.isfinite(values).all():

@@ -1,4 +1,4 @@
-"""From a table to numbers: what of it can be evaluated, and the evaluation itself.
+"""Evaluation protocols of a table: whether it can be evaluated, and the metrics.
 
 A protocol is a pure function of query features, gallery features, the table and the settings of `evaluation`, found by
 name in `PROTOCOLS`. Here is the single-query protocol of `ranking`; `trials` has those between visible light and
@@ -38,12 +38,12 @@ Metrics = dict[str, float | int]
 
 @dataclass(frozen=True)
 class EvaluationProtocol:
-    """Who is compared with whom, and which number decides.
+    """An evaluation protocol and its primary metric.
 
     Attributes:
         evaluate: query features [Q, D], gallery features [G, D], table, settings → numbers for the log.
-        evaluable: table, settings → None, or one sentence that says why it cannot be evaluated.
-        primary: the metric by which the best model is kept.
+        evaluable: table, settings → None, or a one-line reason why it cannot be evaluated.
+        primary: the metric that selects the best model.
     """
 
     evaluate: Callable[[Array, Array, ImageTable, EvaluationConfig], Metrics]
@@ -85,9 +85,9 @@ def evaluate_distances(blocks: DistanceBlocks, table: ImageTable, *, ap: APForm 
 
 
 def evaluable(table: ImageTable) -> str | None:
-    """None where `evaluate_table` will give numbers, else one sentence that says why it will not.
+    """None if `evaluate_table` can evaluate the table, else a one-line reason.
 
-    To be asked before features are extracted: it only reads the table.
+    Reads only the table, so call it before features are extracted.
     """
     reason = missing_part(table)
     if reason is not None:
@@ -99,13 +99,13 @@ def evaluable(table: ImageTable) -> str | None:
 
 
 def camera_note(table: ImageTable) -> str | None:
-    """One sentence to print with the numbers where cameras are missing and less is removed, else None."""
+    """A one-line note to print with the metrics if cameras are missing, else None."""
     missing = sum(int((table.split(name).camids == UNKNOWN).sum()) for name in ("query", "gallery"))
     if not missing:
         return None
     n_images = len(table.split("query")) + len(table.split("gallery"))
     which = "has no cameras" if missing == n_images else f"has {missing} of {n_images} images without a camera"
-    return f"{table.name} {which}: same-camera matches are not removed for them, so numbers come out higher."
+    return f"{table.name} {which}: same-camera matches are not removed for them, so the metrics are higher."
 
 
 def _ids(table: ImageTable) -> tuple[IntArray, IntArray, IntArray, IntArray]:

@@ -3,10 +3,10 @@
 Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015 (CMC, mAP, junk and same-camera
 removal); Ye et al., "Deep Learning for Person Re-identification: A Survey and Outlook", TPAMI 2021 (mINP).
 
-For one query, gallery images of the same person *and* the same camera are taken out of the ranking, because
-finding them says nothing about re-identification; so are junk images (pid −1). Distractors (say,
-Market-1501's pid 0) stay: nobody searches for them, but they are there to be confused with. What is left is
-ranked by similarity, or by distances that somebody else has computed; equal ones by gallery index.
+For each query, gallery images of the same person *and* the same camera are removed from the ranking, because
+finding them is not re-identification; so are junk images (pid −1). Distractors (such as Market-1501's pid 0)
+stay: they are never correct matches. The other images are ranked by similarity, or by given distances; ties by
+gallery index.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ MAX_RANK = 50
 
 @dataclass(frozen=True, eq=False)
 class RankMetrics:
-    """Retrieval quality over all queries that have something to find. All rates lie in 0 … 1.
+    """Retrieval metrics over all queries with a valid match. All rates are in 0 … 1.
 
     Attributes:
         mAP: mean average precision.
         cmc: float64 [50]; `cmc[k-1]` is the share of queries with a match among their first k. In a gallery
             of fewer than 50 images it stays at its last value.
         mINP: mean inverse negative penalty: n hits / rank of the last hit.
-        n_queries: queries that were counted.
-        n_skipped: queries that were not, because their identity is unknown or they have no valid match.
+        n_queries: number of evaluated queries.
+        n_skipped: number of skipped queries: unknown identity or no valid match.
     """
 
     mAP: float  # noqa: N815  (the field's name)
@@ -74,7 +74,7 @@ class RankMetrics:
 
 @dataclass(frozen=True, eq=False)
 class QueryScores:
-    """How well each query was answered; NaN (and 0 in `first_hit`) where a query is skipped.
+    """Scores of each query; NaN (0 in `first_hit`) for skipped queries.
 
     Attributes:
         ap: float64 [Q], average precision.
@@ -88,7 +88,7 @@ class QueryScores:
 
     @property
     def valid(self) -> npt.NDArray[np.bool_]:
-        """bool [Q]: the query is counted."""
+        """bool [Q]: the query is evaluated."""
         return self.first_hit > 0
 
 
@@ -176,7 +176,7 @@ def top_matches(
     *,
     chunk: int = 256,
 ) -> IntArray:
-    """The first k gallery images of each query's ranking, after the protocol's removals.
+    """The first k gallery images of each query's ranking, after the removals of the protocol.
 
     Arguments and errors as `rank_metrics`. A query without a known pid or a match is ranked like any other.
 
@@ -184,7 +184,7 @@ def top_matches(
         int64 [Q, k], rows of `gallery`; −1 where fewer than k are left.
     """
     if k < 1:
-        raise ValueError(f"k={k}: ask for at least one match")
+        raise ValueError(f"k={k}: at least one match is required")
     parts = []
     for ranking in rankings(*compared(query, gallery, q_pids, g_pids, q_camids, g_camids, chunk)):
         order = ranking.order[:, :k]
@@ -203,7 +203,7 @@ class ImageIds:
 
 
 RemovalRule: TypeAlias = Callable[[ImageIds, ImageIds], Tensor]
-"""From queries and gallery to what leaves each query's ranking, bool [B, G]."""
+"""Queries and gallery → the images removed from each query's ranking, bool [B, G]."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ class Ranking:
 
 
 def same_person_and_camera(query: ImageIds, gallery: ImageIds) -> Tensor:
-    """What the single-query protocol takes out: bool [B, G]."""
+    """The images that the single-query protocol removes: bool [B, G]."""
     same_camera = (query.camids[:, None] == gallery.camids) & (query.camids != UNKNOWN)[:, None]
     return (query.pids[:, None] == gallery.pids) & same_camera
 
@@ -244,7 +244,7 @@ def rankings(
 def _products(query: Tensor, gallery: Tensor, chunk: int) -> Iterator[tuple[slice, Tensor]]:
     for start in range(0, len(query), chunk):
         rows = slice(start, start + chunk)
-        # Under autocast (a training loop that evaluates) the product would be bf16, and the ranking another.
+        # Under autocast (evaluation within a training loop) the product would be bf16 and change the ranking.
         with torch.autocast(query.device.type, enabled=False):
             yield rows, query[rows] @ gallery.T
 
@@ -277,7 +277,7 @@ def _scores(ranked: Iterable[Ranking], ap: APForm) -> QueryScores:
 
 
 def join_scores(parts: Sequence[QueryScores]) -> QueryScores:
-    """Scores of consecutive blocks of queries as one."""
+    """Concatenate the scores of consecutive blocks of queries."""
     return QueryScores(
         ap=np.concatenate([part.ap for part in parts]),
         inp=np.concatenate([part.inp for part in parts]),
@@ -286,7 +286,7 @@ def join_scores(parts: Sequence[QueryScores]) -> QueryScores:
 
 
 def mean_scores(scores: QueryScores) -> RankMetrics:
-    """Means over the queries that have a match; `DataError` where none has."""
+    """Means over the queries with a match; `DataError` if there are none."""
     valid = scores.valid
     n_queries = int(valid.sum())
     if n_queries == 0:
@@ -330,7 +330,7 @@ def score_hits(is_hit: Tensor, ap: APForm) -> QueryScores:
 def compared(
     query: Array, gallery: Array, q_pids: Ids, g_pids: Ids, q_camids: Ids, g_camids: Ids, chunk: int
 ) -> tuple[ImageIds, ImageIds, Iterator[tuple[slice, Tensor]]]:
-    """What `rankings` takes, from features, on the gallery's device."""
+    """Arguments of `rankings`, from features, on the gallery's device."""
     if chunk < 1:
         raise ValueError(f"chunk={chunk}: at least one query is ranked at a time")
     _check_not_empty(len(query), len(gallery))
@@ -349,9 +349,9 @@ def compared(
 
 def _check_not_empty(n_queries: int, n_gallery: int) -> None:
     if n_queries == 0:
-        raise DataError("There are no query images to evaluate: give the data a query split.")
+        raise DataError("There are no query images to evaluate: the data needs a query split.")
     if n_gallery == 0:
-        raise DataError("There are query images but no gallery to search: give the data a gallery split.")
+        raise DataError("There are query images but no gallery to search: the data needs a gallery split.")
 
 
 def _ids(name: str, n_images: int, pids: Ids, camids: Ids, device: torch.device | None = None) -> ImageIds:
@@ -360,7 +360,7 @@ def _ids(name: str, n_images: int, pids: Ids, camids: Ids, device: torch.device 
         column = whole_numbers(f"{name} {column_name}", ids).to(device or "cpu", torch.int64)
         if column.shape != (n_images,):
             raise DataError(
-                f"The {name} has {n_images} images and {column_name} of shape {list(column.shape)}; give one for each."
+                f"The {name} has {n_images} images and {column_name} of shape {list(column.shape)}; pass one per image."
             )
         columns.append(column)
     return ImageIds(*columns)

@@ -102,9 +102,7 @@ def dssim_lab(x: Tensor, y: Tensor, *, space: Space = "lab") -> Tensor:
     """
     for images in (x, y):
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-            raise DataError(
-                f"DSSIM is of uint8 RGB images [N, 3, H, W]; here they are {images.dtype} {list(images.shape)}."
-            )
+            raise DataError(f"DSSIM is of uint8 RGB images [N, 3, H, W]; got {images.dtype} {list(images.shape)}.")
     if space == "lab":
         return (1 - ssim(rgb_to_lab(x), rgb_to_lab(y), data_range=LAB_RANGE)) / 2
     return (1 - ssim(x, y, data_range=RGB_RANGE)) / 2
@@ -139,11 +137,11 @@ def identity_diversity(images: Tensor, pids: IntArray, *, key: Sequence[int] = (
         key: of the random pairs, see `identity_pairs`.
 
     Raises:
-        DataError: nobody has two images.
+        DataError: no person has two images.
     """
     pairs = identity_pairs(pids, key=key)
     if not len(pairs):
-        raise DataError("Diversity is measured between images of one person; here nobody has two.")
+        raise DataError("Diversity is measured between images of the same person, but no person has two.")
     values = [dssim_lab(images[first], images[second], space=space) for first, second in _chunks(pairs)]
     return float(torch.cat(values).mean())
 
@@ -170,6 +168,6 @@ def _window_mean(images: Tensor) -> Tensor:
 
 def _check_pairs(x: Tensor, y: Tensor, window: int) -> None:
     if x.shape != y.shape or x.ndim != 4:
-        raise DataError(f"SSIM compares images of one size; here they are {list(x.shape)} and {list(y.shape)}.")
+        raise DataError(f"SSIM compares images of equal size; got {list(x.shape)} and {list(y.shape)}.")
     if min(x.shape[-2:]) < window:
-        raise DataError(f"SSIM needs images of {window}×{window} pixels or more; here they are {list(x.shape[-2:])}.")
+        raise DataError(f"SSIM needs images of at least {window}×{window} pixels; got {list(x.shape[-2:])}.")

@@ -1,4 +1,4 @@
-"""Whole protocols of SYSU-MM01 and RegDB: galleries that are drawn, and means over ten trials."""
+"""Complete protocols of SYSU-MM01 and RegDB: sampled galleries, and means over ten trials."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Permutations = Mapping[tuple[int, int], IntArray]
 
 @dataclass(frozen=True, eq=False)
 class TrialMetrics:
-    """Retrieval quality over several trials.
+    """Retrieval metrics over several trials.
 
     Attributes:
         trials: of each trial, in order.
@@ -51,7 +51,7 @@ class TrialMetrics:
         return {name: float(np.mean(values)) for name, values in self._columns().items()}
 
     def deviation(self) -> dict[str, float]:
-        """Standard deviations over trials (with n − 1), 0 of a single trial."""
+        """Standard deviations over trials (n − 1), 0 for a single trial."""
         degrees = min(1, len(self.trials) - 1)
         return {name: float(np.std(values, ddof=degrees)) for name, values in self._columns().items()}
 
@@ -98,7 +98,7 @@ def evaluate_sysu_mm01(
     query, gallery = table.split("query"), table.split("gallery")
     drawn = sysu_galleries(gallery, search=search, shots=shots, n_trials=n_trials, permutations=permutations)
     if len(g_features) != len(gallery):
-        raise DataError(f"{gallery.name} has {len(gallery)} images and {len(g_features)} features; give one for each.")
+        raise DataError(f"{gallery.name} has {len(gallery)} images and {len(g_features)} features; pass one per image.")
     return TrialMetrics(
         tuple(
             sysu_mm01(
@@ -263,7 +263,7 @@ def _given_gallery(
         if sorted(numbers[trial].tolist() if trial < len(numbers) else []) != sorted(row_of_number):
             raise DataError(
                 f"The permutations of SYSU-MM01 do not name the images of person {pid} by camera {camera} in trial "
-                f"{trial + 1}; they belong to another copy of the dataset than {table.name}."
+                f"{trial + 1}; they belong to a different copy of the dataset than {table.name}."
             )
         gallery += [row_of_number[int(number)] for number in numbers[trial, :shots]]
     return np.array(gallery, dtype=np.int64)

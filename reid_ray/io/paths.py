@@ -282,7 +282,7 @@ def _with_defaults(store: str, options: str) -> str:
 _REASONS = {
     "NO_SUCH_BUCKET": "the bucket does not exist; check its name",
     "ACCESS_DENIED": "access is denied; check the credentials and their permissions on this bucket",
-    "INVALID_ACCESS_KEY_ID": "the access key is unknown; check AWS_ACCESS_KEY_ID",
+    "INVALID_ACCESS_KEY_ID": "the credentials are unknown; check AWS_ACCESS_KEY_ID",
     "SIGNATURE_DOES_NOT_MATCH": "the credentials are rejected; check AWS_SECRET_ACCESS_KEY",
     "NETWORK_CONNECTION": "no answer; check the network and the endpoint, AWS_ENDPOINT_URL or endpoint_override",
 }

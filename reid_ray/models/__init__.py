@@ -1,4 +1,4 @@
-"""Networks: ResNet trunks with batch-norm groups, pooling, BN neck, the mean teacher, and their weights."""
+"""Networks: ResNet backbones with batch-norm groups, pooling, BN neck, mean teacher, and weights."""
 
 from reid_ray.models.attributes import AttributeEmbedder, AttributeHead, SplitEmbedding
 from reid_ray.models.batchnorm import (

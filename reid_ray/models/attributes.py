@@ -1,4 +1,4 @@
-"""A feature in two parts: a piece per attribute, and the rest for the identity (AM0BH-Attr, Sabri et al., §4.1)."""
+"""A feature in two parts: a segment per attribute, and the rest for the identity (AM0BH-Attr, Sabri et al., §4.1)."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class AttributeEmbedder(nn.Module):
         if head.dim >= embedder.dim:
             raise ConfigError(
                 f"The attributes take {head.dim} of the feature's {embedder.dim} entries and leave none for the "
-                f"identity; take fewer entries per attribute."
+                f"identity; use fewer entries per attribute."
             )
         self.embedder = embedder
         self.head = head

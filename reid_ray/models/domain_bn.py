@@ -12,10 +12,10 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def with_domain_bn(network: Network) -> Network:
-    """A network that shares every weight with `network`, save its batch norms, which are copies.
+    """A network that shares all weights with `network` except its batch norms, which are copies.
 
     Training one moves the shared weights of both, and each keeps the scales, shifts and statistics of its own domain.
-    The given network stays as plain as it was: it is evaluated and exported without a trace of the other.
+    The given network is unchanged: it is evaluated and exported without the other's batch norms.
     """
     norms = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
     own = {id(parameter) for layer in norms for parameter in layer.parameters()}

@@ -1,4 +1,4 @@
-"""The network of the papers' common ground: backbone, global pooling, BN neck (Luo et al., CVPRW 2019)."""
+"""The standard network: backbone, global pooling, BN neck (Luo et al., CVPRW 2019)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Embedding(NamedTuple):
 
 
 class Embedder(nn.Module):
-    """Images → vectors whose cosine says how likely two images show the same person.
+    """Images → vectors whose cosine similarity measures whether two images show the same person.
 
     Attributes:
         backbone: images → feature map.

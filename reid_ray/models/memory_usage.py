@@ -1,4 +1,4 @@
-"""How much memory a network takes in training, extrapolated from passes over a few small images."""
+"""Memory of a network in training, extrapolated from passes over a few small images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class NetworkMemory:
     kept_anyway: int
 
     def activations(self, batch_size: int, height: int, width: int) -> int:
-        """What the forward pass of a batch of this size keeps, bytes."""
+        """Bytes that the forward pass of a batch of this size saves."""
         return round(self.kept_per_pixel * batch_size * height * width) + self.kept_anyway
 
 
@@ -56,7 +56,7 @@ def measure_network(build: Callable[[], nn.Module], batch_size: int = 2) -> Netw
 
 
 def _kept_for_backward(network: nn.Module, images: Tensor) -> int:
-    """Bytes that autograd keeps after a forward pass, without the weights themselves."""
+    """Bytes that autograd saves in a forward pass, without the weights."""
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The retrieval network that a configuration describes."""
+"""Build the retrieval network of a configuration."""
 
 from __future__ import annotations
 

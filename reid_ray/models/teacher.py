@@ -12,7 +12,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def make_teacher(student: Network) -> Network:
-    """A copy of the student, parameters and buffers, that takes no gradient."""
+    """A copy of the student (parameters and buffers) without gradients."""
     return deepcopy(student).requires_grad_(False)
 
 

@@ -1,4 +1,4 @@
-"""Weights in and out: initial weights of a backbone, and state dicts as NumPy arrays for Ray and for disk."""
+"""Loading initial weights into a backbone, and state dicts as NumPy arrays for Ray and for disk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from reid_ray.models.weights_file import first_keys, read_weights_file
 from reid_ray.models.weights_formats import PLAIN, Trunk, find_trunks, has_tensors
 
 N_NAMED = 3
-"""Keys that a message names before it says how many more there are."""
+"""Number of keys to name in a message."""
 
 
 def load_backbone_weights(module: nn.Module, path: str | Location) -> Trunk:
@@ -79,7 +79,7 @@ def load_torchvision_weights(backbone: Backbone, name: str) -> None:
 
 
 def is_model_file(path: str | Location) -> bool:
-    """Whether a weights file is the exported model of a run of ours."""
+    """Whether a weights file is an exported model of this package."""
     content = read_weights_file(path)
     return isinstance(content, Mapping) and {"model", "config"} <= content.keys()
 
@@ -92,7 +92,7 @@ def load_model_file(network: nn.Module, path: str | Location) -> None:
 
 
 def to_numpy(state_dict: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
-    """Copy a state dict to NumPy arrays, which training goes on without changing."""
+    """Copy a state dict to NumPy arrays that training does not modify."""
     return {key: np.array(tensor.detach().cpu().numpy()) for key, tensor in state_dict.items()}
 
 
@@ -119,7 +119,7 @@ def _the_trunk(content: object, path: str | Location) -> Trunk:
 
 
 def _deepest(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    """The mapping in a checkpoint that is most likely its state dict: the first inside that is longest."""
+    """The most likely state dict in a checkpoint: the longest mapping in it, the first of ties."""
     inner = [value for value in content.values() if isinstance(value, Mapping)]
     return max([content, *inner], key=len)
 

@@ -1,4 +1,4 @@
-"""Reading a weights file of any origin as data: PyTorch's format without code, or safetensors.
+"""Read a weights file of any origin as plain data: PyTorch's format without code, or safetensors.
 
 A weights file may come from a stranger. Pickled objects are never run: apart from tensors and plain containers only
 NumPy scalars and `argparse.Namespace` are rebuilt, which training scripts save next to the weights and which hold no
@@ -24,10 +24,10 @@ from reid_ray.errors import WeightsError
 from reid_ray.io.paths import Location, as_path, as_readable
 
 HEAD_BYTES = 1024
-"""Of a file that is looked at to tell what it is."""
+"""Bytes of a file that are read to detect its type."""
 
 MAX_SAFETENSORS_HEADER = 100 * 2**20
-"""Largest header of a safetensors file, as its own library has it."""
+"""Largest header of a safetensors file, as in its own library."""
 
 _SCALAR = np._core.multiarray.scalar  # type: ignore[attr-defined]
 _HARMLESS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
@@ -40,7 +40,7 @@ _HARMLESS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 
 
 def read_weights_file(path: str | Location) -> object:
-    """What a weights file holds: a state dict, or whatever mapping or list was saved around it.
+    """The content of a weights file: a state dict, or the mapping or list that contains it.
 
     The metadata of a safetensors file is merged in where it has `stride_in`.
 
@@ -49,7 +49,7 @@ def read_weights_file(path: str | Location) -> object:
     """
     file = as_path(path)
     if not file.is_file():
-        raise WeightsError(f"There is no weights file {path}; set model.weights to a file, torchvision or null.")
+        raise WeightsError(f"The weights file {path} does not exist; set model.weights to a file, torchvision or null.")
     content = as_readable(file)
     start = _start(content)
     if _is_safetensors(start):
@@ -60,7 +60,7 @@ def read_weights_file(path: str | Location) -> object:
     try:
         with torch.serialization.safe_globals(_HARMLESS):
             return torch.load(content, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the unpickler meets in a file that is something else
+    except Exception as error:  # any exception: the file may be anything
         raise WeightsError(f"Cannot read {path} as a weights file: {_reason(error, content)}.") from error
 
 
@@ -89,7 +89,7 @@ def _is_safetensors(start: bytes) -> bool:
 
 
 def _what_else(start: bytes) -> str | None:
-    """What a file is that is known to be no weights file."""
+    """The type of a file that is known not to be a weights file."""
     if not start:
         return "empty"
     if start.startswith(b"version https://git-lfs"):
@@ -103,7 +103,7 @@ def _what_else(start: bytes) -> str | None:
 
 
 def _reason(error: Exception, content: Path | BytesIO) -> str:
-    """Why PyTorch could not read a file, in a sentence of our own: its own one advises to run what is in the file."""
+    """Why PyTorch could not read a file. PyTorch's own message advises to execute code from the file."""
     told = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
     unsupported = re.search(r"Unsupported (?:global|class|operand)[^A-Za-z]*(?:GLOBAL )?([\w.]+)", told)
     if unsupported:

@@ -3,6 +3,6 @@
 from reid_ray.reports.console import epoch_table
 from reid_ray.reports.curves import draw_curves
 from reid_ray.reports.html import write_report
-from reid_ray.reports.ranked import draw_ranking, ranked_sheet
+from reid_ray.reports.ranked import draw_ranked_grid, draw_ranking
 
-__all__ = ["draw_curves", "draw_ranking", "epoch_table", "ranked_sheet", "write_report"]
+__all__ = ["draw_curves", "draw_ranked_grid", "draw_ranking", "epoch_table", "write_report"]

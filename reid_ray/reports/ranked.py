@@ -92,7 +92,7 @@ def draw_ranking(
         paths = table.take(image_rows).paths
         return [_resized(dataset.images.read(path), height, width) for path in paths]
 
-    ranked_sheet(
+    draw_ranked_grid(
         read(query, rows),
         [read(gallery, row[row >= 0]) for row in matches],
         (g_pids[matches] == q_pids[rows, None]) if judged else None,
@@ -105,7 +105,7 @@ def draw_ranking(
     )
 
 
-def ranked_sheet(
+def draw_ranked_grid(
     query_images: Sequence[Tensor],
     gallery_images: Sequence[Sequence[Tensor]],
     correct: npt.NDArray[np.bool_] | None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -153,10 +154,10 @@ def _milliseconds(event: Event) -> int:
 
 
 def _numbers(tag: str, value: Any) -> Iterator[tuple[str, float]]:
-    """The finite numbers in a value, with tags that all trackers accept: MLflow rejects +, as in the size 129+."""
+    """The finite numbers in a value, with tags that all trackers accept: MLflow rejects the + of 129+ and body+head."""
     if isinstance(value, int | float):
         if math.isfinite(value):
-            yield tag.replace("+", " or more"), float(value)
+            yield re.sub(r"\+(?=/|$)", " or more", tag).replace("+", " and "), float(value)
     elif isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _numbers(f"{tag}/{key}", inner)

@@ -1,4 +1,4 @@
-"""Files for clusters are what their readers expect: KubeRay's schemas, Ray's launcher, bash; and one version of Ray."""
+"""Cluster files are valid for KubeRay, Ray's launcher and bash, and name one version of Ray."""
 
 import json
 import lzma
@@ -76,7 +76,7 @@ def kuberay():
 
 
 @pytest.mark.parametrize("path", ray_objects(), ids=lambda path: path.name)
-def test_kuberay_takes_it(path, kuberay):
+def test_valid_for_kuberay(path, kuberay):
     thing = ray_objects()[path]
     assert thing["apiVersion"] == "ray.io/v1"
     assert not kuberay(thing)
@@ -100,7 +100,7 @@ def spoil_a_required_key(spec):
 
 @pytest.mark.parametrize("spoil", [spoil_an_unknown_key, spoil_a_type, spoil_a_container, spoil_a_required_key])
 @pytest.mark.parametrize("path", ray_objects(), ids=lambda path: path.name)
-def test_kuberay_s_schema_finds_mistakes(path, spoil, kuberay):
+def test_kuberay_schema_finds_mistakes(path, spoil, kuberay):
     thing = ray_objects()[path]
     spoil(cluster_spec(thing))
     assert len(kuberay(thing)) == 1
@@ -198,7 +198,7 @@ LAUNCHERS = sorted((CLUSTER / "launcher").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", LAUNCHERS, ids=lambda path: path.name)
-def test_the_cluster_launcher_takes_it(path):
+def test_valid_for_the_cluster_launcher(path):
     validate_config(prepare_config(yaml.safe_load(path.read_text(encoding="utf-8"))))
 
 
@@ -211,7 +211,7 @@ def test_the_cluster_launcher_finds_mistakes(path):
 
 
 @pytest.mark.parametrize("path", sorted((CLUSTER / "slurm").glob("*.sbatch")), ids=lambda path: path.name)
-def test_the_shell_can_read_it(path):
+def test_shell_syntax(path):
     checked = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
     text = path.read_text(encoding="utf-8")
@@ -227,7 +227,7 @@ def test_symmetric_run_is_for_whole_nodes_only():
         assert "ray stop" not in commands
 
 
-def test_there_is_one_version_of_ray():
+def test_one_version_of_ray():
     """The one that is installed, which pyproject.toml asks for, in every file that names one."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     (pinned,) = [need for need in project["dependencies"] if need.startswith("ray[")]

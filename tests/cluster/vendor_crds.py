@@ -1,4 +1,4 @@
-"""Writes the schemas beside this file from a checkout of KubeRay: `python tests/cluster/vendor_crds.py KUBERAY TAG`.
+"""Write the schemas next to this file from a checkout of KubeRay: `python tests/cluster/vendor_crds.py KUBERAY TAG`.
 
 They are the `v1` schemas of RayCluster and RayJob in `helm-chart/kuberay-operator/crds` of
 https://github.com/ray-project/kuberay (Apache License 2.0, the licence of this repository), as JSON, without their

@@ -39,7 +39,7 @@ def test_equals_counting(with_reference: bool):
                 assert (each.accuracy, each.baseline, each.commonest, each.n_known) == pytest.approx(expected)
 
 
-def test_what_is_known_of_none_is_not_counted():
+def test_unknown_attributes_are_not_counted():
     values = np.array([[1, -1, 0], [0, -1, 0], [1, -1, -1]])
     found = attribute_accuracies(np.array([[1, 0, 0], [1, 0, 1], [1, 0, 1]]), values, ["hat", "bag", "hair"])
     hat, bag, hair = found
@@ -63,7 +63,7 @@ def test_an_attribute_that_the_reference_lacks_has_no_baseline():
     ("predicted", "values", "names", "reference"),
     [((3, 2), (4, 2), 2, None), ((3, 2), (3, 2), 3, None), ((3,), (3,), 3, None), ((3, 2), (3, 2), 2, (5, 1))],
 )
-def test_shapes_that_do_not_fit(predicted, values, names, reference):
+def test_mismatched_shapes_are_refused(predicted, values, names, reference):
     with pytest.raises(DataError, match="attributes"):
         attribute_accuracies(
             np.zeros(predicted, np.int64),

@@ -79,7 +79,7 @@ def test_types() -> None:
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (np.ones((3, 4)), np.ones((3, 5)), "here are 4 and 5 dimensions"),
+        (np.ones((3, 4)), np.ones((3, 5)), "got 4 and 5 dimensions"),
         (np.ones((1, 4)), np.ones((3, 4)), "two samples or more; the first features are of 1"),
         (np.ones((3, 4)), np.ones((0, 4)), "the second features are of 0"),
         (np.ones(4), np.ones((3, 4)), r"first features have shape \[4\]"),

@@ -63,7 +63,7 @@ def test_no_images(stand_in: Path) -> None:
         inception_features([], load_inception(stand_in))
 
 
-def test_files_that_are_no_network(tmp_path: Path) -> None:
+def test_invalid_network_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"no Inception file .*none\.pt; FID needs a TorchScript"):
         load_inception(tmp_path / "none.pt")
     (tmp_path / "text.pt").write_bytes(b"weights")

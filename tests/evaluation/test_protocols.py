@@ -57,7 +57,7 @@ def test_evaluates_the_rows_of_query_and_gallery_only():
         (["query", "gallery"], [1, 1], [0, 0], "by another camera"),
     ],
 )
-def test_says_in_one_sentence_what_is_missing(split, pid, camid, sentence):
+def test_missing_parts_are_named_in_one_line(split, pid, camid, sentence):
     table = table_of(split, pid, camid)
     reason = evaluable(table)
     assert reason is not None
@@ -70,7 +70,7 @@ def test_says_in_one_sentence_what_is_missing(split, pid, camid, sentence):
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_evaluable_is_what_rank_metrics_can_do(seed):
+def test_evaluable_agrees_with_rank_metrics(seed):
     """Small random tables, about half of which have nothing to find."""
     rng = np.random.default_rng(seed)
     n = int(rng.integers(2, 7))

@@ -84,7 +84,7 @@ def slow_metrics(query, gallery, q_pids, g_pids, q_camids, g_camids, ap):
 
 
 @pytest.mark.parametrize(("name", "seed", "ap"), ORACLE_RUNS)
-def test_equals_the_slow_reading_of_the_protocol(name, seed, ap):
+def test_equals_the_slow_reference(name, seed, ap):
     case = random_case(name, seed)
     expected = slow_metrics(*case, ap)
     assert expected, "a case in which every query is skipped tests nothing"
@@ -100,7 +100,7 @@ def test_equals_the_slow_reading_of_the_protocol(name, seed, ap):
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("k", [1, 5, 100])
-def test_top_matches_is_the_head_of_the_slow_ranking(name, k):
+def test_top_matches_equals_the_head_of_the_reference_ranking(name, k):
     query, gallery, q_pids, g_pids, q_camids, g_camids = case = random_case(name, seed=0)
     matches = top_matches(*case, k=k, chunk=5)
     assert matches.shape == (len(query), k)
@@ -138,7 +138,7 @@ def test_distances_rank_as_the_features_they_come_from(name, ap, chunk):
     np.testing.assert_array_equal(metrics.cmc, expected.cmc)
 
 
-def test_distances_may_be_tensors_or_whole_numbers_and_are_left_as_they_are():
+def test_distances_may_be_tensors_or_integers_and_are_not_modified():
     query, gallery, *ids = random_case("ties", seed=4)
     (rows, distances), *_ = distance_blocks(query, gallery, len(query))
     expected = rank_metrics(query, gallery, *ids).as_dict()
@@ -149,7 +149,7 @@ def test_distances_may_be_tensors_or_whole_numbers_and_are_left_as_they_are():
     np.testing.assert_array_equal(distances, kept)
 
 
-def test_blocks_of_distances_that_do_not_fit():
+def test_mismatched_blocks_of_distances_are_refused():
     ids = [1, 2], [1, 2, 1], [0, 0], [1, 1, 1]
     first, second = (slice(0, 1), ones(1, 3)), (slice(1, 2), ones(1, 3))
     assert rank_metrics_of_distances([first, second], *ids).n_queries == 2
@@ -223,7 +223,7 @@ def test_tensors_arrays_and_read_only_arrays_agree():
         assert rank_metrics(*case).as_dict() == expected
 
 
-def test_float64_tells_apart_what_float32_does_not():
+def test_float64_separates_what_float32_cannot():
     query = np.array([[1.0, 1e-9]])
     gallery = np.array([[1.0, 0.0], [1.0, 1.0]])
     ids = ([1], [2, 1], [0], [1, 1])
@@ -273,7 +273,7 @@ def ones(*shape: int):
         ((ones(1, 4), ones(1, 4), [-1], [-1], [-1], [-1]), "None of the 1 queries"),
     ],
 )
-def test_what_cannot_be_ranked_says_why(arguments, sentence):
+def test_invalid_input_is_refused_with_a_reason(arguments, sentence):
     with pytest.raises(DataError, match=sentence):
         rank_metrics(*arguments)
 

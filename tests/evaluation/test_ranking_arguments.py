@@ -48,15 +48,15 @@ def test_whole_numbers_of_every_kind(convert: Any):
 
 @pytest.mark.parametrize("name", ["q_pids", "g_pids", "q_camids", "g_camids"])
 @pytest.mark.parametrize("bad", ["x", 0.5, float("nan"), None])
-def test_names_and_fractions_are_refused_in_words(name: str, bad: Any):
+def test_names_and_fractions_are_refused(name: str, bad: Any):
     n = 3 if name.startswith("q") else 8
     which = "query" if name.startswith("q") else "gallery"
-    with pytest.raises(DataError, match=rf"The {which} {name[2:]} should be whole numbers, -1 where not known; these"):
+    with pytest.raises(DataError, match=rf"The {which} {name[2:]} must be whole numbers, -1 for unknown; got"):
         metrics(**{name: [bad] * n})
 
 
-def test_names_as_pids_are_told_how_to_become_numbers():
-    with pytest.raises(DataError, match=r"such as np\.str_\('ann'\)\. Number names with np\.unique\(names"):
+def test_names_as_pids_get_advice():
+    with pytest.raises(DataError, match=r"such as np\.str_\('ann'\)\. Map names to numbers with np\.unique\(names"):
         metrics(q_pids=["ann", "bob", "eve"])
 
 
@@ -66,7 +66,7 @@ def test_names_as_pids_are_told_how_to_become_numbers():
         ({"q_pids": [1, 2]}, r"The query has 3 images and pids of shape \[2\]"),
         ({"g_camids": [[1]] * 8}, r"The gallery has 8 images and camids of shape \[8, 1\]"),
         ({"g_pids": [[1], [2, 3], *[[4]] * 6]}, "The gallery pids are not an array"),
-        ({"query": [["a"] * 4] * 3}, "Features should be numbers; these are <U1"),
+        ({"query": [["a"] * 4] * 3}, "Features must be numbers; got <U1"),
         ({"query": [[1.0], [1.0, 2.0], [3.0]]}, "The features are not an array"),
         ({"query": QUERY[0]}, "The query features have shape"),
         ({"gallery": GALLERY[:0], "g_pids": [], "g_camids": []}, "no gallery to search"),
@@ -84,7 +84,7 @@ def test_features_may_be_lists():
 # What users report, and is right
 
 
-def test_unknown_and_distractor_identities_are_different_things():
+def test_unknown_and_distractor_identities_differ():
     """A query of pid −1 is skipped; gallery images of −1 leave the ranking; those of 0 stay and cost precision."""
     gallery = np.eye(4, dtype=np.float32)[[0, 1, 2]]
     query = np.array([[1, 0.9, 0.8, 0], [1, 0, 0, 0]], dtype=np.float32)
@@ -103,7 +103,7 @@ def test_a_query_without_a_match_is_skipped_not_counted_as_zero():
     assert found.mAP == pytest.approx(scores.ap[:2].mean())
 
 
-def test_one_camera_leaves_nothing_to_find_and_says_so():
+def test_single_camera_cannot_be_evaluated():
     with pytest.raises(DataError, match=r"None of the 3 queries has a match .*by other cameras"):
         metrics(g_camids=[0] * 8)
     assert metrics(q_camids=[-1] * 3, g_camids=[-1] * 8).n_queries == 3

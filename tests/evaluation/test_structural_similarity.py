@@ -84,10 +84,10 @@ def test_dssim(space: str) -> None:
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (pictures(0), pictures(0, size=(12, 9)), "images of one size"),
-        (pictures(0), pictures(0)[:2], "images of one size"),
-        (pictures(0, size=(6, 20)), pictures(1, size=(6, 20)), r"7×7 pixels or more; here they are \[6, 20\]"),
-        (pictures(0).float(), pictures(1).float(), r"uint8 RGB images \[N, 3, H, W\]; here they are torch.float32"),
+        (pictures(0), pictures(0, size=(12, 9)), "images of equal size"),
+        (pictures(0), pictures(0)[:2], "images of equal size"),
+        (pictures(0, size=(6, 20)), pictures(1, size=(6, 20)), r"at least 7×7 pixels; got \[6, 20\]"),
+        (pictures(0).float(), pictures(1).float(), r"uint8 RGB images \[N, 3, H, W\]; got torch.float32"),
         (pictures(0)[:, :1], pictures(1)[:, :1], "uint8 RGB images"),
         (pictures(0)[0], pictures(1)[0], "uint8 RGB images"),
     ],
@@ -120,7 +120,7 @@ def test_diversity_is_the_mean_over_pairs() -> None:
     assert identity_diversity(images, pids, key=(3,), space="rgb") != pytest.approx(expected)
     same = images[:1].expand(4, -1, -1, -1)
     assert identity_diversity(same, np.zeros(4, dtype=np.int64)) == pytest.approx(0)
-    with pytest.raises(DataError, match="nobody has two"):
+    with pytest.raises(DataError, match="no person has two"):
         identity_diversity(images, np.arange(6))
 
 

@@ -188,7 +188,7 @@ def test_permutations_of_another_copy(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="do not name the images of person 3 by camera 1 in trial 5"):
         sysu_galleries(table, permutations=permutations)
     permutations[1, 3] = permutations[1, 3][:, 1:]
-    with pytest.raises(DataError, match="person 3 by camera 1 in trial 1; they belong to another copy"):
+    with pytest.raises(DataError, match="person 3 by camera 1 in trial 1; they belong to a different copy"):
         sysu_galleries(table, permutations=permutations)
     (tmp_path / "y.mat").write_bytes(b"no")
     savemat(tmp_path / "z.mat", {"other": np.ones(3)})
@@ -220,7 +220,7 @@ def test_the_protocol_is_the_rule_on_every_gallery(search: str, shots: int) -> N
         assert metrics.mean()[name] == pytest.approx(statistics.mean(values))
         assert metrics.as_dict()[name] == metrics.mean()[name]
         assert metrics.as_dict()[f"{name}_std"] == pytest.approx(statistics.stdev(values))
-    with pytest.raises(DataError, match=r"small/gallery has .* features; give one for each"):
+    with pytest.raises(DataError, match=r"small/gallery has .* features; pass one per image"):
         evaluate_sysu_mm01(q_features, g_features[1:], table)
 
 

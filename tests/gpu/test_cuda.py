@@ -1,4 +1,4 @@
-"""What only a CUDA device can show: `pytest -m gpu` on a machine that has one, skipped elsewhere.
+"""Tests that need a CUDA device: `pytest -m gpu`; skipped on machines without one.
 
 A short run of every method on the device, resumed bit-equal or close; extraction and labels against those of the CPU.
 """

@@ -178,7 +178,7 @@ def test_equals_one_process(ranks: list[Result], group: int | None, buffers: str
             torch.testing.assert_close(share["buffers"][name], expected, rtol=1e-9, atol=1e-9, msg=name)
 
 
-def test_mistakes_have_a_sentence(ranks: list[Result]) -> None:
+def test_mistakes_are_one_line_errors(ranks: list[Result]) -> None:
     for rank in ranks:
         assert "prepare_bn_groups" in rank["facts"]["unprepared"]
         assert "global batch of 16" in rank["facts"]["impossible"]

@@ -76,7 +76,7 @@ def test_stride_in_of_the_file_must_agree(nested: bool, tmp_path: Path) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"no weights file .*absent\.pth"):
+    with pytest.raises(WeightsError, match=r"weights file .*absent\.pth"):
         load_backbone_weights(backbone(), tmp_path / "absent.pth")
 
 

@@ -143,9 +143,9 @@ def files(state: State) -> dict[str, tuple[Any, str]]:
             {"state_dict": renamed(state, "model.net."), "pytorch-lightning_version": "2.5", "hyper_parameters": {}},
             "read as torchvision's names behind 'model.net.'.",
         ),
-        "arguments beside it": ({"state_dict": renamed(state), "args": argparse.Namespace(lr=0.1)}, ""),
+        "with arguments": ({"state_dict": renamed(state), "args": argparse.Namespace(lr=0.1)}, ""),
         "two levels down": ({"checkpoint": {"weights": renamed(state)}}, ""),
-        "averaged weights beside it": ({"state_dict_ema": {"x": 3}, "state_dict": renamed(state), "epoch": 1}, ""),
+        "with averaged weights": ({"state_dict_ema": {"x": 3}, "state_dict": renamed(state), "epoch": 1}, ""),
     }
 
 
@@ -153,7 +153,7 @@ NAMES = tuple(files({"fc.weight": torch.zeros(1), "fc.bias": torch.zeros(1)}))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_toolkit_s_file_gives_the_same_function(name: str, source: Any, expected: Tensor, tmp_path: Path):
+def test_files_of_every_toolkit_give_the_same_function(name: str, source: Any, expected: Tensor, tmp_path: Path):
     content, said = files(source.state_dict())[name]
     torch.save(content, tmp_path / "weights.pth")
     features, found = loaded(tmp_path / "weights.pth")
@@ -233,7 +233,7 @@ class Opener:
         return Path.touch, (self.path,)
 
 
-def test_a_whole_module_is_told_how_to_be_saved(tmp_path: Path):
+def test_pickled_module_gets_advice(tmp_path: Path):
     torch.save(torchvision.models.resnet18(weights=None), tmp_path / "weights.pth")
     message = refused(tmp_path / "weights.pth")
     assert "a whole pickled module or other Python objects (torchvision.models.resnet.ResNet)" in message
@@ -241,7 +241,7 @@ def test_a_whole_module_is_told_how_to_be_saved(tmp_path: Path):
 
 
 @pytest.mark.parametrize("as_zip", [True, False])
-def test_what_would_run_is_not_run(tmp_path: Path, as_zip: bool):
+def test_code_in_a_file_is_not_executed(tmp_path: Path, as_zip: bool):
     mark = tmp_path / "mark"
     content = {"state_dict": {"conv1.weight": torch.zeros(1)}, "args": Opener(mark)}
     torch.save(content, tmp_path / "weights.pth", _use_new_zipfile_serialization=as_zip)
@@ -328,7 +328,7 @@ def test_another_depth_and_blocks_that_are_not_ours(source: Any, tmp_path: Path)
 @pytest.mark.parametrize(
     "change", [lambda t: t.to_sparse(), lambda t: t.to(torch.complex64)], ids=["sparse", "complex"]
 )
-def test_tensors_that_are_not_plain_are_refused_before_anything_is_loaded(change: Any, source: Any, tmp_path: Path):
+def test_unsupported_tensors_are_refused_before_loading(change: Any, source: Any, tmp_path: Path):
     state = dict(source.state_dict())
     state["layer4.1.conv2.weight"] = change(state["layer4.1.conv2.weight"])
     torch.save(state, tmp_path / "weights.pth")
@@ -339,7 +339,7 @@ def test_tensors_that_are_not_plain_are_refused_before_anything_is_loaded(change
     assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
 
 
-def test_safetensors_with_a_lying_header(tmp_path: Path):
+def test_safetensors_with_a_wrong_header(tmp_path: Path):
     """Offsets beyond the data, overlaps and absurd shapes are the library's to refuse."""
     for entry in (
         {"dtype": "F32", "shape": [4], "data_offsets": [0, 1 << 40]},

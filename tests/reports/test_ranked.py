@@ -8,20 +8,20 @@ from matplotlib.image import imread
 from reid_ray.data.images import Dataset
 from reid_ray.errors import DataError
 from reid_ray.evaluation import score_queries
-from reid_ray.reports import draw_ranking, ranked, ranked_sheet
+from reid_ray.reports import draw_ranked_grid, draw_ranking, ranked
 
 GREEN, VERMILION = np.array([0, 158, 115]), np.array([213, 94, 0])
 
 
 @pytest.fixture
 def sheets(monkeypatch):
-    """Captures the arguments of `ranked_sheet` instead of drawing."""
+    """Captures the arguments of `draw_ranked_grid` instead of drawing."""
     calls = []
 
     def keep(query_images, gallery_images, correct, out, **more):
         calls.append({"queries": query_images, "gallery": gallery_images, "correct": correct, **more})
 
-    monkeypatch.setattr(ranked, "ranked_sheet", keep)
+    monkeypatch.setattr(ranked, "draw_ranked_grid", keep)
     return calls
 
 
@@ -133,7 +133,7 @@ def test_missing_gallery_is_refused(crops, tmp_path):
 def test_frames_distinguish_correct_and_wrong(correct, green, vermilion, tmp_path):
     grey = torch.full((3, 32, 16), 128, dtype=torch.uint8)
     marks = None if correct is None else np.array(correct)
-    ranked_sheet([grey], [[grey, grey]], marks, tmp_path / "sheet.png", title="a $ in a name")
+    draw_ranked_grid([grey], [[grey, grey]], marks, tmp_path / "sheet.png", title="a $ in a name")
     picture = imread(tmp_path / "sheet.png")
     # The legend alone shows both colours, in a badge of a few hundred pixels each.
     assert (n_pixels(picture, GREEN) > 1500) == green
@@ -142,7 +142,7 @@ def test_frames_distinguish_correct_and_wrong(correct, green, vermilion, tmp_pat
 
 def test_rows_may_be_short_or_empty(tmp_path):
     grey = torch.full((3, 32, 16), 128, dtype=torch.uint8)
-    ranked_sheet([grey, grey], [[grey], []], np.zeros((2, 3), bool), tmp_path / "sheet.png", k=3)
+    draw_ranked_grid([grey, grey], [[grey], []], np.zeros((2, 3), bool), tmp_path / "sheet.png", k=3)
     assert (tmp_path / "sheet.png").stat().st_size > 0
 
 
@@ -150,4 +150,4 @@ def test_number_of_rows_must_equal_number_of_queries(tmp_path):
     grey = torch.full((3, 32, 16), 128, dtype=torch.uint8)
     for queries, rows in (([], []), ([grey], [])):
         with pytest.raises(ValueError, match="rows of matches"):
-            ranked_sheet(queries, rows, None, tmp_path / "sheet.png")
+            draw_ranked_grid(queries, rows, None, tmp_path / "sheet.png")

@@ -12,7 +12,7 @@ from reid_ray.config import load_config
 from reid_ray.errors import RunError
 from reid_ray.reports.page import REPORT_NAME
 from reid_ray.tuning.phases import final_phase, search_phase, seed_phase, seeded
-from reid_ray.tuning.pictures import importance
+from reid_ray.tuning.plots import importance
 from reid_ray.tuning.report import report_search
 from reid_ray.tuning.results import best_config, read_results, repeated, write_results
 from reid_ray.tuning.spaces import own_values, with_values

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from reid_ray.types import FloatArray, IntArray
 
-Lists = tuple[npt.NDArray[np.int32], FloatArray]
+IndicesAndSimilarities = tuple[npt.NDArray[np.int32], FloatArray]
 """Indices int32 [N, k] and similarities float32 [N, k], best first; −1 and 0 where a row has fewer neighbours."""
 
 
@@ -20,12 +20,14 @@ def similarities(features: FloatArray) -> FloatArray:
     return np.asarray(wide @ wide.T, dtype=np.float32)
 
 
-def nearest(features: FloatArray, k: int) -> Lists:
+def nearest(features: FloatArray, k: int) -> IndicesAndSimilarities:
     """The k nearest rows of each row: the row itself, then by descending similarity, ties by row number."""
     return _best(features, np.ones((len(features), len(features)), dtype=bool), k)
 
 
-def nearest_by_camera(features: FloatArray, camids: IntArray, k_within: int, k_across: int) -> tuple[Lists, Lists]:
+def nearest_by_camera(
+    features: FloatArray, camids: IntArray, k_within: int, k_across: int
+) -> tuple[IndicesAndSimilarities, IndicesAndSimilarities]:
     """The nearest rows of the same camera, the row itself first, and those of other cameras."""
     same = camids[:, None] == camids
     return _best(features, same, k_within), _best(features, ~same, k_across)
@@ -36,7 +38,7 @@ def least(features: FloatArray) -> FloatArray:
     return np.asarray(similarities(features).min(axis=1, initial=np.inf))
 
 
-def _best(features: FloatArray, allowed: npt.NDArray[np.bool_], k: int) -> Lists:
+def _best(features: FloatArray, allowed: npt.NDArray[np.bool_], k: int) -> IndicesAndSimilarities:
     similarity_mat = similarities(features)
     keys = np.where(np.eye(len(features), dtype=bool), np.inf, similarity_mat)
     keys = np.where(allowed, keys, -np.inf)
