@@ -71,7 +71,7 @@ CROSS_MODAL = (
 """Two modalities, and short stages of DG-VAE on them."""
 SHUFFLED = "training.sampler=shuffle"
 SHORT = "{epochs: 1, iterations: 2, warmup_epochs: 0}"
-GCL = "width: 4, dilations: [1, 2], hidden_dim: 16, discriminator_width: 4, n_scales: 2"
+GCL = "generator_width: 4, dilations: [1, 2], hidden_dim: 16, discriminator_width: 4, n_scales: 2"
 
 SLOW = "training.lr=1.0e-9"
 """For GCL. What an untrained generator draws is nearly the same for all images, and batch norms of such images magnify

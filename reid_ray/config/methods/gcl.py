@@ -69,7 +69,7 @@ class GCLConfig(MethodConfig):
     bn_views: Literal["all", "real"] = "all"
     """Whose statistics enter the running ones of the identity encoder's batch norms in the joint stage: also those of
     generated views (released code), or of real images only."""
-    width: int = Field(default=16, ge=2, multiple_of=2)
+    generator_width: int = Field(default=16, ge=2, multiple_of=2)
     """Channels of the structure encoder's first convolution; the decoder has eight times as many."""
     dilations: tuple[int, ...] = Field(default=(3, 6, 9), min_length=1)
     """Of the structure encoder's last layer. Images must be larger than four times the largest."""

@@ -107,7 +107,7 @@ class GCL(Method):
         if settings.generation:
             self.generator = ViewGenerator(
                 self.identity.code_dim,
-                width=settings.width,
+                width=settings.generator_width,
                 dilations=settings.dilations,
                 hidden=settings.hidden_dim,
                 code_split=settings.code_split,
