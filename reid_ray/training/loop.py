@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from reid_ray.config import Config
 from reid_ray.data.images import Dataset
-from reid_ray.evaluation.protocols import PROTOCOLS
+from reid_ray.evaluation.protocols import protocol_of
 from reid_ray.methods import Batch, Method, Stage, Update, build_method, stages_of, without_weights
 from reid_ray.models import synchronise_buffers
 from reid_ray.training.checkpoint import (
@@ -309,7 +309,7 @@ class Trainer:
         if metrics is None:
             return
         self._log_event("evaluate", epoch=epoch, global_step=retriever.global_step, **metrics)
-        value = float(metrics[PROTOCOLS[self.config.evaluation.protocol].primary])
+        value = float(metrics[protocol_of(self.config.evaluation).primary])
         if value > self._state.best:
             self._state.best = value
             self._export("best", retriever)
