@@ -141,7 +141,7 @@ def finish(run: Run, console: Console) -> None:
     if note:
         console.print(note, highlight=False)
     try:
-        console.print(f"Report: {report_run(run)}")
+        console.print(f"Report: {report_run(run, redraw=False)}")
     except (UserError, OSError) as error:  # the model is there all the same
         console.print(f"No report: {error}", highlight=False, markup=False)
     console.print(f"Model:  {run.directory.model_file('last')}")

@@ -41,6 +41,7 @@ from reid_ray.training.interrupt import Request, deferred_interrupt
 from reid_ray.training.metrics import Event, MetricsLog
 from reid_ray.training.modules import find_module, initialise, prepare_batch_norms, set_modes
 from reid_ray.training.optimizers import make_optimizers, set_rates
+from reid_ray.training.rendering import render, write_pictures
 from reid_ray.training.rundir import RunDirectory
 from reid_ray.training.services import (
     Retriever,
@@ -163,7 +164,8 @@ class Trainer:
         self._frozen = set_modes(modules, stage)
         n_images = stage.config.batch_size * stage.streams[stage.primary].frames
         prepare_batch_norms(modules, self.config.model.bn_group, n_images // self.context.size)
-        self._optimizers = make_optimizers(modules, stage, {})
+        resumed = {name: old for name, old in self._optimizers.items() if name in stage.resumes}
+        self._optimizers = make_optimizers(modules, stage, resumed)
         self._labels = known_labels(stage, self._tables) if begun else {}
         self._data = None
         self._caches.keep_only([*sections_of_stage(stage), EVALUATION])
@@ -288,7 +290,10 @@ class Trainer:
             evaluated, self._evaluated = self._evaluated, None
             self._collect_evaluation(evaluated, state.epoch - 1)
         every, last = self.config.evaluation.every, state.epoch == stage.config.epochs
-        if stage.evaluated and (last or (every and state.epoch % every == 0)):
+        due = last or (every and state.epoch % every == 0)
+        if due and every is not None and stage.renders:
+            run_on_main(self.context, lambda: self._draw(state.epoch))
+        if due and stage.evaluated:
             overlap = self.config.evaluation.overlap and not last
             retriever = self._retriever().copied() if overlap else self._retriever()
             self._services.begin_evaluation(retriever)
@@ -302,6 +307,10 @@ class Trainer:
             self._stage_started = time.time()
             self._enter_stage()
         self._save()
+
+    def _draw(self, epoch: int) -> None:
+        """Write pictures of what the method generates after `epoch` epochs of the stage."""
+        write_pictures(self._directory, self.stage.name, epoch, render(self.method, self.stage, self._caches))
 
     def _collect_evaluation(self, retriever: Retriever, epoch: int) -> None:
         """Log the metrics of a retriever after `epoch` epochs, once they are there, and keep it if it is the best."""
