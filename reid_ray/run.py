@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from reid_ray.config import Config, load_config
 from reid_ray.data.arrays import AnyImage, Channels, each_image, to_pixels
@@ -25,9 +27,29 @@ from reid_ray.inference.exported import load_exported
 from reid_ray.inference.extraction import assemble, batch_rows, embed_batch, extract, model_columns
 from reid_ray.inference.folding import for_extraction
 from reid_ray.io.paths import Location, as_path, as_readable
+from reid_ray.methods import Method, stages_of
+from reid_ray.training.datasets import MAIN, ImageCaches, read_datasets
 from reid_ray.training.metrics import Event, read_metrics
+from reid_ray.training.rendering import render
+from reid_ray.training.restored import restore_method
 from reid_ray.training.rundir import RunDirectory
 from reid_ray.types import FloatArray
+
+
+class Rendering(NamedTuple):
+    """Pictures of what a method generates.
+
+    Attributes:
+        stage: in which its modules have been trained.
+        epoch: completed epochs of that stage.
+        step: completed steps of the epoch after them.
+        pictures: by name, uint8 [3, h, w].
+    """
+
+    stage: str
+    epoch: int
+    step: int
+    pictures: dict[str, Tensor]
 
 
 class Run:
@@ -126,6 +148,39 @@ class Run:
             pixels = PixelBatch(torch.stack(batch), None)
             parts.append(embed_batch(self._extractor(), pixels, device=device))
         return assemble(parts)
+
+    def load_method(self) -> Method:
+        """The method with all its modules (a generator, say, and not only what retrieves), by the newest checkpoint.
+
+        Raises:
+            RunError: there is no checkpoint yet.
+        """
+        return restore_method(self.config, self.directory).method
+
+    def render(self, *, seed: int | None = None) -> dict[str, npt.NDArray[np.uint8]]:
+        """Pictures of what the method generates after its newest checkpoint: by name, uint8 RGB [height, width, 3].
+
+        Methods that generate no images have none, and neither have their stages before they do.
+
+        Args:
+            seed: which training images are rendered; None: those of the pictures in the run directory.
+
+        Raises:
+            RunError: there is no checkpoint yet.
+            DataError: the training images cannot be read.
+        """
+        rendered = self.rendering(seed=seed)
+        pictures = {} if rendered is None else rendered.pictures
+        return {name: pixels.permute(1, 2, 0).numpy() for name, pixels in pictures.items()}
+
+    def rendering(self, *, seed: int | None = None) -> Rendering | None:
+        """The same with the stage and epoch of the checkpoint; None where nothing is rendered."""
+        if not any(stage.renders for stage in stages_of(self.config)):
+            return None
+        restored = restore_method(self.config, self.directory)
+        caches = ImageCaches(read_datasets(self.config, {MAIN: self.dataset}), self.config)
+        pictures = render(restored.method, restored.stage, caches, seed=seed)
+        return Rendering(restored.stage.name, restored.epoch, restored.step, pictures)
 
     def _extractor(self) -> nn.Module:
         """The model as extraction wants it, made once."""

@@ -24,7 +24,7 @@ from reid_ray.api import prepare, train
 from reid_ray.config import Config
 from reid_ray.devices import n_cores
 from reid_ray.errors import ConfigError
-from reid_ray.evaluation.protocols import evaluable
+from reid_ray.evaluation.protocols import why_not
 from reid_ray.runtime.cleanup import short_lived
 from reid_ray.runtime.cluster import joined
 from reid_ray.runtime.labelling import fetch
@@ -222,7 +222,8 @@ def _check_inputs(request: Request, budget: Budget) -> None:
     resolved, _ = prepare(base)
     build_modules(resolved, DistributedContext())
     if budget.compare:
-        reason = evaluable(prepare(final_base(request))[1][MAIN].table)
+        final, datasets, *_ = prepare(final_base(request))
+        reason = why_not(datasets[MAIN].table, final.evaluation)
         if reason is not None:
             raise ConfigError(f"--compare evaluates on the test split, but {reason[0].lower()}{reason[1:]}")
 

@@ -19,6 +19,7 @@ from reid_ray.errors import ConfigError, DataError
 from reid_ray.io.paths import Location, as_path
 
 if TYPE_CHECKING:
+    from reid_ray.config import EvaluationConfig
     from reid_ray.data.images import Dataset
     from reid_ray.data.table import ImageTable
     from reid_ray.run import Run
@@ -37,13 +38,21 @@ DataOverrides = Annotated[
         help="Other data than the run's own, such as data.layout=market1501 data.root=FOLDER.",
     ),
 ]
+ProtocolOverrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[data.KEY=VALUE] [evaluation.KEY=VALUE]...",
+        help="Other data than the run's own, such as data.layout=market1501 data.root=FOLDER, or another protocol, "
+        "such as evaluation.search=indoor.",
+    ),
+]
 Which = Annotated[str, typer.Option("--model", help="'last', or 'best' by the mAP of the run's own evaluations.")]
 
 
 @app.command()
 def evaluate(
     run: RunArgument,
-    overrides: DataOverrides = None,
+    overrides: ProtocolOverrides = None,
     model: Which = "last",
     on: Annotated[
         list[str] | None,
@@ -62,24 +71,26 @@ def evaluate(
         typer.Option("--lambda", min=0, max=1, help="With --rerank: weight of the original distance. Default: 0.3."),
     ] = None,
 ) -> None:
-    """mAP, CMC and mINP of a run's model on query and gallery, by the standard protocol.
+    """mAP, CMC and mINP of a run's model on query and gallery, by the protocol of the run.
 
     With --on, on several datasets, one after another and in one table: how far the model generalises.
     """
-    from reid_ray.evaluation.protocols import camera_note
+    from reid_ray.evaluation.protocols import evaluation_note
 
     given = {
         name: value for name, value in (("k1", k1), ("k2", k2), ("lambda_value", lambda_value)) if value is not None
     }
     if given and not rerank:
         raise ConfigError("--k1, --k2 and --lambda are settings of re-ranking; add --rerank.")
+    protocol = [override for override in overrides or [] if override.startswith("evaluation.")]
     measured: dict[str, dict[str, Any]] = {}
     notes: list[str | None] = []
     ranking = {"k1": 20, "k2": 6, "lambda_value": 0.3} | given if rerank else None
-    for target in [None, *(on or [])] if overrides or not on else on:
-        opened, dataset = _open(run, overrides if target is None else shlex.split(target), model)
-        measured[target or dataset.table.name] = _measure(opened, dataset, ranking)
-        notes.append(camera_note(dataset.table))
+    for target in [None, *(on or [])] if set(overrides or []) - set(protocol) or not on else on:
+        given_here = overrides if target is None else [*protocol, *shlex.split(target)]
+        opened, dataset, settings = _open_to_measure(run, given_here, model)
+        measured[target or dataset.table.name] = _measure(opened, dataset, settings, ranking)
+        notes.append(evaluation_note(dataset.table, settings))
     if as_json:
         (only, *others) = measured.values()
         typer.echo(json.dumps(measured if others else only))
@@ -106,17 +117,18 @@ def evaluate(
         make_console().print(note, highlight=False, markup=False)
 
 
-def _measure(run: Run, dataset: Dataset, rerank: dict[str, Any] | None) -> dict[str, Any]:
+def _measure(run: Run, dataset: Dataset, settings: EvaluationConfig, rerank: dict[str, Any] | None) -> dict[str, Any]:
     """Metrics on a dataset, and under `reranked` those after re-ranking with these settings."""
-    from reid_ray.evaluation.protocols import evaluable, evaluate_distances, evaluate_table
+    from reid_ray.evaluation.protocols import evaluate_distances, protocol_of, why_not
 
-    reason = evaluable(dataset.table)
+    reason = why_not(dataset.table, settings)
     if reason is not None:
         raise DataError(reason)
+    if rerank is not None and settings.protocol != "single_query":
+        raise ConfigError(f"--rerank is for evaluation.protocol=single_query, and this is {settings.protocol}.")
     console = make_console(stderr=True)
     features = [embed_with_progress(run, split, dataset, console) for split in (dataset.query, dataset.gallery)]
-    ap = run.config.evaluation.ap
-    metrics: dict[str, Any] = evaluate_table(features[0], features[1], dataset.table, ap=ap).as_dict()
+    metrics: dict[str, Any] = protocol_of(settings).evaluate(features[0], features[1], dataset.table, settings)
     if rerank is None:
         return metrics
     from reid_ray.devices import choose_device
@@ -124,9 +136,9 @@ def _measure(run: Run, dataset: Dataset, rerank: dict[str, Any] | None) -> dict[
 
     with console.status("Re-ranking"):
         blocks = reranked_distances(*features, **rerank, device=choose_device(run.config.runtime))
-        found = evaluate_distances(blocks, dataset.table, ap=ap).as_dict()
-    settings = {"k1": rerank["k1"], "k2": rerank["k2"], "lambda": rerank["lambda_value"]}
-    return {**metrics, "reranked": {**settings, **found}}
+        found = evaluate_distances(blocks, dataset.table, ap=settings.ap).as_dict()
+    ranking = {"k1": rerank["k1"], "k2": rerank["k2"], "lambda": rerank["lambda_value"]}
+    return {**metrics, "reranked": {**ranking, **found}}
 
 
 @app.command(
@@ -268,14 +280,28 @@ def _open(path: str, overrides: list[str] | None, model: str | None = None) -> t
     from reid_ray.data.readers import read_dataset
     from reid_ray.run import load_run
 
-    for override in overrides or []:
-        if not override.startswith("data."):
-            raise ConfigError(f"'{override}' cannot be changed after training; only data.KEY=VALUE can.")
+    _allow_only(overrides, "data")
     run = load_run(path)
     if model is not None:
         run.use_model(model)
     config = load_config(run.directory.config_file, overrides or [])
     return run, read_dataset(config.data)
+
+
+def _open_to_measure(path: str, overrides: list[str] | None, model: str) -> tuple[Run, Dataset, EvaluationConfig]:
+    """The same, and by which protocol."""
+    from reid_ray.config import load_config
+
+    _allow_only(overrides, "data", "evaluation")
+    run, dataset = _open(path, [each for each in overrides or [] if each.startswith("data.")], model)
+    return run, dataset, load_config(run.directory.config_file, overrides or []).evaluation
+
+
+def _allow_only(overrides: list[str] | None, *sections: str) -> None:
+    for override in overrides or []:
+        if override.partition(".")[0] not in sections:
+            allowed = " and ".join(f"{section}.KEY=VALUE" for section in sections)
+            raise ConfigError(f"'{override}' cannot be changed after training; only {allowed} can.")
 
 
 def _shown(name: str, value: Any) -> str:

@@ -131,17 +131,17 @@ def is_first_process() -> bool:
 
 def finish(run: Run, console: Console) -> None:
     """Print the epochs of a finished run, say what could not be evaluated, and write the report."""
-    from reid_ray.evaluation.protocols import camera_note, evaluable
+    from reid_ray.evaluation.protocols import evaluation_note, why_not
     from reid_ray.reports import epoch_table
     from reid_ray.reports.run_report import report_run
 
     console.print(epoch_table(run.metrics()))
-    table = run.dataset.table
-    for note in (evaluable(table), camera_note(table) if evaluable(table) is None else None):
-        if note:
-            console.print(note, highlight=False)
+    table, settings = run.dataset.table, run.config.evaluation
+    note = why_not(table, settings) or evaluation_note(table, settings)
+    if note:
+        console.print(note, highlight=False)
     try:
-        console.print(f"Report: {report_run(run)}")
+        console.print(f"Report: {report_run(run, redraw=False)}")
     except (UserError, OSError) as error:  # the model is there all the same
         console.print(f"No report: {error}", highlight=False, markup=False)
     console.print(f"Model:  {run.directory.model_file('last')}")

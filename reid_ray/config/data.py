@@ -44,7 +44,7 @@ class SyntheticConfig(Section):
     tracklet_frames: tuple[int, int] = (15, 40)
     """Fewest and most frames of a tracklet."""
     spectrum: Spectrum = "visible"
-    """What the cameras see. `near_infrared` is a world like SYSU-MM01: six cameras with ids 1 … 6, of which 3 (in the
+    """What the cameras see. `near_infrared` is a world like SYSU-MM01: six cameras, 1 … 6 in keys, of which 3 (in the
     place of camera 2) and 6 are near-infrared; every infrared test image is a query, every visible one gallery.
     `thermal` is a world like RegDB: a visible camera 1 and a thermal camera 2 in one place, which take each picture at
     the same moment; visible test images are queries, thermal ones gallery. Set `n_cameras` to 6 or 2."""

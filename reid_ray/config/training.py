@@ -111,9 +111,23 @@ class EvaluationConfig(Section):
     """Evaluate an epoch's model while the next epoch trains; its metrics are logged at that epoch's end."""
     batch_size: int = Field(default=64, ge=1)
     """Images per forward pass in extraction. Fixed batches: results do not depend on how many extractors share them."""
-    protocol: Literal["single_query"] = "single_query"
+    protocol: Literal["single_query", "sysu_mm01", "regdb"] = "single_query"
     """Who is compared with whom. `single_query`: each query image against all gallery images, without those of its own
-    identity and camera (Market-1501)."""
+    identity and camera (Market-1501). `sysu_mm01`: infrared queries against ten galleries that are drawn from the
+    visible images; metrics are means over these trials, and the CMC counts people. `regdb`: all visible images against
+    all thermal ones, or the reverse."""
+    search: Literal["all", "indoor"] = "all"
+    """Protocol sysu_mm01: the gallery's cameras, 1, 2, 4, 5 or 1, 2."""
+    shots: int = Field(default=1, ge=1)
+    """Protocol sysu_mm01: images of each person by each camera in a gallery, 1 (single-shot) or 10 (multi-shot)."""
+    trials: int = Field(default=10, ge=1)
+    """Protocol sysu_mm01: galleries that are drawn."""
+    permutations: str | None = None
+    """Protocol sysu_mm01: the authors' `rand_perm_cam.mat`, which then fixes the galleries. Null: trial t draws with
+    the seed t, as most public codes do."""
+    direction: Literal["v2t", "t2v"] = "v2t"
+    """Protocol regdb: visible queries and a thermal gallery, or the reverse. A run is one of the dataset's ten splits
+    (`data.trial`)."""
     ap: Literal["mean", "trapezoid"] = "mean"
     """Average precision: mean over hits, as the field computes it, or Market-1501's original trapezoid form."""
 

@@ -161,6 +161,21 @@ class Method(ABC):
         a resumed run does not call it again.
         """
 
+    def render(self, stage: str, batch: Batch) -> Mapping[str, Tensor]:
+        """Grids of images that the modules generate now, by name; of stages that declare `renders`.
+
+        Called on one process alone, without gradient and with all modules in evaluation mode, so nothing may be asked
+        of `collectives`.
+
+        Args:
+            batch: training images of the stage's streams without augmentation, at every evaluation the same: of true
+                identities 8, with two adjacent images each. Its key, too, is always the same.
+
+        Returns:
+            [rows, columns, 3, H, W] each, normalised as the images of the batch are; NaN is white.
+        """
+        return {}
+
     def memory_features(self, stage: str) -> FloatArray | None:
         """What is clustered in place of extracted features, float32 [N, D], unit rows; None: extract."""
         return None

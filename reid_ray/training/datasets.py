@@ -11,7 +11,7 @@ from reid_ray.data.images import Dataset
 from reid_ray.data.loader import ImageCache
 from reid_ray.data.readers import read_dataset
 from reid_ray.data.table import ImageTable
-from reid_ray.evaluation.protocols import PROTOCOLS
+from reid_ray.evaluation.protocols import why_not
 from reid_ray.methods import Stage, stages_of
 
 MAIN = "data"
@@ -43,7 +43,7 @@ def sections_of_stage(stage: Stage) -> list[str]:
 
 def evaluation_table(dataset: Dataset, config: Config) -> ImageTable | None:
     """Query rows followed by gallery rows, or None where there is nothing to evaluate, or no evaluation is wanted."""
-    if config.evaluation.every is None or PROTOCOLS[config.evaluation.protocol].evaluable(dataset.table) is not None:
+    if config.evaluation.every is None or why_not(dataset.table, config.evaluation) is not None:
         return None
     splits = np.array(dataset.table.arrow["split"].to_pylist())
     return dataset.table.take(np.concatenate([np.flatnonzero(splits == name) for name in ("query", "gallery")]))
