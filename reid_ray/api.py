@@ -57,5 +57,5 @@ def prepare(config: Config) -> tuple[Config, dict[str, Dataset]]:
     main = read_dataset(config.data)
     config = METHODS[config.method.name].resolve(config, main.train)
     datasets = read_datasets(config, {MAIN: main})
-    check_tables(stages_of(config), datasets)
+    check_tables(stages_of(config), datasets, config.labels)
     return config, datasets

@@ -197,7 +197,10 @@ def _labels_config(overrides: list[str], neighbours: str | None) -> LabelsConfig
             raise ConfigError(f"'{override}' is no setting of labels; write labels.KEY=VALUE.")
     chosen = [] if neighbours is None else [f"labels.neighbours={neighbours}"]
     # The other sections are not read; this one would want a folder of images.
-    return load_config("ice", [*overrides, *chosen, "data.layout=synthetic"]).labels
+    config = load_config("ice", [*overrides, *chosen, "data.layout=synthetic"]).labels
+    if config.unit == "tracklet":
+        raise ConfigError("labels.unit=tracklet is a setting of training; 'label' clusters the rows that it is given.")
+    return config
 
 
 def _check_device(device: str | None) -> None:

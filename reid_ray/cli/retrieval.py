@@ -119,7 +119,9 @@ def evaluate(
 
 def _measure(run: Run, dataset: Dataset, settings: EvaluationConfig, rerank: dict[str, Any] | None) -> dict[str, Any]:
     """Metrics on a dataset, and under `reranked` those after re-ranking with these settings."""
-    from reid_ray.evaluation.protocols import evaluate_distances, protocol_of, why_not
+    from reid_ray.evaluation.protocols import evaluate_distances, why_not
+    from reid_ray.training.datasets import query_and_gallery
+    from reid_ray.training.services import score
 
     reason = why_not(dataset.table, settings)
     if reason is not None:
@@ -127,15 +129,18 @@ def _measure(run: Run, dataset: Dataset, settings: EvaluationConfig, rerank: dic
     if rerank is not None and settings.protocol != "single_query":
         raise ConfigError(f"--rerank is for evaluation.protocol=single_query, and this is {settings.protocol}.")
     console = make_console(stderr=True)
-    features = [embed_with_progress(run, split, dataset, console) for split in (dataset.query, dataset.gallery)]
-    metrics: dict[str, Any] = protocol_of(settings).evaluate(features[0], features[1], dataset.table, settings)
+    table = query_and_gallery(dataset.table, settings)
+    features = embed_with_progress(run, table, dataset, console)
+    metrics = score(features, table, settings)
     if rerank is None:
         return metrics
     from reid_ray.devices import choose_device
     from reid_ray.labels.rerank import reranked_distances
 
     with console.status("Re-ranking"):
-        blocks = reranked_distances(*features, **rerank, device=choose_device(run.config.runtime))
+        n_query = len(dataset.query)
+        device = choose_device(run.config.runtime)
+        blocks = reranked_distances(features[:n_query], features[n_query:], **rerank, device=device)
         found = evaluate_distances(blocks, dataset.table, ap=settings.ap).as_dict()
     ranking = {"k1": rerank["k1"], "k2": rerank["k2"], "lambda": rerank["lambda_value"]}
     return {**metrics, "reranked": {**ranking, **found}}

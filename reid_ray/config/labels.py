@@ -12,6 +12,9 @@ from reid_ray.config.base import Search, Section
 class LabelsConfig(Section):
     """k-reciprocal Jaccard distance and DBSCAN; defaults are ICE's."""
 
+    unit: Literal["image", "tracklet"] = "image"
+    """What is clustered: images, or tracklets by the mean of their frames' features; each frame then has the label of
+    its tracklet. An image in no tracklet is one of its own."""
     variant: Literal["spcl", "cvpr17", "camera"] = "spcl"
     """Form of the Jaccard distance; eps is not portable between them (docs/labels.md). `camera` is CA-Jaccard (CVPR
     2024), whose settings are k1=20, k2=4 and the two below."""

@@ -111,11 +111,21 @@ class EvaluationConfig(Section):
     """Evaluate an epoch's model while the next epoch trains; its metrics are logged at that epoch's end."""
     batch_size: int = Field(default=64, ge=1)
     """Images per forward pass in extraction. Fixed batches: results do not depend on how many extractors share them."""
-    protocol: Literal["single_query", "sysu_mm01", "regdb"] = "single_query"
+    protocol: Literal["single_query", "sysu_mm01", "regdb", "mars"] = "single_query"
     """Who is compared with whom. `single_query`: each query image against all gallery images, without those of its own
     identity and camera (Market-1501). `sysu_mm01`: infrared queries against ten galleries that are drawn from the
     visible images; metrics are means over these trials, and the CMC counts people. `regdb`: all visible images against
-    all thermal ones, or the reverse."""
+    all thermal ones, or the reverse. `mars`: single query between tracklets, whose features are pooled from those of
+    their frames; pid 0 is a distractor."""
+    temporal_parts: int = Field(default=1, ge=1)
+    """Protocol mars: parts of a tracklet, in the order of time, whose means are concatenated. 1 is the mean of all
+    frames (TP), SCR has 3 (TPP)."""
+    temporal_frames: int | None = Field(default=None, ge=1)
+    """Protocol mars: sampled frames of a tracklet, a multiple of `temporal_parts` (SCR: 15); null takes every frame."""
+    temporal_sampling: Literal["even", "random"] = "even"
+    """Protocol mars: where frames are sampled, at even steps (E) or at random (R)."""
+    temporal_seed: int = Field(default=0, ge=0)
+    """Protocol mars: seed of random sampling."""
     search: Literal["all", "indoor"] = "all"
     """Protocol sysu_mm01: the gallery's cameras, 1, 2, 4, 5 or 1, 2."""
     shots: int = Field(default=1, ge=1)
@@ -130,6 +140,13 @@ class EvaluationConfig(Section):
     (`data.trial`)."""
     ap: Literal["mean", "trapezoid"] = "mean"
     """Average precision: mean over hits, as the field computes it, or Market-1501's original trapezoid form."""
+
+    @model_validator(mode="after")
+    def _parts_are_equal(self) -> EvaluationConfig:
+        frames, parts = self.temporal_frames, self.temporal_parts
+        if frames is not None and frames % parts:
+            raise ValueError(f"evaluation.temporal_frames={frames} is no multiple of temporal_parts={parts}")
+        return self
 
 
 class RuntimeConfig(Section):

@@ -13,6 +13,7 @@ import torch
 from reid_ray.config import Config
 from reid_ray.data.images import Dataset
 from reid_ray.data.table import ImageTable
+from reid_ray.inference.pooling import tracklet_features
 from reid_ray.inference.retriever import Retriever
 from reid_ray.methods import FeatureCache
 from reid_ray.models import to_numpy
@@ -28,7 +29,7 @@ from reid_ray.training.services import (
     score,
     with_statistics,
 )
-from reid_ray.types import FeatureRows, Labels, Weights
+from reid_ray.types import FeatureRows, IntArray, Labels, Weights
 
 
 class PoolServices:
@@ -74,13 +75,18 @@ class PoolServices:
             features[MEMORY] = StoredFeatures([ray.put(request.memory)], [len(request.memory)])
         # The labellers have reserved CPUs only; a GPU that they happen to see belongs to another process.
         cpu = torch.device("cpu")
-        found = label_streams(request, features, self._tables, self._config, cpu, self._labellers)
+        found = label_streams(request, features, self._tables, self._config, cpu, self._labellers, self._pooled)
         for name, labels in found.items():
             rate = rates.get(request.features_of(name))
             found[name] = with_statistics(
                 labels, extract_seconds=extracted, **({"extract_images_per_second": rate} if rate else {})
             )
         return found, time.time()
+
+    def _pooled(self, features: FeatureRows, numbers: IntArray) -> StoredFeatures:
+        """Features of tracklets, pooled by a labeller."""
+        pooled = self._labellers.run(tracklet_features, features, numbers)
+        return StoredFeatures([pooled], [int(numbers.max(initial=-1)) + 1])
 
     def begin_evaluation(self, retriever: Retriever) -> None:
         if self._context.is_main_process and self._evaluation is not None:
@@ -100,7 +106,7 @@ class PoolServices:
     def _make_metrics(self, weights: Weights, table: ImageTable) -> dict[str, Any]:
         started = time.perf_counter()
         features = self._extraction(EVALUATION, table, weights).wait()
-        call = self._labellers.run(_score, features, table, self._config)
+        call = self._labellers.run(score, features, table, self._config.evaluation)
         return {**self._labellers.get([call])[0], "evaluate_seconds": time.perf_counter() - started}
 
     def extract_copies(self, retriever: Retriever, cache: FeatureCache, section: str) -> FeatureRows:
@@ -125,7 +131,3 @@ class PoolServices:
 def stored_weights(retriever: Retriever) -> Weights:
     """A retriever's weights as they travel to other processes."""
     return Weights(retriever.module, retriever.version, to_numpy(retriever.network.state_dict()))
-
-
-def _score(features: StoredFeatures, table: ImageTable, config: Config) -> dict[str, Any]:
-    return score(features[: len(table)], table, config)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from reid_ray.config import Config, DataConfig, StageConfig
+from reid_ray.config import Config, DataConfig, LabelsConfig, StageConfig
 from reid_ray.data.images import Dataset
 from reid_ray.data.views import make_view
 from reid_ray.errors import ConfigError, DataError, MethodError
@@ -107,8 +107,8 @@ def check_modules(stage: Stage, modules: Modules) -> None:
             )
 
 
-def check_tables(stages: Iterable[Stage], datasets: Mapping[str, Dataset]) -> None:
-    """Raise `DataError` where a table lacks the identities or columns that a stream reads."""
+def check_tables(stages: Iterable[Stage], datasets: Mapping[str, Dataset], labels: LabelsConfig) -> None:
+    """Raise `DataError` where a table lacks the identities or columns that a stream or its labels read."""
     for stage in stages:
         for stream in stage.streams.values():
             dataset = datasets[stream.data]
@@ -120,7 +120,8 @@ def check_tables(stages: Iterable[Stage], datasets: Mapping[str, Dataset]) -> No
                 )
             for column in stream.columns:
                 table.column(column)
-            if stream.frames > 1:
+            by_tracklet = stream.labels.origin == "clusters" and labels.unit == "tracklet"
+            if stream.frames > 1 or by_tracklet:
                 table.column("tracklet")
             if stream.modality is not None:
                 table.column("modality")

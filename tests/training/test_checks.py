@@ -9,6 +9,7 @@ from torch import nn
 from torchvision.io import write_jpeg
 
 from reid_ray.api import train
+from reid_ray.config import LabelsConfig
 from reid_ray.data.images import Dataset
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import ConfigError, DataError, MethodError
@@ -215,16 +216,25 @@ def dataset():
 def test_a_table_without_the_identities_that_a_stage_learns_from(tiny, dataset):
     """Those of its training split count."""
     stage = stage_with(tiny(), {"train": StreamSpec({}, labels=LabelSpec("ground_truth"))})
-    check_tables([stage], {"data": dataset})
+    check_tables([stage], {"data": dataset}, LabelsConfig())
     blind = ImageTable.from_columns(path=["a", "b"], pid=[-1, 1], split=["train", "gallery"], name="crops")
     message = (
         "^crops has no identities in its training split, which the stage main learns from; "
         "give data with identities, or a method that learns from clusters\\.$"
     )
     with pytest.raises(DataError, match=message):
-        check_tables([stage], {"data": replace(dataset, table=blind)})
+        check_tables([stage], {"data": replace(dataset, table=blind)}, LabelsConfig())
     unlabelled = stage_with(tiny(), {"train": StreamSpec({}, labels=LabelSpec("clusters"))})
-    check_tables([unlabelled], {"data": replace(dataset, table=blind)})
+    check_tables([unlabelled], {"data": replace(dataset, table=blind)}, LabelsConfig())
+
+
+def test_clusters_of_tracklets_need_tracklets(tiny, dataset):
+    stage = stage_with(tiny(), {"train": StreamSpec({}, labels=LabelSpec("clusters"))})
+    known = stage_with(tiny(), {"train": StreamSpec({}, labels=LabelSpec("ground_truth"))})
+    by_tracklet = LabelsConfig(unit="tracklet")
+    with pytest.raises(DataError, match="has no column 'tracklet'"):
+        check_tables([stage], {"data": dataset}, by_tracklet)
+    check_tables([known], {"data": dataset}, by_tracklet)
 
 
 @pytest.mark.parametrize(
@@ -238,10 +248,10 @@ def test_a_table_without_the_identities_that_a_stage_learns_from(tiny, dataset):
 def test_a_table_without_a_column_that_a_stream_reads(tiny, dataset, stream, column):
     stage = stage_with(tiny(), {"train": stream})
     with pytest.raises(DataError, match=f"has no column '{column}', which is needed here; it has pid, camid"):
-        check_tables([stage], {"data": dataset})
+        check_tables([stage], {"data": dataset}, LabelsConfig())
     extra = {"attr_hat": [0, 1], "tracklet": [0, 1], "modality": ["infrared", "visible"]}
     table = ImageTable.from_columns(path=["a", "b"], pid=[0, 1], split="train", extra=extra)
-    check_tables([stage], {"data": replace(dataset, table=table)})
+    check_tables([stage], {"data": replace(dataset, table=table)}, LabelsConfig())
 
 
 def test_parameters_are_named_by_module_and_path(modules):

@@ -33,5 +33,7 @@ class SCRConfig(MethodConfig):
     n_identities: int | None = Field(default=None, ge=1)
     """Classes of the classifiers; null takes them from the table when a run begins."""
     clip_frames: int = Field(default=1, ge=1)
-    """Frames of an item: 1 trains on images, also those of tracklets; T > 1 on tracklets, as the average of T random
+    """Frames of an item: 1 trains on images, also those of tracklets; T > 1 on tracklets, as the average of T
     frames."""
+    clip_sampling: Literal["random", "even"] = "random"
+    """The T frames: random ones in each epoch, or those at even steps."""
