@@ -99,7 +99,7 @@ def evaluate(
         "re-ranked: k-reciprocal encoding, k1={k1}, k2={k2}, λ={lambda_value:g}".format(**ranking) if ranking else None
     )
     names = ", ".join(measured) if len(measured) == 1 else f"{len(measured)} datasets"
-    columns = [name for name in next(iter(measured.values())) if name != "reranked"]
+    columns = [name for name in next(iter(measured.values())) if name not in ("reranked", "attributes")]
     table = Table(
         "by" if len(measured) == 1 else "on",
         title=escape(f"{opened.config.name} ({model} model) on {names}"),
@@ -111,8 +111,11 @@ def evaluate(
         rows = {"cosine": metrics} | ({"re-ranked": metrics["reranked"]} if rerank else {})
         for by, values in rows.items():
             title = by if len(measured) == 1 else f"{dataset_name}, {by}" if rerank else dataset_name
-            table.add_row(escape(title), *(_shown(name, values[name]) for name in columns))
+            table.add_row(escape(title), *(_shown(name, values[name]) if name in values else "" for name in columns))
     make_console().print(table)
+    for dataset_name, metrics in measured.items():
+        if "attributes" in metrics:
+            make_console().print(_attribute_table(metrics["attributes"], dataset_name))
     for note in filter(None, notes):
         make_console().print(note, highlight=False, markup=False)
 
@@ -121,7 +124,7 @@ def _measure(run: Run, dataset: Dataset, settings: EvaluationConfig, rerank: dic
     """Metrics on a dataset, and under `reranked` those after re-ranking with these settings."""
     from reid_ray.evaluation.protocols import evaluate_distances, why_not
     from reid_ray.training.datasets import query_and_gallery
-    from reid_ray.training.services import score
+    from reid_ray.training.services import evaluated_attributes, score
 
     reason = why_not(dataset.table, settings)
     if reason is not None:
@@ -130,8 +133,9 @@ def _measure(run: Run, dataset: Dataset, settings: EvaluationConfig, rerank: dic
         raise ConfigError(f"--rerank is for evaluation.protocol=single_query, and this is {settings.protocol}.")
     console = make_console(stderr=True)
     table = query_and_gallery(dataset.table, settings)
-    features = embed_with_progress(run, table, dataset, console)
-    metrics = score(features, table, settings)
+    names = evaluated_attributes(run.model, table)
+    features = embed_with_progress(run, table, dataset, console, attributes=bool(names))
+    metrics = score(features, table, settings, names)
     if rerank is None:
         return metrics
     from reid_ray.devices import choose_device
@@ -140,7 +144,8 @@ def _measure(run: Run, dataset: Dataset, settings: EvaluationConfig, rerank: dic
     with console.status("Re-ranking"):
         n_query = len(dataset.query)
         device = choose_device(run.config.runtime)
-        blocks = reranked_distances(features[:n_query], features[n_query:], **rerank, device=device)
+        compared = features[:, : features.shape[1] - len(names)]
+        blocks = reranked_distances(compared[:n_query], compared[n_query:], **rerank, device=device)
         found = evaluate_distances(blocks, dataset.table, ap=settings.ap).as_dict()
     ranking = {"k1": rerank["k1"], "k2": rerank["k2"], "lambda": rerank["lambda_value"]}
     return {**metrics, "reranked": {**ranking, **found}}
@@ -174,6 +179,12 @@ def extract(
         str | None,
         typer.Option(help="With a folder: Ray cluster to use, 'auto' for the one of this machine. Default: start one."),
     ] = None,
+    attributes: Annotated[
+        bool,
+        typer.Option(
+            "--attributes", help="Write predicted attributes too, as FILE-attributes.parquet: path and attr_ columns."
+        ),
+    ] = False,
 ) -> None:
     """Write the L2-normalised features of images, float32 [N, D], with the table of their rows.
 
@@ -186,6 +197,8 @@ def extract(
         raise DataError(f"--out {out} should end in .npy, or be a folder, whose name has no suffix.")
     if not streamed and (extractors, address) != (None, None):
         raise ConfigError(f"--extractors and --address are for a folder of features, and {out} is a file.")
+    if streamed and attributes:
+        raise ConfigError(f"--attributes is for a file of features, and {out} is a folder; give --out FILE.npy.")
     if isinstance(place, Path) and not place.absolute().parent.is_dir():
         raise DataError(f"The folder of {out} does not exist; create it, or give another --out.")
     opened, dataset = _open(run, overrides)
@@ -196,15 +209,24 @@ def extract(
         _extract_into_folder(opened, model, table, dataset, place, extractors or 1, address)
     else:
         opened.use_model(model)
-        _extract_into_file(opened, table, dataset, place)
+        _extract_into_file(opened, table, dataset, place, attributes=attributes)
 
 
-def _extract_into_file(run: Run, table: ImageTable, dataset: Dataset, out: Location) -> None:
+def _extract_into_file(run: Run, table: ImageTable, dataset: Dataset, out: Location, *, attributes: bool) -> None:
     import numpy as np
 
+    from reid_ray.inference.predictions import attribute_columns, predicted_attributes
     from reid_ray.io.files import atomic_write, atomic_write_bytes, parquet_bytes
 
-    features = embed_with_progress(run, table, dataset, make_console(stderr=True))
+    names = predicted_attributes(run.model) if attributes else ()
+    if attributes and not names:
+        raise ConfigError(f"The model of {run.path} predicts no attributes; leave --attributes out.")
+    features = embed_with_progress(run, table, dataset, make_console(stderr=True), attributes=attributes)
+    if names:
+        values = features[:, -len(names) :].astype(np.int8)
+        features = np.ascontiguousarray(features[:, : -len(names)])
+        file_of_values = out.with_name(f"{out.stem}-attributes.parquet")
+        atomic_write_bytes(file_of_values, parquet_bytes(attribute_columns(table, names, values)))
     with atomic_write(out) as file:
         np.save(file, features)
         atomic_write_bytes(out.with_suffix(".parquet"), parquet_bytes(table.arrow))
@@ -212,6 +234,8 @@ def _extract_into_file(run: Run, table: ImageTable, dataset: Dataset, out: Locat
         f"{features.shape[0]} × {features.shape[1]} features: {out}, rows: {out.with_suffix('.parquet')}",
         markup=False,
     )
+    if names:
+        make_console().print(f"{len(names)} predicted attributes: {file_of_values}", markup=False)
 
 
 def _extract_into_folder(
@@ -273,10 +297,14 @@ def rank(
     make_console().print(f"Ranked gallery: {out}", markup=False)
 
 
-def embed_with_progress(run: Run, table: ImageTable, dataset: Dataset, console: Console) -> FloatArray:
+def embed_with_progress(
+    run: Run, table: ImageTable, dataset: Dataset, console: Console, *, attributes: bool = False
+) -> FloatArray:
     """`Run.embed_table` with a bar."""
     with counting(console, f"Extracting {escape(table.name)}", len(table)) as bars:
-        return run.embed_table(table, dataset, on_batch=lambda n: bars.advance(bars.task_ids[0], n))
+        return run.embed_table(
+            table, dataset, attributes=attributes, on_batch=lambda n: bars.advance(bars.task_ids[0], n)
+        )
 
 
 def _open(path: str, overrides: list[str] | None, model: str | None = None) -> tuple[Run, Dataset]:
@@ -300,6 +328,16 @@ def _open_to_measure(path: str, overrides: list[str] | None, model: str) -> tupl
     _allow_only(overrides, "data", "evaluation")
     run, dataset = _open(path, [each for each in overrides or [] if each.startswith("data.")], model)
     return run, dataset, load_config(run.directory.config_file, overrides or []).evaluation
+
+
+def _attribute_table(attributes: dict[str, Any], name: str) -> Table:
+    table = Table("attribute", title=escape(f"Attributes on {name}"))
+    for heading in ("accuracy", "commoner value", "images"):
+        table.add_column(heading, justify="right")
+    for attribute, numbers in attributes.items():
+        row = (f"{numbers['accuracy']:.1%}", f"{numbers['baseline']:.1%}", str(numbers["n_known"]))
+        table.add_row(escape(attribute), *row)
+    return table
 
 
 def _allow_only(overrides: list[str] | None, *sections: str) -> None:

@@ -24,6 +24,7 @@ from reid_ray.training.distributed import DistributedContext
 from reid_ray.training.services import (
     MEMORY,
     LabelRequest,
+    evaluated_attributes,
     label_streams,
     run_on_main_with_heartbeat,
     score,
@@ -90,8 +91,8 @@ class PoolServices:
 
     def begin_evaluation(self, retriever: Retriever) -> None:
         if self._context.is_main_process and self._evaluation is not None:
-            weights = stored_weights(retriever)
-            self._evaluating = self._threads.submit(self._make_metrics, weights, self._evaluation)
+            weights, names = stored_weights(retriever), evaluated_attributes(retriever.network, self._evaluation)
+            self._evaluating = self._threads.submit(self._make_metrics, weights, self._evaluation, names)
 
     def collect_evaluation(self) -> dict[str, Any] | None:
         if self._evaluation is None:
@@ -103,10 +104,10 @@ class PoolServices:
 
         return cast(dict[str, Any], run_on_main_with_heartbeat(self._context, self._config, wait))
 
-    def _make_metrics(self, weights: Weights, table: ImageTable) -> dict[str, Any]:
+    def _make_metrics(self, weights: Weights, table: ImageTable, attributes: tuple[str, ...]) -> dict[str, Any]:
         started = time.perf_counter()
-        features = self._extraction(EVALUATION, table, weights).wait()
-        call = self._labellers.run(score, features, table, self._config.evaluation)
+        features = self._extraction(EVALUATION, table, weights, attributes=bool(attributes)).wait()
+        call = self._labellers.run(score, features, table, self._config.evaluation, attributes)
         return {**self._labellers.get([call])[0], "evaluate_seconds": time.perf_counter() - started}
 
     def extract_copies(self, retriever: Retriever, cache: FeatureCache, section: str) -> FeatureRows:
@@ -123,9 +124,12 @@ class PoolServices:
         run_on_main_with_heartbeat(self._context, self._config, lambda: stored.extend(work()))
         return StoredFeatures.joined(stored)
 
-    def _extraction(self, name: str, table: ImageTable, weights: Weights, copy: Copy | None = None) -> Extraction:
+    def _extraction(
+        self, name: str, table: ImageTable, weights: Weights, copy: Copy | None = None, *, attributes: bool = False
+    ) -> Extraction:
         """Features of a table, as they are being extracted."""
-        return self._pool.features(name, len(table), self._config.evaluation.batch_size, weights, copy)
+        batch_size = self._config.evaluation.batch_size
+        return self._pool.features(name, len(table), batch_size, weights, copy, attributes=attributes)
 
 
 def stored_weights(retriever: Retriever) -> Weights:

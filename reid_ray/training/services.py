@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import nn
 
 from reid_ray.config import Config, EvaluationConfig, LabelsConfig
 from reid_ray.data.images import Dataset
@@ -23,10 +24,17 @@ from reid_ray.data.temporal_pooling import TemporalPooling
 from reid_ray.data.tracklets import number_tracklets, tracklet_rows
 from reid_ray.data.views import make_view
 from reid_ray.errors import UserError
+from reid_ray.evaluation.attribute_accuracy import accuracy_metrics, attribute_accuracies
 from reid_ray.evaluation.protocols import protocol_of
 from reid_ray.inference.extraction import Load, assemble, augmented, batch_rows, extract, model_columns
 from reid_ray.inference.folding import for_extraction
 from reid_ray.inference.pooling import pooled_items, tracklet_features
+from reid_ray.inference.predictions import (
+    EmbedAndPredict,
+    attributes_by_name,
+    predicted_attributes,
+    split_predictions,
+)
 from reid_ray.inference.retriever import Retriever
 from reid_ray.labels.executor import Executor
 from reid_ray.labels.quality import truth_scores
@@ -218,16 +226,34 @@ def temporal_pooling(settings: EvaluationConfig) -> TemporalPooling | None:
     )
 
 
-def score(features: FeatureRows, table: ImageTable, settings: EvaluationConfig) -> dict[str, Any]:
-    """Metrics by the configured protocol.
+def score(
+    features: FeatureRows, table: ImageTable, settings: EvaluationConfig, attributes: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Metrics by the configured protocol, and the accuracy of predicted attributes.
 
     Args:
-        features: [N, D] of the images of `table`.
+        features: [N, D] of the images of `table`, or [N, D + M] with predicted attributes.
         table: query rows, followed by gallery rows.
+        attributes: names of the M predicted ones.
+
+    Returns:
+        What the protocol gives. With attributes also `attribute_accuracy` and `attribute_baseline`, means over those
+        that are known of some image, and `attributes`, both for each: the baseline always says the commoner value.
     """
-    values, items = pooled_items(features, table, temporal_pooling(settings))
+    values, predictions = split_predictions(features, len(attributes)) if attributes else (features, None)
+    compared, items = pooled_items(values, table, temporal_pooling(settings))
     n_query = len(items.split("query"))
-    return protocol_of(settings).evaluate(values[:n_query], values[n_query:], items, settings)
+    found: dict[str, Any] = protocol_of(settings).evaluate(compared[:n_query], compared[n_query:], items, settings)
+    if predictions is None:
+        return found
+    predicted = predictions[0 : len(table)].astype(np.int64)
+    return found | accuracy_metrics(attribute_accuracies(predicted, attributes_by_name(table, attributes), attributes))
+
+
+def evaluated_attributes(retriever: nn.Module, table: ImageTable) -> tuple[str, ...]:
+    """The attributes that a network predicts, where the table knows some of them."""
+    names = predicted_attributes(retriever)
+    return names if set(names) & set(table.attribute_names) else ()
 
 
 class InlineServices:
@@ -282,8 +308,10 @@ class InlineServices:
         table, settings, started = self._evaluation, self._config.evaluation, time.perf_counter()
         if table is None:
             return None
-        features = self._extract(retriever, EVALUATION, self._caches[EVALUATION].batch)
-        metrics = run_on_main_with_heartbeat(self._context, self._config, lambda: score(features, table, settings))
+        names = evaluated_attributes(retriever.network, table)
+        features = self._extract(retriever, EVALUATION, self._caches[EVALUATION].batch, attributes=bool(names))
+        work = partial(score, features, table, settings, names)
+        metrics = run_on_main_with_heartbeat(self._context, self._config, work)
         return {**metrics, "evaluate_seconds": time.perf_counter() - started}
 
     def extract_copies(self, retriever: Retriever, cache: FeatureCache, section: str) -> FeatureRows:
@@ -291,13 +319,14 @@ class InlineServices:
         loads = [augmented(self._caches[section], view, self._config.seed, number) for number in range(cache.copies)]
         return np.concatenate([self._extract(retriever, section, load) for load in loads])
 
-    def _extract(self, retriever: Retriever, name: str, load: Load) -> FloatArray:
-        """Features of all rows of a table, on every worker."""
+    def _extract(self, retriever: Retriever, name: str, load: Load, *, attributes: bool = False) -> FloatArray:
+        """Features of all rows of a table, on every worker, with predicted attributes as further columns."""
         rank, size = self._context.rank, self._context.size
         batches = batch_rows(len(self._caches[name]), self._config.evaluation.batch_size)
         found: list[FloatArray] | UserError
         try:
             model = for_extraction(retriever.network)
+            model = EmbedAndPredict(model) if attributes else model
             columns = model_columns(model, self._caches.table(name))
             threads = self._config.data.loader_threads
             found = extract(model, load, batches[rank::size], device=self._device, columns=columns, n_threads=threads)

@@ -43,6 +43,8 @@ class AM0BHConfig(MethodConfig):
     """Q, entries of the feature for each attribute."""
     attribute_values: tuple[int, ...] | None = None
     """Number of values of each attribute; null takes them from the table's `attr_` columns when a run begins."""
+    attribute_names: tuple[str, ...] | None = None
+    """Names of the attributes, in the same order; null takes them from the table likewise."""
     retrieve: Literal["id", "all"] = "id"
     """With attributes: the retrieval feature is the identity's part of the vector, or all of it."""
 
