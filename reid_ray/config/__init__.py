@@ -103,6 +103,7 @@ class Config(Section):
 
 
 from reid_ray.config.loading import (  # noqa: E402
+    RUN_PREFIX,
     config_hash,
     dump_config,
     hashed_settings,
@@ -113,6 +114,7 @@ from reid_ray.config.loading import (  # noqa: E402
 
 __all__ = [
     "METHOD_CONFIGS",
+    "RUN_PREFIX",
     "ABMTConfig",
     "AM0BHConfig",
     "BranchConfig",

@@ -27,8 +27,8 @@ class ModelConfig(Section):
     """Convolutional trunk."""
     weights: str | tuple[str, ...] | None = "torchvision"
     """Initial weights: `torchvision` (downloads ImageNet weights), null for random, or a file: of a backbone, or the
-    exported model of a run with the same network (`checkpoints/model-last.pt`), which is taken whole. A list gives one
-    to each network of a method that trains several (MMT)."""
+    exported model of a run with the same network (`checkpoints/model-last.pt`), which is taken whole. `run:PATH` is the
+    last model of the run in that folder. A list gives one to each network of a method that trains several (MMT)."""
     stride_in: Literal["conv1", "conv2"] = "conv2"
     """Where a bottleneck's stride sits: `conv2` (3×3, torchvision) or `conv1` (1×1, ResNet v1 files). Keys match both,
     so a wrong value loads without an error and computes another function."""

@@ -120,6 +120,11 @@ class Method(ABC):
         """The stages of a run, in order; the last one is the main stage, with the settings of `config.training`."""
 
     @classmethod
+    def with_all_stages(cls, config: Config) -> Config:
+        """The configuration with the stages that it leaves out, because its weights come from another run."""
+        return config.model_copy(update={"source_stage": True})
+
+    @classmethod
     def resolve(cls, config: Config, table: ImageTable) -> Config:
         """The configuration with what follows from the data or from files filled in, before a run is begun.
 

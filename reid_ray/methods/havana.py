@@ -86,6 +86,10 @@ class HAVANA(Method):
         self.baseline = SourceTraining(self.network_.extractor.embedder, baseline, config.seed, collectives)
 
     @classmethod
+    def with_all_stages(cls, config: Config) -> Config:
+        return config.model_copy(update={"method": config.method.model_copy(update={"baseline": True})})
+
+    @classmethod
     def resolve(cls, config: Config, table: ImageTable) -> Config:
         settings = cast(HAVANAConfig, config.method)
         baseline = not is_exported_model(config) if settings.baseline is None else settings.baseline

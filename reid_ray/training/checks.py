@@ -15,7 +15,7 @@ from reid_ray.config import Config, DataConfig, LabelsConfig, StageConfig
 from reid_ray.data.images import Dataset
 from reid_ray.data.views import make_view
 from reid_ray.errors import ConfigError, DataError, MethodError
-from reid_ray.methods import Method, Stage, stages_of
+from reid_ray.methods import METHODS, Method, Stage, stages_of
 from reid_ray.models import GroupBatchNorm
 from reid_ray.training.modules import Modules, find_module, trainable_parameters
 
@@ -33,7 +33,8 @@ def check_method(method: Method) -> None:
 def check_stage_names(config: Config, stages: Iterable[Stage]) -> None:
     """Raise `ConfigError` where the configuration names a stage or an optimizer that the method does not have."""
     *earlier, main = stages
-    skipped = stages_of(config.model_copy(update={"source_stage": True}))[:-1]  # settings of a stage that is left out
+    with_all = METHODS[config.method.name].with_all_stages(config)
+    skipped = stages_of(with_all)[:-1]  # settings of a stage that is left out are no mistake
     names = list(dict.fromkeys(stage.name for stage in (*earlier, *skipped)))
     if main.name in config.stages:
         raise ConfigError(
