@@ -275,25 +275,28 @@ def _extract_into_folder(
 @app.command()
 def rank(
     run: RunArgument,
-    overrides: DataOverrides = None,
+    overrides: ProtocolOverrides = None,
     out: Annotated[str, typer.Option("--out", "-o", help="The PNG to write.")] = "ranked.png",
     queries: Annotated[int, typer.Option(min=1, help="Queries to show, from the worst to the best.")] = 8,
     top: Annotated[int, typer.Option(min=1, max=50, help="Matches per query.")] = 10,
     model: Which = "last",
 ) -> None:
-    """Draw queries with their best matches, right ones framed green and wrong ones red."""
-    from reid_ray.reports import draw_ranking
+    """Draw queries with their best matches, right ones framed green and wrong ones red.
+
+    By a protocol of tracklets (evaluation.protocol=mars), each is a film strip.
+    """
+    from reid_ray.reports.run_report import draw_compared
+    from reid_ray.training.datasets import query_and_gallery
 
     file = png_file(out)
-    opened, dataset = _open(run, overrides, model)
+    opened, dataset, settings = _open_to_measure(run, overrides, model)
     for name, table in (("query", dataset.query), ("gallery", dataset.gallery)):
         if not len(table):
             raise DataError(f"{dataset.table.name} has no {name} split, so there is nothing to rank.")
     console = make_console(stderr=True)
-    features = [embed_with_progress(opened, split, dataset, console) for split in (dataset.query, dataset.gallery)]
-    data = opened.config.data
-    width = max(1, round(DRAWN_HEIGHT * data.width / data.height))
-    draw_ranking(dataset, features[0], features[1], file, n=queries, k=top, height=DRAWN_HEIGHT, width=width)
+    features = embed_with_progress(opened, query_and_gallery(dataset.table, settings), dataset, console)
+    config = opened.config.model_copy(update={"evaluation": settings})
+    draw_compared(dataset, features, file, config, n=queries, k=top, height=DRAWN_HEIGHT)
     make_console().print(f"Ranked gallery: {out}", markup=False)
 
 

@@ -241,13 +241,26 @@ def score(
         that are known of some image, and `attributes`, both for each: the baseline always says the commoner value.
     """
     values, predictions = split_predictions(features, len(attributes)) if attributes else (features, None)
-    compared, items = pooled_items(values, table, temporal_pooling(settings))
-    n_query = len(items.split("query"))
-    found: dict[str, Any] = protocol_of(settings).evaluate(compared[:n_query], compared[n_query:], items, settings)
+    query, gallery, items = compared_items(values, table, settings)
+    found: dict[str, Any] = protocol_of(settings).evaluate(query, gallery, items, settings)
     if predictions is None:
         return found
     predicted = predictions[0 : len(table)].astype(np.int64)
     return found | accuracy_metrics(attribute_accuracies(predicted, attributes_by_name(table, attributes), attributes))
+
+
+def compared_items(
+    features: FeatureRows, table: ImageTable, settings: EvaluationConfig
+) -> tuple[FloatArray, FloatArray, ImageTable]:
+    """Query features, gallery features and table of what the configured protocol compares: images, or tracklets.
+
+    Args:
+        features: [N, D] of the images of `table`.
+        table: query rows, followed by gallery rows.
+    """
+    values, items = pooled_items(features, table, temporal_pooling(settings))
+    n_query = len(items.split("query"))
+    return values[:n_query], values[n_query:], items
 
 
 def evaluated_attributes(retriever: nn.Module, table: ImageTable) -> tuple[str, ...]:
