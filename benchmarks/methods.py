@@ -6,9 +6,14 @@
     python benchmarks/methods.py near_infrared             # DG-VAE's rows, AM0BH and ICE in a world like SYSU-MM01
     python benchmarks/methods.py thermal                   # the same in a world like RegDB
     python benchmarks/methods.py unsupervised data.layout=market1501 data.root=FOLDER model.weights=torchvision
+    python benchmarks/methods.py am0bh --images 38400 data.layout=market1501 data.root=FOLDER model.weights=torchvision
+    python benchmarks/methods.py scr                       # partitions of tables 3.2 and 3.3
+    python benchmarks/methods.py havana                    # rows of tables 3 and 5, on one extractor
+    python benchmarks/methods.py video                     # TP and TPP of table 3.5; ICE on tracklets and on frames
 
 Every run is kept in the folder `--out` and not made again; a killed benchmark goes on where it was. Settings after the
 table's name change all runs. Runs of one network and seed share one source run. The model is that of the last epoch.
+With --images, each run trains on that many images, whatever its batch.
 """
 
 from __future__ import annotations
@@ -16,13 +21,19 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from reid_ray.api import train
 from reid_ray.config import Config, load_config
+from reid_ray.data.table import ImageTable
+from reid_ray.io.paths import Location
 from reid_ray.run import Run
+from reid_ray.training.datasets import query_and_gallery
+from reid_ray.training.services import score
 from reid_ray.training.source_runs import source_runs, started_from
+from reid_ray.types import FloatArray
 
 BUDGET = (
     "data={layout: synthetic, height: 64, width: 32, strong: {blur: 0, erase: 0.5}, "
@@ -85,17 +96,6 @@ WITHOUT_MODALITIES = (
 
 WORLD = "n_train_ids: 40, n_test_ids: 30, images_per_id: 24, height: 64, width: 32"
 
-EXTRA: dict[str, tuple[str, ...]] = {
-    "near_infrared": (
-        f"data.synthetic={{{WORLD}, n_cameras: 6, spectrum: near_infrared}}",
-        "evaluation.protocol=sysu_mm01",
-    ),
-    "thermal": (f"data.synthetic={{{WORLD}, n_cameras: 2, spectrum: thermal}}", "evaluation.protocol=regdb"),
-    "uda": FROM_SOURCE,
-    "ablations": FROM_SOURCE,
-}
-"""What the runs of a table have in common besides the budget."""
-
 RHO = 0.02
 """Of drawn people, in place of the recipes' 0.002 and 0.0016: 1.6 % of the pairs of 60 people are of one person, and of
 those of Market-1501 0.13 %."""
@@ -110,12 +110,53 @@ class Row:
     """A line of a table: a recipe, and what is changed of it."""
 
     title: str
-    recipe: str
+    recipe: str = ""
     overrides: tuple[str, ...] = ()
+    on: str | None = None
+    """Title of the row whose model it begins with, as frozen extractor or, with `measured`, as it is."""
+    measured: tuple[str, ...] = ()
+    """Other settings of `evaluation`, by which the model of the row `on` is measured: nothing is trained."""
 
 
 def branches(*layout: str) -> str:
     return f"model.branches=[{', '.join(f'{{{branch}}}' for branch in layout)}]"
+
+
+SUPERVISED = ("evaluation.at_start=false", "training.sampler=random_instances", "model.bn_group=null")
+"""Of the tables with true identities."""
+
+NO_ERASING = "data.strong={erase: 0, blur: 0}"
+
+NO_HVD = ("method.distiller=false", "method.covariance_constraint=false")
+
+FEATURE_STEPS = (
+    "training.epochs=6",
+    "training.iterations=400",
+    "training.n_pids=16",
+    "training.lr=1.0e-4",
+    "training.warmup_epochs=0",
+    "method.n_copies=2",
+)
+"""Of HAVANA on cached features: 2,400 steps where the paper has 60,000, at ten times its rate."""
+
+VIDEO = (
+    "data.synthetic={n_train_ids: 60, n_test_ids: 40, n_cameras: 6, tracklets_per_id: 4, tracklet_frames: [15, 40]}",
+    "evaluation.protocol=mars",
+    "evaluation.temporal_frames=15",
+    "evaluation.at_start=false",
+)
+"""Walks of people who are drawn, or the data that is given; tracklets are compared by 15 frames each."""
+
+TRACKLET_LABELS = ("labels.unit=tracklet", "labels.k1=8", "labels.k2=3")
+"""A person has a few tracklets where there are many frames."""
+
+TP, TPP = "evaluation.temporal_parts=1", "evaluation.temporal_parts=3"
+EVEN, RANDOM = "evaluation.temporal_sampling=even", "evaluation.temporal_sampling=random"
+
+
+def without(*terms: str) -> tuple[str, ...]:
+    """HAVANA with only some terms of its bound (table 5)."""
+    return (f"method.without=[{', '.join(terms)}]",)
 
 
 KMEANS = ("labels.clusterer=kmeans", "labels.n_clusters=60")
@@ -165,6 +206,55 @@ TABLES: dict[str, tuple[Row, ...]] = {
     ),
     "near_infrared": CROSS_MODAL_ROWS,
     "thermal": CROSS_MODAL_ROWS,
+    "am0bh": (
+        Row("AM0", "am0bh", ("method.weight_triplet=0",)),
+        Row("AM", "am0bh", ("method.weight_triplet=0", "method.margin=0.5")),
+        Row("BH", "am0bh", ("method.weight_softmax=0",)),
+        Row("AM0BH1", "am0bh", ("method.triplet_normalized=true",)),
+        Row("AMBH", "am0bh", ("method.margin=0.5",)),
+        Row("AM0BH", "am0bh"),
+        Row("AM0BHsp", "am0bh", ("method.triplet_surrogate=softplus",)),
+        Row("AM0BH-Attr", "am0bh-attr"),
+    ),
+    "scr": tuple(
+        Row(partitions, "scr", (NO_ERASING, f"method.partitions={partitions}"))
+        for partitions in (
+            "p1",
+            "p2(s2c2)",
+            "p3(s3c3)",
+            "p1+p2(s2c2)",
+            "p1+p2(s2)+p3(s3)",
+            "p1+p2(c2)+p3(c3)",
+            "p1+p2(s2c2)+p3(s3c3)",
+        )
+    ),
+    "havana": (
+        Row("baseline", "source", ("method.label_smoothing=0.1", "method.margin=0.3")),
+        Row("+ VNAE", "havana", ("method.triplet=mean", *NO_HVD)),
+        Row("+ JS triplet", "havana", NO_HVD),
+        Row("+ HVD", "havana", ("method.covariance_constraint=false",)),
+        Row("+ covariance constraint", "havana"),
+        Row(
+            "L_reconx",
+            "havana",
+            ("method.triplet=none", *without("kl_z", "reconstruction_z", "kl_v")),
+        ),
+        Row("L_reconx + L_klz", "havana", ("method.triplet=none", *without("reconstruction_z", "kl_v"))),
+        Row("L_reconx + L_klz + L_jst", "havana", without("reconstruction_z", "kl_v")),
+        Row("L_reconx + L_klz + L_jst + L_reconz", "havana", without("kl_v")),
+    ),
+    "video": (
+        Row("SCR, TP(R)", on="SCR, TPP(E)", measured=(TP, RANDOM)),
+        Row("SCR, TP(E)", on="SCR, TPP(E)", measured=(TP, EVEN)),
+        Row("SCR, TPP(R)", on="SCR, TPP(E)", measured=(TPP, RANDOM)),
+        Row("SCR, TPP(E)", "scr", (NO_ERASING, "training.sampler=random_instances", TPP, EVEN)),
+        Row("ICE on frames", "ice", ("method.teacher_forwards=used",)),
+        Row(
+            "ICE on tracklets",
+            "ice",
+            ("method.teacher_forwards=used", *TRACKLET_LABELS),
+        ),
+    ),
     "ablations": (
         Row("MT-baseline + k-means", ABMT, (PLAIN, *KMEANS)),
         Row("MT-baseline + DBSCAN", ABMT, (PLAIN,)),
@@ -184,12 +274,31 @@ TABLES: dict[str, tuple[Row, ...]] = {
 }
 
 
+SUPERVISED_TABLES = ("am0bh", "scr", "havana")
+
+COMMON: dict[str, tuple[str, ...]] = {
+    "near_infrared": (
+        f"data.synthetic={{{WORLD}, n_cameras: 6, spectrum: near_infrared}}",
+        "evaluation.protocol=sysu_mm01",
+    ),
+    "thermal": (f"data.synthetic={{{WORLD}, n_cameras: 2, spectrum: thermal}}", "evaluation.protocol=regdb"),
+    "uda": FROM_SOURCE,
+    "ablations": FROM_SOURCE,
+    "am0bh": SUPERVISED,
+    "scr": SUPERVISED,
+    "havana": SUPERVISED,
+    "video": VIDEO,
+}
+"""What the runs of a table have in common besides the budget."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", choices=TABLES)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", metavar="TITLE", help="these rows of the table")
+    parser.add_argument("--images", type=int, help="images that each run trains on, in its main stage")
     parser.add_argument("--out", default="runs/methods", help="folder of the runs")
     given = parser.parse_intermixed_args()
     titles = [row.title for row in TABLES[given.table]]
@@ -197,26 +306,68 @@ def main() -> None:
         if title not in titles:  # perhaps a setting, which --only has swallowed
             parser.error(f"no row '{title}' in this table, which has {', '.join(titles)}; settings come before --only")
     rows = [row for row in TABLES[given.table] if given.only is None or row.title in given.only]
-    results: dict[str, list[Run]] = {}
-    for row in rows:
+    results: dict[str, list[Result]] = {}
+    for row in sorted(rows, key=lambda row: bool(row.measured)):
         for seed in given.seeds:
-            config = configure(given.table, row, seed, given.out, given.overrides)
             started = time.time()
-            results.setdefault(row.title, []).append(train(with_shared_source(config)))
+            result = result_of(given, row, seed)
+            results.setdefault(row.title, []).append(result)
             print(f"# {row.title}, seed {seed}: {time.time() - started:.0f} s", flush=True)
-        print(
-            table(results, at_start="source-only" if EXTRA.get(given.table) == FROM_SOURCE else "at the start"),
-            flush=True,
-        )
+        in_order = {title: results[title] for title in titles if title in results}
+        at_start = "source-only" if COMMON.get(given.table) == FROM_SOURCE else "at the start"
+        print(table(in_order, at_start=at_start), flush=True)
 
 
-def configure(table: str, row: Row, seed: int, out: str, overrides: Sequence[str]) -> Config:
+@dataclass(frozen=True)
+class Result:
+    """Numbers of a row with one seed: its last evaluation, the one before training, and its last labels."""
+
+    last: Mapping[str, Any]
+    start: Mapping[str, Any] | None = None
+    labels: Mapping[str, Any] | None = None
+
+
+def result_of(given: argparse.Namespace, row: Row, seed: int) -> Result:
+    """Train a row's run, or measure another row's model by other settings."""
+    if row.measured:
+        run = train(configure(given, row_named(given.table, row.on), seed))
+        settings = load_config(run.directory.config_file, row.measured).evaluation
+        queries = query_and_gallery(run.dataset.table, settings)
+        return Result(score(features_of(run, queries), queries, settings))
+    run = train(with_shared_source(configure(given, row, seed)))
+    evaluations, refreshes = run.metrics("evaluate"), run.metrics("refresh")
+    start = evaluations[0] if evaluations[0]["epoch"] == 0 else None
+    return Result(evaluations[-1], start, refreshes[-1] if refreshes else None)
+
+
+def features_of(run: Run, rows: ImageTable) -> FloatArray:
+    """Features of a run's query and gallery, which several rows are measured on."""
+    if run.path not in _FEATURES:
+        _FEATURES.clear()
+        _FEATURES[run.path] = run.embed_table(rows)
+    return _FEATURES[run.path]
+
+
+_FEATURES: dict[Location, FloatArray] = {}
+
+
+def row_named(table: str, title: str | None) -> Row:
+    return next(row for row in TABLES[table] if row.title == title)
+
+
+def configure(given: argparse.Namespace, row: Row, seed: int) -> Config:
     """The configuration of a row's run."""
-    name = "-".join("".join(c if c.isalnum() else " " for c in f"{table} {row.title}".lower()).split())
-    common = (*BUDGET, *EXTRA.get(table, ()), *row.overrides, *overrides)
-    settings = [*common, f"seed={seed}", f"name={name}-{seed}", f"output={out}"]
+    name = "-".join("".join(c if c.isalnum() else " " for c in f"{given.table} {row.title}".lower()).split())
+    settings = [*BUDGET, *COMMON.get(given.table, ()), *row.overrides, *given.overrides]
+    settings += [f"seed={seed}", f"name={name}-{seed}", f"output={given.out}"]
+    if given.images is not None:
+        training = load_config(row.recipe, settings).training
+        settings.append(f"training.iterations={max(1, round(given.images / training.epochs / training.batch_size))}")
+    if row.recipe == "havana":
+        baseline = train(configure(given, row_named("havana", "baseline"), seed))
+        settings += [f"model.weights=run:{baseline.path}", *FEATURE_STEPS]
     config = load_config(row.recipe, settings)
-    if config.data.layout != "synthetic":
+    if config.data.layout != "synthetic" or given.table in SUPERVISED_TABLES:
         return config
     rho = (f"labels.rho={RHO}",) if config.labels.rho is not None else ()
     return load_config(row.recipe, [*DRAWN, *rho, *settings])
@@ -233,19 +384,35 @@ def with_shared_source(config: Config) -> Config:
     return started_from(config, [run])
 
 
-def table(results: dict[str, list[Run]], *, at_start: str) -> str:
-    """Markdown: mean and, of several seeds, deviation of mAP and R1 in %; after training and, if evaluated, before."""
-    lines = [f"| | mAP | R1 | {at_start}: mAP | R1 |", "|---|---|---|---|---|"]
-    for title, runs in results.items():
-        evaluations = [run.metrics("evaluate") for run in runs]
-        before = all(each[0]["epoch"] == 0 for each in evaluations)
-        cells = [spread(each[-1][key] for each in evaluations) for key in ("mAP", "R1")]
-        cells += [spread(each[0][key] for each in evaluations) if before else "" for key in ("mAP", "R1")]
-        lines.append(f"| {title} | {' | '.join(cells)} |")
+def table(results: Mapping[str, Sequence[Result]], *, at_start: str) -> str:
+    """Markdown: mean and, of several seeds, deviation of mAP and R1 in %, and what else the rows have.
+
+    That is the same before training, the ARI of the last clusters (of images, also where tracklets are clustered), and
+    the mean accuracy of attributes next to that of always saying the commoner value.
+    """
+    columns: dict[str, Callable[[Result], float | None]] = {
+        "mAP": lambda result: result.last["mAP"],
+        "R1": lambda result: result.last["R1"],
+        f"{at_start}: mAP": lambda result: result.start and result.start["mAP"],
+        f"{at_start}: R1": lambda result: result.start and result.start["R1"],
+        "ARI": lambda result: result.labels and result.labels.get("frame_ari", result.labels.get("ari")),
+        "attributes": lambda result: result.last.get("attribute_accuracy"),
+        "commoner value": lambda result: result.last.get("attribute_baseline"),
+    }
+    cells = {
+        name: [
+            spread(values) if None not in (values := [value(each) for each in row]) else "" for row in results.values()
+        ]
+        for name, value in columns.items()
+    }
+    shown = [name for name in columns if any(cells[name])]
+    lines = [f"| | {' | '.join(shown)} |", "|---" * (1 + len(shown)) + "|"]
+    for number, title in enumerate(results):
+        lines.append(f"| {title} | {' | '.join(cells[name][number] for name in shown)} |")
     return "\n".join(lines)
 
 
-def spread(values: Iterable[float]) -> str:
+def spread(values: Iterable[Any]) -> str:
     shares = [100 * value for value in values]
     deviation = f" ± {statistics.stdev(shares):.1f}" if len(shares) > 1 else ""
     return f"{statistics.mean(shares):.1f}{deviation}"

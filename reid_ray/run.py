@@ -26,6 +26,7 @@ from reid_ray.errors import RunError
 from reid_ray.inference.exported import load_exported
 from reid_ray.inference.extraction import assemble, batch_rows, embed_batch, extract, model_columns
 from reid_ray.inference.folding import for_extraction
+from reid_ray.inference.predictions import EmbedAndPredict
 from reid_ray.io.paths import Location, as_path, as_readable
 from reid_ray.methods import Method, stages_of
 from reid_ray.training.datasets import MAIN, ImageCaches, read_datasets
@@ -198,16 +199,23 @@ class Run:
             self._fast = for_extraction(self.model)
         return self._fast
 
-    def embed_table(self, table: ImageTable, dataset: Dataset | None = None, **extract_options: Any) -> FloatArray:
-        """Features of a table's images, float32 [N, D], in the table's order."""
+    def embed_table(
+        self, table: ImageTable, dataset: Dataset | None = None, *, attributes: bool = False, **extract_options: Any
+    ) -> FloatArray:
+        """Features of a table's images, float32 [N, D], in the table's order.
+
+        With `attributes`, the M attributes that the model predicts are further columns, [N, D + M]
+        (`inference.predictions`).
+        """
         source = (dataset or self.dataset).images
         data = self.config.data
         images = ImageCache(table, source, height=data.height, width=data.width, cache_mb=0)
         batches = batch_rows(len(table), self.config.evaluation.batch_size)
         device = next(self.model.parameters()).device
+        model = EmbedAndPredict(self._extractor()) if attributes else self._extractor()
         return assemble(
             extract(
-                self._extractor(),
+                model,
                 images.batch,
                 batches,
                 device=device,

@@ -12,6 +12,9 @@ from reid_ray.config.base import Search, Section
 class LabelsConfig(Section):
     """k-reciprocal Jaccard distance and clustering; defaults are those of ICE."""
 
+    unit: Literal["image", "tracklet"] = "image"
+    """What is clustered: images, or tracklets by the mean of their frames' features; each frame then has the label of
+    its tracklet. An image in no tracklet is one of its own."""
     variant: Literal["spcl", "cvpr17", "camera"] = "spcl"
     """Variant of the Jaccard distance; eps is not transferable between variants (docs/labels.md). `camera` is
     CA-Jaccard (CVPR 2024), with k1=20, k2=4 and the next two settings."""
