@@ -184,6 +184,20 @@ TABLES: dict[str, tuple[Row, ...]] = {
         Row("L_reconx + L_klz + L_jst", "havana", without("reconstruction_z", "kl_v")),
         Row("L_reconx + L_klz + L_jst + L_reconz", "havana", without("kl_v")),
     ),
+    "havana-settings": (
+        *(
+            Row(
+                f"α = {alpha}, β = {beta}",
+                "havana",
+                (f"method.weight_elbo={alpha}", f"method.weight_divergence={beta}"),
+            )
+            for alpha in (0.1, 0.2, 0.5)
+            for beta in (0.5, 1.0, 2.0)
+        ),
+        *(Row(f"γ = {margin}", "havana", (f"method.margin={margin}",)) for margin in (0.3, 0.4, 0.5, 0.6, 0.7)),
+        *(Row(f"width {width}", "havana", (f"method.hidden_dim={width}",)) for width in (256, 512, 1024, 2048)),
+        Row("without erasing", "havana", ("data.strong.erase=0",)),
+    ),
     "video": (
         Row("SCR, TP(R)", on="SCR, TPP(E)", measured=(TP, RANDOM)),
         Row("SCR, TP(E)", on="SCR, TPP(E)", measured=(TP, EVEN)),
@@ -215,7 +229,7 @@ TABLES: dict[str, tuple[Row, ...]] = {
 }
 
 
-SUPERVISED_TABLES = ("am0bh", "scr", "havana")
+SUPERVISED_TABLES = ("am0bh", "scr", "havana", "havana-settings")
 
 COMMON = {
     "uda": FROM_SOURCE,
@@ -223,6 +237,7 @@ COMMON = {
     "am0bh": SUPERVISED,
     "scr": SUPERVISED,
     "havana": SUPERVISED,
+    "havana-settings": SUPERVISED,
     "video": VIDEO,
 }
 """What all rows of a table have in common beside the budget."""
@@ -300,7 +315,8 @@ def configure(given: argparse.Namespace, row: Row, seed: int) -> Config:
         training = load_config(row.recipe, settings).training
         settings.append(f"training.iterations={max(1, round(given.images / training.epochs / training.batch_size))}")
     if row.recipe == "havana":
-        baseline = train(configure(given, row_named("havana", "baseline"), seed))
+        own = argparse.Namespace(**{**vars(given), "table": "havana"})
+        baseline = train(configure(own, row_named("havana", "baseline"), seed))
         settings += [f"model.weights=run:{baseline.path}", *FEATURE_STEPS]
     config = load_config(row.recipe, settings)
     if config.data.layout != "synthetic" or given.table in SUPERVISED_TABLES:
