@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,8 @@ def representations(network: nn.Module, images: Tensor, **columns: Tensor) -> Ma
     """Name → [N, …] of images; of a network that does not name any, the retrieval feature alone."""
     if not hasattr(network, "representations"):
         return {FEATURE: network.embed(images, **columns)}  # type: ignore[operator]
-    named: Mapping[str, Tensor] = network.representations(images, **columns)
-    return named
+    name: Callable[..., Mapping[str, Tensor]] = network.representations  # type: ignore[assignment]
+    return name(images, **columns)
 
 
 class EmbedRepresentations(nn.Module):
