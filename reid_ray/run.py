@@ -27,6 +27,7 @@ from reid_ray.inference.exported import load_exported
 from reid_ray.inference.extraction import assemble, batch_rows, embed_batch, extract, model_columns
 from reid_ray.inference.folding import for_extraction
 from reid_ray.inference.predictions import EmbedAndPredict
+from reid_ray.inference.representations import EmbedRepresentations
 from reid_ray.io.paths import Location, as_path, as_readable
 from reid_ray.methods import Method, stages_of
 from reid_ray.training.datasets import MAIN, ImageCaches, read_datasets
@@ -199,6 +200,16 @@ class Run:
             self._fast = for_extraction(self.model)
         return self._fast
 
+    def representations(self, table: ImageTable) -> dict[str, FloatArray]:
+        """What the model makes of a table's images on the way to its feature, by name, each float32 [N, …].
+
+        HAVANA names the extractor's features, and means and deviations of the latent distributions.
+        """
+        model = EmbedRepresentations(self._extractor())
+        values = self._embedded(model, table, self.dataset)
+        ends = np.cumsum(list(model.sizes.values()))
+        return dict(zip(model.sizes, np.split(values, ends[:-1], axis=1), strict=True))
+
     def embed_table(
         self, table: ImageTable, dataset: Dataset | None = None, *, attributes: bool = False, **extract_options: Any
     ) -> FloatArray:
@@ -207,12 +218,15 @@ class Run:
         With `attributes`, the M attributes that the model predicts are further columns, [N, D + M]
         (`inference.predictions`).
         """
-        source = (dataset or self.dataset).images
-        data = self.config.data
+        model = EmbedAndPredict(self._extractor()) if attributes else self._extractor()
+        return self._embedded(model, table, dataset or self.dataset, **extract_options)
+
+    def _embedded(self, model: nn.Module, table: ImageTable, dataset: Dataset, **extract_options: Any) -> FloatArray:
+        """What `model.embed` gives of a table's images."""
+        source, data = dataset.images, self.config.data
         images = ImageCache(table, source, height=data.height, width=data.width, cache_mb=0)
         batches = batch_rows(len(table), self.config.evaluation.batch_size)
         device = next(self.model.parameters()).device
-        model = EmbedAndPredict(self._extractor()) if attributes else self._extractor()
         return assemble(
             extract(
                 model,

@@ -16,6 +16,8 @@ from reid_ray.training.datasets import query_and_gallery
 from reid_ray.training.services import compared_items
 from reid_ray.types import FloatArray
 
+FEATURES_NAME = "features.png"
+
 
 def report_run(run: Run, *, redraw: bool = True) -> Location:
     """Draw `curves.png` and write `report.html` into the run directory, also for an unfinished run.
@@ -29,7 +31,12 @@ def report_run(run: Run, *, redraw: bool = True) -> Location:
     draw_curves(events, curves)
     if redraw:
         redraw_generated(run)
-    images = {"Curves": curves, **generated_pictures(run), "Ranked gallery": ranked}
+    images = {
+        "Curves": curves,
+        **generated_pictures(run),
+        "Ranked gallery": ranked,
+        "Features": run.path / FEATURES_NAME,
+    }
     return write_report(run.path, events, dump_config(run.config), images)
 
 
