@@ -9,7 +9,7 @@
     python benchmarks/methods.py am0bh --images 38400 data.layout=market1501 data.root=FOLDER model.weights=torchvision
     python benchmarks/methods.py scr                       # partitions of tables 3.2 and 3.3
     python benchmarks/methods.py havana                    # rows of tables 3 and 5, on one extractor
-    python benchmarks/methods.py havana-settings           # α, β, γ, widths and erasing: tables 4 and 6, figures 8 and 9
+    python benchmarks/methods.py havana-settings           # α, β, γ, widths and erasing: tables 4, 6, figures 8, 9
     python benchmarks/methods.py video                     # TP and TPP of table 3.5; ICE on tracklets and on frames
 
 Every run is kept in the folder `--out` and not made again; a killed benchmark goes on where it was. Settings after the
@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from method_rows import BUDGET, COMMON, DRAWN, FROM_SOURCE, RHO, SUPERVISED_TABLES, TABLES, Row
+from method_rows import BUDGET, COMMON, DRAWN, FEATURE_STEPS, FROM_SOURCE, RHO, SUPERVISED_TABLES, TABLES, Row
 
 from reid_ray.api import train
 from reid_ray.config import Config, load_config
