@@ -116,6 +116,27 @@ def test_the_pool_answers_as_the_inline_services_do(config, dataset, pool, teach
         assert {**found, "evaluate_seconds": 0} == {**expected, "evaluate_seconds": 0}
 
 
+@pytest.mark.parametrize("name", ["ice-tracklets", "scr-video", "am0bh"])
+def test_tracklets_and_attributes_are_answered_alike(tiny, name):
+    """Tracklets are pooled by a labeller, from features that stay where they are; attributes come with features."""
+    config = tiny(*METHOD_RUNS[name], "training.precision=float32", "evaluation.batch_size=2")
+    datasets = read_datasets(config)
+    config = METHODS[config.method.name].resolve(config, datasets["data"].train)
+    pool = handles(config, datasets, n_extractors=2, n_labellers=2)
+    inline, services = both(config, datasets, pool)
+    torch.manual_seed(0)
+    stage = stages_of(config)[-1]
+    retriever = Retriever(stage.retriever, METHODS[config.method.name].network(config, stage.retriever), (0, 0))
+    expected, found = (evaluate(each, retriever) for each in (inline, services))
+    assert {**found, "evaluate_seconds": 0} == {**expected, "evaluate_seconds": 0}
+    assert ("attributes" in found) == (name == "am0bh")
+    if name == "ice-tracklets":
+        request = LabelRequest(stage, ("train",), 0)
+        expected, found = (refresh(each, request, retriever)["train"] for each in (inline, services))
+        assert found.digest() == expected.digest()
+        assert found.statistics["n_frames"] == len(datasets["data"].train)
+
+
 def test_features_that_the_method_keeps_are_labelled_alike(tiny, dataset):
     config = tiny(*METHOD_RUNS["spcl"])
     pool = handles(config, {"data": dataset})
