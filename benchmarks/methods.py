@@ -136,7 +136,7 @@ def table(results: Mapping[str, Sequence[Result]], *, at_start: str) -> str:
     """Markdown: mean and, of several seeds, deviation of mAP and R1 in %, and what else the rows have.
 
     That is the same before training, the ARI of the last clusters (of images, also where tracklets are clustered), and
-    the mean accuracy of attributes next to that of always saying the commoner value.
+    the mean accuracy of attributes next to always predicting the most frequent value.
     """
     columns: dict[str, Callable[[Result], float | None]] = {
         "mAP": lambda result: result.last["mAP"],
@@ -145,7 +145,7 @@ def table(results: Mapping[str, Sequence[Result]], *, at_start: str) -> str:
         f"{at_start}: R1": lambda result: result.start and result.start["R1"],
         "ARI": lambda result: result.labels and result.labels.get("frame_ari", result.labels.get("ari")),
         "attributes": lambda result: result.last.get("attribute_accuracy"),
-        "commoner value": lambda result: result.last.get("attribute_baseline"),
+        "most frequent value": lambda result: result.last.get("attribute_baseline"),
     }
     cells = {
         name: [

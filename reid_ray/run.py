@@ -201,9 +201,9 @@ class Run:
         return self._fast
 
     def representations(self, table: ImageTable) -> dict[str, FloatArray]:
-        """What the model makes of a table's images on the way to its feature, by name, each float32 [N, …].
+        """Named vectors of a table's images (`inference.representations`), each float32 [N, …].
 
-        HAVANA names the extractor's features, and means and deviations of the latent distributions.
+        HAVANA names the features of the extractor, and the means and deviations of the latent distributions.
         """
         model = EmbedRepresentations(self._extractor())
         values = self._embedded(model, table, self.dataset)
@@ -215,14 +215,14 @@ class Run:
     ) -> FloatArray:
         """Features of a table's images, float32 [N, D], in the table's order.
 
-        With `attributes`, the M attributes that the model predicts are further columns, [N, D + M]
+        With `attributes`, the M attributes that the model predicts are appended as columns, [N, D + M]
         (`inference.predictions`).
         """
         model = EmbedAndPredict(self._extractor()) if attributes else self._extractor()
         return self._embedded(model, table, dataset or self.dataset, **extract_options)
 
     def _embedded(self, model: nn.Module, table: ImageTable, dataset: Dataset, **extract_options: Any) -> FloatArray:
-        """What `model.embed` gives of a table's images."""
+        """Outputs of `model.embed` for a table's images."""
         source, data = dataset.images, self.config.data
         images = ImageCache(table, source, height=data.height, width=data.width, cache_mb=0)
         batches = batch_rows(len(table), self.config.evaluation.batch_size)

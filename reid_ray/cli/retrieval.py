@@ -185,7 +185,7 @@ def extract(
     attributes: Annotated[
         bool,
         typer.Option(
-            "--attributes", help="Write predicted attributes too, as FILE-attributes.parquet: path and attr_ columns."
+            "--attributes", help="Also write predicted attributes to FILE-attributes.parquet: path and attr_ columns."
         ),
     ] = False,
 ) -> None:
@@ -338,7 +338,7 @@ def _open_to_measure(path: str, overrides: list[str] | None, model: str) -> tupl
 
 def _attribute_table(attributes: dict[str, Any], name: str) -> Table:
     table = Table("attribute", title=escape(f"Attributes on {name}"))
-    for heading in ("accuracy", "commoner value", "images"):
+    for heading in ("accuracy", "most frequent value", "images"):
         table.add_column(heading, justify="right")
     for attribute, numbers in attributes.items():
         row = (f"{numbers['accuracy']:.1%}", f"{numbers['baseline']:.1%}", str(numbers["n_known"]))

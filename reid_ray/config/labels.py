@@ -13,8 +13,8 @@ class LabelsConfig(Section):
     """k-reciprocal Jaccard distance and clustering; defaults are those of ICE."""
 
     unit: Literal["image", "tracklet"] = "image"
-    """What is clustered: images, or tracklets by the mean of their frames' features; each frame then has the label of
-    its tracklet. An image in no tracklet is one of its own."""
+    """Items to cluster: images, or tracklets by the mean feature of their frames; each frame gets the label of its
+    tracklet. An image without a tracklet counts as a tracklet of one frame."""
     variant: Literal["spcl", "cvpr17", "camera"] = "spcl"
     """Variant of the Jaccard distance; eps is not transferable between variants (docs/labels.md). `camera` is
     CA-Jaccard (CVPR 2024), with k1=20, k2=4 and the next two settings."""

@@ -94,7 +94,7 @@ def hashed_settings(config: Config) -> dict[str, Any]:
 
 
 RUN_PREFIX = "run:"
-"""Of `model.weights`: the path of a run whose exported model is taken."""
+"""Prefix in `model.weights` before the path of a run, whose exported model is loaded."""
 
 
 def with_absolute_paths(config: Config) -> Config:

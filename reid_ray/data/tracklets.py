@@ -12,7 +12,7 @@ from reid_ray.errors import DataError
 from reid_ray.types import UNKNOWN, IntArray
 
 Sampling = Literal["even", "random"]
-"""SCR's E and R: `even_frames` or `random_frames`."""
+"""`even_frames` or `random_frames`: E and R in SCR."""
 
 
 def even_frames(n_frames: int, n_samples: int) -> IntArray:
@@ -54,13 +54,13 @@ def random_frames(n_frames: int, n_samples: int, rng: np.random.Generator) -> In
 def sample_frames(
     tracklets: Sequence[IntArray], items: IntArray, n_frames: int, rng: np.random.Generator, *, sampling: Sampling
 ) -> IntArray:
-    """Frames of drawn tracklets, in the order of time: int64 [..., n_frames] of row numbers.
+    """Frames of the sampled tracklets in temporal order: int64 [..., n_frames], row numbers.
 
     Args:
-        tracklets: rows of each tracklet, in the order of time (`tracklet_rows`).
+        tracklets: rows of each tracklet in temporal order (`tracklet_rows`).
         items: int64 [...], numbers of tracklets.
         n_frames: T ≥ 1.
-        rng: moved on by random sampling, item after item.
+        rng: advanced by random sampling, item by item.
         sampling: `even` or `random`.
     """
     drawn = []
@@ -91,7 +91,7 @@ def number_tracklets(table: ImageTable) -> IntArray:
 
 
 def tracklet_rows(numbers: IntArray) -> list[IntArray]:
-    """The rows of each tracklet, in ascending order, which is that of time.
+    """The rows of each tracklet in ascending order, which is temporal order.
 
     Args:
         numbers: int64 [N], 0 … K−1 without gaps, as `number_tracklets` gives them.

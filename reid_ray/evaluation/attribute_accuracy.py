@@ -71,7 +71,7 @@ def mean_accuracy(accuracies: Sequence[AttributeAccuracy]) -> tuple[float, float
 
 
 def accuracy_metrics(accuracies: Sequence[AttributeAccuracy]) -> dict[str, Any]:
-    """Plain numbers for the log: the two means, and under `attributes` those of each attribute that is known."""
+    """Numbers for the log: both means, and under `attributes` the numbers of each attribute that is known."""
     known = [each for each in accuracies if each.n_known and each.commonest != UNKNOWN]
     if not known:
         return {}

@@ -52,14 +52,14 @@ def mars(
 
 
 def mars_evaluable(table: ImageTable) -> str | None:
-    """None where tracklets of a table of images can be evaluated, else one sentence that says why they cannot."""
+    """None if the tracklets of an image table can be evaluated, otherwise a one-line reason."""
     reason = missing_part(table)
     if reason is not None:
         return reason
     if "tracklet" not in table.arrow.column_names:
         return (
-            f"{table.name} cannot be evaluated by tracklets: it has no column 'tracklet'; data.tracklets=true finds "
-            f"them in the layouts market1501 and folder."
+            f"{table.name} cannot be evaluated by tracklets: it has no column 'tracklet'; data.tracklets=true makes "
+            f"them for the layouts market1501 and folder."
         )
     query, gallery = table.split("query"), table.split("gallery")
     if not has_valid_match(query.where(query.pids != DISTRACTOR), gallery):

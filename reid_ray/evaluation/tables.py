@@ -24,7 +24,7 @@ def missing_part(table: ImageTable) -> str | None:
 
 
 def has_valid_match(query: ImageTable, gallery: ImageTable) -> bool:
-    """Whether the gallery shows the person of some query by another camera."""
+    """Whether some query has a gallery image of the same person from another camera."""
     per_pid = Counter(gallery.pids.tolist())
     per_pid_and_camera = Counter(zip(gallery.pids.tolist(), gallery.camids.tolist(), strict=True))
     for pid, camid in set(zip(query.pids.tolist(), query.camids.tolist(), strict=True)):

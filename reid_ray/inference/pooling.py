@@ -1,4 +1,4 @@
-"""What is compared: images as they are extracted, or tracklets pooled from their frames after extraction."""
+"""Items of a retrieval protocol: images, or tracklets pooled from the features of their frames."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def tracklet_features(features: FeatureRows, numbers: IntArray, pooling: Tempora
     """L2-normalised features of tracklets, float32 [K, n_parts·D].
 
     Args:
-        features: [N, D] of frames, read in blocks: no more than one block is in memory.
-        numbers: int64 [N], the tracklet of each row, as `number_tracklets` gives them.
+        features: [N, D] of frames, read in blocks: only one block is in memory.
+        numbers: int64 [N], the tracklet of each row (`number_tracklets`).
         pooling: how frames become one feature.
     """
     pooled = pool_tracklets(features, numbers, pooling)
@@ -29,14 +29,14 @@ def tracklet_features(features: FeatureRows, numbers: IntArray, pooling: Tempora
 def pooled_items(
     features: FeatureRows, table: ImageTable, pooling: TemporalPooling | None
 ) -> tuple[FloatArray, ImageTable]:
-    """Features and table of the items that are compared.
+    """Features and table of the items to compare.
 
     Args:
         features: [N, D] of the table's images.
-        pooling: of tracklets; None: the images themselves.
+        pooling: of tracklets; None keeps images.
 
     Returns:
-        features [K, …] and a table with a row for each of them, split after split as in `table`.
+        features [K, …] and a table with one row per item, with splits in the order of `table`.
 
     Raises:
         DataError: a tracklet whose images have different pids or cameras.
@@ -47,6 +47,6 @@ def pooled_items(
 
 
 def query_then_gallery(table: ImageTable) -> ImageTable:
-    """The query rows of a table followed by its gallery rows."""
+    """The query rows of a table, followed by its gallery rows."""
     splits = np.array(table.arrow["split"].to_pylist())
     return table.take(np.concatenate([np.flatnonzero(splits == name) for name in ("query", "gallery")]))

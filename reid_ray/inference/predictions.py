@@ -1,6 +1,6 @@
-"""Attributes that a network predicts next to its feature, in the same pass over the images.
+"""Attributes that a network predicts together with its feature, in the same pass over the images.
 
-They travel as more columns of the features: whoever extracts, stores or shares features need not know of them.
+They are appended to the features as columns, so extraction, storage and transfer of features do not change.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from reid_ray.types import UNKNOWN, FeatureRows, FloatArray, IntArray
 
 
 def predicted_attributes(network: nn.Module) -> tuple[str, ...]:
-    """Names of the attributes that a network predicts; none where it predicts none, or does not know their names."""
+    """Names of the attributes that a network predicts; empty if it predicts none or does not know their names."""
     return tuple(getattr(network, "attribute_names", ()))
 
 
 class EmbedAndPredict(nn.Module):
-    """A network whose features end in its predictions: `embed` gives [N, D + M]."""
+    """A network whose `embed` returns features followed by predictions, [N, D + M]."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class EmbedAndPredict(nn.Module):
 
 @dataclass(frozen=True)
 class FeatureColumns:
-    """Some columns of features, read by rows as features are."""
+    """Some columns of features, read by rows like features."""
 
     features: FeatureRows
     columns: slice
@@ -51,13 +51,13 @@ class FeatureColumns:
 
 
 def split_predictions(features: FeatureRows, n_attributes: int) -> tuple[FeatureRows, FeatureRows]:
-    """The features [N, D] and the predictions [N, M] of what `EmbedAndPredict` gives."""
+    """Split the output of `EmbedAndPredict` into features [N, D] and predictions [N, M]."""
     dim = features.shape[1] - n_attributes
     return FeatureColumns(features, slice(0, dim)), FeatureColumns(features, slice(dim, None))
 
 
 def attributes_by_name(table: ImageTable, names: tuple[str, ...]) -> IntArray:
-    """int64 [N, M], the attributes of these names; `UNKNOWN` in columns that the table does not have."""
+    """int64 [N, M], the attributes with these names; `UNKNOWN` for names that the table does not have."""
     values, own = table.attributes, table.attribute_names
     unknown = np.full(len(table), UNKNOWN, dtype=np.int64)
     columns = [values[:, own.index(name)] if name in own else unknown for name in names]

@@ -1,4 +1,4 @@
-"""What a network makes of images on the way to its retrieval feature, by name, for figures."""
+"""Named intermediate vectors of a network, for figures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FEATURE = "retrieval feature"
 
 
 def representations(network: nn.Module, images: Tensor, **columns: Tensor) -> Mapping[str, Tensor]:
-    """Name → [N, …] of images; of a network that does not name any, the retrieval feature alone."""
+    """Name → [N, …] for a batch of images; only the retrieval feature if the network names no others."""
     if not hasattr(network, "representations"):
         return {FEATURE: network.embed(images, **columns)}  # type: ignore[operator]
     name: Callable[..., Mapping[str, Tensor]] = network.representations  # type: ignore[assignment]
@@ -19,10 +19,10 @@ def representations(network: nn.Module, images: Tensor, **columns: Tensor) -> Ma
 
 
 class EmbedRepresentations(nn.Module):
-    """A network whose `embed` gives all representations next to each other.
+    """A network whose `embed` returns all representations, concatenated.
 
     Attributes:
-        sizes: name → size, in order; known after the first images.
+        sizes: name → size, in order; known after the first batch.
     """
 
     def __init__(self, network: nn.Module) -> None:

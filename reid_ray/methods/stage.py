@@ -64,8 +64,8 @@ class StreamSpec:
         data: the table, a section of the configuration: `data`, `source` or `target`.
         labels: where labels come from.
         modality: only images of this modality; None takes all.
-        frames: images of an item: 1, or T frames of a tracklet.
-        sampling: which frames of a tracklet: `random` ones, other ones in each epoch, or at `even` steps.
+        frames: images per item: 1, or T frames of a tracklet.
+        sampling: frames of a tracklet: `random`, new ones in each epoch, or `even`, evenly spaced.
         columns: columns of the table that come with the batch; `camid` always does.
         cache: what views of the source `feature` are made from.
     """

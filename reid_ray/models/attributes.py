@@ -84,7 +84,7 @@ class AttributeEmbedder(nn.Module):
         embedder: images → BN neck's output.
         head: attribute classifiers.
         retrieve: the retrieval feature: `id` is f_id, as in the paper; `all` the whole vector.
-        attribute_names: of the predicted attributes, in order; empty where they are not known.
+        attribute_names: names of the predicted attributes in order; empty if unknown.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""t-SNE of what a model makes of images, coloured by identity: HAVANA's fig. 6, for any model."""
+"""t-SNE of the representations of any model, coloured by identity, as in fig. 6 of HAVANA."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from reid_ray.types import UNKNOWN, IntArray
 
 N_IDENTITIES = 20
 N_IMAGES = 24
-"""At most, of each identity."""
+"""Maximum number of images per identity."""
 
 PANEL_INCHES = 4.2
 PERPLEXITY = 30.0
 
 
 def draw_features(run: Run, out: Location) -> Location:
-    """Draw the representations of test images of 20 people to a PNG, a panel each.
+    """Draw the representations of test images of 20 people to a PNG, one panel per representation.
 
     Raises:
-        DataError: the run's data has no query and gallery images of known people.
+        DataError: the run's data has no query and gallery images of known identities.
     """
     table = shown_images(run.dataset.table)
     draw_embeddings(run.representations(table), table.pids, out, title=f"{run.config.name}: t-SNE by identity")
@@ -34,24 +34,24 @@ def draw_features(run: Run, out: Location) -> Location:
 
 
 def shown_images(table: ImageTable) -> ImageTable:
-    """Query and gallery images of the 20 people with the most of them, 24 of each at even steps."""
+    """Query and gallery images of the 20 people with the most images, at most 24 evenly spaced ones per person."""
     test = table.where(np.array(table.arrow["split"].to_pylist()) != "train")
     pids, counts = np.unique(test.pids[test.pids > UNKNOWN], return_counts=True)
     most = pids[np.argsort(-counts, kind="stable")]
     rows = [_evenly(np.flatnonzero(test.pids == pid)) for pid in most[most != 0][:N_IDENTITIES]]  # 0: distractors
     if len(rows) < 2:
-        raise DataError(f"{table.name} has no query and gallery images of known people to draw features of.")
+        raise DataError(f"{table.name} has no query and gallery images of known identities; features cannot be drawn.")
     return test.take(np.concatenate(rows))
 
 
 def draw_embeddings(
     named: Mapping[str, npt.NDArray[np.float32]], labels: IntArray, out: Location, *, title: str = ""
 ) -> None:
-    """Draw vectors in two dimensions, a panel for each name; those that are the same for all images are left out.
+    """Draw vectors in two dimensions, one panel per name; vectors that are equal for all images are left out.
 
     Args:
         named: name → [N, D].
-        labels: int64 [N], the colours.
+        labels: int64 [N], which give the colours.
         out: the PNG to write.
         title: headline.
     """
@@ -69,7 +69,7 @@ def draw_embeddings(
 
 
 def in_two_dimensions(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """t-SNE of [N, D] → [N, 2], the same at each call."""
+    """t-SNE, [N, D] → [N, 2]; deterministic."""
     from sklearn.manifold import TSNE
 
     perplexity = min(PERPLEXITY, (len(values) - 1) / 3)

@@ -1,4 +1,4 @@
-"""Tracklets as film strips: some of their frames side by side, so that a ranked gallery can show them."""
+"""Tracklets as film strips for the ranked gallery: some of their frames side by side."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from reid_ray.data.tracklets import even_frames, number_tracklets, tracklet_rows
 
 N_FRAMES = 4
 FRAME_WIDTH = 0.62
-"""Width of a frame in a ranked gallery, in those of a single crop."""
+"""Width of a frame in a ranked gallery, relative to a single crop."""
 
 GAP = 2
 """Pixels between two frames."""
@@ -24,7 +24,7 @@ GAP = 2
 
 @dataclass(frozen=True)
 class FilmStrips:
-    """Reads the strip of a tracklet by its key: its frames side by side on black, with perforation above and below.
+    """Reads the strip of a tracklet by its key: frames side by side on black, with perforation above and below.
 
     Attributes:
         images: reads the frames.
@@ -65,9 +65,9 @@ class FilmStrips:
 
 
 def film_strips(dataset: Dataset, *, height: int, width: int) -> tuple[Dataset, FilmStrips]:
-    """A dataset with a row per tracklet, which reads as its film strip: 4 frames at even steps.
+    """A dataset with one row per tracklet, whose image is a film strip of 4 evenly spaced frames.
 
-    Rows are in the order of `tracklet_table`, so that pooled features fit. A tracklet of fewer frames repeats them.
+    Rows are in the order of `tracklet_table` and of pooled features. Shorter tracklets repeat frames.
 
     Args:
         height, width: of a frame, pixels.

@@ -91,8 +91,8 @@ def _attributes(event: Event | None) -> str:
         accuracy, baseline = float(numbers["accuracy"]), float(numbers["baseline"])
         rows.append([name, *(f"{100 * value:.1f}" for value in (accuracy, baseline, accuracy - baseline))])
         better.append(accuracy > baseline)
-    note = "Accuracy on query and gallery, in %, next to that of always saying the commoner value. Marked: better."
-    return grid("Attributes", note, ["attribute", "accuracy", "commoner value", "difference"], rows, better)
+    note = "Accuracy on query and gallery, in %, next to always predicting the most frequent value. Marked: better."
+    return grid("Attributes", note, ["attribute", "accuracy", "most frequent value", "difference"], rows, better)
 
 
 def _facts(events: Sequence[Event]) -> str:

@@ -64,13 +64,13 @@ def draw_compared(
     height: int,
     title: str | None = None,
 ) -> None:
-    """Draw rankings of what the protocol compares: images, or tracklets as film strips.
+    """Draw rankings of the items that the protocol compares: images, or tracklets as film strips.
 
     Args:
         dataset: with query and gallery splits.
         features: [N, D] of query images followed by gallery images.
-        config: gives the protocol and the shape of images.
-        n, k: queries, and matches of each.
+        config: sets the protocol and the shape of images.
+        n, k: number of queries, and of matches per query.
         height: of drawn crops, pixels.
     """
     settings = config.evaluation

@@ -50,10 +50,10 @@ def evaluation_table(dataset: Dataset, config: Config) -> ImageTable | None:
 
 
 def query_and_gallery(table: ImageTable, settings: EvaluationConfig) -> ImageTable:
-    """Query rows followed by gallery rows, which are extracted in this order.
+    """Query rows followed by gallery rows, the order of extraction.
 
     Raises:
-        DataError: the protocol compares tracklets, and one of them has two people or cameras.
+        DataError: the protocol compares tracklets, and a tracklet has two identities or cameras.
     """
     found = query_then_gallery(table)
     if protocol_of(settings).unit == "tracklet":

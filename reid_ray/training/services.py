@@ -45,7 +45,7 @@ from reid_ray.training.distributed import DistributedContext
 from reid_ray.types import FeatureRows, Features, FloatArray, IntArray, Labels
 
 Pool = Callable[[FeatureRows, IntArray], FeatureRows]
-"""Features of frames, and the number of each one's tracklet → features of tracklets, L2-normalised."""
+"""(features of frames, tracklet number of each frame) → L2-normalised features of tracklets."""
 
 MEMORY = "memory"
 """Name of the features that a method keeps itself, among those of tables."""
@@ -137,7 +137,7 @@ def label_streams(
     Args:
         features: float32 [N, D] of each of `request.tables`, and `MEMORY` where the method keeps features.
         tables: training tables by section.
-        pool: features of tracklets from those of frames, where tracklets are clustered.
+        pool: computes tracklet features from frame features if tracklets are clustered.
     """
     found: dict[str, Labels] = {}
     for stream in request.streams:
@@ -175,13 +175,13 @@ def cluster_tracklets(
 ) -> Labels:
     """Labels of images from clusters of their tracklets: each image has the label of its tracklet.
 
-    Centroids and proxies are means over tracklets, however many frames each has, and statistics count tracklets. Where
-    identities are known, `frame_ari` and the like compare the labels of images.
+    Centroids and proxies are means over tracklets, regardless of their number of frames; statistics count tracklets. If
+    identities are known, `frame_ari` and the other `frame_` scores are those of the image labels.
 
     Args:
-        cluster: `refresh`, with what does not depend on the unit.
+        cluster: `refresh` with the arguments that do not depend on the unit.
         features: of the images.
-        previous: the labels before, of images.
+        previous: previous labels of the images.
     """
     numbers = number_tracklets(table)
     first = np.array([rows[0] for rows in tracklet_rows(numbers)], dtype=np.int64)
@@ -215,7 +215,7 @@ def known_labels(stage: Stage, tables: Mapping[str, ImageTable]) -> dict[str, La
 
 
 def temporal_pooling(settings: EvaluationConfig) -> TemporalPooling | None:
-    """How the configured protocol pools frames; None where it compares images."""
+    """How the configured protocol pools frames; None if it compares images."""
     if protocol_of(settings).unit == "image":
         return None
     return TemporalPooling(
@@ -234,11 +234,12 @@ def score(
     Args:
         features: [N, D] of the images of `table`, or [N, D + M] with predicted attributes.
         table: query rows, followed by gallery rows.
-        attributes: names of the M predicted ones.
+        attributes: names of the M predicted attributes.
 
     Returns:
-        What the protocol gives. With attributes also `attribute_accuracy` and `attribute_baseline`, means over those
-        that are known of some image, and `attributes`, both for each: the baseline always says the commoner value.
+        The metrics of the protocol. With attributes also `attribute_accuracy` and `attribute_baseline`, means over the
+        attributes that are known for some image, and `attributes` with both numbers of each attribute. The baseline
+        always predicts the most frequent value.
     """
     values, predictions = split_predictions(features, len(attributes)) if attributes else (features, None)
     query, gallery, items = compared_items(values, table, settings)
@@ -252,7 +253,7 @@ def score(
 def compared_items(
     features: FeatureRows, table: ImageTable, settings: EvaluationConfig
 ) -> tuple[FloatArray, FloatArray, ImageTable]:
-    """Query features, gallery features and table of what the configured protocol compares: images, or tracklets.
+    """Query features, gallery features and table of the items that the protocol compares: images or tracklets.
 
     Args:
         features: [N, D] of the images of `table`.
@@ -264,7 +265,7 @@ def compared_items(
 
 
 def evaluated_attributes(retriever: nn.Module, table: ImageTable) -> tuple[str, ...]:
-    """The attributes that a network predicts, where the table knows some of them."""
+    """Names of the attributes that a network predicts; empty if the table has none of them."""
     names = predicted_attributes(retriever)
     return names if set(names) & set(table.attribute_names) else ()
 
@@ -333,7 +334,7 @@ class InlineServices:
         return np.concatenate([self._extract(retriever, section, load) for load in loads])
 
     def _extract(self, retriever: Retriever, name: str, load: Load, *, attributes: bool = False) -> FloatArray:
-        """Features of all rows of a table, on every worker, with predicted attributes as further columns."""
+        """Features of all rows of a table, on every worker; predicted attributes are appended as columns."""
         rank, size = self._context.rank, self._context.size
         batches = batch_rows(len(self._caches[name]), self._config.evaluation.batch_size)
         found: list[FloatArray] | UserError

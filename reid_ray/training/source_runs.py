@@ -41,10 +41,10 @@ def source_runs(config: Config) -> list[Config]:
 
 
 def with_models_of_runs(config: Config) -> Config:
-    """The configuration with the exported model of a run wherever `model.weights` is `run:PATH`.
+    """The configuration with each `run:PATH` in `model.weights` replaced by the exported model of that run.
 
     Raises:
-        RunError: there is no such run, or it has exported no model yet.
+        RunError: the run does not exist, or has not exported a model yet.
     """
 
     def file_of(weights: str | None) -> str | None:
@@ -56,7 +56,7 @@ def with_models_of_runs(config: Config) -> Config:
             raise RunError(f"model.weights={weights}: {path} is not a run directory; it has no config.yaml.")
         file = directory.model_file("last")
         if not file.exists():
-            raise RunError(f"model.weights={weights}: this run has no model yet; one is written after its first epoch.")
+            raise RunError(f"model.weights={weights}: this run has no model yet; it exports one after its first epoch.")
         return str(file)
 
     weights = config.model.weights

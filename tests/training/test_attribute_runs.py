@@ -17,7 +17,7 @@ from reid_ray.inference.predictions import FeatureColumns, attributes_by_name, s
 from reid_ray.reports.run_report import report_run
 
 ATTR = (
-    "method={name: am0bh, weight_attributes: 0.25, piece_dim: 4}",
+    "method={name: am0bh, weight_attributes: 0.25, piece_dim: 1}",
     "training.sampler=random_instances",
     "training.epochs=1",
     "training.iterations=2",
@@ -37,7 +37,7 @@ def predicted(run, table):
         return run.model.predict_attributes(normalize(pixels)).numpy()
 
 
-def test_evaluation_reports_each_attribute_next_to_its_commoner_value(run, tmp_path):
+def test_evaluation_reports_each_attribute_next_to_its_most_frequent_value(run, tmp_path):
     table, names = run.dataset.table, run.model.attribute_names
     table = table.where(np.array(table.arrow["split"].to_pylist()) != "train")
     assert names == table.attribute_names
@@ -58,7 +58,7 @@ def test_evaluation_reports_each_attribute_next_to_its_commoner_value(run, tmp_p
     assert found["attributes"].keys() == logged["attributes"].keys()
     assert all(found["attributes"][name] == pytest.approx(logged["attributes"][name], abs=1e-5) for name in names)
     shown = CliRunner().invoke(app, ["evaluate", str(run.path)], catch_exceptions=False).stdout
-    assert all(word in shown for word in (names[0], "commoner value", f"{baselines[0]:.1%}"))
+    assert all(word in shown for word in (names[0], "most frequent value", f"{baselines[0]:.1%}"))
     assert f"<td>{names[0]}</td><td>" in report_run(run).read_text()
 
 
@@ -74,7 +74,7 @@ def test_extract_writes_predicted_attributes(run, tmp_path):
     values = np.stack([table[f"attr_{name}"].to_numpy() for name in run.model.attribute_names], axis=1)
     assert np.mean(values == predicted(run, run.dataset.query)) > 0.97
     refused = CliRunner().invoke(app, [*arguments[:3], str(tmp_path / "folder"), "--attributes"])
-    assert "--attributes is for a file of features" in str(refused.exception)
+    assert "--attributes needs a file" in str(refused.exception)
 
 
 def test_a_model_without_attributes_says_so(tiny, tmp_path):
