@@ -45,8 +45,8 @@ class EvaluationProtocol:
         evaluate: query features [Q, D], gallery features [G, D], table, settings → numbers for the log.
         evaluable: table, settings → None, or one sentence that says why it cannot be evaluated.
         primary: the metric by which the best model is kept.
-        unit: items that are compared: images or tracklets. With tracklets, the features and the table given to `evaluate`
-            have one row per tracklet; `evaluable` always reads the image table.
+        unit: items that are compared: images or tracklets. With tracklets, features and table given to `evaluate` have
+            one row per tracklet; `evaluable` always reads the image table.
     """
 
     evaluate: Callable[[Array, Array, ImageTable, EvaluationConfig], Metrics]
