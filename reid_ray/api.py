@@ -13,6 +13,7 @@ from reid_ray.training.checks import check_tables
 from reid_ray.training.datasets import MAIN, read_datasets
 from reid_ray.training.metrics import Event
 from reid_ray.training.rundir import RunDirectory
+from reid_ray.training.source_runs import with_models_of_runs
 
 
 def train(config: Config, *, listener: Callable[[Event], None] | None = None) -> Run:
@@ -53,7 +54,7 @@ def prepare(config: Config) -> tuple[Config, dict[str, Dataset]]:
     Raises:
         DataError: the data cannot be read, or lacks identities or columns that a stage needs.
     """
-    config = with_absolute_paths(config)
+    config = with_absolute_paths(with_models_of_runs(config))
     main = read_dataset(config.data)
     config = METHODS[config.method.name].resolve(config, main.train)
     datasets = read_datasets(config, {MAIN: main})

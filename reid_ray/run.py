@@ -26,6 +26,8 @@ from reid_ray.errors import RunError
 from reid_ray.inference.exported import load_exported
 from reid_ray.inference.extraction import assemble, batch_rows, embed_batch, extract, model_columns
 from reid_ray.inference.folding import for_extraction
+from reid_ray.inference.predictions import EmbedAndPredict
+from reid_ray.inference.representations import EmbedRepresentations
 from reid_ray.io.paths import Location, as_path, as_readable
 from reid_ray.methods import Method, stages_of
 from reid_ray.training.datasets import MAIN, ImageCaches, read_datasets
@@ -198,16 +200,36 @@ class Run:
             self._fast = for_extraction(self.model)
         return self._fast
 
-    def embed_table(self, table: ImageTable, dataset: Dataset | None = None, **extract_options: Any) -> FloatArray:
-        """Features of a table's images, float32 [N, D], in the table's order."""
-        source = (dataset or self.dataset).images
-        data = self.config.data
+    def representations(self, table: ImageTable) -> dict[str, FloatArray]:
+        """Named vectors of a table's images (`inference.representations`), each float32 [N, …].
+
+        HAVANA names the features of the extractor, and the means and deviations of the latent distributions.
+        """
+        model = EmbedRepresentations(self._extractor())
+        values = self._embedded(model, table, self.dataset)
+        ends = np.cumsum(list(model.sizes.values()))
+        return dict(zip(model.sizes, np.split(values, ends[:-1], axis=1), strict=True))
+
+    def embed_table(
+        self, table: ImageTable, dataset: Dataset | None = None, *, attributes: bool = False, **extract_options: Any
+    ) -> FloatArray:
+        """Features of a table's images, float32 [N, D], in the table's order.
+
+        With `attributes`, the M attributes that the model predicts are appended as columns, [N, D + M]
+        (`inference.predictions`).
+        """
+        model = EmbedAndPredict(self._extractor()) if attributes else self._extractor()
+        return self._embedded(model, table, dataset or self.dataset, **extract_options)
+
+    def _embedded(self, model: nn.Module, table: ImageTable, dataset: Dataset, **extract_options: Any) -> FloatArray:
+        """Outputs of `model.embed` for a table's images."""
+        source, data = dataset.images, self.config.data
         images = ImageCache(table, source, height=data.height, width=data.width, cache_mb=0)
         batches = batch_rows(len(table), self.config.evaluation.batch_size)
         device = next(self.model.parameters()).device
         return assemble(
             extract(
-                self._extractor(),
+                model,
                 images.batch,
                 batches,
                 device=device,

@@ -80,6 +80,12 @@ any difference in the weights by 10⁵. At this rate gradients, which the optimi
 
 METHOD_RUNS = {
     "ice": (),
+    "ice-tracklets": (
+        "labels.unit=tracklet",
+        "data.synthetic.tracklets_per_id=4",
+        "data.synthetic.tracklet_frames=[1, 3]",
+        "evaluation.protocol=mars",
+    ),
     "abmt": (
         "method={name: abmt, dropout: 0.2, teacher_view: own}",
         BRANCHES,
@@ -139,6 +145,13 @@ METHOD_RUNS = {
         f"stages.generate={SHORT}",
     ),
     "gcl-contrast": ("method={name: gcl, generation: false, augment: true, warmup: false}", SHUFFLED),
+    "scr-video": (
+        "method={name: scr, partitions: 'p2(s2c2)', reduced_dim: 16, n_identities: 8, clip_frames: 2}",
+        "data.synthetic.tracklets_per_id=4",
+        "data.synthetic.tracklet_frames=[1, 3]",
+        "training.sampler=random_instances",
+        "evaluation={protocol: mars, temporal_parts: 3, temporal_frames: 6}",
+    ),
     "havana": (
         "method={name: havana, n_copies: 2, n_identities: 8, variation_dim: 8, hidden_dim: 32}",
         "stages.baseline={epochs: 1, warmup_epochs: 0}",

@@ -104,7 +104,10 @@ def _labels_config(overrides: list[str], neighbours: str | None) -> LabelsConfig
             raise ConfigError(f"'{override}' is not a setting of labels; write labels.KEY=VALUE.")
     chosen = [] if neighbours is None else [f"labels.neighbours={neighbours}"]
     # Only the section `labels` is used; data.layout=synthetic spares the others a folder of images.
-    return load_config("ice", [*overrides, *chosen, "data.layout=synthetic"]).labels
+    config = load_config("ice", [*overrides, *chosen, "data.layout=synthetic"]).labels
+    if config.unit == "tracklet":
+        raise ConfigError("labels.unit=tracklet is a setting of training; 'label' clusters rows of features.")
+    return config
 
 
 @contextmanager

@@ -100,7 +100,7 @@ def evaluate(
         "re-ranked: k-reciprocal encoding, k1={k1}, k2={k2}, λ={lambda_value:g}".format(**ranking) if ranking else None
     )
     names = ", ".join(measured) if len(measured) == 1 else f"{len(measured)} datasets"
-    columns = [name for name in next(iter(measured.values())) if name != "reranked"]
+    columns = [name for name in next(iter(measured.values())) if name not in ("reranked", "attributes")]
     table = Table(
         "by" if len(measured) == 1 else "on",
         title=escape(f"{opened.config.name} ({model} model) on {names}"),
@@ -112,15 +112,20 @@ def evaluate(
         rows = {"cosine": metrics} | ({"re-ranked": metrics["reranked"]} if rerank else {})
         for by, values in rows.items():
             title = by if len(measured) == 1 else f"{dataset_name}, {by}" if rerank else dataset_name
-            table.add_row(escape(title), *(_shown(name, values[name]) for name in columns))
+            table.add_row(escape(title), *(_shown(name, values[name]) if name in values else "" for name in columns))
     make_console().print(table)
+    for dataset_name, metrics in measured.items():
+        if "attributes" in metrics:
+            make_console().print(_attribute_table(metrics["attributes"], dataset_name))
     for note in filter(None, notes):
         make_console().print(note, highlight=False, markup=False)
 
 
 def _measure(run: Run, dataset: Dataset, settings: EvaluationConfig, rerank: dict[str, Any] | None) -> dict[str, Any]:
     """Metrics on a dataset; with re-ranking settings also those after re-ranking, under `reranked`."""
-    from reid_ray.evaluation.protocols import evaluate_distances, protocol_of, why_not
+    from reid_ray.evaluation.protocols import evaluate_distances, why_not
+    from reid_ray.training.datasets import query_and_gallery
+    from reid_ray.training.services import evaluated_attributes, score
 
     reason = why_not(dataset.table, settings)
     if reason is not None:
@@ -128,15 +133,20 @@ def _measure(run: Run, dataset: Dataset, settings: EvaluationConfig, rerank: dic
     if rerank is not None and settings.protocol != "single_query":
         raise ConfigError(f"--rerank is for evaluation.protocol=single_query, and this is {settings.protocol}.")
     console = make_console(stderr=True)
-    features = [embed_with_progress(run, split, dataset, console) for split in (dataset.query, dataset.gallery)]
-    metrics: dict[str, Any] = protocol_of(settings).evaluate(features[0], features[1], dataset.table, settings)
+    table = query_and_gallery(dataset.table, settings)
+    names = evaluated_attributes(run.model, table)
+    features = embed_with_progress(run, table, dataset, console, attributes=bool(names))
+    metrics = score(features, table, settings, names)
     if rerank is None:
         return metrics
     from reid_ray.devices import choose_device
     from reid_ray.labels.rerank import reranked_distances
 
     with console.status("Re-ranking"):
-        blocks = reranked_distances(*features, **rerank, device=choose_device(run.config.runtime))
+        n_query = len(dataset.query)
+        device = choose_device(run.config.runtime)
+        compared = features[:, : features.shape[1] - len(names)]
+        blocks = reranked_distances(compared[:n_query], compared[n_query:], **rerank, device=device)
         found = evaluate_distances(blocks, dataset.table, ap=settings.ap).as_dict()
     ranking = {"k1": rerank["k1"], "k2": rerank["k2"], "lambda": rerank["lambda_value"]}
     return {**metrics, "reranked": {**ranking, **found}}
@@ -172,6 +182,12 @@ def extract(
             help="With a folder: Ray cluster to use, or 'auto' for the one of this machine. Default: start one."
         ),
     ] = None,
+    attributes: Annotated[
+        bool,
+        typer.Option(
+            "--attributes", help="Also write predicted attributes to FILE-attributes.parquet: path and attr_ columns."
+        ),
+    ] = False,
 ) -> None:
     """Extract L2-normalised features of images, float32 [N, D], with the table of their rows.
 
@@ -184,6 +200,8 @@ def extract(
         raise DataError(f"--out {out} must end in .npy, or be a folder (a name without suffix).")
     if not streamed and (extractors, address) != (None, None):
         raise ConfigError(f"--extractors and --address need a folder as --out, but {out} is a file.")
+    if streamed and attributes:
+        raise ConfigError(f"--attributes needs a file as --out, but {out} is a folder; set --out FILE.npy.")
     if isinstance(place, Path) and not place.absolute().parent.is_dir():
         raise DataError(f"The folder of {out} does not exist; create it, or choose another --out.")
     opened, dataset = _open(run, overrides)
@@ -194,15 +212,24 @@ def extract(
         _extract_into_folder(opened, model, table, dataset, place, extractors or 1, address)
     else:
         opened.use_model(model)
-        _extract_into_file(opened, table, dataset, place)
+        _extract_into_file(opened, table, dataset, place, attributes=attributes)
 
 
-def _extract_into_file(run: Run, table: ImageTable, dataset: Dataset, out: Location) -> None:
+def _extract_into_file(run: Run, table: ImageTable, dataset: Dataset, out: Location, *, attributes: bool) -> None:
     import numpy as np
 
+    from reid_ray.inference.predictions import attribute_columns, predicted_attributes
     from reid_ray.io.files import atomic_write, atomic_write_bytes, parquet_bytes
 
-    features = embed_with_progress(run, table, dataset, make_console(stderr=True))
+    names = predicted_attributes(run.model) if attributes else ()
+    if attributes and not names:
+        raise ConfigError(f"The model of {run.path} predicts no attributes; leave --attributes out.")
+    features = embed_with_progress(run, table, dataset, make_console(stderr=True), attributes=attributes)
+    if names:
+        values = features[:, -len(names) :].astype(np.int8)
+        features = np.ascontiguousarray(features[:, : -len(names)])
+        file_of_values = out.with_name(f"{out.stem}-attributes.parquet")
+        atomic_write_bytes(file_of_values, parquet_bytes(attribute_columns(table, names, values)))
     with atomic_write(out) as file:
         np.save(file, features)
         atomic_write_bytes(out.with_suffix(".parquet"), parquet_bytes(table.arrow))
@@ -210,6 +237,8 @@ def _extract_into_file(run: Run, table: ImageTable, dataset: Dataset, out: Locat
         f"{features.shape[0]} × {features.shape[1]} features: {out}, rows: {out.with_suffix('.parquet')}",
         markup=False,
     )
+    if names:
+        make_console().print(f"{len(names)} predicted attributes: {file_of_values}", markup=False)
 
 
 def _extract_into_folder(
@@ -249,32 +278,39 @@ def _extract_into_folder(
 @app.command()
 def rank(
     run: RunArgument,
-    overrides: DataOverrides = None,
+    overrides: ProtocolOverrides = None,
     out: Annotated[str, typer.Option("--out", "-o", help="The PNG to write.")] = "ranked.png",
     queries: Annotated[int, typer.Option(min=1, help="Number of queries to show, from worst to best.")] = 8,
     top: Annotated[int, typer.Option(min=1, max=50, help="Matches per query.")] = 10,
     model: Which = "last",
 ) -> None:
-    """Draw queries with their best matches; correct ones are framed green, wrong ones red."""
-    from reid_ray.reports import draw_ranking
+    """Draw queries with their best matches; correct ones are framed green, wrong ones red.
+
+    Under a tracklet protocol (evaluation.protocol=mars), each tracklet is drawn as a film strip.
+    """
+    from reid_ray.reports.run_report import draw_compared
+    from reid_ray.training.datasets import query_and_gallery
 
     file = png_file(out)
-    opened, dataset = _open(run, overrides, model)
+    opened, dataset, settings = _open_to_measure(run, overrides, model)
     for name, table in (("query", dataset.query), ("gallery", dataset.gallery)):
         if not len(table):
             raise DataError(f"{dataset.table.name} has no {name} split, so there is nothing to rank.")
     console = make_console(stderr=True)
-    features = [embed_with_progress(opened, split, dataset, console) for split in (dataset.query, dataset.gallery)]
-    data = opened.config.data
-    width = max(1, round(DRAWN_HEIGHT * data.width / data.height))
-    draw_ranking(dataset, features[0], features[1], file, n=queries, k=top, height=DRAWN_HEIGHT, width=width)
+    features = embed_with_progress(opened, query_and_gallery(dataset.table, settings), dataset, console)
+    config = opened.config.model_copy(update={"evaluation": settings})
+    draw_compared(dataset, features, file, config, n=queries, k=top, height=DRAWN_HEIGHT)
     make_console().print(f"Ranked gallery: {out}", markup=False)
 
 
-def embed_with_progress(run: Run, table: ImageTable, dataset: Dataset, console: Console) -> FloatArray:
+def embed_with_progress(
+    run: Run, table: ImageTable, dataset: Dataset, console: Console, *, attributes: bool = False
+) -> FloatArray:
     """`Run.embed_table` with a progress bar."""
     with counting(console, f"Extracting {escape(table.name)}", len(table)) as bars:
-        return run.embed_table(table, dataset, on_batch=lambda n: bars.advance(bars.task_ids[0], n))
+        return run.embed_table(
+            table, dataset, attributes=attributes, on_batch=lambda n: bars.advance(bars.task_ids[0], n)
+        )
 
 
 def _open(path: str, overrides: list[str] | None, model: str | None = None) -> tuple[Run, Dataset]:
@@ -298,6 +334,16 @@ def _open_to_measure(path: str, overrides: list[str] | None, model: str) -> tupl
     _allow_only(overrides, "data", "evaluation")
     run, dataset = _open(path, [each for each in overrides or [] if each.startswith("data.")], model)
     return run, dataset, load_config(run.directory.config_file, overrides or []).evaluation
+
+
+def _attribute_table(attributes: dict[str, Any], name: str) -> Table:
+    table = Table("attribute", title=escape(f"Attributes on {name}"))
+    for heading in ("accuracy", "most frequent value", "images"):
+        table.add_column(heading, justify="right")
+    for attribute, numbers in attributes.items():
+        row = (f"{numbers['accuracy']:.1%}", f"{numbers['baseline']:.1%}", str(numbers["n_known"]))
+        table.add_row(escape(attribute), *row)
+    return table
 
 
 def _allow_only(overrides: list[str] | None, *sections: str) -> None:

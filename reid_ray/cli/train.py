@@ -95,6 +95,9 @@ def comparison_table(run: Run) -> Table:
 @app.command()
 def report(
     run: Annotated[str, typer.Argument(help="Directory of a run or a search, finished or not.")],
+    features: Annotated[
+        bool, typer.Option("--features", help="Also draw t-SNE of the features of test images, coloured by identity.")
+    ] = False,
 ) -> None:
     """Plot a run or a search, and write its report.html."""
     if (Path(run).expanduser() / "search.yaml").is_file():
@@ -102,10 +105,15 @@ def report(
 
         page: Location = report_search(Path(run).expanduser())
     else:
-        from reid_ray.reports.run_report import report_run
+        from reid_ray.reports.run_report import FEATURES_NAME, report_run
         from reid_ray.run import load_run
 
-        page = report_run(load_run(run))
+        opened = load_run(run)
+        if features:
+            from reid_ray.reports.embedding import draw_features
+
+            draw_features(opened, opened.path / FEATURES_NAME)
+        page = report_run(opened)
     make_console().print(f"Report: {page}")
 
 

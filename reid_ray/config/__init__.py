@@ -107,6 +107,7 @@ class Config(Section):
 
 
 from reid_ray.config.loading import (  # noqa: E402
+    RUN_PREFIX,
     config_hash,
     dump_config,
     hashed_settings,
@@ -117,6 +118,7 @@ from reid_ray.config.loading import (  # noqa: E402
 
 __all__ = [
     "METHOD_CONFIGS",
+    "RUN_PREFIX",
     "ABMTConfig",
     "AM0BHConfig",
     "BranchConfig",

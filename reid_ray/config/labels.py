@@ -12,6 +12,9 @@ from reid_ray.config.base import Search, Section
 class LabelsConfig(Section):
     """k-reciprocal Jaccard distance and clustering; defaults are those of ICE."""
 
+    unit: Literal["image", "tracklet"] = "image"
+    """Items to cluster: images, or tracklets by the mean feature of their frames; each frame gets the label of its
+    tracklet. An image without a tracklet counts as a tracklet of one frame."""
     variant: Literal["spcl", "cvpr17", "camera"] = "spcl"
     """Variant of the Jaccard distance; eps is not transferable between variants (docs/labels.md). `camera` is
     CA-Jaccard (CVPR 2024), with k1=20, k2=4 and the next two settings."""

@@ -93,6 +93,10 @@ def hashed_settings(config: Config) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude=NOT_HASHED)
 
 
+RUN_PREFIX = "run:"
+"""Prefix in `model.weights` before the path of a run, whose exported model is loaded."""
+
+
 def with_absolute_paths(config: Config) -> Config:
     """The same configuration with paths that mean the same in every process: Ray workers have other working folders."""
 
@@ -111,6 +115,8 @@ def with_absolute_paths(config: Config) -> Config:
         )
 
     def weights_file(weights: str | None) -> str | None:
+        if weights is not None and weights.startswith(RUN_PREFIX):
+            return f"{RUN_PREFIX}{absolute(weights.removeprefix(RUN_PREFIX))}"
         return weights if weights == "torchvision" else absolute(weights)
 
     weights = config.model.weights

@@ -28,7 +28,8 @@ class ModelConfig(Section):
     weights: str | tuple[str, ...] | None = "torchvision"
     """Initial weights: `torchvision` (downloads ImageNet weights), null for random, or a file: the weights of a
     backbone, or the exported model of a run with the same network (`checkpoints/model-last.pt`), which is loaded
-    completely. A list assigns one entry to each network of a method that trains several (MMT)."""
+    completely. `run:PATH` is the last model of the run in the folder PATH. A list assigns one entry to each network of
+    a method that trains several (MMT)."""
     stride_in: Literal["conv1", "conv2"] = "conv2"
     """Convolution with the stride of a bottleneck: `conv2` (3×3, torchvision) or `conv1` (1×1, ResNet v1 files). Keys
     match both, so a wrong value loads without an error and computes another function."""

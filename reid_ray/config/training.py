@@ -111,11 +111,21 @@ class EvaluationConfig(Section):
     """Evaluate the model of an epoch while the next epoch trains; the metrics are logged at the end of that epoch."""
     batch_size: int = Field(default=64, ge=1)
     """Images per forward pass in extraction. Batches are fixed: results do not depend on the number of extractors."""
-    protocol: Literal["single_query", "sysu_mm01", "regdb"] = "single_query"
+    protocol: Literal["single_query", "sysu_mm01", "regdb", "mars"] = "single_query"
     """Evaluation protocol. `single_query`: each query image against all gallery images except those of the same
     identity and camera (Market-1501). `sysu_mm01`: infrared queries against ten galleries that are drawn from the
     visible images; metrics are means over these trials, and the CMC counts people. `regdb`: all visible images against
-    all thermal ones, or the reverse."""
+    all thermal ones, or the reverse. `mars`: single query between tracklets, whose features are pooled from the
+    features of their frames; pid 0 marks distractors."""
+    temporal_parts: int = Field(default=1, ge=1)
+    """Protocol mars: consecutive parts of a tracklet whose mean features are concatenated. 1 is the mean of all frames
+    (TP); SCR uses 3 (TPP)."""
+    temporal_frames: int | None = Field(default=None, ge=1)
+    """Protocol mars: frames sampled per tracklet, a multiple of `temporal_parts` (SCR: 15); null uses all frames."""
+    temporal_sampling: Literal["even", "random"] = "even"
+    """Protocol mars: frames are evenly spaced (E) or random (R)."""
+    temporal_seed: int = Field(default=0, ge=0)
+    """Protocol mars: seed of the random sampling."""
     search: Literal["all", "indoor"] = "all"
     """Protocol sysu_mm01: the gallery's cameras, 1, 2, 4, 5 or 1, 2."""
     shots: int = Field(default=1, ge=1)
@@ -130,6 +140,13 @@ class EvaluationConfig(Section):
     (`data.trial`)."""
     ap: Literal["mean", "trapezoid"] = "mean"
     """Average precision: mean over hits, the usual form, or the original trapezoid form of Market-1501."""
+
+    @model_validator(mode="after")
+    def _parts_are_equal(self) -> EvaluationConfig:
+        frames, parts = self.temporal_frames, self.temporal_parts
+        if frames is not None and frames % parts:
+            raise ValueError(f"evaluation.temporal_frames={frames} is not a multiple of temporal_parts={parts}")
+        return self
 
 
 class RuntimeConfig(Section):

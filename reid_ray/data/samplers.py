@@ -193,30 +193,6 @@ def sample_cameras_first(
     return plan
 
 
-def sample_frames(tracklets: Sequence[IntArray], items: IntArray, n_frames: int, rng: np.random.Generator) -> IntArray:
-    """Random frames of drawn tracklets, in their order in time: int64 [..., n_frames] of row numbers.
-
-    A tracklet with fewer frames repeats some.
-
-    Args:
-        tracklets: rows of each tracklet, in order of time.
-        items: int64 [...], numbers of tracklets.
-    """
-    frames = [_sorted_draw(tracklets[item], n_frames, rng) for item in items.ravel().tolist()]
-    return np.array(frames, dtype=np.int64).reshape(*items.shape, n_frames)
-
-
-def group_tracklets(tracklets: IntArray) -> list[IntArray]:
-    """The rows of each tracklet, in ascending order; an image in no tracklet is one of its own.
-
-    Args:
-        tracklets: int64 [N], `UNKNOWN` for images in none.
-    """
-    alone = np.flatnonzero(tracklets == UNKNOWN)
-    groups = [rows for _, rows in _labelled_members(tracklets)]
-    return sorted([*groups, *alone[:, None]], key=lambda rows: int(rows[0]))
-
-
 def worker_columns(batch_size: int, rank: int, n_workers: int) -> slice:
     """The contiguous share of each global batch that one worker trains on."""
     local = batch_size // n_workers
@@ -267,10 +243,6 @@ def _draw(rows: IntArray, n: int, rng: np.random.Generator) -> IntArray:
     if len(rows) >= n:
         return rng.choice(rows, n, replace=False)
     return np.concatenate([rng.permutation(rows), rng.choice(rows, n - len(rows))])
-
-
-def _sorted_draw(rows: IntArray, n: int, rng: np.random.Generator) -> IntArray:
-    return rows[np.sort(_draw(np.arange(len(rows)), n, rng))]
 
 
 def _draw_cameras_first(rows: IntArray, by_camera: list[IntArray], n: int, rng: np.random.Generator) -> IntArray:

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from reid_ray.data.tracklets import even_frames, random_frames
+from reid_ray.data.tracklets import Sampling, even_frames, random_frames
 from reid_ray.types import FeatureRows, FloatArray, IntArray
-
-Sampling = Literal["even", "random"]
 
 BLOCK_ROWS = 4096
 """Frames whose features are in memory at once."""

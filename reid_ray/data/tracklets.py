@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import numpy as np
 
 from reid_ray.data.table import SPLITS, ImageTable
 from reid_ray.errors import DataError
 from reid_ray.types import UNKNOWN, IntArray
+
+Sampling = Literal["even", "random"]
+"""`even_frames` or `random_frames`: E and R in SCR."""
 
 
 def even_frames(n_frames: int, n_samples: int) -> IntArray:
@@ -45,6 +51,25 @@ def random_frames(n_frames: int, n_samples: int, rng: np.random.Generator) -> In
     return np.sort(np.concatenate([every, chosen])).astype(np.int64)
 
 
+def sample_frames(
+    tracklets: Sequence[IntArray], items: IntArray, n_frames: int, rng: np.random.Generator, *, sampling: Sampling
+) -> IntArray:
+    """Frames of the sampled tracklets in temporal order: int64 [..., n_frames], row numbers.
+
+    Args:
+        tracklets: rows of each tracklet in temporal order (`tracklet_rows`).
+        items: int64 [...], numbers of tracklets.
+        n_frames: T ≥ 1.
+        rng: advanced by random sampling, item by item.
+        sampling: `even` or `random`.
+    """
+    drawn = []
+    for rows in (tracklets[item] for item in items.ravel().tolist()):
+        frames = even_frames(len(rows), n_frames) if sampling == "even" else random_frames(len(rows), n_frames, rng)
+        drawn.append(rows[frames])
+    return np.array(drawn, dtype=np.int64).reshape(*items.shape, n_frames)
+
+
 def number_tracklets(table: ImageTable) -> IntArray:
     """The tracklet of each row, int64 [N], numbered 0 … K−1 by first appearance.
 
@@ -63,6 +88,16 @@ def number_tracklets(table: ImageTable) -> IntArray:
     by_appearance = np.empty(len(first), dtype=np.int64)
     by_appearance[np.argsort(first)] = np.arange(len(first))
     return by_appearance[numbers]
+
+
+def tracklet_rows(numbers: IntArray) -> list[IntArray]:
+    """The rows of each tracklet in ascending order, which is temporal order.
+
+    Args:
+        numbers: int64 [N], 0 … K−1 without gaps, as `number_tracklets` gives them.
+    """
+    sizes = np.bincount(numbers, minlength=0) if len(numbers) else np.zeros(0, dtype=np.int64)
+    return np.split(np.argsort(numbers, kind="stable"), np.cumsum(sizes)[:-1]) if len(sizes) else []
 
 
 def tracklet_table(table: ImageTable) -> ImageTable:

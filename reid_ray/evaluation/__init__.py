@@ -1,6 +1,11 @@
 """Evaluation: CMC, mAP and mINP, protocols, a hand-crafted baseline, and quality of generated images."""
 
-from reid_ray.evaluation.attribute_accuracy import AttributeAccuracy, attribute_accuracies, mean_accuracy
+from reid_ray.evaluation.attribute_accuracy import (
+    AttributeAccuracy,
+    accuracy_metrics,
+    attribute_accuracies,
+    mean_accuracy,
+)
 from reid_ray.evaluation.baselines import colour_histogram
 from reid_ray.evaluation.cross_modal import regdb, sysu_mm01
 from reid_ray.evaluation.frechet import frechet_distance
@@ -47,6 +52,7 @@ __all__ = [
     "QueryScores",
     "RankMetrics",
     "TrialMetrics",
+    "accuracy_metrics",
     "attribute_accuracies",
     "camera_note",
     "colour_histogram",

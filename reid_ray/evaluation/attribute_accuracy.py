@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -67,6 +68,18 @@ def mean_accuracy(accuracies: Sequence[AttributeAccuracy]) -> tuple[float, float
     if not counted:
         return float("nan"), float("nan")
     return float(np.mean([each.accuracy for each in counted])), float(np.mean([each.baseline for each in counted]))
+
+
+def accuracy_metrics(accuracies: Sequence[AttributeAccuracy]) -> dict[str, Any]:
+    """Numbers for the log: both means, and under `attributes` the numbers of each attribute that is known."""
+    known = [each for each in accuracies if each.n_known and each.commonest != UNKNOWN]
+    if not known:
+        return {}
+    accuracy, baseline = mean_accuracy(known)
+    by_name = {
+        each.name: {"accuracy": each.accuracy, "baseline": each.baseline, "n_known": each.n_known} for each in known
+    }
+    return {"attribute_accuracy": accuracy, "attribute_baseline": baseline, "attributes": by_name}
 
 
 def _accuracy(name: str, predicted: IntArray, values: IntArray, reference: IntArray) -> AttributeAccuracy:

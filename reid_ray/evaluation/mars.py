@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
+from reid_ray.data.table import ImageTable
 from reid_ray.evaluation.arguments import Array, Ids
 from reid_ray.evaluation.ranking import APForm, RankMetrics, rank_metrics
+from reid_ray.evaluation.tables import has_valid_match, missing_part
 from reid_ray.types import UNKNOWN
 
 DISTRACTOR = 0
@@ -47,3 +49,19 @@ def mars(
     pids = q_pids.cpu().numpy() if isinstance(q_pids, Tensor) else np.asarray(q_pids)
     identified = np.where(pids == DISTRACTOR, UNKNOWN, pids)
     return rank_metrics(query, gallery, identified, g_pids, q_camids, g_camids, ap=ap, chunk=chunk)
+
+
+def mars_evaluable(table: ImageTable) -> str | None:
+    """None if the tracklets of an image table can be evaluated, otherwise a one-line reason."""
+    reason = missing_part(table)
+    if reason is not None:
+        return reason
+    if "tracklet" not in table.arrow.column_names:
+        return (
+            f"{table.name} cannot be evaluated by tracklets: it has no column 'tracklet'; data.tracklets=true makes "
+            f"them for the layouts market1501 and folder."
+        )
+    query, gallery = table.split("query"), table.split("gallery")
+    if not has_valid_match(query.where(query.pids != DISTRACTOR), gallery):
+        return f"{table.name} cannot be evaluated: the gallery has no tracklet of a query's person by another camera."
+    return None

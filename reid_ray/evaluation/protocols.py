@@ -2,19 +2,20 @@
 
 A protocol is a pure function of query features, gallery features, the table and the settings of `evaluation`, found by
 name in `PROTOCOLS`. Here is the single-query protocol of `ranking`; `trials` has those between visible light and
-infrared.
+infrared, `mars` that of tracklets.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from reid_ray.config import EvaluationConfig
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import DataError
 from reid_ray.evaluation.arguments import Array
+from reid_ray.evaluation.mars import mars, mars_evaluable
 from reid_ray.evaluation.ranking import (
     APForm,
     DistanceBlocks,
@@ -22,7 +23,7 @@ from reid_ray.evaluation.ranking import (
     rank_metrics,
     rank_metrics_of_distances,
 )
-from reid_ray.evaluation.tables import missing_part
+from reid_ray.evaluation.tables import has_valid_match, missing_part
 from reid_ray.evaluation.trials import (
     evaluate_regdb,
     evaluate_sysu_mm01,
@@ -44,11 +45,14 @@ class EvaluationProtocol:
         evaluate: query features [Q, D], gallery features [G, D], table, settings → numbers for the log.
         evaluable: table, settings → None, or a one-line reason why it cannot be evaluated.
         primary: the metric that selects the best model.
+        unit: items that are compared: images or tracklets. With tracklets, features and table given to `evaluate` have
+            one row per tracklet; `evaluable` always reads the image table.
     """
 
     evaluate: Callable[[Array, Array, ImageTable, EvaluationConfig], Metrics]
     evaluable: Callable[[ImageTable, EvaluationConfig], str | None]
     primary: str = "mAP"
+    unit: Literal["image", "tracklet"] = "image"
 
 
 def evaluate_table(
@@ -93,7 +97,7 @@ def evaluable(table: ImageTable) -> str | None:
     if reason is not None:
         return reason
     query, gallery = table.split("query"), table.split("gallery")
-    if not _has_valid_match(query, gallery):
+    if not has_valid_match(query, gallery):
         return f"{table.name} cannot be evaluated: the gallery holds no image of a query's person by another camera."
     return None
 
@@ -115,16 +119,6 @@ def _ids(table: ImageTable) -> tuple[IntArray, IntArray, IntArray, IntArray]:
         raise DataError(reason)
     query, gallery = table.split("query"), table.split("gallery")
     return query.pids, gallery.pids, query.camids, gallery.camids
-
-
-def _has_valid_match(query: ImageTable, gallery: ImageTable) -> bool:
-    per_pid = Counter(gallery.pids.tolist())
-    per_pid_and_camera = Counter(zip(gallery.pids.tolist(), gallery.camids.tolist(), strict=True))
-    for pid, camid in set(zip(query.pids.tolist(), query.camids.tolist(), strict=True)):
-        n_removed = 0 if camid == UNKNOWN else per_pid_and_camera[pid, camid]
-        if pid != UNKNOWN and per_pid[pid] > n_removed:
-            return True
-    return False
 
 
 def _single_query(q_features: Array, g_features: Array, table: ImageTable, settings: EvaluationConfig) -> Metrics:
@@ -155,10 +149,17 @@ def _regdb(q_features: Array, g_features: Array, table: ImageTable, settings: Ev
     return evaluate_regdb(q_features, g_features, table)[settings.direction].as_dict()
 
 
+def _mars(q_features: Array, g_features: Array, table: ImageTable, settings: EvaluationConfig) -> Metrics:
+    query, gallery = table.split("query"), table.split("gallery")
+    ids = (query.pids, gallery.pids, query.camids, gallery.camids)
+    return mars(q_features, g_features, *ids, ap=settings.ap).as_dict()
+
+
 PROTOCOLS: dict[str, EvaluationProtocol] = {
     "single_query": EvaluationProtocol(_single_query, lambda table, settings: evaluable(table)),
     "sysu_mm01": EvaluationProtocol(_sysu_mm01, _sysu_evaluable),
     "regdb": EvaluationProtocol(_regdb, lambda table, settings: regdb_evaluable(table)),
+    "mars": EvaluationProtocol(_mars, lambda table, settings: mars_evaluable(table), unit="tracklet"),
 }
 """By the name of `evaluation.protocol`."""
 
@@ -179,4 +180,4 @@ def why_not(table: ImageTable, settings: EvaluationConfig) -> str | None:
 
 def evaluation_note(table: ImageTable, settings: EvaluationConfig) -> str | None:
     """What has to be said with the numbers of the configured protocol, else None."""
-    return camera_note(table) if settings.protocol == "single_query" else None
+    return camera_note(table) if settings.protocol in ("single_query", "mars") else None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from reid_ray.data.table import ImageTable
+from reid_ray.types import UNKNOWN
 
 
 def missing_part(table: ImageTable) -> str | None:
@@ -18,3 +21,14 @@ def missing_part(table: ImageTable) -> str | None:
         if not side.has_pids:
             return f"{table.name} cannot be evaluated: the identities of its {name} images are not known."
     return None
+
+
+def has_valid_match(query: ImageTable, gallery: ImageTable) -> bool:
+    """Whether some query has a gallery image of the same person from another camera."""
+    per_pid = Counter(gallery.pids.tolist())
+    per_pid_and_camera = Counter(zip(gallery.pids.tolist(), gallery.camids.tolist(), strict=True))
+    for pid, camid in set(zip(query.pids.tolist(), query.camids.tolist(), strict=True)):
+        n_removed = 0 if camid == UNKNOWN else per_pid_and_camera[pid, camid]
+        if pid != UNKNOWN and per_pid[pid] > n_removed:
+            return True
+    return False

@@ -40,10 +40,14 @@ class AM0BH(Method):
     @classmethod
     def resolve(cls, config: Config, table: ImageTable) -> Config:
         settings = cast(AM0BHConfig, config.method)
-        if not settings.weight_attributes or settings.attribute_values is not None:
+        if not settings.weight_attributes:
             return config
         values = tuple(max(2, int(column.max(initial=-1)) + 1) for column in table.column("attributes").T)
-        return config.model_copy(update={"method": settings.model_copy(update={"attribute_values": values})})
+        known = {
+            "attribute_values": settings.attribute_values or values,
+            "attribute_names": settings.attribute_names or table.attribute_names,
+        }
+        return config.model_copy(update={"method": settings.model_copy(update=known)})
 
     @classmethod
     def stages(cls, config: Config) -> tuple[Stage, ...]:
@@ -62,7 +66,8 @@ class AM0BH(Method):
         if not settings.weight_attributes:
             return embedder
         head = AttributeHead(settings.attribute_values or (), settings.piece_dim)
-        return AttributeEmbedder(embedder, head, retrieve=settings.retrieve)
+        names = settings.attribute_names or ()
+        return AttributeEmbedder(embedder, head, retrieve=settings.retrieve, attribute_names=names)
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:

@@ -135,7 +135,9 @@ class Method(ABC):
     def network(cls, config: Config, module: str) -> nn.Module:
         """A module that retrieves or fills a feature cache, as any process can build it, with initial weights.
 
-        It has `embed(images, **columns) -> [n, D]` and `dim`; one that reads columns names them in `columns`.
+        It has `embed(images, **columns) -> [n, D]` and `dim`; one that reads columns names them in `columns`. A network
+        that predicts attributes names them in `attribute_names` and has `embed_and_predict(images) -> ([n, D], [n,
+        M])`. One with `representations(images) -> {name: [n, …]}` provides the vectors that figures show.
 
         Args:
             module: a name in `modules`, or a path below one.

@@ -63,6 +63,11 @@ class HAVANANetwork(nn.Module):
         """z_μ [N, D], L2-normalised."""
         return self.vnae.embed(self.extractor.embed(images))
 
+    def representations(self, images: Tensor) -> Mapping[str, Tensor]:
+        """x, z_μ and z_σ, each [N, D] (fig. 6)."""
+        x = self.extractor.embed(images)
+        return dict(zip(("features x", "means z_μ", "deviations z_σ"), (x, *self.vnae.encoder(x)), strict=True))
+
 
 @register_method("havana")
 class HAVANA(Method):

@@ -42,8 +42,13 @@ class SCR(Method):
 
     @classmethod
     def stages(cls, config: Config) -> tuple[Stage, ...]:
-        frames = cast(SCRConfig, config.method).clip_frames
-        train = StreamSpec({"image": "strong"}, labels=LabelSpec("ground_truth"), frames=frames)
+        settings = cast(SCRConfig, config.method)
+        train = StreamSpec(
+            {"image": "strong"},
+            labels=LabelSpec("ground_truth"),
+            frames=settings.clip_frames,
+            sampling=settings.clip_sampling,
+        )
         trained = optimizers(config.training, main=("student", "classifiers"))
         return (Stage("main", config.training, {"train": train}, trained, "student"),)
 

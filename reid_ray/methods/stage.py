@@ -64,7 +64,8 @@ class StreamSpec:
         data: the table, a section of the configuration: `data`, `source` or `target`.
         labels: where labels come from.
         modality: only images of this modality; None takes all.
-        frames: images of an item: 1, or T frames of a tracklet, drawn at random.
+        frames: images per item: 1, or T frames of a tracklet.
+        sampling: frames of a tracklet: `random`, new ones in each epoch, or `even`, evenly spaced.
         columns: columns of the table that come with the batch; `camid` always does.
         cache: what views of the source `feature` are made from.
     """
@@ -74,6 +75,7 @@ class StreamSpec:
     labels: LabelSpec = LabelSpec()
     modality: str | None = None
     frames: int = 1
+    sampling: Literal["even", "random"] = "random"
     columns: tuple[str, ...] = ()
     cache: FeatureCache | None = None
 

@@ -84,9 +84,17 @@ class AttributeEmbedder(nn.Module):
         embedder: images → BN neck's output.
         head: attribute classifiers.
         retrieve: the retrieval feature: `id` is f_id, as in the paper; `all` the whole vector.
+        attribute_names: names of the predicted attributes in order; empty if unknown.
     """
 
-    def __init__(self, embedder: Embedder, head: AttributeHead, *, retrieve: Retrieve = "id") -> None:
+    def __init__(
+        self,
+        embedder: Embedder,
+        head: AttributeHead,
+        *,
+        retrieve: Retrieve = "id",
+        attribute_names: Sequence[str] = (),
+    ) -> None:
         super().__init__()
         if head.dim >= embedder.dim:
             raise ConfigError(
@@ -96,6 +104,7 @@ class AttributeEmbedder(nn.Module):
         self.embedder = embedder
         self.head = head
         self.retrieve = retrieve
+        self.attribute_names = tuple(attribute_names)
 
     @property
     def identity_dim(self) -> int:
@@ -114,10 +123,17 @@ class AttributeEmbedder(nn.Module):
         return SplitEmbedding(pooled, feature, attributes, identity)
 
     def embed(self, images: Tensor) -> Tensor:
-        """The retrieval feature [N, dim], L2-normalised."""
-        embedding = self(images)
-        return F.normalize(embedding.identity if self.retrieve == "id" else embedding.feature)
+        """The retrieval feature, L2-normalised: f_id, or all."""
+        return self._retrieved(self(images))
+
+    def embed_and_predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The retrieval feature [N, dim], and the most likely value of each attribute, int64 [N, M]."""
+        found = self(images)
+        return self._retrieved(found), self.head.predict(found.attributes)
 
     def predict_attributes(self, images: Tensor) -> Tensor:
         """The most likely value of each attribute, int64 [N, M]."""
         return self.head.predict(self(images).attributes)
+
+    def _retrieved(self, found: SplitEmbedding) -> Tensor:
+        return F.normalize(found.identity if self.retrieve == "id" else found.feature)

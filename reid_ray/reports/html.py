@@ -33,6 +33,7 @@ def write_report(
         _headline_cards(summary),
         *(picture(heading, path) for heading, path in images.items() if path.is_file()),
         _epochs(events),
+        _attributes(summary.last),
         _facts(events),
         f"<section><h2>Configuration</h2><pre>{escape(config_yaml.strip())}</pre></section>",
     ]
@@ -78,6 +79,20 @@ def _epochs(events: Sequence[Event]) -> str:
     marked = [i == table.best for i in range(len(table.rows))]
     note = "Labels are those of the epoch; metrics, in %, are after the epoch."
     return grid("Epochs", note, table.headings, table.rows, marked)
+
+
+def _attributes(event: Event | None) -> str:
+    """Accuracy of each predicted attribute in the last evaluation."""
+    known = event.get("attributes") if event else None
+    if not isinstance(known, Mapping):
+        return ""
+    rows, better = [], []
+    for name, numbers in known.items():
+        accuracy, baseline = float(numbers["accuracy"]), float(numbers["baseline"])
+        rows.append([name, *(f"{100 * value:.1f}" for value in (accuracy, baseline, accuracy - baseline))])
+        better.append(accuracy > baseline)
+    note = "Accuracy on query and gallery, in %, next to always predicting the most frequent value. Marked: better."
+    return grid("Attributes", note, ["attribute", "accuracy", "most frequent value", "difference"], rows, better)
 
 
 def _facts(events: Sequence[Event]) -> str:

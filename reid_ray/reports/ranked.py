@@ -48,6 +48,7 @@ def draw_ranking(
     height: int = 256,
     width: int = 128,
     title: str | None = None,
+    cell: float = 1,
 ) -> None:
     """Draw the rankings of some queries of a dataset to a PNG.
 
@@ -66,6 +67,7 @@ def draw_ranking(
         height: height of the drawn crops, pixels.
         width: width of the drawn crops, pixels.
         title: headline of the figure.
+        cell: width of a drawn image relative to a single crop; larger for film strips of tracklets.
 
     Raises:
         DataError: no queries, no gallery, features that do not fit the splits, an image that cannot be read.
@@ -102,6 +104,7 @@ def draw_ranking(
         captions=[_caption(query, row, score) for row, score in zip(rows, ap, strict=True)],
         title=f"Ranked gallery: {dataset.table.name}" if title is None else title,
         k=k,
+        cell=cell,
     )
 
 
@@ -116,6 +119,7 @@ def draw_ranked_grid(
     title: str = "",
     note: str = "",
     k: int | None = None,
+    cell: float = 1,
 ) -> None:
     """Draw n queries with their first k gallery images to a PNG.
 
@@ -132,11 +136,13 @@ def draw_ranked_grid(
         title: headline.
         note: a remark next to the legend.
         k: columns; by default those of the longest row.
+        cell: width of an image relative to a single crop.
     """
     if len(query_images) == 0 or len(query_images) != len(gallery_images):
         raise ValueError(f"{len(query_images)} queries, {len(gallery_images)} rows of matches: pass one row per query")
     n_columns = k or max(1, *(len(row) for row in gallery_images))
-    sheet = _ImageGrid(len(query_images), n_columns, float(query_images[0].shape[1] / query_images[0].shape[2]))
+    aspect = float(query_images[0].shape[1] / query_images[0].shape[2])
+    sheet = _ImageGrid(len(query_images), n_columns, aspect, cell)
     remarks = ("cosine similarity below each image" if similarities is not None else "", note)
     sheet.head(title, ";  ".join(filter(None, remarks)), judged=correct is not None)
     for i, (query_image, row) in enumerate(zip(query_images, gallery_images, strict=True)):
@@ -151,13 +157,14 @@ def draw_ranked_grid(
 
 
 class _ImageGrid:
-    """Layout on one axes over the whole figure; the unit is the width of a cell."""
+    """Layout on one axes over the whole figure; the unit is the width of a single crop."""
 
-    def __init__(self, n_rows: int, n_columns: int, aspect: float) -> None:
-        self.aspect = aspect
+    def __init__(self, n_rows: int, n_columns: int, aspect: float, cell: float) -> None:
+        self.cell = cell
+        self.height = aspect * cell
         self.left = MARGIN + CAPTION_WIDTH
         self.top = MARGIN + TITLE_HEIGHT + HEADING_HEIGHT
-        self.row_height = aspect + SCORE_HEIGHT
+        self.row_height = self.height + SCORE_HEIGHT
         self.n_columns = n_columns
         self.width = max(MIN_WIDTH, self.column(n_columns) - GAP + MARGIN)
         height = self.top + n_rows * self.row_height + MARGIN - 0.1
@@ -167,7 +174,7 @@ class _ImageGrid:
         self.axes.set(xlim=(0, self.width), ylim=(height, 0), autoscale_on=False)
 
     def column(self, j: int) -> float:
-        return self.left + 1 + QUERY_GAP + j * (1 + GAP)
+        return self.left + self.cell + QUERY_GAP + j * (self.cell + GAP)
 
     def head(self, title: str, note: str, *, judged: bool) -> None:
         y = MARGIN + 0.25
@@ -182,15 +189,15 @@ class _ImageGrid:
             self.text(MARGIN, legend_y, "identities are not known: nothing is marked right or wrong", ha="left")
         self.text(self.width - MARGIN, legend_y, note, ha="right")
         heading_y = self.top - 0.2
-        self.text(self.left + 0.5, heading_y, "query", size=9.5, color=INK)
+        self.text(self.left + self.cell / 2, heading_y, "query", size=9.5, color=INK)
         for j in range(self.n_columns):
-            self.text(self.column(j) + 0.5, heading_y, str(j + 1), size=9.5, color=INK)
+            self.text(self.column(j) + self.cell / 2, heading_y, str(j + 1), size=9.5, color=INK)
 
     def query(self, i: int, image: Tensor, caption: str) -> None:
         x, y = self.left, self.top + i * self.row_height
         self.image(x, y, image)
         self.frame(x, y, INK, "solid")
-        self.text(x - 0.2, y + self.aspect / 2, caption, ha="right", linespacing=1.5)
+        self.text(x - 0.2, y + self.height / 2, caption, ha="right", linespacing=1.5)
 
     def match(self, i: int, j: int, image: Tensor, right: bool | None, similarity: float | None) -> None:
         x, y = self.column(j), self.top + i * self.row_height
@@ -201,20 +208,22 @@ class _ImageGrid:
             self.frame(x, y, GREEN if right else VERMILION, "solid" if right else (0, (3, 1.3)))
             self.badge(x + 0.02, y + 0.02, right)
         if similarity is not None:
-            self.text(x + 0.5, y + self.aspect + 0.18, f"{similarity:.2f}", size=8)
+            self.text(x + self.cell / 2, y + self.height + 0.18, f"{similarity:.2f}", size=8)
 
     def nothing(self, i: int, j: int) -> None:
         x, y = self.column(j), self.top + i * self.row_height
-        self.axes.add_patch(Rectangle((x, y), 1, self.aspect, facecolor="#F7F8FA", edgecolor=FAINT, linewidth=1))
+        self.axes.add_patch(
+            Rectangle((x, y), self.cell, self.height, facecolor="#F7F8FA", edgecolor=FAINT, linewidth=1)
+        )
 
     def image(self, x: float, y: float, image: Tensor) -> None:
         pixels = image.permute(1, 2, 0).cpu().numpy()
-        extent = (x, x + 1, y + self.aspect, y)
+        extent = (x, x + self.cell, y + self.height, y)
         self.axes.imshow(pixels, extent=extent, aspect="auto", interpolation="lanczos", zorder=1)
 
     def frame(self, x: float, y: float, color: str, style: Any) -> None:
         pad = 0.012
-        corner, size = (x - pad, y - pad), (1 + 2 * pad, self.aspect + 2 * pad)
+        corner, size = (x - pad, y - pad), (self.cell + 2 * pad, self.height + 2 * pad)
         look = {"edgecolor": color, "linestyle": style, "linewidth": 2.2, "joinstyle": "miter"}
         self.axes.add_patch(Rectangle(corner, *size, fill=False, zorder=2, **look))
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from reid_ray.config import dump_config
-from reid_ray.evaluation.protocols import evaluable
+from reid_ray.config import Config, dump_config
+from reid_ray.data.images import Dataset
+from reid_ray.evaluation.protocols import protocol_of, why_not
 from reid_ray.io.paths import Location
 from reid_ray.reports.curves import draw_curves
+from reid_ray.reports.film import FRAME_WIDTH, N_FRAMES, film_strips
 from reid_ray.reports.generated import generated_pictures, redraw_generated
 from reid_ray.reports.html import write_report
 from reid_ray.reports.ranked import draw_ranking
 from reid_ray.run import Run
+from reid_ray.training.datasets import query_and_gallery
+from reid_ray.training.services import compared_items
+from reid_ray.types import FloatArray
+
+FEATURES_NAME = "features.png"
 
 
 def report_run(run: Run, *, redraw: bool = True) -> Location:
@@ -24,24 +31,55 @@ def report_run(run: Run, *, redraw: bool = True) -> Location:
     draw_curves(events, curves)
     if redraw:
         redraw_generated(run)
-    images = {"Curves": curves, **generated_pictures(run), "Ranked gallery": ranked}
+    images = {
+        "Curves": curves,
+        **generated_pictures(run),
+        "Ranked gallery": ranked,
+        "Features": run.path / FEATURES_NAME,
+    }
     return write_report(run.path, events, dump_config(run.config), images)
 
 
 def rank_run(run: Run, out: Location | None = None, *, n: int = 8, k: int = 10) -> Location | None:
     """Draw the ranked gallery of the run's own query and gallery; None without them."""
-    dataset = run.dataset
+    dataset, settings = run.dataset, run.config.evaluation
     if not len(dataset.query) or not len(dataset.gallery):
         return None
     out = out or run.path / "ranked.png"
-    note = "" if evaluable(dataset.table) is None else " (identities unknown)"
-    draw_ranking(
-        dataset,
-        run.embed_table(dataset.query),
-        run.embed_table(dataset.gallery),
-        out,
-        n=n,
-        k=k,
-        title=f"{run.config.name}: queries from the worst to the best{note}",
-    )
+    note = "" if why_not(dataset.table, settings) is None else " (identities unknown)"
+    features = run.embed_table(query_and_gallery(dataset.table, settings))
+    title = f"{run.config.name}: queries from the worst to the best{note}"
+    draw_compared(dataset, features, out, run.config, n=n, k=k, height=256, title=title)
     return out
+
+
+def draw_compared(
+    dataset: Dataset,
+    features: FloatArray,
+    out: Location,
+    config: Config,
+    *,
+    n: int,
+    k: int,
+    height: int,
+    title: str | None = None,
+) -> None:
+    """Draw rankings of the items that the protocol compares: images, or tracklets as film strips.
+
+    Args:
+        dataset: with query and gallery splits.
+        features: [N, D] of query images followed by gallery images.
+        config: sets the protocol and the shape of images.
+        n, k: number of queries, and of matches per query.
+        height: of drawn crops, pixels.
+    """
+    settings = config.evaluation
+    width = max(1, round(height * config.data.width / config.data.height))
+    table = query_and_gallery(dataset.table, settings)
+    query, gallery, _ = compared_items(features, table, settings)
+    shown, cell = dataset, 1.0
+    if protocol_of(settings).unit == "tracklet":
+        shown, strips = film_strips(Dataset(table, dataset.images), height=height, width=width)
+        height, width = strips.size
+        cell = N_FRAMES * FRAME_WIDTH
+    draw_ranking(shown, query, gallery, out, n=n, k=k, height=height, width=width, title=title, cell=cell)

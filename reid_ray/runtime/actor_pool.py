@@ -22,6 +22,7 @@ from reid_ray.devices import choose_device, memory_errors, parameter_dtype, prep
 from reid_ray.errors import RunError
 from reid_ray.inference.extraction import Load, assemble, augmented, batch_rows, extract, model_columns
 from reid_ray.inference.folding import for_extraction
+from reid_ray.inference.predictions import EmbedAndPredict
 from reid_ray.methods import empty_network
 from reid_ray.models import from_numpy
 from reid_ray.runtime.actor_executor import StoredFeatures, fetch
@@ -62,11 +63,15 @@ class Extractor:
         return str(ray.get_runtime_context().get_node_id())
 
     def extract(
-        self, table: str, weights: Weights, batches: list[range], copy: Copy | None = None
+        self, table: str, weights: Weights, batches: list[range], copy: Copy | None = None, attributes: bool = False
     ) -> tuple[FloatArray, float]:
-        """Features float32 [n, D] of the rows in `batches`, in order, and the seconds spent."""
+        """Features float32 [n, D] of the rows in `batches`, in order, and the seconds spent.
+
+        With `attributes`, the predicted attributes are appended as columns.
+        """
         started = time.perf_counter()
         model = self._model(weights)
+        model = EmbedAndPredict(model) if attributes else model
         cache, threads = self._caches[table], self._config.data.loader_threads
         load: Load = cache.batch
         if copy is not None:
@@ -145,7 +150,14 @@ class Pool:
             ray.kill(actor)
 
     def features(
-        self, table: str, n_rows: int, batch_size: int, weights: Weights, copy: Copy | None = None
+        self,
+        table: str,
+        n_rows: int,
+        batch_size: int,
+        weights: Weights,
+        copy: Copy | None = None,
+        *,
+        attributes: bool = False,
     ) -> Extraction:
         """Start to extract the features of all rows of a table.
 
@@ -156,7 +168,9 @@ class Pool:
         shared = ray.put(weights)
         n_extractors = len(self.extractors)
         calls = [
-            self.extractors[i % n_extractors].extract.options(num_returns=2).remote(table, shared, task, copy)
+            self.extractors[i % n_extractors]
+            .extract.options(num_returns=2)
+            .remote(table, shared, task, copy, attributes)
             for i, task in enumerate(tasks)
         ]
         lengths = [task[-1].stop - task[0].start for task in tasks]

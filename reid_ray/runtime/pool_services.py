@@ -13,6 +13,7 @@ import torch
 from reid_ray.config import Config
 from reid_ray.data.images import Dataset
 from reid_ray.data.table import ImageTable
+from reid_ray.inference.pooling import tracklet_features
 from reid_ray.inference.retriever import Retriever
 from reid_ray.methods import FeatureCache
 from reid_ray.models import to_numpy
@@ -23,12 +24,13 @@ from reid_ray.training.distributed import DistributedContext
 from reid_ray.training.services import (
     MEMORY,
     LabelRequest,
+    evaluated_attributes,
     label_streams,
     run_on_main_with_heartbeat,
     score,
     with_statistics,
 )
-from reid_ray.types import FeatureRows, Labels, Weights
+from reid_ray.types import FeatureRows, IntArray, Labels, Weights
 
 
 class PoolServices:
@@ -74,7 +76,7 @@ class PoolServices:
             features[MEMORY] = StoredFeatures([ray.put(request.memory)], [len(request.memory)])
         # Labellers reserve CPUs only; a GPU that they see belongs to another process.
         cpu = torch.device("cpu")
-        found = label_streams(request, features, self._tables, self._config, cpu, self._labellers)
+        found = label_streams(request, features, self._tables, self._config, cpu, self._labellers, self._pooled)
         for name, labels in found.items():
             rate = rates.get(request.features_of(name))
             found[name] = with_statistics(
@@ -82,10 +84,15 @@ class PoolServices:
             )
         return found, time.time()
 
+    def _pooled(self, features: FeatureRows, numbers: IntArray) -> StoredFeatures:
+        """Features of tracklets, pooled by a labeller."""
+        pooled = self._labellers.run(tracklet_features, features, numbers)
+        return StoredFeatures([pooled], [int(numbers.max(initial=-1)) + 1])
+
     def begin_evaluation(self, retriever: Retriever) -> None:
         if self._context.is_main_process and self._evaluation is not None:
-            weights = stored_weights(retriever)
-            self._evaluating = self._threads.submit(self._make_metrics, weights, self._evaluation)
+            weights, names = stored_weights(retriever), evaluated_attributes(retriever.network, self._evaluation)
+            self._evaluating = self._threads.submit(self._make_metrics, weights, self._evaluation, names)
 
     def collect_evaluation(self) -> dict[str, Any] | None:
         if self._evaluation is None:
@@ -97,10 +104,10 @@ class PoolServices:
 
         return cast(dict[str, Any], run_on_main_with_heartbeat(self._context, self._config, wait))
 
-    def _make_metrics(self, weights: Weights, table: ImageTable) -> dict[str, Any]:
+    def _make_metrics(self, weights: Weights, table: ImageTable, attributes: tuple[str, ...]) -> dict[str, Any]:
         started = time.perf_counter()
-        features = self._extraction(EVALUATION, table, weights).wait()
-        call = self._labellers.run(_score, features, table, self._config)
+        features = self._extraction(EVALUATION, table, weights, attributes=bool(attributes)).wait()
+        call = self._labellers.run(score, features, table, self._config.evaluation, attributes)
         return {**self._labellers.get([call])[0], "evaluate_seconds": time.perf_counter() - started}
 
     def extract_copies(self, retriever: Retriever, cache: FeatureCache, section: str) -> FeatureRows:
@@ -117,15 +124,14 @@ class PoolServices:
         run_on_main_with_heartbeat(self._context, self._config, lambda: stored.extend(work()))
         return StoredFeatures.joined(stored)
 
-    def _extraction(self, name: str, table: ImageTable, weights: Weights, copy: Copy | None = None) -> Extraction:
+    def _extraction(
+        self, name: str, table: ImageTable, weights: Weights, copy: Copy | None = None, *, attributes: bool = False
+    ) -> Extraction:
         """Start to extract the features of a table."""
-        return self._pool.features(name, len(table), self._config.evaluation.batch_size, weights, copy)
+        batch_size = self._config.evaluation.batch_size
+        return self._pool.features(name, len(table), batch_size, weights, copy, attributes=attributes)
 
 
 def stored_weights(retriever: Retriever) -> Weights:
     """A retriever's weights in the form that is sent to other processes."""
     return Weights(retriever.module, retriever.version, to_numpy(retriever.network.state_dict()))
-
-
-def _score(features: StoredFeatures, table: ImageTable, config: Config) -> dict[str, Any]:
-    return score(features[: len(table)], table, config)

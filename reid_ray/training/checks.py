@@ -110,7 +110,7 @@ def check_modules(stage: Stage, modules: Modules) -> None:
 
 
 def check_tables(stages: Iterable[Stage], datasets: Mapping[str, Dataset], config: Config) -> None:
-    """Raise `DataError` where a table lacks the identities, columns or meshes that a stream reads."""
+    """Raise `DataError` where a table lacks the identities, columns or meshes that a stream or its labels need."""
     for stage in stages:
         for stream in stage.streams.values():
             dataset = datasets[stream.data]
@@ -122,7 +122,8 @@ def check_tables(stages: Iterable[Stage], datasets: Mapping[str, Dataset], confi
                 )
             for column in stream.columns:
                 table.column(column)
-            if stream.frames > 1:
+            by_tracklet = stream.labels.origin == "clusters" and config.labels.unit == "tracklet"
+            if stream.frames > 1 or by_tracklet:
                 table.column("tracklet")
             if stream.modality is not None:
                 table.column("modality")

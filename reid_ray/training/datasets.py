@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
-from reid_ray.config import Config, DataConfig
+from reid_ray.config import Config, DataConfig, EvaluationConfig
 from reid_ray.data.images import Dataset
 from reid_ray.data.loader import ImageCache
 from reid_ray.data.meshes import TableMeshes
 from reid_ray.data.readers import read_dataset
 from reid_ray.data.table import ImageTable
-from reid_ray.evaluation.protocols import why_not
+from reid_ray.data.tracklets import tracklet_table
+from reid_ray.evaluation.protocols import protocol_of, why_not
+from reid_ray.inference.pooling import query_then_gallery
 from reid_ray.methods import Stage, stages_of
 
 MAIN = "data"
@@ -46,8 +46,19 @@ def evaluation_table(dataset: Dataset, config: Config) -> ImageTable | None:
     """Query rows followed by gallery rows, or None where there is nothing to evaluate, or no evaluation is wanted."""
     if config.evaluation.every is None or why_not(dataset.table, config.evaluation) is not None:
         return None
-    splits = np.array(dataset.table.arrow["split"].to_pylist())
-    return dataset.table.take(np.concatenate([np.flatnonzero(splits == name) for name in ("query", "gallery")]))
+    return query_and_gallery(dataset.table, config.evaluation)
+
+
+def query_and_gallery(table: ImageTable, settings: EvaluationConfig) -> ImageTable:
+    """Query rows followed by gallery rows, the order of extraction.
+
+    Raises:
+        DataError: the protocol compares tracklets, and a tracklet has two identities or cameras.
+    """
+    found = query_then_gallery(table)
+    if protocol_of(settings).unit == "tracklet":
+        tracklet_table(found)
+    return found
 
 
 class ImageCaches:

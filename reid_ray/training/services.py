@@ -10,26 +10,42 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import nn
 
-from reid_ray.config import Config
+from reid_ray.config import Config, EvaluationConfig, LabelsConfig
 from reid_ray.data.images import Dataset
 from reid_ray.data.table import ImageTable
+from reid_ray.data.temporal_pooling import TemporalPooling
+from reid_ray.data.tracklets import number_tracklets, tracklet_rows
 from reid_ray.data.views import make_view
 from reid_ray.errors import UserError
+from reid_ray.evaluation.attribute_accuracy import accuracy_metrics, attribute_accuracies
 from reid_ray.evaluation.protocols import protocol_of
 from reid_ray.inference.extraction import Load, assemble, augmented, batch_rows, extract, model_columns
 from reid_ray.inference.folding import for_extraction
+from reid_ray.inference.pooling import pooled_items, tracklet_features
+from reid_ray.inference.predictions import (
+    EmbedAndPredict,
+    attributes_by_name,
+    predicted_attributes,
+    split_predictions,
+)
 from reid_ray.inference.retriever import Retriever
 from reid_ray.labels.executor import Executor
+from reid_ray.labels.quality import ground_truth_scores
 from reid_ray.labels.refresh import ground_truth_labels, labels_from_ground_truth, refresh
 from reid_ray.methods import FeatureCache, LabelSpec, Method, Stage
 from reid_ray.training.datasets import EVALUATION, MAIN, ImageCaches, evaluation_table
 from reid_ray.training.distributed import DistributedContext
-from reid_ray.types import FeatureRows, Features, FloatArray, Labels
+from reid_ray.types import FeatureRows, Features, FloatArray, IntArray, Labels
+
+Pool = Callable[[FeatureRows, IntArray], FeatureRows]
+"""(features of frames, tracklet number of each frame) → L2-normalised features of tracklets."""
 
 MEMORY = "memory"
 """Name of the features that a method keeps itself, among those of tables."""
@@ -114,12 +130,14 @@ def label_streams(
     config: Config,
     device: torch.device,
     workers: Executor | None = None,
+    pool: Pool = tracklet_features,
 ) -> dict[str, Labels]:
     """The labels that a request asks for, by stream.
 
     Args:
         features: float32 [N, D] of each of `request.tables`, and `MEMORY` where the method keeps features.
         tables: training tables by section.
+        pool: computes tracklet features from frame features if tracklets are clustered.
     """
     found: dict[str, Labels] = {}
     for stream in request.streams:
@@ -129,21 +147,59 @@ def label_streams(
         if spec.origin == "ground_truth":
             labels = labels_from_ground_truth(known, table.pids, table.camids, version=request.epoch, workers=workers)
         else:
-            labels = refresh(
-                known,
-                config.labels,
-                table.camids,
+            cluster = partial(
+                refresh,
                 version=request.epoch,
-                true_pids=table.pids if table.has_pids else None,
-                previous=previous,
                 device=device,
                 workers=workers,
                 source=features[spec.compare_with] if spec.compare_with else None,
             )
+            if config.labels.unit == "tracklet":
+                labels = cluster_tracklets(cluster, known, config.labels, table, previous, pool)
+            else:
+                pids = table.pids if table.has_pids else None
+                labels = cluster(known, config.labels, table.camids, true_pids=pids, previous=previous)
         if "features" in spec.needs and request.features_of(stream) != MEMORY:
             labels = replace(labels, features=np.asarray(values[0 : len(table)]))
         found[stream] = with_statistics(labels, label_seconds=time.perf_counter() - started)
     return found
+
+
+def cluster_tracklets(
+    cluster: Callable[..., Labels],
+    features: Features,
+    config: LabelsConfig,
+    table: ImageTable,
+    previous: Labels | None,
+    pool: Pool,
+) -> Labels:
+    """Labels of images from clusters of their tracklets: each image has the label of its tracklet.
+
+    Centroids and proxies are means over tracklets, regardless of their number of frames; statistics count tracklets. If
+    identities are known, `frame_ari` and the other `frame_` scores are those of the image labels.
+
+    Args:
+        cluster: `refresh` with the arguments that do not depend on the unit.
+        features: of the images.
+        previous: previous labels of the images.
+    """
+    numbers = number_tracklets(table)
+    first = np.array([rows[0] for rows in tracklet_rows(numbers)], dtype=np.int64)
+    before = replace(previous, labels=previous.labels[first]) if previous else None
+    found = cluster(
+        Features(pool(features.values, numbers), features.version),
+        config,
+        table.camids[first],
+        true_pids=table.pids[first] if table.has_pids else None,
+        previous=before,
+    )
+    labels = found.labels[numbers]
+    scores = ground_truth_scores(labels, table.pids) if table.has_pids else {}
+    return with_statistics(
+        replace(found, labels=labels),
+        n_frames=len(numbers),
+        **{f"frame_{name}": value for name, value in scores.items()},
+    )
 
 
 def known_labels(stage: Stage, tables: Mapping[str, ImageTable]) -> dict[str, Labels]:
@@ -158,11 +214,60 @@ def known_labels(stage: Stage, tables: Mapping[str, ImageTable]) -> dict[str, La
     return found
 
 
-def score(features: FloatArray, table: ImageTable, config: Config) -> dict[str, Any]:
-    """Metrics of a table's query and gallery rows, in that order in `features`, by the configured protocol."""
-    n_query = len(table.split("query"))
-    protocol = protocol_of(config.evaluation)
-    return protocol.evaluate(features[:n_query], features[n_query:], table, config.evaluation)
+def temporal_pooling(settings: EvaluationConfig) -> TemporalPooling | None:
+    """How the configured protocol pools frames; None if it compares images."""
+    if protocol_of(settings).unit == "image":
+        return None
+    return TemporalPooling(
+        n_parts=settings.temporal_parts,
+        n_frames=settings.temporal_frames,
+        sampling=settings.temporal_sampling,
+        seed=settings.temporal_seed,
+    )
+
+
+def score(
+    features: FeatureRows, table: ImageTable, settings: EvaluationConfig, attributes: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Metrics by the configured protocol, and the accuracy of predicted attributes.
+
+    Args:
+        features: [N, D] of the images of `table`, or [N, D + M] with predicted attributes.
+        table: query rows, followed by gallery rows.
+        attributes: names of the M predicted attributes.
+
+    Returns:
+        The metrics of the protocol. With attributes also `attribute_accuracy` and `attribute_baseline`, means over the
+        attributes that are known for some image, and `attributes` with both numbers of each attribute. The baseline
+        always predicts the most frequent value.
+    """
+    values, predictions = split_predictions(features, len(attributes)) if attributes else (features, None)
+    query, gallery, items = compared_items(values, table, settings)
+    found: dict[str, Any] = protocol_of(settings).evaluate(query, gallery, items, settings)
+    if predictions is None:
+        return found
+    predicted = predictions[0 : len(table)].astype(np.int64)
+    return found | accuracy_metrics(attribute_accuracies(predicted, attributes_by_name(table, attributes), attributes))
+
+
+def compared_items(
+    features: FeatureRows, table: ImageTable, settings: EvaluationConfig
+) -> tuple[FloatArray, FloatArray, ImageTable]:
+    """Query features, gallery features and table of the items that the protocol compares: images or tracklets.
+
+    Args:
+        features: [N, D] of the images of `table`.
+        table: query rows, followed by gallery rows.
+    """
+    values, items = pooled_items(features, table, temporal_pooling(settings))
+    n_query = len(items.split("query"))
+    return values[:n_query], values[n_query:], items
+
+
+def evaluated_attributes(retriever: nn.Module, table: ImageTable) -> tuple[str, ...]:
+    """Names of the attributes that a network predicts; empty if the table has none of them."""
+    names = predicted_attributes(retriever)
+    return names if set(names) & set(table.attribute_names) else ()
 
 
 class InlineServices:
@@ -214,11 +319,13 @@ class InlineServices:
     def collect_evaluation(self) -> dict[str, Any] | None:
         assert self._evaluated is not None, "collect_evaluation() without begin_evaluation()"
         retriever, self._evaluated = self._evaluated, None
-        table, started = self._evaluation, time.perf_counter()
+        table, settings, started = self._evaluation, self._config.evaluation, time.perf_counter()
         if table is None:
             return None
-        features = self._extract(retriever, EVALUATION, self._caches[EVALUATION].batch)
-        metrics = run_on_main_with_heartbeat(self._context, self._config, lambda: score(features, table, self._config))
+        names = evaluated_attributes(retriever.network, table)
+        features = self._extract(retriever, EVALUATION, self._caches[EVALUATION].batch, attributes=bool(names))
+        work = partial(score, features, table, settings, names)
+        metrics = run_on_main_with_heartbeat(self._context, self._config, work)
         return {**metrics, "evaluate_seconds": time.perf_counter() - started}
 
     def extract_copies(self, retriever: Retriever, cache: FeatureCache, section: str) -> FeatureRows:
@@ -226,13 +333,14 @@ class InlineServices:
         loads = [augmented(self._caches[section], view, self._config.seed, number) for number in range(cache.copies)]
         return np.concatenate([self._extract(retriever, section, load) for load in loads])
 
-    def _extract(self, retriever: Retriever, name: str, load: Load) -> FloatArray:
-        """Features of all rows of a table, on every worker."""
+    def _extract(self, retriever: Retriever, name: str, load: Load, *, attributes: bool = False) -> FloatArray:
+        """Features of all rows of a table, on every worker; predicted attributes are appended as columns."""
         rank, size = self._context.rank, self._context.size
         batches = batch_rows(len(self._caches[name]), self._config.evaluation.batch_size)
         found: list[FloatArray] | UserError
         try:
             model = for_extraction(retriever.network)
+            model = EmbedAndPredict(model) if attributes else model
             columns = model_columns(model, self._caches.table(name))
             threads = self._config.data.loader_threads
             found = extract(model, load, batches[rank::size], device=self._device, columns=columns, n_threads=threads)

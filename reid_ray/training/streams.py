@@ -14,8 +14,9 @@ from torch import Tensor
 
 from reid_ray.config import Config
 from reid_ray.data.loader import ItemSource, ViewLoader, prefetch
-from reid_ray.data.samplers import Pool, group_tracklets, sample_epoch, sample_frames, worker_columns
+from reid_ray.data.samplers import Pool, sample_epoch, worker_columns
 from reid_ray.data.table import MODALITIES, ImageTable
+from reid_ray.data.tracklets import number_tracklets, sample_frames, tracklet_rows
 from reid_ray.data.views import PixelBatch, make_view
 from reid_ray.errors import DataError, LoaderError, StorageError
 from reid_ray.methods import Batch, Inputs, Stage, StreamSpec
@@ -151,7 +152,7 @@ class _Stream:
         self._eligible = eligible
         if spec.modality is not None:
             self._eligible = eligible & (table.column("modality") == MODALITIES.index(spec.modality))
-        self._items = group_tracklets(table.column("tracklet")) if spec.frames > 1 else None
+        self._items = tracklet_rows(number_tracklets(table)) if spec.frames > 1 else None
 
     def pool(self, labels: IntArray) -> Pool:
         """What the sampler draws from: rows, or tracklets by their first rows."""
@@ -169,7 +170,7 @@ class _Stream:
         if self._items is None:
             return items[:, :, np.newaxis]
         rng = np.random.default_rng([self.loader.seed, epoch, FRAME_KEY])
-        return sample_frames(self._items, items, self._spec.frames, rng)
+        return sample_frames(self._items, items, self._spec.frames, rng, sampling=self._spec.sampling)
 
     def load(self, plan: IntArray, step: int, columns: slice, epoch: int) -> dict[str, PixelBatch]:
         """This worker's views of one step."""

@@ -6,10 +6,8 @@ import pytest
 from reid_ray.config import StageConfig
 from reid_ray.data.samplers import (
     Pool,
-    group_tracklets,
     proxy_numbers,
     sample_epoch,
-    sample_frames,
     sample_shuffled,
     sample_stream,
     worker_columns,
@@ -342,26 +340,3 @@ def test_one_pass_over_shared_identities(n_shared, n_steps):
     labels = np.repeat(np.arange(n_shared), 3)
     plans = shared({"a": pool_of(labels, "a"), "b": pool_of([*labels, 50], "b")}, iterations=None)
     assert plans["a"].shape == plans["b"].shape == (n_steps, 8)
-
-
-def test_frames_are_drawn_in_their_order_in_time():
-    tracklets = [np.array([4, 5, 6, 7, 8, 9]), np.array([0, 2]), np.array([3])]
-    items = np.random.default_rng(0).integers(0, 3, (200, 4))
-    frames = sample_frames(tracklets, items, 3, np.random.default_rng(1))
-    assert frames.shape == (200, 4, 3)
-    seen = set()
-    for item, rows in zip(items.ravel(), frames.reshape(-1, 3), strict=True):
-        own = tracklets[item].tolist()
-        places = [own.index(row) for row in rows]
-        assert places == sorted(places)
-        assert len(set(places)) == min(3, len(own)), "no repeats while there are enough, all where there are not"
-        if item == 0:
-            seen.add(tuple(rows))
-    assert len(seen) == 20, "each of the 6·5·4/3! choices comes"
-
-
-def test_tracklets_are_groups_of_rows_and_single_images_are_tracklets_of_their_own():
-    groups = group_tracklets(np.array([7, -1, 2, 7, -1, 2, 2]))
-    assert [rows.tolist() for rows in groups] == [[0, 3], [1], [2, 5, 6], [4]]
-    assert [rows.tolist() for rows in group_tracklets(np.array([-1, -1]))] == [[0], [1]]
-    assert group_tracklets(np.array([], dtype=np.int64)) == []

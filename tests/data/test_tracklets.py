@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from reid_ray.data.table import ImageTable
-from reid_ray.data.tracklets import even_frames, number_tracklets, random_frames, tracklet_table
+from reid_ray.data.tracklets import (
+    even_frames,
+    number_tracklets,
+    random_frames,
+    sample_frames,
+    tracklet_rows,
+    tracklet_table,
+)
 from reid_ray.errors import DataError
 
 
@@ -122,3 +129,39 @@ def test_a_tracklet_of_two_people_or_cameras_is_refused(column: str):
     table = table_of([4, 6, 4], ["train"] * 3, **{column: [1, 1, 2]})
     with pytest.raises(DataError, match=rf"video: tracklet 4 has images of {column} 1 \(0.jpg\) and 2 \(2.jpg\)"):
         tracklet_table(table)
+
+
+def test_rows_of_tracklets():
+    table = table_of([7, -1, 2, 7, -1, 2, 2], ["train"] * 7)
+    groups = tracklet_rows(number_tracklets(table))
+    assert [rows.tolist() for rows in groups] == [[0, 3], [1], [2, 5, 6], [4]]
+    assert tracklet_rows(number_tracklets(table_of([], []))) == []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        numbers = number_tracklets(table_of(rng.choice([-1, 4, 5, 6], 12).tolist(), ["train"] * 12))
+        expected = [[row for row in range(12) if numbers[row] == k] for k in range(numbers.max() + 1)]
+        assert [rows.tolist() for rows in tracklet_rows(numbers)] == expected
+
+
+def test_random_frames_of_drawn_tracklets():
+    tracklets = [np.array([4, 5, 6, 7, 8, 9]), np.array([0, 2]), np.array([3])]
+    items = np.random.default_rng(0).integers(0, 3, (200, 4))
+    frames = sample_frames(tracklets, items, 3, np.random.default_rng(1), sampling="random")
+    assert frames.shape == (200, 4, 3)
+    seen = set()
+    for item, rows in zip(items.ravel(), frames.reshape(-1, 3), strict=True):
+        own = tracklets[item].tolist()
+        places = [own.index(row) for row in rows]
+        assert places == sorted(places)
+        assert len(set(places)) == min(3, len(own)), "no repeats while there are enough, all where there are not"
+        if item == 0:
+            seen.add(tuple(rows))
+    assert len(seen) == 20, "each of the 6·5·4/3! choices comes"
+
+
+def test_even_frames_of_drawn_tracklets_do_not_read_the_generator():
+    tracklets = [np.array([4, 5, 6, 7, 8, 9]), np.array([0, 2]), np.array([3])]
+    rng = np.random.default_rng(1)
+    frames = sample_frames(tracklets, np.array([[0, 1], [2, 0]]), 3, rng, sampling="even")
+    assert frames.tolist() == [[[5, 7, 9], [0, 2, 2]], [[3, 3, 3], [5, 7, 9]]]
+    assert rng.random() == np.random.default_rng(1).random()

@@ -16,6 +16,7 @@ from reid_ray.evaluation import (
     evaluate_sysu_mm01,
     evaluate_table,
     evaluation_note,
+    mars,
     protocol_of,
     rank_metrics,
     why_not,
@@ -217,3 +218,52 @@ def test_permutations_that_cannot_be_read_are_an_error_at_once(tmp_path):
     settings = EvaluationConfig(protocol="sysu_mm01", permutations=str(tmp_path / "nowhere.mat"))
     with pytest.raises(DataError, match=r"Cannot read .*nowhere\.mat"):
         why_not(sysu_table(("query", 1, 3), ("gallery", 1, 1)), settings)
+
+
+# Between tracklets
+
+
+def video_table(*rows) -> ImageTable:
+    """(split, pid, camid, tracklet) of each row."""
+    split, pid, camid, tracklet = zip(*rows, strict=True)
+    return ImageTable.from_columns(
+        path=[f"{i}.jpg" for i in range(len(rows))],
+        split=list(split),
+        pid=list(pid),
+        camid=list(camid),
+        name="video",
+        extra={"tracklet": list(tracklet)},
+    )
+
+
+def test_the_protocol_of_tracklets_gets_a_row_for_each():
+    rng = np.random.default_rng(0)
+    table = video_table(*[("query", i % 3, i % 2, i) for i in range(4)], *[("gallery", i % 3, 1, i) for i in range(9)])
+    query, gallery = unit_features(rng, 4), unit_features(rng, 9)
+    protocol = PROTOCOLS["mars"]
+    assert protocol.unit == "tracklet"
+    for ap in ("mean", "trapezoid"):
+        expected = mars(
+            query,
+            gallery,
+            *(table.split(name).pids for name in ("query", "gallery")),
+            *(table.split(name).camids for name in ("query", "gallery")),
+            ap=ap,
+        )
+        assert protocol.evaluate(query, gallery, table, EvaluationConfig(ap=ap)) == expected.as_dict()
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ([("query", 1, 0, 0), ("gallery", 1, 1, 1)], None),
+        ([("query", 1, 0, 0), ("gallery", 1, 0, 1)], "no tracklet of a query's person by another camera"),
+        ([("query", 0, 0, 0), ("gallery", 0, 1, 1)], "no tracklet of a query's person by another camera"),
+        ([("query", 1, 0, 0)], "no gallery split"),
+    ],
+)
+def test_why_tracklets_cannot_be_evaluated(rows, sentence):
+    reason = why_not(video_table(*rows), EvaluationConfig(protocol="mars"))
+    assert (reason is None) if sentence is None else (sentence in reason)
+    plain = table_of(["query", "gallery"], [1, 1], [0, 1])
+    assert "no column 'tracklet'" in why_not(plain, EvaluationConfig(protocol="mars"))

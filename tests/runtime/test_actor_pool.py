@@ -116,6 +116,27 @@ def test_pool_services_equal_inline_services(config, dataset, pool, teacher):
         assert {**found, "evaluate_seconds": 0} == {**expected, "evaluate_seconds": 0}
 
 
+@pytest.mark.parametrize("name", ["ice-tracklets", "scr-video", "am0bh"])
+def test_tracklets_and_attributes_equal_those_of_inline_services(tiny, name):
+    """A labeller pools tracklets from stored features; predicted attributes are columns of the features."""
+    config = tiny(*METHOD_RUNS[name], "training.precision=float32", "evaluation.batch_size=2")
+    datasets = read_datasets(config)
+    config = METHODS[config.method.name].resolve(config, datasets["data"].train)
+    pool = handles(config, datasets, n_extractors=2, n_labellers=2)
+    inline, services = both(config, datasets, pool)
+    torch.manual_seed(0)
+    stage = stages_of(config)[-1]
+    retriever = Retriever(stage.retriever, METHODS[config.method.name].network(config, stage.retriever), (0, 0))
+    expected, found = (evaluate(each, retriever) for each in (inline, services))
+    assert {**found, "evaluate_seconds": 0} == {**expected, "evaluate_seconds": 0}
+    assert ("attributes" in found) == (name == "am0bh")
+    if name == "ice-tracklets":
+        request = LabelRequest(stage, ("train",), 0)
+        expected, found = (refresh(each, request, retriever)["train"] for each in (inline, services))
+        assert found.digest() == expected.digest()
+        assert found.statistics["n_frames"] == len(datasets["data"].train)
+
+
 def test_labels_with_a_feature_memory_equal_inline_labels(tiny, dataset):
     config = tiny(*METHOD_RUNS["spcl"])
     pool = handles(config, {"data": dataset})

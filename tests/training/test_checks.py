@@ -240,6 +240,15 @@ def test_a_table_without_the_identities_that_a_stage_learns_from(tiny, dataset):
     check_tables([unlabelled], {"data": replace(dataset, table=blind)}, tiny())
 
 
+def test_clusters_of_tracklets_need_tracklets(tiny, dataset):
+    stage = stage_with(tiny(), {"train": StreamSpec({}, labels=LabelSpec("clusters"))})
+    known = stage_with(tiny(), {"train": StreamSpec({}, labels=LabelSpec("ground_truth"))})
+    by_tracklet = tiny("labels.unit=tracklet")
+    with pytest.raises(DataError, match="has no column 'tracklet'"):
+        check_tables([stage], {"data": dataset}, by_tracklet)
+    check_tables([known], {"data": dataset}, by_tracklet)
+
+
 @pytest.mark.parametrize(
     ("stream", "column"),
     [

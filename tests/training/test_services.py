@@ -283,7 +283,9 @@ def test_labels_that_need_no_features(config, dataset):
 def test_the_score_is_the_configured_one(tiny, dataset):
     table = evaluation_table(dataset, tiny())
     features = unit(len(table), 8)
-    mean, trapezoid = (services.score(features, table, tiny(f"evaluation.ap={ap}")) for ap in ("mean", "trapezoid"))
+    mean, trapezoid = (
+        services.score(features, table, tiny(f"evaluation.ap={ap}").evaluation) for ap in ("mean", "trapezoid")
+    )
     assert mean["R1"] == trapezoid["R1"]
     assert mean["mAP"] != trapezoid["mAP"]
     assert mean["n_queries"] == len(dataset.query)

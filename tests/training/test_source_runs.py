@@ -1,17 +1,19 @@
 """Domain adaptation: stages on a source in one run, the same stages as runs of their own, and nothing done twice."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from small_runs import METHOD_RUNS, SOURCE, assert_bit_equal, newest_state, steps_logged
 
 from reid_ray.api import train
-from reid_ray.config import StageConfig
-from reid_ray.errors import WeightsError
+from reid_ray.config import StageConfig, with_absolute_paths
+from reid_ray.errors import RunError, WeightsError
 from reid_ray.methods import build_method, stages_of
 from reid_ray.methods.spcl import SpCL
 from reid_ray.training.distributed import DistributedContext
 from reid_ray.training.rundir import RunDirectory
-from reid_ray.training.source_runs import source_runs, started_from
+from reid_ray.training.source_runs import source_runs, started_from, with_models_of_runs
 
 SHORT = ("training.epochs=1", "training.iterations=2", "training.precision=float32")
 
@@ -180,3 +182,34 @@ def test_images_of_the_target_move_nothing_but_bn_statistics(tiny):
     beside = newest_state(train(tiny("name=beside", *options, target)).directory)["modules"]["student"]
     different = {key.rpartition(".")[2] for key in alone if not torch.equal(alone[key], beside[key])}
     assert different == {"running_mean", "running_var", "num_batches_tracked"}
+
+
+def test_the_model_of_a_run_by_its_folder(tiny, tmp_path):
+    """`run:PATH` is the last model that the run has exported."""
+    run = tiny("name=first")
+    file = RunDirectory.of(run).model_file("last")
+    named = tiny("name=second", f"model.weights=run:{RunDirectory.of(run).path}")
+    with pytest.raises(RunError, match=r"is not a run directory; it has no config.yaml"):
+        with_models_of_runs(named)
+    RunDirectory.of(run).create(run, {})
+    with pytest.raises(RunError, match="this run has no model yet"):
+        with_models_of_runs(named)
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(b"")
+    assert with_models_of_runs(named).model.weights == str(file)
+    both = named.model_copy(update={"model": named.model.model_copy(update={"weights": (named.model.weights, None)})})
+    assert with_models_of_runs(both).model.weights == (str(file), None)
+    assert with_models_of_runs(run) == run
+    relative = tiny("model.weights=run:runs/first")
+    assert with_absolute_paths(relative).model.weights == f"run:{Path('runs/first').absolute()}"
+
+
+def test_havana_takes_the_extractor_of_a_run(tiny):
+    """Though its recipe has settings of the stage that trains one."""
+    extractor = train(tiny("name=extractor", "training.epochs=1", "training.iterations=1"))
+    options = (*METHOD_RUNS["havana"], "training.epochs=1", "training.iterations=1")
+    run = train(tiny("name=on-it", *options, f"model.weights=run:{extractor.path}"))
+    assert [stage.name for stage in stages_of(run.config)] == ["vnae"]
+    expected = extractor.model.state_dict()
+    found = run.model.get_submodule("extractor.embedder").state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())

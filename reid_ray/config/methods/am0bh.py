@@ -43,6 +43,8 @@ class AM0BHConfig(MethodConfig):
     """Q, dimensions of the feature per attribute."""
     attribute_values: tuple[int, ...] | None = None
     """Number of values of each attribute; null: from the `attr_` columns of the training table."""
+    attribute_names: tuple[str, ...] | None = None
+    """Names of the attributes, in the same order; null: from the training table."""
     retrieve: Literal["id", "all"] = "id"
     """With attributes: the retrieval feature is the identity part of the vector, or the whole vector."""
 

@@ -34,4 +34,6 @@ class SCRConfig(MethodConfig):
     n_identities: int | None = Field(default=None, ge=1)
     """Number of classes; null: from the training table."""
     clip_frames: int = Field(default=1, ge=1)
-    """Frames per item: 1 trains on single images, T > 1 on tracklets, with the mean of T random frames."""
+    """Frames per item: 1 trains on single images, T > 1 on tracklets, with the mean of T frames."""
+    clip_sampling: Literal["random", "even"] = "random"
+    """How the T frames are sampled: new random frames in each epoch, or evenly spaced ones."""

@@ -1,0 +1,276 @@
+"""Rows of the tables that `methods.py` makes: recipes, and the settings that they change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+BUDGET = (
+    "data={layout: synthetic, height: 64, width: 32, strong: {blur: 0, erase: 0.5}, "
+    "synthetic: {n_train_ids: 60, n_test_ids: 40, n_cameras: 6, images_per_id: 16}}",
+    "model.backbone=resnet18",
+    "model.weights=null",
+    "model.stem_relu=true",
+    "model.bn_group=16",
+    "model.bn_buffers=mean",
+    "model.ema=0.99",
+    "training.epochs=6",
+    "training.iterations=30",
+    "training.n_pids=8",
+    "training.n_instances=4",
+    "training.warmup_epochs=2",
+    "training.warmup_factor=0.1",
+    "training.lr_steps=[]",
+    "evaluation={every: 0, at_start: true}",
+    "runtime={backend: inline, threads: 1, device: auto}",
+)
+"""What all runs have in common: people, network, steps. What makes a method stays as its recipe says."""
+
+FROM_SOURCE = (
+    "source={layout: synthetic, strong: {blur: 0, erase: 0}, "
+    "synthetic: {n_train_ids: 60, n_test_ids: 40, n_cameras: 2, images_per_id: 16, seed: 1000}}",
+    "stages.source={epochs: 6, iterations: 30, sampler: other_cameras, warmup_epochs: 2, lr_steps: []}",
+)
+"""A labelled world of other people, lights and backgrounds, with two cameras, so that there is something to adapt."""
+
+DRAWN = ("labels.k1=20", "labels.k2=6")
+"""Of drawn people, who have 16 images each."""
+
+CROSS_MODAL = (
+    "model.bn_group=null",
+    "training.n_pids=4",
+    "training.n_instances=2",
+    "training.warmup_epochs=0",
+    "method.last_stride=2",
+    "method.identity_dim=512",
+    "method.ambiguity_dim=128",
+    "method.decoder_channels=[256,256]",
+    "training.lr=1.0e-4",
+    "training.epochs=3",
+    "stages.task={epochs: 6, lr: 5.0e-4, iterations: 30}",
+    "stages.generate={epochs: 3, lr: 5.0e-4, iterations: 30}",
+    "evaluation.at_start=false",
+)
+"""DG-VAE with a ResNet-18 at 64×32: twelve epochs of 30 steps of 8 + 8 images in all."""
+
+NO_SWAP = ("method.swap=false", "stages.task={epochs: 9, lr: 5.0e-4, iterations: 30}")
+"""Rows without the stage `generate` train longer in the first one, so that all have as many steps."""
+
+WITHOUT_MODALITIES = (
+    "model.bn_group=16",
+    "training.epochs=12",
+    "training.n_pids=4",
+    "training.n_instances=4",
+    "evaluation.at_start=false",
+)
+
+WORLD = "n_train_ids: 40, n_test_ids: 30, images_per_id: 24, height: 64, width: 32"
+
+RHO = 0.02
+"""Of drawn people, in place of the recipes' 0.002 and 0.0016: 1.6 % of the pairs of 60 people are of one person, and of
+those of Market-1501 0.13 %."""
+
+ABMT = "abmt-uda"
+PLAIN = "model.branches=[]"
+ALIKE = "method.cross_branch=false"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: a recipe, and what is changed of it."""
+
+    title: str
+    recipe: str = ""
+    overrides: tuple[str, ...] = ()
+    on: str | None = None
+    """Title of the row whose model it begins with, as frozen extractor or, with `measured`, as it is."""
+    measured: tuple[str, ...] = ()
+    """Other settings of `evaluation`, by which the model of the row `on` is measured: nothing is trained."""
+
+
+def branches(*layout: str) -> str:
+    return f"model.branches=[{', '.join(f'{{{branch}}}' for branch in layout)}]"
+
+
+SUPERVISED = ("evaluation.at_start=false", "training.sampler=random_instances", "model.bn_group=null")
+"""Of the tables with true identities."""
+
+NO_ERASING = "data.strong={erase: 0, blur: 0}"
+
+NO_HVD = ("method.distiller=false", "method.covariance_constraint=false")
+
+FEATURE_STEPS = (
+    "training.epochs=6",
+    "training.iterations=400",
+    "training.n_pids=16",
+    "training.lr=1.0e-4",
+    "training.warmup_epochs=0",
+    "method.n_copies=2",
+)
+"""Of HAVANA on cached features: 2,400 steps where the paper has 60,000, at ten times its rate."""
+
+VIDEO = (
+    "data.synthetic={n_train_ids: 60, n_test_ids: 40, n_cameras: 6, tracklets_per_id: 4, tracklet_frames: [15, 40]}",
+    "evaluation.protocol=mars",
+    "evaluation.temporal_frames=15",
+    "evaluation.at_start=false",
+)
+"""Walks of people who are drawn, or the data that is given; tracklets are compared by 15 frames each."""
+
+TRACKLET_LABELS = ("labels.unit=tracklet", "labels.k1=8", "labels.k2=3")
+"""A person has a few tracklets where there are many frames."""
+
+TP, TPP = "evaluation.temporal_parts=1", "evaluation.temporal_parts=3"
+EVEN, RANDOM = "evaluation.temporal_sampling=even", "evaluation.temporal_sampling=random"
+
+
+def without(*terms: str) -> tuple[str, ...]:
+    """HAVANA with only some terms of its bound (table 5)."""
+    return (f"method.without=[{', '.join(terms)}]",)
+
+
+KMEANS = ("labels.clusterer=kmeans", "labels.n_clusters=60")
+AVERAGE, DEEPER_MAXIMUM = "pooling: avg", "pooling: max, n_extra: 1"
+
+AUTOENCODER = (
+    "method.identity_code=mean",
+    "method.identity_prior=none",
+    "method.weight_decoded_identity=0",
+    "method.weight_cycle=0",
+)
+
+CROSS_MODAL_ROWS = (
+    Row("ICE", "ice", ("method.teacher_forwards=used", *WITHOUT_MODALITIES)),
+    Row("AM0BH", "am0bh", ("training.lr=3.5e-4", *WITHOUT_MODALITIES)),
+    Row(
+        "1 baseline",
+        "dg-vae",
+        (*CROSS_MODAL, *NO_SWAP, "method.identity_code=mean", "method.identity_prior=none"),
+    ),
+    Row("2 + L_gmm", "dg-vae", (*CROSS_MODAL, *NO_SWAP, "method.weight_large_margin=0")),
+    Row("3 + L_gmm + L_lmc", "dg-vae", (*CROSS_MODAL, *NO_SWAP)),
+    Row("4 AE", "dg-vae", (*CROSS_MODAL, *AUTOENCODER, "method.ambiguity_code=mean")),
+    Row("7 VAE", "dg-vae", (*CROSS_MODAL, *AUTOENCODER)),
+    Row("11 full without L_lmc", "dg-vae", (*CROSS_MODAL, "method.weight_large_margin=0")),
+    Row("12 full", "dg-vae", CROSS_MODAL),
+    Row("12 full, means over dimensions", "dg-vae", (*CROSS_MODAL, "method.latent_reduction=mean")),
+)
+"""Numbered as in table 2 of DG-VAE's paper."""
+
+TABLES: dict[str, tuple[Row, ...]] = {
+    "unsupervised": (
+        Row("ICE", "ice", ("method.teacher_forwards=used",)),
+        Row("ICE without cameras", "ice-agnostic", ("method.teacher_forwards=used",)),
+        Row("cluster-contrast", "cluster-contrast"),
+        Row("CAP", "cap", ("method.inter_from_epoch=2",)),
+        Row("SpCL", "spcl"),
+        Row("MT-baseline", "mt-baseline"),
+        Row("MMT", "mmt"),
+        Row("ABMT", "abmt"),
+    ),
+    "uda": (
+        Row("MT-baseline", "mt-baseline-uda"),
+        Row("ABMT", ABMT),
+        Row("MMT", "mmt-uda", KMEANS),
+        Row("SpCL", "spcl-uda", ("evaluation.at_start=false",)),  # from the initial weights: not a source model
+    ),
+    "near_infrared": CROSS_MODAL_ROWS,
+    "thermal": CROSS_MODAL_ROWS,
+    "am0bh": (
+        Row("AM0", "am0bh", ("method.weight_triplet=0",)),
+        Row("AM", "am0bh", ("method.weight_triplet=0", "method.margin=0.5")),
+        Row("BH", "am0bh", ("method.weight_softmax=0",)),
+        Row("AM0BH1", "am0bh", ("method.triplet_normalized=true",)),
+        Row("AMBH", "am0bh", ("method.margin=0.5",)),
+        Row("AM0BH", "am0bh"),
+        Row("AM0BHsp", "am0bh", ("method.triplet_surrogate=softplus",)),
+        Row("AM0BH-Attr", "am0bh-attr"),
+    ),
+    "scr": tuple(
+        Row(partitions, "scr", (NO_ERASING, f"method.partitions={partitions}"))
+        for partitions in (
+            "p1",
+            "p2(s2c2)",
+            "p3(s3c3)",
+            "p1+p2(s2c2)",
+            "p1+p2(s2)+p3(s3)",
+            "p1+p2(c2)+p3(c3)",
+            "p1+p2(s2c2)+p3(s3c3)",
+        )
+    ),
+    "havana": (
+        Row("baseline", "source", ("method.label_smoothing=0.1", "method.margin=0.3")),
+        Row("+ VNAE", "havana", ("method.triplet=mean", *NO_HVD)),
+        Row("+ JS triplet", "havana", NO_HVD),
+        Row("+ HVD", "havana", ("method.covariance_constraint=false",)),
+        Row("+ covariance constraint", "havana"),
+        Row(
+            "L_reconx",
+            "havana",
+            ("method.triplet=none", *without("kl_z", "reconstruction_z", "kl_v")),
+        ),
+        Row("L_reconx + L_klz", "havana", ("method.triplet=none", *without("reconstruction_z", "kl_v"))),
+        Row("L_reconx + L_klz + L_jst", "havana", without("reconstruction_z", "kl_v")),
+        Row("L_reconx + L_klz + L_jst + L_reconz", "havana", without("kl_v")),
+    ),
+    "havana-settings": (
+        *(
+            Row(
+                f"α = {alpha}, β = {beta}",
+                "havana",
+                (f"method.weight_elbo={alpha}", f"method.weight_divergence={beta}"),
+            )
+            for alpha in (0.1, 0.2, 0.5)
+            for beta in (0.5, 1.0, 2.0)
+        ),
+        *(Row(f"γ = {margin}", "havana", (f"method.margin={margin}",)) for margin in (0.3, 0.4, 0.5, 0.6, 0.7)),
+        *(Row(f"width {width}", "havana", (f"method.hidden_dim={width}",)) for width in (256, 512, 1024, 2048)),
+        Row("without erasing", "havana", ("data.strong.erase=0",)),
+    ),
+    "video": (
+        Row("SCR, TP(R)", on="SCR, TPP(E)", measured=(TP, RANDOM)),
+        Row("SCR, TP(E)", on="SCR, TPP(E)", measured=(TP, EVEN)),
+        Row("SCR, TPP(R)", on="SCR, TPP(E)", measured=(TPP, RANDOM)),
+        Row("SCR, TPP(E)", "scr", (NO_ERASING, "training.sampler=random_instances", TPP, EVEN)),
+        Row("ICE on frames", "ice", ("method.teacher_forwards=used",)),
+        Row(
+            "ICE on tracklets",
+            "ice",
+            ("method.teacher_forwards=used", *TRACKLET_LABELS),
+        ),
+    ),
+    "ablations": (
+        Row("MT-baseline + k-means", ABMT, (PLAIN, *KMEANS)),
+        Row("MT-baseline + DBSCAN", ABMT, (PLAIN,)),
+        Row("MT-baseline + k-means + AB", ABMT, (ALIKE, *KMEANS)),
+        Row("MT-baseline + k-means + AB + cross-branch", ABMT, KMEANS),
+        Row("MT-baseline + DBSCAN + AB", ABMT, (ALIKE,)),
+        Row("ABMT", ABMT),
+        Row("ABMT + stochastic data augmentation", ABMT, ("method.teacher_view=own",)),
+        Row("ABMT + drop out", ABMT, ("method.dropout=0.5",)),
+        Row("ABMT w/o different pooling", ABMT, (branches(AVERAGE, "pooling: avg, n_extra: 1"),)),
+        Row("ABMT w/o extra bottleneck", ABMT, (branches(AVERAGE, "pooling: max"),)),
+        Row("ABMT + one more branch", ABMT, (branches(AVERAGE, DEEPER_MAXIMUM, "pooling: avg, n_extra: 2"),)),
+        Row("ABMT w/o L_ce", ABMT, ("method.weight_ce=0",)),
+        Row("ABMT w/o L_sce", ABMT, ("method.weight_soft_ce=0",)),
+        Row("ABMT w/o L_stri", ABMT, ("method.weight_soft_triplet=0",)),
+    ),
+}
+
+
+SUPERVISED_TABLES = ("am0bh", "scr", "havana", "havana-settings")
+
+COMMON: dict[str, tuple[str, ...]] = {
+    "near_infrared": (
+        f"data.synthetic={{{WORLD}, n_cameras: 6, spectrum: near_infrared}}",
+        "evaluation.protocol=sysu_mm01",
+    ),
+    "thermal": (f"data.synthetic={{{WORLD}, n_cameras: 2, spectrum: thermal}}", "evaluation.protocol=regdb"),
+    "uda": FROM_SOURCE,
+    "ablations": FROM_SOURCE,
+    "am0bh": SUPERVISED,
+    "scr": SUPERVISED,
+    "havana": SUPERVISED,
+    "havana-settings": SUPERVISED,
+    "video": VIDEO,
+}
+"""What the runs of a table have in common besides the budget."""
