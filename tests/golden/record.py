@@ -6,6 +6,9 @@
 Each case trains a recipe in float64 for two epochs of a few steps, inline, on one thread, on synthetic images, with a
 refresh of the labels before each epoch. The record holds the loss and its terms at each step (of all stages, in order),
 a digest of the labels of each epoch, and projections of the final features.
+
+Another processor or another PyTorch rounds differently, and training amplifies that to a few 1e-8. Where `--check`
+finds such differences, check out the commit of the record on the same machine and run it there: the two must agree.
 """
 
 import argparse
