@@ -9,7 +9,7 @@ from reid_ray.data.images import Dataset
 from reid_ray.data.readers import read_dataset
 from reid_ray.methods import METHODS, stages_of
 from reid_ray.run import Run, load_run
-from reid_ray.training.checks import check_tables
+from reid_ray.training.checks import check_label_settings, check_tables
 from reid_ray.training.datasets import MAIN, read_datasets
 from reid_ray.training.metrics import Event
 from reid_ray.training.rundir import RunDirectory
@@ -52,10 +52,12 @@ def prepare(config: Config) -> tuple[Config, dict[str, Dataset]]:
 
     Raises:
         DataError: data that cannot be read, or that lacks identities or columns that a stage learns from.
+        ConfigError: settings of labels that need more images than there are.
     """
     config = with_absolute_paths(config)
     main = read_dataset(config.data)
     config = METHODS[config.method.name].resolve(config, main.train)
     datasets = read_datasets(config, {MAIN: main})
     check_tables(stages_of(config), datasets)
+    check_label_settings(stages_of(config), datasets, config.labels)
     return config, datasets

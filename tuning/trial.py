@@ -17,6 +17,7 @@ from reid_ray.config import Config
 from reid_ray.devices import prepare_process
 from reid_ray.errors import DegenerateLabelsError, DivergedError, RunError, UserError
 from reid_ray.io.files import first_line
+from reid_ray.io.lease import wait_until_free
 from reid_ray.reports.series import number
 from reid_ray.run import Run, load_run
 from reid_ray.runtime.labelling import fetch
@@ -34,6 +35,9 @@ SECONDS_PER_HOUR = 3600
 
 GROUP_START_SECONDS = "900"
 """Ray Train's workers find their place in this time, or the trial has failed; by itself Ray would wait for ever."""
+
+ORPHAN_SECONDS = 60.0
+"""A trial of a search that was killed ends within this time; only one search at a time has trials."""
 
 MEASURES = ("n_clusters", "silhouette", "clustered_share", "camera_mix")
 """Of the scores that a label-free objective comes with, those that are kept."""
@@ -57,6 +61,7 @@ def run_trial(values: Mapping[str, Any], task: Task) -> None:
     """Train with these values, or go on with it, and report what it is worth; raises nothing."""
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", GROUP_START_SECONDS)
     config = task.config_of(dict(values))
+    wait_until_free(RunDirectory.of(config).lease_file, ORPHAN_SECONDS)
     report = _Reports(task, config)
     report.last(attempt(config, task.stage, report))
 

@@ -78,6 +78,7 @@ def label(
     ] = None,
 ) -> None:
     """Cluster features into pseudo-labels, and say how long it took and how good they look."""
+    from reid_ray.labels.arguments import check_neighbourhood
     from reid_ray.labels.features import check_features
     from reid_ray.labels.sweep import Setting, parse_grid
 
@@ -97,9 +98,12 @@ def label(
         raise DataError(f"labels.variant=camera needs a column 'camid', and {features} has no table of rows with one.")
     check_features(values)
     if settings:
+        for setting in settings:
+            check_neighbourhood(setting, len(values))
         _sweep(values, settings, camids, pids, device, config.memory_mb, target)
     else:
         assert target is not None
+        check_neighbourhood(config, len(values))
         _label(values, config, camids, pids, rows, device, target)
 
 
