@@ -134,7 +134,7 @@ class Fence:
 
 @contextmanager
 def hold(file: Location, work: str, progress: Callable[[], str] = lambda: "") -> Iterator[Fence]:
-    """Hold a lease for the block. Its folder is created; where the block leaves it empty, it is removed again.
+    """Hold a lease for the block. Its folder is created; what the block leaves empty of it is removed again.
 
     Args:
         file: the lease, in the folder that it protects or next to it.
@@ -144,7 +144,7 @@ def hold(file: Location, work: str, progress: Callable[[], str] = lambda: "") ->
     Raises:
         RunError: another process holds it, or the storage cannot be written.
     """
-    created = isinstance(file, Path) and not file.parent.exists()
+    created = [folder for folder in file.parents if not folder.exists()] if isinstance(file, Path) else []
     with storage_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
     mine, stop = Holder.this_process(), threading.Event()
@@ -161,8 +161,8 @@ def hold(file: Location, work: str, progress: Callable[[], str] = lambda: "") ->
         with suppress(OSError, StorageError):
             if _token(file) == mine.token:
                 file.unlink(missing_ok=True)
-            if created and isinstance(file, Path):
-                file.parent.rmdir()  # fails where the block wrote something
+            for folder in created:
+                folder.rmdir()  # fails where the block wrote something
         _held.discard(mine.token)
 
 
