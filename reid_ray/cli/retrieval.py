@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from reid_ray.cli.output import png_file
@@ -91,7 +90,7 @@ def evaluate(
     columns = [name for name in next(iter(measured.values())) if name != "reranked"]
     table = Table(
         "by" if len(measured) == 1 else "on",
-        title=escape(f"{opened.config.name} ({model} model) on {names}"),
+        title=f"{opened.config.name} ({model} model) on {names}",
         caption=caption,
     )
     for name in columns:
@@ -100,7 +99,7 @@ def evaluate(
         rows = {"cosine": metrics} | ({"re-ranked": metrics["reranked"]} if rerank else {})
         for by, values in rows.items():
             title = by if len(measured) == 1 else f"{dataset_name}, {by}" if rerank else dataset_name
-            table.add_row(escape(title), *(_shown(name, values[name]) for name in columns))
+            table.add_row(title, *(_shown(name, values[name]) for name in columns))
     make_console().print(table)
     for note in filter(None, notes):
         make_console().print(note, highlight=False, markup=False)
@@ -204,7 +203,7 @@ def _extract_into_folder(
 
     console = make_console(stderr=True)
     try:
-        with counting(console, f"Extracting {escape(table.name)}", len(table)) as bars:
+        with counting(console, f"Extracting {table.name}", len(table)) as bars:
             done = stream_features(
                 run.config,
                 run.directory.model_file(model),
@@ -258,7 +257,7 @@ def rank(
 
 def embed_with_progress(run: Run, table: ImageTable, dataset: Dataset, console: Console) -> FloatArray:
     """`Run.embed_table` with a bar."""
-    with counting(console, f"Extracting {escape(table.name)}", len(table)) as bars:
+    with counting(console, f"Extracting {table.name}", len(table)) as bars:
         return run.embed_table(table, dataset, on_batch=lambda n: bars.advance(bars.task_ids[0], n))
 
 
