@@ -49,7 +49,7 @@ def tune(
     objective: Annotated[
         list[str] | None,
         typer.Option(
-            help="'label-free' (default; needs no identities), or 'map' on people held out of training "
+            help="'label-free' (default; needs no identities), or 'map' on identities held out of training "
             "(data.holdout); 'hours' of GPUs, or else of CPUs, may be the second."
         ),
     ] = None,

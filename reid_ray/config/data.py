@@ -133,8 +133,8 @@ class DataConfig(Section):
     use_cameras: bool = True
     """False strips the camera ids, to train and evaluate as a user without them would."""
     holdout: float = Field(default=0, ge=0, lt=1)
-    """Share of the people in the training split who leave it and become query and gallery, to choose settings by; the
-    data's own query and gallery are then not read. Who they are does not depend on any seed (docs/data.md)."""
+    """Share of the identities in the training split that leave it and become query and gallery, to choose settings by;
+    the data's own query and gallery are then not read. Which they are depends on no seed (docs/data.md)."""
     height: int = Field(default=256, ge=32)
     """Height that images are resized to, pixels (bicubic)."""
     width: int = Field(default=128, ge=16)

@@ -89,7 +89,7 @@ def evaluable(table: ImageTable) -> str | None:
         if not side.has_pids:
             return f"{table.name} cannot be evaluated: the identities of its {name} images are not known."
     if not _has_valid_match(query, gallery):
-        return f"{table.name} cannot be evaluated: the gallery holds no image of a query's person by another camera."
+        return f"{table.name} cannot be evaluated: the gallery holds no image of a query's identity by another camera."
     return None
 
 

@@ -143,7 +143,7 @@ def identity_diversity(images: Tensor, pids: IntArray, *, key: Sequence[int] = (
     """
     pairs = identity_pairs(pids, key=key)
     if not len(pairs):
-        raise DataError("Diversity is measured between images of one person; here nobody has two.")
+        raise DataError("Diversity is measured between images of one identity; here none has two.")
     values = [dssim_lab(images[first], images[second], space=space) for first, second in _chunks(pairs)]
     return float(torch.cat(values).mean())
 
