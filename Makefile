@@ -1,23 +1,26 @@
-# Each target does all its own set-up, on a fresh machine with Python and make.
+# Every target sets up the environment that it needs; a fresh machine needs Python and make only.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo tune-demo test test-ray test-others lint types check docs clean
+.PHONY: help demo tune-demo test test-ray test-others lint types check docs clean
 
-demo: $(READY)  ## Train ICE on drawn pedestrians through Ray, in some minutes
+help:  ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+
+demo: $(READY)  ## Train ICE on synthetic pedestrians through Ray, a few minutes
 	$(BIN)/reid-ray demo
 
-tune-demo: $(READY)  ## Search ICE's temperatures, weights, eps and k1 on drawn pedestrians, in some minutes
+tune-demo: $(READY)  ## Search temperatures, weights, eps and k1 of ICE on synthetic pedestrians, about half an hour
 	$(BIN)/reid-ray tune tune-demo --trials 16 --concurrent 2 --compare 3 \
 		--search method.temperature_agnostic --search method.temperature_cross --search method.temperature_hard \
 		--search method.temperature_soft --search method.weight_cross --search method.weight_hard \
 		--search method.weight_soft --search labels.eps --search labels.k1
 
-# Two processes, one for the tests that start Ray: two clusters on a machine get in each other's way. Each has a folder of its
-# own, because a pytest that ends removes those of others.
-test: $(READY)  ## Run the tests
+# Two processes, one for the tests that start Ray, because two local clusters disturb each other. Each process has its own
+# base folder, because pytest removes the folders of other sessions when it ends.
+test: $(READY)  ## Run all tests, those with Ray in a process of their own
 	$(MAKE) --jobs=2 test-ray test-others
 
 test-ray: $(READY)
@@ -26,19 +29,19 @@ test-ray: $(READY)
 test-others: $(READY)
 	$(BIN)/pytest -m 'not ray' --basetemp="$$(mktemp -d)/tests"
 
-lint: $(READY)  ## Style
+lint: $(READY)  ## Check style and formatting (ruff)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(READY)  ## Types
+types: $(READY)  ## Check types (mypy, strict)
 	$(BIN)/mypy
 
-check: lint types test  ## All that continuous integration runs
+check: lint types test  ## Run everything that continuous integration runs
 
-docs: $(READY)  ## Rewrite the generated pages
+docs: $(READY)  ## Regenerate docs/configuration.md
 	$(BIN)/python docs/generate.py
 
-clean:
+clean:  ## Remove the environment, build files and caches
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
 $(READY): pyproject.toml

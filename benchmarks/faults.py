@@ -350,7 +350,7 @@ def fill_disk(job: Job) -> str:
             file.flush()
     code, output = job.finish()
     assert code == 2, output
-    assert "make room" in output, output
+    assert "free space" in output, output
     wait_until_gone(job.bench)
     ballast.unlink()
     job.again()

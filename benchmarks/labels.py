@@ -209,9 +209,9 @@ def staged(features: Floats, settings: dict[str, Any], neighbours: str) -> tuple
     from reid_ray.labels.clustering import dbscan
     from reid_ray.labels.encoding import JaccardParams, NeighbourLists, encode, search
     from reid_ray.labels.jaccard import graph_of_weights
-    from reid_ray.labels.neighbours.exact import approximate
+    from reid_ray.labels.neighbours import approximate
 
-    scheme = JaccardParams(settings["variant"], settings["k1"], settings["k2"])
+    params = JaccardParams(settings["variant"], settings["k1"], settings["k2"])
     stages: Result = {"seconds": {}, "peak_mb": {}}
 
     def stage(name: str, function: Callable[[], Any]) -> Any:
@@ -223,16 +223,16 @@ def staged(features: Floats, settings: dict[str, Any], neighbours: str) -> tuple
         return answer
 
     if neighbours == "exact":
-        lists = stage("neighbours", lambda: search(features, scheme, device="cpu"))
+        lists = stage("neighbours", lambda: search(features, params, device="cpu"))
     else:
-        k = scheme.n_neighbours
+        k = params.n_neighbours
         lists = stage(
             "neighbours", lambda: NeighbourLists(approximate.nearest_approximate(features, k, method=neighbours))
         )
         started = time.perf_counter()
         stages["recall"] = approximate.recall(features, lists.main, sample=min(RECALL_ROWS, len(features)))
         stages["recall_seconds"] = time.perf_counter() - started
-    weights = stage("encoding", lambda: encode(features, lists, scheme))
+    weights = stage("encoding", lambda: encode(features, lists, params))
     graph = stage("graph", lambda: graph_of_weights(weights, settings["eps"]))
     labels = stage("clusters", lambda: dbscan(graph, eps=settings["eps"], min_samples=settings["min_samples"]))
     return labels, stages | {"pairs": int(graph.nnz)}

@@ -1,7 +1,7 @@
-"""Is this Ray cluster fit for training? `python cluster/check_cluster.py --storage /shared/runs`, on its head.
+"""Check a Ray cluster before training: `python cluster/check_cluster.py --storage /shared/runs`, on its head node.
 
-Prints a table with a row a node, and one sentence for each thing that was looked at: versions, GPUs, shared memory,
-storage, the network between nodes. Exit code: 0 where all is well, 1 where something is wrong, 2 without a cluster.
+Prints a table with one row per node, and one line per check: versions, GPUs, shared memory, storage, and the network
+between nodes. Exit code: 0 if all checks pass, 1 if one fails, 2 without a cluster.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from reid_ray.io.paths import Location, as_path
 from reid_ray.runtime.shared import check_shared, on_node
 
 SAMPLE_MB = 64
-"""Sent from each node to the next, twice, to see how fast the object store carries features and weights."""
+"""Size of the sample sent from each node to the next to measure the speed of the object store."""
 
 GRADIENTS_MB = 94
-"""Of a ResNet-50 in float32: what trainers on different nodes exchange at every step."""
+"""Gradients of a ResNet-50 in float32, which trainers on different nodes exchange at every step."""
 
-ANSWER_SECONDS = 120
+TIMEOUT_SECONDS = 120
 
 MISSING = "missing"
-"""The version of what is not there."""
+"""Version of a package that is not installed."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """What is known of a node.
+    """Facts about a node.
 
     Attributes:
         name: address and host name.
-        versions: of what has to be the same everywhere, by name.
-        n_gpus: that Ray knows there.
-        n_cuda: that PyTorch can use there.
+        versions: of packages that must be the same on all nodes, by name.
+        n_gpus: GPUs that Ray reports.
+        n_cuda: GPUs that PyTorch can use.
         shm_bytes: size of /dev/shm.
-        store_bytes: of Ray's object store, which should fit into /dev/shm.
-        gbits: per second, to the next node of the table; None on a cluster of one.
+        store_bytes: size of Ray's object store, which should fit into /dev/shm.
+        gbits: Gbit/s to the next node of the table; None with a single node.
     """
 
     name: str
@@ -59,41 +59,47 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """One sentence, and whether the cluster will do."""
+class CheckResult:
+    """The result of one check.
+
+    Attributes:
+        what: name of the check.
+        good: whether it passed.
+        message: one line.
+    """
 
     what: str
     good: bool
-    sentence: str
+    message: str
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--address", default="auto", help="of the Ray cluster (default: the one of this machine)")
-    parser.add_argument("--storage", type=as_path, help="folder that all nodes are to share, such as output=…")
+    parser.add_argument("--storage", type=as_path, help="folder that all nodes must share, such as output=…")
     options = parser.parse_args()
     try:
         ray.init(address=options.address, logging_level="error", log_to_driver=False)
     except (ConnectionError, RuntimeError) as error:
-        print(f"error: no Ray cluster answers at {options.address} ({error}); start one.", file=sys.stderr)
+        print(f"error: no Ray cluster at {options.address} ({error}); start one.", file=sys.stderr)
         return 2
-    nodes = look()
-    verdicts = [versions(nodes), gpus(nodes), shared_memory(nodes), storage(options.storage), network(nodes)]
+    nodes = collect_nodes()
+    results = [versions(nodes), gpus(nodes), shared_memory(nodes), storage(options.storage), network(nodes)]
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(as_table(nodes))
-    for verdict in verdicts:
-        mark = "ok   " if verdict.good else "WRONG"
-        console.print(f"{mark} {verdict.what}: {verdict.sentence}", soft_wrap=True, markup=False, highlight=False)
-    return 0 if all(verdict.good for verdict in verdicts) else 1
+    for result in results:
+        mark = "ok   " if result.good else "WRONG"
+        console.print(f"{mark} {result.what}: {result.message}", soft_wrap=True, markup=False, highlight=False)
+    return 0 if all(result.good for result in results) else 1
 
 
-def look() -> list[Node]:
-    """Ask all nodes, in order of their addresses."""
+def collect_nodes() -> list[Node]:
+    """Collect the facts about all nodes, sorted by address."""
     alive = sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: str(node["NodeManagerAddress"]))
     ids = [node["NodeID"] for node in alive]
-    told = ray.get([on_node(node, about_itself).remote() for node in ids], timeout=ANSWER_SECONDS)
+    reports = ray.get([on_node(node, describe_this_node).remote() for node in ids], timeout=TIMEOUT_SECONDS)
     nodes = []
-    for i, (node, (found, n_cuda, shm_bytes)) in enumerate(zip(alive, told, strict=True)):
+    for i, (node, (found, n_cuda, shm_bytes)) in enumerate(zip(alive, reports, strict=True)):
         has = node["Resources"]
         nodes.append(
             Node(
@@ -109,8 +115,8 @@ def look() -> list[Node]:
     return nodes
 
 
-def about_itself() -> tuple[dict[str, str], int, int]:
-    """Where this runs: versions, GPUs that PyTorch can use, bytes of /dev/shm."""
+def describe_this_node() -> tuple[dict[str, str], int, int]:
+    """Facts about the node that runs this: versions, GPUs that PyTorch can use, bytes of /dev/shm."""
     import platform
     import shutil
     from importlib.metadata import PackageNotFoundError, version
@@ -138,12 +144,12 @@ def about_itself() -> tuple[dict[str, str], int, int]:
 
 
 def speed(source: str, target: str) -> float:
-    """Gbit/s that the object store carries from one node to another, the better of two tries."""
+    """Gbit/s of the object store from one node to another, the better of two measurements."""
     seconds = []
     for _ in range(2):
         sample = on_node(source, make_sample).remote()
-        ray.wait([sample], fetch_local=False, timeout=ANSWER_SECONDS)
-        seconds.append(ray.get(on_node(target, fetch).remote([sample]), timeout=ANSWER_SECONDS))
+        ray.wait([sample], fetch_local=False, timeout=TIMEOUT_SECONDS)
+        seconds.append(ray.get(on_node(target, fetch).remote([sample]), timeout=TIMEOUT_SECONDS))
     return SAMPLE_MB * 2**20 * 8 / 1e9 / min(seconds)
 
 
@@ -152,7 +158,7 @@ def make_sample() -> npt.NDArray[np.uint8]:
 
 
 def fetch(sample: list[Any]) -> float:
-    """Seconds until the one object of the list is here."""
+    """Seconds to fetch the one object of the list."""
     import time
 
     started = time.perf_counter()
@@ -160,88 +166,88 @@ def fetch(sample: list[Any]) -> float:
     return time.perf_counter() - started
 
 
-def versions(nodes: Sequence[Node]) -> Verdict:
-    """The same of everything on all nodes."""
+def versions(nodes: Sequence[Node]) -> CheckResult:
+    """All nodes must have the same versions."""
     first = nodes[0]
     for node in nodes:
         for name, found in node.versions.items():
             if found == MISSING:
-                return Verdict(
-                    "versions", False, f"{node.name} lacks {name}; run one image or environment on all nodes."
+                return CheckResult(
+                    "versions", False, f"{node.name} lacks {name}; use the same image or environment on all nodes."
                 )
             if found != first.versions[name]:
-                return Verdict(
+                return CheckResult(
                     "versions",
                     False,
-                    f"{node.name} has {name} {found}, and {first.name} has {first.versions[name]}; run one image or "
+                    f"{node.name} has {name} {found}, but {first.name} has {first.versions[name]}; use one image or "
                     f"environment on all nodes.",
                 )
     same = ", ".join(f"{name} {found}" for name, found in first.versions.items())
-    return Verdict("versions", True, f"{same} on {_nodes(len(nodes))}.")
+    return CheckResult("versions", True, f"{same} on {_nodes(len(nodes))}.")
 
 
-def gpus(nodes: Sequence[Node]) -> Verdict:
-    """PyTorch can use what Ray hands out."""
+def gpus(nodes: Sequence[Node]) -> CheckResult:
+    """PyTorch must be able to use the GPUs that Ray assigns."""
     for node in nodes:
         if node.n_gpus > node.n_cuda:
-            return Verdict(
+            return CheckResult(
                 "GPUs",
                 False,
-                f"Ray hands out {node.n_gpus} GPUs on {node.name}, and PyTorch can use {node.n_cuda} there; look at "
-                f"nvidia-smi: its driver may be too old for this PyTorch, or the container lacks the GPUs.",
+                f"Ray assigns {node.n_gpus} GPUs on {node.name}, but PyTorch can use {node.n_cuda}; check "
+                f"nvidia-smi: the driver may be too old for this PyTorch, or the container lacks the GPUs.",
             )
     total = sum(node.n_gpus for node in nodes)
-    return Verdict("GPUs", True, f"{total} that PyTorch can use." if total else "none, runs train on CPUs.")
+    return CheckResult("GPUs", True, f"{total}, all usable by PyTorch." if total else "none; runs train on CPUs.")
 
 
-def shared_memory(nodes: Sequence[Node]) -> Verdict:
-    """The object store fits into /dev/shm; else Ray puts it on a disk."""
+def shared_memory(nodes: Sequence[Node]) -> CheckResult:
+    """The object store must fit into /dev/shm; otherwise Ray uses a disk."""
     for node in nodes:
         if node.shm_bytes < node.store_bytes:
-            return Verdict(
+            return CheckResult(
                 "shared memory",
                 False,
-                f"/dev/shm has {_gb(node.shm_bytes)} on {node.name}, and the object store {_gb(node.store_bytes)}; "
-                f"give the container more (--shm-size, or an emptyDir in memory), or start Ray with less "
+                f"/dev/shm has {_gb(node.shm_bytes)} on {node.name}, but the object store has {_gb(node.store_bytes)}; "
+                f"increase it (--shm-size, or an emptyDir in memory), or start Ray with a smaller "
                 f"--object-store-memory.",
             )
-    return Verdict("shared memory", True, f"/dev/shm holds the object store on {_nodes(len(nodes))}.")
+    return CheckResult("shared memory", True, f"/dev/shm holds the object store on {_nodes(len(nodes))}.")
 
 
-def storage(folder: Location | None) -> Verdict:
-    """All nodes see one folder, and may write there."""
+def storage(folder: Location | None) -> CheckResult:
+    """All nodes must see the folder and be able to write to it."""
     if folder is None:
-        return Verdict("storage", True, "not looked at; --storage FOLDER tries it from every node.")
+        return CheckResult("storage", True, "not checked; --storage FOLDER checks it on every node.")
     if isinstance(folder, Path) and not folder.is_dir():
-        return Verdict("storage", False, f"there is no folder {folder} here; mount it, or create it.")
+        return CheckResult("storage", False, f"the folder {folder} does not exist here; mount or create it.")
     try:
         check_shared(folder)
     except (RunError, StorageError) as error:
-        return Verdict("storage", False, str(error))
+        return CheckResult("storage", False, str(error))
     except OSError as error:
-        return Verdict("storage", False, f"cannot write to {folder} here ({error.strerror}).")
-    return Verdict("storage", True, f"{folder} is the same, and can be written to, from every node.")
+        return CheckResult("storage", False, f"cannot write to {folder} here ({error.strerror}).")
+    return CheckResult("storage", True, f"every node sees {folder} and can write to it.")
 
 
-def network(nodes: Sequence[Node]) -> Verdict:
-    """How fast the slowest link is; a slow network is no mistake, but one wants to know."""
+def network(nodes: Sequence[Node]) -> CheckResult:
+    """Speed of the slowest link, for information: a slow network is not an error."""
     links = [(node.gbits, i) for i, node in enumerate(nodes) if node.gbits is not None]
     if not links:
-        return Verdict("network", True, "one node, nothing to send.")
+        return CheckResult("network", True, "a single node.")
     gbits, i = min(links)
     other = nodes[(i + 1) % len(nodes)].name
     seconds = GRADIENTS_MB * 8 / 1e3 / gbits
-    return Verdict(
+    return CheckResult(
         "network",
         True,
-        f"the slowest link, {nodes[i].name} to {other}, carries {gbits:.1f} Gbit/s: {seconds:.2f} s for the gradients "
+        f"the slowest link, {nodes[i].name} to {other}, has {gbits:.1f} Gbit/s: {seconds:.2f} s for the gradients "
         f"of a ResNet-50.",
     )
 
 
 def as_table(nodes: Sequence[Node]) -> Table:
-    """A row a node."""
-    table = Table("node", *nodes[0].versions, "GPUs: Ray", "PyTorch", "/dev/shm", "object store", "to the next, Gbit/s")
+    """One row per node."""
+    table = Table("node", *nodes[0].versions, "GPUs: Ray", "PyTorch", "/dev/shm", "object store", "Gbit/s to next")
     for node in nodes:
         gbits = "" if node.gbits is None else f"{node.gbits:.1f}"
         counts = (str(node.n_gpus), str(node.n_cuda), _gb(node.shm_bytes), _gb(node.store_bytes), gbits)

@@ -1,4 +1,4 @@
-"""What the entry points share: a command of the command line, on the Ray cluster that this machine belongs to."""
+"""Shared by the entry points: run a `reid-ray` command on the Ray cluster that this machine belongs to."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from reid_ray.cli.jobs import JOBS
 
 
 def run(job: str) -> None:
-    """Run a job's command with this process's arguments. What uses Ray joins the cluster, unless told of another.
+    """Run the command of a job with this process's arguments. Ray joins the local cluster unless RAY_ADDRESS is set.
 
-    Exit codes are those of `reid-ray`; started again with the same arguments, it goes on where it was.
+    Exit codes are those of `reid-ray`. Rerun with the same arguments to resume.
     """
     os.environ.setdefault("RAY_ADDRESS", "auto")
     main([*JOBS[job], *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""Measure a run's model: `python jobs/evaluate.py RUN …`, as `reid-ray evaluate`."""
+"""Evaluate a run's model: `python jobs/evaluate.py RUN …`, as `reid-ray evaluate`."""
 
 from reid_ray.jobs.entry import run
 

@@ -1,4 +1,4 @@
-"""Features of very many images: `python jobs/extract.py RUN --out FOLDER …`, as `reid-ray extract`."""
+"""Extract features of many images: `python jobs/extract.py RUN --out FOLDER …`, as `reid-ray extract`."""
 
 from reid_ray.jobs.entry import run
 

@@ -1,4 +1,4 @@
-"""Features to labels, or a sweep: `python jobs/label.py FEATURES --out FILE …`, as `reid-ray label`."""
+"""Cluster features into labels, or run a sweep: `python jobs/label.py FEATURES --out FILE …`, as `reid-ray label`."""
 
 from reid_ray.jobs.entry import run
 

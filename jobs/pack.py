@@ -1,4 +1,4 @@
-"""Crops to packed shards: `python jobs/pack.py SOURCE OUT …`, as `reid-ray data pack`."""
+"""Pack crops into shards: `python jobs/pack.py SOURCE OUT …`, as `reid-ray data pack`."""
 
 from reid_ray.jobs.entry import run
 

@@ -1,4 +1,4 @@
-"""Send a job to a cluster: `python jobs/submit.py RECIPE KEY=VALUE… --address URL`, as `reid-ray submit`."""
+"""Submit a job to a cluster: `python jobs/submit.py RECIPE KEY=VALUE… --address URL`, as `reid-ray submit`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Train, or go on with a run of that name: `python jobs/train.py RECIPE KEY=VALUE…`, as `reid-ray train`."""
+"""Train, or resume a run: `python jobs/train.py RECIPE KEY=VALUE…`, as `reid-ray train`."""
 
 from reid_ray.jobs.entry import run
 

@@ -1,4 +1,4 @@
-"""Search settings, or go on with a search of that name: `python jobs/tune.py RECIPE …`, as `reid-ray tune`."""
+"""Search for settings, or resume a search: `python jobs/tune.py RECIPE …`, as `reid-ray tune`."""
 
 from reid_ray.jobs.entry import run
 

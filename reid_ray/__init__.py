@@ -1,4 +1,4 @@
-"""reid_ray: person re-identification without labels, from a folder of crops to a Ray cluster.
+"""reid_ray: person re-identification with and without labels, from a folder of crops to a Ray cluster.
 
 >>> import reid_ray
 >>> config = reid_ray.load_config("demo", ["training.epochs=2"])
@@ -8,7 +8,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# With AMX tiles, oneDNN's bf16 convolutions (PyTorch 2.14) read past small feature maps: NaN, or other numbers at each
+# call. oneDNN reads the variable once, at its first operation.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 
 if TYPE_CHECKING:
     from reid_ray.api import train
@@ -17,7 +22,7 @@ if TYPE_CHECKING:
     from reid_ray.errors import UserError
     from reid_ray.run import Run, load_run
 
-__version__ = "0.1.0"
+__version__ = "0.1.0"  # the only place; pyproject.toml reads it here
 __all__ = ["Config", "Run", "UserError", "load_config", "load_run", "read_features", "train"]
 
 _HOMES = {
@@ -32,7 +37,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import the public names on first use, so that `reid-ray --help` need not wait for PyTorch."""
+    """Import public names on first use, so that `reid-ray --help` does not wait for PyTorch."""
     if name not in _HOMES:
         raise AttributeError(f"module 'reid_ray' has no attribute '{name}'")
     from importlib import import_module

@@ -1,4 +1,4 @@
-"""`train`: the one call behind `reid-ray train` and behind notebooks."""
+"""`train`: the function behind `reid-ray train`, and the API for notebooks."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from reid_ray.training.rundir import RunDirectory
 def train(config: Config, *, listener: Callable[[Event], None] | None = None) -> Run:
     """Train, or resume, the run that `config` describes, and open it.
 
-    The data is read and the run directory checked before anything is written or started. The same call after a
-    kill continues from the last checkpoint, and after the end returns at once.
+    The data is read and the run directory checked before anything is written or started. Repeat the call to resume an
+    interrupted run from its last checkpoint; for a finished run it returns at once.
 
     Args:
         config: from `load_config`.
         listener: called with every logged event, for progress displays.
 
     Raises:
-        UserError: with one sentence, for anything the caller can mend.
-        KeyboardInterrupt: after Ctrl-C; the run can be continued.
+        UserError: a one-line message, for any mistake that the user can fix.
+        KeyboardInterrupt: after Ctrl-C; the run can be resumed.
     """
     config, datasets = prepare(config)
     directory = RunDirectory.of(config)
@@ -35,7 +35,7 @@ def train(config: Config, *, listener: Callable[[Event], None] | None = None) ->
     if directory.is_complete(config):
         return load_run(directory.path)
     if config.runtime.backend == "ray":
-        from reid_ray.runtime.driver import train_on_ray  # Ray is slow to import, and not needed elsewhere
+        from reid_ray.runtime.driver import train_on_ray  # slow to import, and not needed otherwise
 
         train_on_ray(config, datasets, listener)
     else:
@@ -46,18 +46,18 @@ def train(config: Config, *, listener: Callable[[Event], None] | None = None) ->
 
 
 def prepare(config: Config) -> tuple[Config, dict[str, Dataset]]:
-    """The configuration as a run resolves it, and the tables that it reads, by section of the configuration.
+    """The resolved configuration of a run, and its datasets by section of the configuration.
 
-    Paths become absolute, and a method fills in what follows from the data.
+    Paths become absolute, and the method fills in settings that follow from the data.
 
     Raises:
-        DataError: data that cannot be read, or that lacks identities or columns that a stage learns from.
-        ConfigError: settings of labels that need more images than there are.
+        DataError: the data cannot be read, or lacks identities or columns that a stage needs.
+        ConfigError: label settings require more images than there are.
     """
     config = with_absolute_paths(config)
     main = read_dataset(config.data)
     config = METHODS[config.method.name].resolve(config, main.train)
     datasets = read_datasets(config, {MAIN: main})
-    check_tables(stages_of(config), datasets)
+    check_tables(stages_of(config), datasets, config)
     check_label_settings(stages_of(config), datasets, config.labels)
     return config, datasets

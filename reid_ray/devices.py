@@ -18,12 +18,12 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def local_rank() -> int:
-    """This training worker's number on its machine, which `torchrun` and Ray Train announce; 0 where neither does."""
+    """Local rank of this training worker, set by `torchrun` and Ray Train; 0 without them."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def choose_device(runtime: RuntimeConfig, number: int = 0) -> torch.device:
-    """The device of process `number` of this machine; `ConfigError` where CUDA is asked for and there is none."""
+    """The device of process `number` on this machine; `ConfigError` if CUDA is required and not available."""
     available = torch.cuda.is_available()
     if runtime.device == "cuda" and not available:
         raise ConfigError("runtime.device=cuda, but PyTorch finds no CUDA device here; use runtime.device=auto or cpu.")
@@ -33,7 +33,7 @@ def choose_device(runtime: RuntimeConfig, number: int = 0) -> torch.device:
 
 
 def parameter_dtype(training: TrainingConfig) -> torch.dtype:
-    """dtype of weights and images; bf16 keeps float32 weights and lowers the arithmetic only."""
+    """dtype of weights and images; bf16 keeps float32 weights and lowers only the arithmetic."""
     return torch.float64 if training.precision == "float64" else torch.float32
 
 
@@ -43,14 +43,14 @@ def n_cores() -> int:
 
 
 def n_threads(runtime: RuntimeConfig) -> int:
-    """Threads of this process: those configured, else its part of the cores, which its launcher's others share."""
+    """Threads of this process: as configured, else its share of the cores among the launcher's local processes."""
     return runtime.threads or max(1, n_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def prepare_process(runtime: RuntimeConfig) -> None:
-    """Give PyTorch this process's threads, and keep freed memory for the next step.
+    """Set PyTorch's number of threads, and keep freed memory for the next step.
 
-    The number of threads is part of what makes float32 sums repeatable on a CPU.
+    The number of threads affects the order of float32 sums on a CPU, and thus reproducibility.
     """
     torch.set_num_threads(n_threads(runtime))
     _keep_freed_memory()
@@ -58,24 +58,24 @@ def prepare_process(runtime: RuntimeConfig) -> None:
 
 @contextmanager
 def memory_errors(who: str, advice: str) -> Iterator[None]:
-    """Name memory that gives out in the block: `who` has none left, on which device, and what to do."""
+    """Turn out-of-memory errors in the block into an `OutOfMemoryError` that names the process, device and remedy."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         on_gpu = isinstance(error, torch.OutOfMemoryError)
         if not (on_gpu or isinstance(error, MemoryError) or "allocate memory" in str(error)):
             raise
-        reason = str(error).strip().splitlines() or ["no more to be had"]
+        reason = str(error).strip().splitlines() or ["no details"]
         raise OutOfMemoryError(
             f"Out of {'GPU ' if on_gpu else ''}memory in {who} ({reason[0]}); {advice}, or make data.cache_mb smaller."
         ) from error
 
 
 def _keep_freed_memory() -> None:
-    """Tell glibc not to hand large blocks back to the kernel at each free.
+    """Configure glibc to keep large freed blocks instead of returning them to the kernel.
 
-    Activations are large blocks: mapped anew for each layer, they cost a training step on a CPU a quarter of its
-    time in page faults. Where the C library is another, nothing happens.
+    Activations are large blocks. Mapping them again for each layer costs a quarter of a CPU training step in page
+    faults. Does nothing with another C library.
     """
     if platform.libc_ver()[0] != "glibc":
         return

@@ -1,10 +1,10 @@
-"""Errors that a user can mend. Each is one sentence or two: what is wrong, where, and what to do."""
+"""Errors that a user can fix. Each has a one-line message: what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """A mistake in the input or the set-up. The command line prints it without a traceback and exits with 2."""
+    """A mistake in the input or the setup. The command line prints it without a traceback and exits with code 2."""
 
 
 class ConfigError(UserError):
@@ -12,23 +12,23 @@ class ConfigError(UserError):
 
 
 class MethodError(UserError):
-    """A method whose stages, modules or optimizers do not fit together; for those who write methods."""
+    """A method whose stages, modules or optimizers are inconsistent; addressed to authors of methods."""
 
 
 class DataError(UserError):
-    """A dataset, table or image that cannot be read as what it claims to be."""
+    """A dataset, table or image that is invalid or unreadable."""
 
 
 class LoaderError(DataError):
-    """An image that one training worker met and could not read; the other workers do not know of it."""
+    """An image that one training worker could not read; the other workers do not know about it."""
 
 
 class OutOfMemoryError(UserError):
-    """Memory that gave out in one process; the others do not know of it."""
+    """One process ran out of memory; the other processes do not know about it."""
 
 
 class WeightsError(UserError):
-    """A weights file that does not fit the network, or cannot be read safely."""
+    """A weights file that does not match the network, or cannot be read safely."""
 
 
 class RunError(UserError):
@@ -36,12 +36,12 @@ class RunError(UserError):
 
 
 class DivergedError(RunError):
-    """A loss that is no longer a number."""
+    """A loss that is not finite."""
 
 
 class StorageError(UserError):
-    """An object store that does not answer or refuses: bucket, credentials, endpoint. Other processes may not know."""
+    """An object store that does not answer or refuses: bucket, credentials, endpoint. Perhaps in one process only."""
 
 
 class DegenerateLabelsError(UserError):
-    """Clustering has given nothing to train on for longer than the configuration allows."""
+    """Clustering gave no usable labels for longer than the configuration allows."""

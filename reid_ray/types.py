@@ -1,7 +1,7 @@
-"""The plain types that cross the borders between extraction, labelling and training.
+"""The types exchanged between extraction, labelling and training.
 
-All are NumPy underneath, so that they pass through Ray's object store without a copy and can be written to disk
-and looked at. The fourth such type, `ImageTable`, lives in `reid_ray.data.table`.
+All consist of NumPy arrays, so they pass through Ray's object store without a copy and can be written to disk and
+inspected. A fourth such type, `ImageTable`, is in `reid_ray.data.table`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
 OUTLIER = -1
-"""The pseudo-label of an image that belongs to no cluster."""
+"""The pseudo-label of an image in no cluster."""
 
 UNKNOWN = -1
-"""The pid or camid of an image whose identity or camera is not known. (Market-1501's junk pid is also −1.)"""
+"""The pid or camid of an image of unknown identity or camera. (Market-1501's junk pid is also −1.)"""
 
 
 Version = tuple[int, int]
-"""When weights were taken: number of the stage, and epochs completed in it."""
+"""Version of weights: index of the stage, and number of completed epochs in it."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Weights:
     """A state dict as NumPy arrays.
 
     Attributes:
-        module: the module of the method that it belongs to.
+        module: name of the method's module that the weights belong to.
         version: when the weights were taken.
         state: parameter and buffer name → array.
     """
@@ -44,7 +44,7 @@ class Weights:
 
 
 class FeatureRows(Protocol):
-    """A float32 matrix [N, D] that is read by contiguous rows: an array, a memory map, or parts somewhere else."""
+    """A float32 matrix [N, D] that is read by contiguous rows: an array, a memory map, or remote parts."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -58,7 +58,7 @@ class Features:
 
     Attributes:
         values: float32 [N, D]; row i is image i of the table it was extracted from.
-        version: the epoch that they are for.
+        version: the epoch for which they are used.
     """
 
     values: FeatureRows
@@ -75,21 +75,21 @@ def _no_numbers() -> IntArray:
 
 @dataclass(frozen=True)
 class Labels:
-    """What one refresh of a stream's labels gives to every training worker.
+    """The result of one label refresh of a stream, for every training worker.
 
-    The arrays after `labels` are there where the stage needs them, and empty otherwise.
+    The arrays after `labels` are empty unless the stage needs them.
 
     Attributes:
         version: the epoch these labels are for.
         labels: int64 [N], 0 … n_clusters−1 without gaps, `OUTLIER` for images in no cluster.
         centroids: float32 [n_clusters, D], mean of the members' unit features, *not* normalised again (ICE Eq. 6.4).
         proxies: float32 [n_proxies, D], mean of the members' features per (cluster, camera), normalised (Eq. 6.6);
-            empty where there are no cameras.
+            empty without cameras.
         proxy_labels: int64 [n_proxies], the cluster of each proxy.
         proxy_camids: int64 [n_proxies], the camera of each proxy.
-        statistics: plain numbers about this labelling (clusters, outliers, sizes, quality), as they are logged.
-        threshold: of the clusters' independence, where they are checked for reliability; that of the first refresh.
-        features: float32 [N, D], the extracted features that the labels come from; None where nothing needs them.
+        statistics: numbers about the labelling (clusters, outliers, sizes, quality), for the log.
+        threshold: threshold of cluster independence of the first refresh, if reliability is checked.
+        features: float32 [N, D], the features behind the labels; None unless needed.
     """
 
     version: int
@@ -107,7 +107,7 @@ class Labels:
         return int(self.labels.max(initial=OUTLIER)) + 1
 
     def digest(self) -> str:
-        """A short hash of everything that training reads; workers compare it to be sure they train on the same."""
+        """A short hash of everything that training reads; workers compare it to verify that their labels are equal."""
         sha = hashlib.sha256(str(self.version).encode())
         arrays = (self.labels, self.centroids, self.proxies, self.proxy_labels, self.proxy_camids)
         for array in (*arrays, self.features):

@@ -1,4 +1,4 @@
-"""Which device, number format and threads a process gets."""
+"""Device, dtype and number of threads of a process."""
 
 import os
 
@@ -34,14 +34,14 @@ def test_without_a_gpu(gpus):
         choose_device(RuntimeConfig(device="cuda"))
 
 
-def test_gpus_are_dealt_to_the_processes_of_a_machine(gpus):
+def test_gpus_are_assigned_to_local_processes(gpus):
     gpus(2)
     assert [choose_device(RuntimeConfig(), number).index for number in range(4)] == [0, 1, 0, 1]
     assert choose_device(RuntimeConfig(device="cuda")) == torch.device("cuda", 0)
     assert choose_device(RuntimeConfig(device="cpu"), 1) == torch.device("cpu")
 
 
-def test_the_number_on_a_machine_is_the_launcher_s(monkeypatch):
+def test_local_rank_is_set_by_the_launcher(monkeypatch):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     assert local_rank() == 0
     monkeypatch.setenv("LOCAL_RANK", "3")
@@ -55,7 +55,7 @@ def test_weights_are_float32_or_better(precision, dtype):
     assert parameter_dtype(TrainingConfig(precision=precision)) == dtype
 
 
-def test_threads_are_those_asked_for_else_a_part_of_the_cores(monkeypatch):
+def test_threads_are_as_configured_else_a_share_of_the_cores(monkeypatch):
     monkeypatch.setattr(devices, "n_cores", lambda: 8)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     assert n_threads(RuntimeConfig(threads=5)) == 5
@@ -66,7 +66,7 @@ def test_threads_are_those_asked_for_else_a_part_of_the_cores(monkeypatch):
     assert n_threads(RuntimeConfig()) == 1
 
 
-def test_cores_are_those_that_this_process_may_use(monkeypatch):
+def test_cores_respect_the_cpu_affinity(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 5}, raising=False)
     assert devices.n_cores() == 2
     monkeypatch.delattr(os, "sched_getaffinity")
@@ -82,19 +82,19 @@ def test_cores_are_those_that_this_process_may_use(monkeypatch):
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), False),
     ],
 )
-def test_memory_that_gives_out_is_named(error, names_gpu):
+def test_out_of_memory_names_process_and_device(error, names_gpu):
     with pytest.raises(OutOfMemoryError) as caught, memory_errors("training worker 3", "use more workers"):
         raise error
     assert ("GPU memory in training worker 3" in str(caught.value)) == names_gpu
     assert "use more workers" in str(caught.value)
 
 
-def test_another_error_is_no_lack_of_memory():
+def test_other_errors_pass_through():
     with pytest.raises(RuntimeError, match="shapes"), memory_errors("a worker", "rest"):
         raise RuntimeError("shapes do not match")
 
 
-def test_a_process_is_prepared(monkeypatch):
+def test_prepare_process(monkeypatch):
     kept = []
     monkeypatch.setattr(devices, "_keep_freed_memory", lambda: kept.append(True))
     before = torch.get_num_threads()

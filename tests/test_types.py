@@ -1,4 +1,4 @@
-"""Labels have one digest, and whatever training reads of them is in it."""
+"""The digest of labels covers everything that training reads."""
 
 from dataclasses import replace
 
@@ -20,18 +20,18 @@ LABELS = Labels(
 
 
 @pytest.mark.parametrize("name", ["labels", "centroids", "proxies", "proxy_labels", "proxy_camids", "features"])
-def test_a_number_that_differs_shows(name):
+def test_digest_changes_with_any_value(name):
     array = getattr(LABELS, name).copy()
     array.flat[0] += 1
     assert replace(LABELS, **{name: array}).digest() != LABELS.digest()
 
 
-def test_another_epoch_shows_and_seconds_do_not():
+def test_digest_depends_on_the_epoch_and_not_on_timings():
     assert replace(LABELS, version=4).digest() != LABELS.digest()
     assert replace(LABELS, statistics={"label_seconds": 2.0}).digest() == LABELS.digest()
 
 
-def test_labels_alone_have_empty_arrays_for_the_rest():
+def test_labels_without_features_have_empty_arrays():
     """Ground truth that needs nothing else takes no pass over the images."""
     known = Labels(0, np.array([1, 0, -1]))
     assert known.n_clusters == 2

@@ -121,6 +121,7 @@ class Toy(Method):
                 retriever="head.encoder",
                 frozen=("head", "identities", *refining),
                 evaluated=False,
+                renders=True,
                 seed_offset=1,
             ),
             Stage(
@@ -188,6 +189,14 @@ class Toy(Method):
         }
         loss = terms["cluster"] + self.config.method.weight_attribute * terms["hat"]
         yield Update(("main",), loss, terms)
+
+    def render(self, stage, batch):
+        """Images of the batch, two in a row, and the size of what is generated as a grey."""
+        images = batch["train"].views["image"].unflatten(0, (-1, 2))
+        noise = batch.noise("code", (len(batch["train"].labels), NOISE), like=images)
+        codes = self.generator(torch.cat([self.head.encoder(images.flatten(0, 1)), noise], dim=1))
+        greys = codes.norm(dim=1).tanh()[:, None, None, None].expand(-1, 3, 4, 2)
+        return {"images": images, "codes": greys[None]}
 
     def ema_pairs(self, stage):
         return [(self.mean, self.head)] if stage == "refine" else []

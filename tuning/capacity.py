@@ -1,8 +1,8 @@
-"""What a trial takes of a cluster, and how many fit: counted before anything starts, so that none waits for ever.
+"""Resources of a trial, and the number of concurrent trials, computed before anything starts so that no trial hangs.
 
-With `runtime.backend=ray` a trial's trainers and pool are placed by the run itself, outside the little that Ray Tune
-reserves for the trial. Ray Tune does not see them; that is why their number is what limits the trials at a time. With
-`runtime.backend=inline` the trial's own process is the run.
+With `runtime.backend=ray` the run places its trainers and pool itself, outside Ray Tune's reservation for the trial.
+Ray Tune does not see them, so the number of concurrent trials is limited instead. With `runtime.backend=inline` the
+process of the trial is the run.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from reid_ray.runtime.cluster import usable_gpus
 from reid_ray.runtime.resources import Plan, ProcessResources, check_fits, plan
 
 PLACEHOLDER_BUNDLE = {"memory": float(2**20)}
-"""What Ray Tune reserves for a trial whose work is done by others: it wants something, and CPUs would be missing."""
+"""Reservation of Ray Tune for a trial that runs in other processes: not empty, and without CPUs that these need."""
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """What each trial has, and how many there are at a time.
+    """Resources of each trial, and the number of concurrent trials.
 
     Attributes:
-        concurrent: trials at the same time.
-        bundle: what Ray Tune reserves for a trial.
+        concurrent: number of concurrent trials.
+        bundle: resources that Ray Tune reserves for a trial.
         device: of the trial's processes.
-        threads: of each, None where the run decides.
-        devices: GPUs of a trial, or its CPUs where it has none.
+        threads: of each process; None: the run decides.
+        devices: GPUs of a trial, or its CPUs without a GPU.
     """
 
     concurrent: int
@@ -46,10 +46,10 @@ class Capacity:
 
 
 def cpus_to_start(config: Config, wanted: int | None, n_cores: int) -> int:
-    """CPUs that a cluster of our own promises: enough for the trials at a time that are asked for.
+    """CPUs that a local cluster declares: enough for the requested number of concurrent trials.
 
     Args:
-        wanted: trials at a time; None: as many as the cores hold, and at least one.
+        wanted: concurrent trials; None: as many as the cores allow, at least one.
         n_cores: of this machine.
     """
     each = trial_plan(config, n_gpus=0, n_cores=1).cpus
@@ -57,16 +57,16 @@ def cpus_to_start(config: Config, wanted: int | None, n_cores: int) -> int:
 
 
 def make_capacity(config: Config, wanted: int | None, cluster: dict[str, float], n_cores: int | None) -> Capacity:
-    """How the trials of a search fit in a cluster.
+    """Fit the trials of a search into a cluster.
 
     Args:
         config: of the trials.
-        wanted: trials at a time; None: as many as fit.
+        wanted: concurrent trials; None: as many as fit.
         cluster: the cluster's total resources.
-        n_cores: of this machine, where the cluster is our own; None where one was joined.
+        n_cores: of this machine for a local cluster; None for an existing cluster.
 
     Raises:
-        ConfigError: not even one trial fits, or the cluster cannot free what a stopped trial held.
+        ConfigError: not even one trial fits, or the cluster cannot release the resources of a stopped trial.
     """
     runtime, n_gpus = config.runtime, usable_gpus(config, cluster)
     needs = trial_plan(config, n_gpus=n_gpus, n_cores=n_cores)
@@ -84,13 +84,13 @@ def make_capacity(config: Config, wanted: int | None, cluster: dict[str, float],
 
 
 def trial_plan(config: Config, *, n_gpus: float, n_cores: int | None) -> Plan:
-    """The resources of one trial: those of its run, or of the one process that it is."""
+    """The resources of one trial: those of its run or, inline, of its single process."""
     runtime = config.runtime
     if runtime.backend == "ray":
         return plan(config, n_gpus=n_gpus, n_cores=n_cores)
     if runtime.n_workers > 1:
         raise ConfigError(
-            f"With runtime.backend=inline a trial is one process, and runtime.n_workers={runtime.n_workers}; set "
+            f"With runtime.backend=inline a trial is one process, but runtime.n_workers={runtime.n_workers}; set "
             f"runtime.n_workers=1, or runtime.backend=ray."
         )
     none = ProcessResources(0, 0, 0, 1)
@@ -98,11 +98,11 @@ def trial_plan(config: Config, *, n_gpus: float, n_cores: int | None) -> Plan:
 
 
 def _check_dashboard() -> None:
-    """Ray frees the workers of a trial that was stopped by a service of its dashboard; without, later trials hang."""
+    """Check for Ray's dashboard, whose service releases the workers of a stopped trial; else later trials hang."""
     try:
         list_nodes(limit=1, timeout=30)
     except Exception as error:
         raise ConfigError(
-            "The Ray cluster has no dashboard, and without one Ray does not free what a stopped trial held; start it "
+            "The Ray cluster has no dashboard, which Ray needs to release the resources of a stopped trial; start it "
             "with 'ray start --head --include-dashboard=true', or search with runtime.backend=inline."
         ) from error

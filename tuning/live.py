@@ -1,4 +1,4 @@
-"""A search as it goes on: a live table on a terminal, and a line for each trial that ends, there and elsewhere."""
+"""Progress of a search: a live table on a terminal, and a line for each finished trial."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Board:
         ended = threading.Event()
         live = Live(console=self._console, transient=True, auto_refresh=False)
 
-        def look() -> None:
+        def update() -> None:
             rows = _rows(view)
             for row in rows:
                 if row.state != "running" and row.number not in known:
@@ -44,11 +44,11 @@ class Board:
                         line_of(row, view, rows, len(known)), highlight=False, markup=False, soft_wrap=True
                     )
             if self._console.is_terminal:
-                live.update(_under_way(view, rows), refresh=True)
+                live.update(_running_trials(view, rows), refresh=True)
 
         def poll() -> None:
             while not ended.wait(POLL_SECONDS):
-                look()
+                update()
 
         thread = threading.Thread(target=poll, name="reid-search", daemon=True)
         if self._console.is_terminal:
@@ -59,26 +59,26 @@ class Board:
         finally:
             ended.set()
             thread.join()
-            look()
+            update()
             if self._console.is_terminal:
                 live.stop()
 
 
 def line_of(row: Row, view: View, rows: list[Row], n_ended: int) -> str:
-    """One line about a trial that has ended."""
+    """One line about a finished trial."""
     of = "" if view.n_trials is None else f"/{view.n_trials}"
-    told = _scores(row, view) if row.ranked else f"{row.state}: {row.reason}"
+    result = _scores(row, view) if row.ranked else f"{row.state}: {row.reason}"
     if row.state == "stopped":
-        told += " (stopped)"
+        result += " (stopped)"
     best = best_first(rows)
     if best and best[0].number == row.number and len(best) > 1:
-        told += ", the best so far"
+        result += ", best so far"
     seconds = f"{row.measures['seconds']:.0f} s, " if "seconds" in row.measures else ""
-    return f"trial {n_ended}{of}  {row.id}  {told}  [{seconds}{shown(row.point)}]"
+    return f"trial {n_ended}{of}  {row.id}  {result}  [{seconds}{shown(row.point)}]"
 
 
 def shown(values: Values) -> str:
-    """Values in one line, by the last part of their keys."""
+    """Values on one line, with the last part of their keys."""
     return ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in values.items())
 
 
@@ -93,14 +93,14 @@ def _scores(row: Row, view: View) -> str:
 
 
 def _opening(view: View, n_before: int) -> str:
-    stage, room = view.stage, view.room
+    stage, capacity = view.stage, view.capacity
     n_trials = "trials" if view.n_trials is None else f"{view.n_trials} trials"
     before = f", {n_before} of them from before" if n_before else ""
-    return f"{stage.name.partition('-')[0]}: {n_trials}{before}, {room.concurrent} at a time on {room.device}"
+    return f"{stage.name.partition('-')[0]}: {n_trials}{before}, {capacity.concurrent} at a time on {capacity.device}"
 
 
-def _under_way(view: View, rows: list[Row]) -> Group:
-    """Trials that are running, and the best so far."""
+def _running_trials(view: View, rows: list[Row]) -> Group:
+    """Running trials, and the best finished one."""
     table = Table("run", "epoch", "now", "values", box=None, padding=(0, 2, 0, 0))
     for row in rows:
         if row.state == "running":
@@ -114,7 +114,7 @@ def _under_way(view: View, rows: list[Row]) -> Group:
 
 
 def _progress(run: Path, view: View) -> tuple[str, str]:
-    """Epoch and what is being done, by the log of a run."""
+    """Epoch and current activity, from the log of a run."""
     events = read_metrics(RunDirectory(run).metrics_file)
     if not events:
         return "", "starting"

@@ -1,25 +1,24 @@
-"""What a search optimises that a run does not log itself: how good its labels look, without identities."""
+"""The label-free objective of a search: label quality without ground truth, which a run does not log itself."""
 
 from __future__ import annotations
 
 from reid_ray.data.readers import read_dataset
 from reid_ray.labels.label_free import common_graph, label_free_objective, label_free_scores
-from reid_ray.labels.quality import label_statistics, truth_scores
+from reid_ray.labels.quality import ground_truth_scores, label_statistics
 from reid_ray.labels.refresh import cluster_rows
 from reid_ray.methods import stages_of
 from reid_ray.run import Run
 
 
 def label_free_score(run: Run) -> dict[str, float]:
-    """How good the labels of a run's last model look.
+    """Label quality of a run's last model, without ground truth.
 
-    The model's features of the training table are clustered anew, by the run's own label settings. The clusters are
-    judged in `common_graph`, which is the same for all runs, whatever their k1, eps or variant.
+    Features of the training table are clustered with the run's own label settings. The clusters are scored in
+    `common_graph`, which is the same for all runs, whatever their k1, eps or variant.
 
     Returns:
-        `label_free` (0 … 1, more is better), the scores that it is made of and the others of `label_free_scores`,
-        `n_clusters`; and where identities are known those of `truth_scores`, which are for studies: nothing that an
-        objective without labels may look at.
+        `label_free` (0 … 1, higher is better), the scores of `label_free_scores`, and `n_clusters`; with known
+        identities also `ground_truth_scores`, for analysis only: a label-free objective must not use them.
 
     Raises:
         RunError: the run has no model yet.
@@ -36,4 +35,4 @@ def label_free_score(run: Run) -> dict[str, float]:
     scores = label_free_scores(labels, common_graph(features, device), table.camids)
     answer = {"label_free": label_free_objective(scores), **scores}
     answer["n_clusters"] = float(label_statistics(labels)["n_clusters"])
-    return answer | (truth_scores(labels, table.pids) if table.has_pids else {})
+    return answer | (ground_truth_scores(labels, table.pids) if table.has_pids else {})

@@ -1,4 +1,4 @@
-"""The stages of a search, each with a study of its own: the search, more seeds for the best, the comparison."""
+"""The phases of a search, each with its own study: the search, more seeds for the best, the comparison."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from reid_ray.tuning.request import Objective, Request, SearchDirectory, final_b
 from reid_ray.tuning.spaces import Space, Values, with_values
 
 FRESH_SEEDS = 1000
-"""Distance of the comparison's seeds from those that a winner may have been chosen by."""
+"""Offset of the comparison's seeds, so that they differ from the seeds that selected the winner."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Trials that are alike but for their values.
+    """Trials that differ only in their values.
 
     Attributes:
-        name: of the stage and its study.
-        base: what a trial runs, but for its values.
-        folder: of the run directories.
-        space: what trials differ in; `seed` may be among it.
-        objectives: what they are told by.
-        stop_early: trials that fall behind are stopped.
+        name: of the phase and its study.
+        base: configuration of a trial without its values.
+        folder: parent of the run directories.
+        space: the values that trials vary; may include `seed`.
+        objectives: scores to optimise.
+        stop_early: stop trials that fall behind.
         sweep: see `Request`.
     """
 
@@ -39,7 +39,7 @@ class Phase:
     sweep: tuple[str, ...] = ()
 
     def config_of(self, values: Values) -> Config:
-        """The run of a trial; equal values and seeds have one run directory, and so are never trained twice."""
+        """The run of a trial. Equal values and seeds share a run directory, so they are never trained twice."""
         config = with_values(self.base, values)
         return config.model_copy(update={"name": self.id_of(values), "output": str(self.folder)})
 
@@ -49,13 +49,13 @@ class Phase:
 
 
 def run_id(values: Values, seed: int) -> str:
-    """A short name for values and seed; a `seed` among the values goes before the other."""
+    """A short name for values and seed; a `seed` in `values` takes precedence."""
     known = {"seed": seed, **values}
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def search_phase(request: Request) -> Phase:
-    """The search itself; all its trials have the recipe's seed."""
+    """The search itself; all trials have the recipe's seed."""
     return Phase(
         "search",
         trial_base(request),
@@ -68,7 +68,7 @@ def search_phase(request: Request) -> Phase:
 
 
 def seed_phase(request: Request, points: Sequence[Values], n_seeds: int) -> Phase:
-    """Points again with seeds that the search has not seen."""
+    """Points with new seeds, which the search has not used."""
     seeds = range(request.config.seed + 1, request.config.seed + 1 + n_seeds)
     folder = SearchDirectory.of(request).trials
     space = _choices(points, seeds)
@@ -76,24 +76,24 @@ def seed_phase(request: Request, points: Sequence[Values], n_seeds: int) -> Phas
 
 
 def final_phase(request: Request, points: Sequence[Values], n_seeds: int) -> Phase:
-    """Points as they would be used: on all training images, by mAP on the test split, with seeds of their own."""
+    """Points trained on all training images and evaluated by mAP on the test split, with new seeds."""
     first = request.config.seed + FRESH_SEEDS
     space = _choices(points, range(first, first + n_seeds))
     return Phase(_named("final", space), final_base(request), SearchDirectory.of(request).final, space, ("map",))
 
 
 def seeded(points: Iterable[Values], stage: Phase) -> list[Values]:
-    """Each point with each seed of a stage, seed by seed, so that all points have had as many at any time."""
+    """Each point with each seed of a phase, seed by seed, so that all points progress equally."""
     chosen = list(points)
     return [{**point, "seed": seed} for seed in stage.space["seed"].choices for point in chosen]
 
 
 def _named(stage: str, space: Space) -> str:
-    """A study has one list of choices for good; with others it is another study, on the same runs."""
+    """A study's list of choices is fixed; other choices need another study, on the same runs."""
     return f"{stage}-{hashlib.sha256(str(space).encode()).hexdigest()[:8]}"
 
 
 def _choices(points: Sequence[Values], seeds: Iterable[int]) -> Space:
-    """A space that has these points, wherever the search's own ranges end."""
+    """A space that contains exactly these values, regardless of the ranges of the search."""
     space = {key: Search(choices=tuple(dict.fromkeys(point[key] for point in points))) for key in points[0]}
     return {**space, "seed": Search(choices=tuple(seeds))}

@@ -1,4 +1,4 @@
-"""Pictures of a search: its history, which keys mattered, all trials as lines through their values, eps and k1."""
+"""Plots of a search: history, importance of keys, parallel coordinates of all trials, eps against k1."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from reid_ray.tuning.spaces import Space, Value
 from reid_ray.tuning.study import Row
 
 MIN_TRIALS = 5
-"""Fewer say nothing about what mattered."""
+"""Minimum number of trials for an estimate of importance."""
 
 COLOURS = colormaps["viridis"]
 
 
 def draw_search(results: Results, folder: Path) -> dict[str, Path]:
-    """Draw what there is to see of a search; heading → picture, in order. Pictures without data are left out."""
+    """Draw all plots of a search that have data; returns heading → file, in order."""
     rows = [row for row in results.rows if row.scores]
     space, name = results.request.space, METRICS[results.request.objectives[0]]
     found: dict[str, Path] = {}
     if rows:
         found["History"] = draw_history(results.rows, name, folder / "history.png")
     if (weights := importance(rows, space)) is not None:
-        found["Which keys mattered"] = draw_importance(weights, folder / "importance.png")
+        found["Importance of keys"] = draw_importance(weights, folder / "importance.png")
     if len(rows) > 1:
         found["All trials"] = draw_parallel(rows, space, name, folder / "parallel.png")
         if {"labels.eps", "labels.k1"} <= set(rows[0].point):
@@ -44,7 +44,7 @@ def draw_search(results: Results, folder: Path) -> dict[str, Path]:
 
 
 def importance(rows: Sequence[Row], space: Space) -> dict[str, float] | None:
-    """Share of each key in how the first objective varies (fANOVA), largest first; None where too little is known."""
+    """Share of each key in the variance of the first objective (fANOVA), largest first; None with too few trials."""
     scored = [row for row in rows if row.scores]
     if len(scored) < MIN_TRIALS or len(space) < 2 or not pvariance(row.scores[0] for row in scored):
         return None
@@ -75,7 +75,7 @@ def draw_history(rows: Sequence[Row], name: str, out: Path) -> Path:
 
 
 def draw_importance(weights: dict[str, float], out: Path) -> Path:
-    """A bar a key, the most important one on top."""
+    """One bar per key, the most important on top."""
     names = list(weights)[::-1]
     figure = new_figure(7.5, 0.9 + 0.3 * len(names))
     axes = figure.add_axes((0.3, 0.5 / (0.9 + 0.3 * len(names)), 0.65, 1 - 0.7 / (0.9 + 0.3 * len(names))))
@@ -87,7 +87,7 @@ def draw_importance(weights: dict[str, float], out: Path) -> Path:
 
 
 def draw_parallel(rows: Sequence[Row], space: Space, name: str, out: Path) -> Path:
-    """A line a trial through its values; the better, the brighter and the further in front."""
+    """Parallel coordinates: one line per trial; better trials are brighter and in front."""
     keys = list(space)
     axes, figure = _panel(max(7.5, 1.05 * (len(keys) + 1)), 4.2, "")
     low, high = _span([row.scores[0] for row in rows])
@@ -110,7 +110,7 @@ def draw_parallel(rows: Sequence[Row], space: Space, name: str, out: Path) -> Pa
 
 
 def draw_map(rows: Sequence[Row], name: str, out: Path) -> Path:
-    """eps against k1, coloured by the score; both as the trial's labels were judged."""
+    """eps against k1, coloured by score; both are the values with which the labels were scored."""
     axes, figure = _panel(6.2, 4.2, "k1")
     ordered = sorted(rows, key=lambda row: row.scores[0])
     low, high = _span([row.scores[0] for row in rows])
@@ -142,7 +142,7 @@ def _distribution(search: Search) -> BaseDistribution:
 
 
 def _height(value: Value, search: Search) -> float:
-    """Where a value stands in its range, 0 … 1."""
+    """Position of a value in its range, 0 … 1."""
     if search.choices:
         return search.choices.index(value) / max(1, len(search.choices) - 1)
     ends = (search.low, search.high, float(value or 0))

@@ -1,4 +1,4 @@
-"""The report of a search: pictures, tables of the trials, and what was asked for, in one HTML file."""
+"""The report of a search: plots, tables of trials and the request, in one HTML file."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from reid_ray.tuning.study import best_first, pareto_front
 
 
 def report_search(path: Path) -> Location:
-    """Draw the pictures of a search and write its report.html anew, whatever it has so far."""
+    """Draw the plots of a search and write report.html, also for an unfinished search."""
     results = read_results(path.expanduser().resolve())
     folder = results.directory.path
     body = [
         header(folder.name, finished=results.directory.best.exists()),
-        *_again("Winner and recipe on the test split", results.final),
-        *_again("The best with further seeds", results.again),
+        *_repeats_table("Winner and recipe on the test split", results.final),
+        *_repeats_table("Best trials with more seeds", results.repeats),
         *_front(results),
         *(picture(heading, file) for heading, file in draw_search(results, folder).items()),
         _trials(results),
-        f"<section><h2>Search</h2><pre>{escape(_asked(results))}</pre></section>",
+        f"<section><h2>Search</h2><pre>{escape(_request_text(results))}</pre></section>",
     ]
     return write_page(folder, body)
 
@@ -33,7 +33,7 @@ def report_search(path: Path) -> Location:
 def _trials(results: Results) -> str:
     rows = table_rows(results)
     if not rows:
-        return '<section><h2>Trials</h2><p class="note">No trial has been begun yet.</p></section>'
+        return '<section><h2>Trials</h2><p class="note">No trial has started yet.</p></section>'
     best = {row.id for row in best_first(results.rows)[:1]}
     headings = [name for name in rows[0] if any(row[name] not in (None, "") for row in rows)]
     cells = [[shown(row[name]) for name in headings] for row in rows]
@@ -42,8 +42,8 @@ def _trials(results: Results) -> str:
     return grid("Trials", note, headings, cells, marked)
 
 
-def _again(heading: str, points: Sequence[Repeated]) -> list[str]:
-    """A table of points with several seeds; nothing where there are none."""
+def _repeats_table(heading: str, points: Sequence[Repeated]) -> list[str]:
+    """A table of points with several seeds; empty without points."""
     if not points:
         return []
     keys = list(points[0].values)
@@ -55,7 +55,7 @@ def _again(heading: str, points: Sequence[Repeated]) -> list[str]:
         ]
         for point in points
     ]
-    note = "Mean over seeds that nothing before had used, and each of them."
+    note = "Mean over new seeds, and the score of each seed."
     return [grid(heading, note, ["mean", "by seed", *keys], cells, [i == 0 for i in range(len(points))])]
 
 
@@ -66,16 +66,16 @@ def _front(results: Results) -> list[str]:
     names = score_names(results.request, "search")
     cells = [[row.id, *map(shown, row.scores), *map(shown, row.point.values())] for row in front]
     keys = list(front[0].point) if front else []
-    note = "No other trial is better in one without being worse in the other."
+    note = "No other trial is better in one objective without being worse in the other."
     return [grid("Pareto front", note, ["id", *names, *keys], cells, [False] * len(front))]
 
 
-def _asked(results: Results) -> str:
+def _request_text(results: Results) -> str:
     return results.directory.request_file.read_text(encoding="utf-8").strip()
 
 
 def shown(value: Any) -> str:
-    """A value for a table."""
+    """Format a value for a table."""
     if isinstance(value, float):
         return f"{value:.4g}"
     return "" if value is None else str(value)

@@ -1,12 +1,12 @@
-"""What a search is asked to do, and the directory that belongs to one such request.
+"""The request of a search, and the search directory, which belongs to one request.
 
 search.yaml       the request, resolved
 study.journal     Optuna's journal: every trial, its values, how it ended
-trials/ID/        the runs; `reid-ray report` and all else work on them
-final/ID/         the runs that compare the winner with the recipe
-trials.parquet    a row a trial
+trials/ID/        run directories; `reid-ray report` and other commands work on them
+final/ID/         runs that compare the winner with the recipe
+trials.parquet    one row per trial
 best.yaml         the winner as a recipe
-report.html       all of it, with pictures
+report.html       everything, with plots
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ from reid_ray.tuning.spaces import Space, search_space
 Objective: TypeAlias = Literal["label-free", "map", "hours"]
 
 METRICS: dict[Objective, str] = {"label-free": "label_free", "map": "mAP", "hours": "hours"}
-"""Objective → its name among the measures of a trial."""
+"""Objective → metric name."""
 
 CHOICES: tuple[tuple[Objective, ...], ...] = (("label-free",), ("map",), ("label-free", "hours"), ("map", "hours"))
 
 HOLDOUT = 0.25
-"""Share of the training identities that a search by mAP holds out where `data.holdout` is not set."""
+"""Share of the training identities that a search by mAP holds out if `data.holdout` is not set."""
 
 MIN_EPOCHS_TO_STOP = 10
-"""Of a training that is worth stopping early: shorter ones have hardly begun to differ."""
+"""Minimum epochs for early stopping: in shorter runs trials hardly differ yet."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """A search: the directory `config.output`/`name` belongs to one of them.
+    """A search. Its directory is `config.output`/`name`.
 
     Attributes:
         name: of the search.
-        config: the recipe, as the winner is to be trained; paths are absolute.
-        space: what is varied, and where.
-        objectives: the first is the quality that the winner is chosen by; `hours` may be the second.
+        config: the recipe for the final training of the winner; paths are absolute.
+        space: keys to vary, and their ranges.
+        objectives: the first selects the winner; `hours` may be the second.
         stop_early: trials that fall behind are stopped.
-        sweep: settings of the labels that are tried on the features of each trained model, as `parse_grid` reads them.
+        sweep: label settings to try on the features of each trained model, in the format of `parse_grid`.
     """
 
     name: str
@@ -65,21 +65,20 @@ class Request:
 
     @property
     def by_labels(self) -> bool:
-        """Whether trials are judged by identities, on a hold-out of the training split."""
+        """Whether trials are evaluated with identities, on held-out people of the training split."""
         return self.objectives[0] == "map"
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How far to go; the same search may be continued with another budget.
+    """When to stop; the same search can be continued with a larger budget.
 
     Attributes:
-        trials: of the search, in all; None: as many as `hours` allow.
-        hours: of searching, in all; trials that are under way then are broken off, and can be continued.
-        concurrent: trials at the same time; None: what fits.
-        top: trials that are run again with `seeds` further seeds, to choose the winner by the mean.
-        compare: seeds, used by nothing before, with which winner and recipe are trained and evaluated on the test
-            split.
+        trials: total number of trials; None: as many as `hours` allow.
+        hours: total search time; trials that are still running are interrupted and can be resumed.
+        concurrent: concurrent trials; None: as many as fit.
+        top: number of trials to repeat with `seeds` more seeds, to choose the winner by the mean.
+        compare: number of new seeds with which winner and recipe are trained and evaluated on the test split.
     """
 
     trials: int | None = 20
@@ -99,38 +98,40 @@ def make_request(
     stop_early: Literal["auto", "yes", "no"] = "auto",
     sweep: Sequence[str] = (),
 ) -> Request:
-    """Check what is asked for, and resolve what was left open.
+    """Validate a request and fill in the defaults.
 
     Args:
         config: the recipe with its overrides.
         wanted: see `search_space`.
-        stop_early: `auto`: where trials are evaluated as they go on, are long enough, and hours are no objective.
-        sweep: see `Request`; its keys are then not searched.
+        stop_early: `auto`: if trials are evaluated during training, are long enough, and `hours` is not an objective.
+        sweep: see `Request`; its keys are not searched.
 
     Raises:
-        ConfigError: parts that do not go together.
+        ConfigError: options that cannot be combined.
     """
     chosen = tuple(name for name in METRICS if name in objectives)
     if list(chosen) != list(objectives) or chosen not in CHOICES:
         raise ConfigError(
-            f"--objective {' --objective '.join(objectives)} cannot be; give label-free or map, then hours if they "
-            f"are to count as well."
+            f"--objective {' --objective '.join(objectives)} is invalid; use label-free or map, optionally "
+            f"followed by hours."
         )
     by_labels, epochs = objectives[0] == "map", config.training.epochs
     if stop_early == "yes" and (not by_labels or len(objectives) > 1):
-        raise ConfigError("--stop-early yes goes with --objective map alone: others are known at the end of a trial.")
+        raise ConfigError(
+            "--stop-early yes needs --objective map alone: other objectives are known only at the end of a trial."
+        )
     if sweep and by_labels:
-        raise ConfigError("--sweep goes with --objective label-free: mAP does not depend on the last labels.")
+        raise ConfigError("--sweep needs --objective label-free: mAP does not depend on the last labels.")
     config = with_absolute_paths(config)
     space = search_space(config, wanted)
     if sweep:
         parse_grid(sweep, Setting.of(config.labels))
     swept = {f"labels.{swept_name(text)}" for text in sweep}
     if wanted and swept & set(space):
-        raise ConfigError(f"{', '.join(sorted(swept & set(space)))} is both in --search and in --sweep; choose one.")
+        raise ConfigError(f"{', '.join(sorted(swept & set(space)))} is in both --search and --sweep; choose one.")
     space = {key: search for key, search in space.items() if key not in swept}
     if not space:
-        raise ConfigError("There is nothing to search; name what to vary with --search KEY=LOW:HIGH.")
+        raise ConfigError("There is nothing to search; name a key with --search KEY=LOW:HIGH.")
     early = stop_early == "yes" or (
         stop_early == "auto" and by_labels and len(objectives) == 1 and epochs >= MIN_EPOCHS_TO_STOP
     )
@@ -138,7 +139,7 @@ def make_request(
 
 
 def trial_base(request: Request) -> Config:
-    """What trials of the search run: evaluated on people held out of training, or not at all."""
+    """Configuration of search trials: evaluated on held-out people of the training split, or not at all."""
     config = request.config
     if not request.by_labels:
         return _evaluated(config, None, config.data.holdout)
@@ -146,7 +147,7 @@ def trial_base(request: Request) -> Config:
 
 
 def final_base(request: Request) -> Config:
-    """What the winner is trained as at last: on all training images, evaluated on the test split after the end."""
+    """Configuration of the final training: on all training images, evaluated once on the test split."""
     return _evaluated(request.config, 0, 0)
 
 
@@ -164,11 +165,11 @@ class SearchDirectory:
 
     @classmethod
     def of(cls, request: Request) -> SearchDirectory:
-        """Where this search lies, absolute; nothing is created. `ConfigError` where that is no file system."""
+        """The absolute path of this search; creates nothing. `ConfigError` if it is not on a file system."""
         if isinstance(as_path(request.config.output), RemotePath):
             raise ConfigError(
-                f"A search writes its journal line by line, which {request.config.output} cannot take; give another "
-                f"output=FOLDER."
+                f"A search appends to its journal, which {request.config.output} does not support; choose an "
+                f"output=FOLDER on a file system."
             )
         return cls((Path(request.config.output).expanduser() / request.name).resolve())
 
@@ -197,17 +198,19 @@ class SearchDirectory:
         return self.path / "best.yaml"
 
     @property
-    def _begun(self) -> bool:
+    def _started(self) -> bool:
         """Whether a trial has been started."""
         return self.trials.is_dir() and any(self.trials.iterdir())
 
     def check(self, request: Request) -> None:
-        """Raise `RunError` where this directory is another search's, or something else."""
+        """Raise `RunError` if the directory belongs to another search or holds something else."""
         if not self.request_file.exists():
             if self.path.exists() and (not self.path.is_dir() or not all(map(is_lease, self.path.iterdir()))):
-                raise RunError(f"{self.path} exists and is no search; choose another --name or output=…, or remove it.")
+                raise RunError(
+                    f"{self.path} exists and is not a search directory; choose another --name, or remove it."
+                )
             return
-        if not self._begun:  # nothing to lose yet
+        if not self._started:  # no results to lose yet
             return
         changes = leaf_changes(_identity(read_request(self.path)), _identity(request))
         if changes:
@@ -218,10 +221,10 @@ class SearchDirectory:
 
     @contextmanager
     def owned(self, request: Request) -> Iterator[None]:
-        """Make the directory, write the request, and keep other processes out for the block.
+        """Create the directory, write the request, and lock the directory for the block.
 
         Raises:
-            RunError: it cannot be written, is another search's, or another process is at work on it.
+            RunError: it cannot be written, belongs to another search, or is locked by another process.
         """
         self.check(request)
         with hold(self.path / LEASE, f"searching in {self.path}", self._progress):
@@ -229,19 +232,19 @@ class SearchDirectory:
             yield
 
     def _progress(self) -> str:
-        return f"{sum(entry.is_dir() for entry in self.trials.iterdir())} runs begun" if self._begun else ""
+        return f"{sum(entry.is_dir() for entry in self.trials.iterdir())} runs begun" if self._started else ""
 
     def _begin(self, request: Request) -> None:
         with storage_errors(self.path):
             self.trials.mkdir(parents=True, exist_ok=True)
-        if not self._begun:
+        if not self._started:
             with atomic_write(self.request_file) as file:
                 file.write(_written(request).encode())
             self.journal.unlink(missing_ok=True)  # of another request, or one that was refused
 
 
 def read_request(path: Path) -> Request:
-    """The request in a search directory; `RunError` where it cannot be read."""
+    """The request of a search directory; `RunError` if it cannot be read."""
     file = SearchDirectory(path).request_file
     try:
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -253,7 +256,7 @@ def read_request(path: Path) -> Request:
         return Request(tree["name"], config, space, objectives, tree["stop_early"], sweep)
     except (OSError, yaml.YAMLError, LookupError, TypeError, AttributeError, ConfigError) as error:
         raise RunError(
-            f"{file} cannot be read as a search ({' '.join(str(error).split())}); it is damaged or of another "
+            f"{file} cannot be read as a search ({' '.join(str(error).split())}); it is damaged or from another "
             f"version. Choose another --name."
         ) from error
 
@@ -274,7 +277,7 @@ def _written(request: Request) -> str:
 
 
 def _identity(request: Request) -> dict[str, Any]:
-    """All that trials of two requests must have in common to be compared."""
+    """Everything that must be equal for the trials of two requests to be comparable."""
     config = hashed_settings(request.config)
     config["training"]["epochs"] = request.config.training.epochs
     if request.by_labels:

@@ -1,4 +1,4 @@
-"""What a search has found so far, read from its journal, and what is written of it: trials.parquet and best.yaml."""
+"""Results of a search so far, read from its journal; writes trials.parquet and best.yaml."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Repeated:
 
     Attributes:
         values: without the seed.
-        scores: of the first objective, by seed; those of trials that have one.
-        n_runs: trials that were begun.
+        scores: of the first objective, by seed, for trials that have one.
+        n_runs: number of started trials.
     """
 
     values: Values
@@ -43,15 +43,15 @@ class Results:
     """A search, finished or not.
 
     Attributes:
-        rows: trials of the search itself.
-        again: its best ones with further seeds, best mean first.
-        final: winner and recipe with fresh seeds on the test split, in that order.
-        further: rows of those two.
+        rows: trials of the search phase.
+        repeats: the best trials with more seeds, best mean first.
+        final: winner and recipe with new seeds on the test split, in this order.
+        further: rows of the phases `seeds` and `final`.
     """
 
     request: Request
     rows: list[Row]
-    again: list[Repeated]
+    repeats: list[Repeated]
     final: list[Repeated]
     further: dict[str, list[Row]]
 
@@ -61,35 +61,35 @@ class Results:
 
     @property
     def own(self) -> Values:
-        """The recipe's own values of what the winner sets."""
+        """The recipe's values of the keys that the winner sets."""
         return own_values(self.request.config, list(self.winner or self.request.space))
 
     @property
     def winner(self) -> Values | None:
-        """The best trial by the first objective, or by the mean where it has further seeds; None without any."""
+        """The best trial by the first objective, or by the mean if repeated with more seeds; None without any."""
         best = [row.point for row in best_first(self.rows)[:1]]
-        if any(point.values in best for point in self.again) and self.again[0].scores:
-            return self.again[0].values
+        if any(point.values in best for point in self.repeats) and self.repeats[0].scores:
+            return self.repeats[0].values
         return best[0] if best else None
 
 
 def read_results(path: Path) -> Results:
-    """What a search directory holds; `RunError` where it is none."""
+    """Read a search directory; `RunError` if it is not one."""
     request = read_request(path)
     journal, seed = SearchDirectory(path).journal, request.config.seed
     rows: dict[str, list[Row]] = {}
     if journal.exists():
         storage = open_storage(journal)
-        for name in optuna.get_all_study_names(storage):  # the oldest first
+        for name in optuna.get_all_study_names(storage):  # oldest first
             rows[name] = read_rows(optuna.load_study(study_name=name, storage=storage), seed)
     newest = {name.partition("-")[0]: found for name, found in rows.items()}
-    again = sorted(repeated(newest.get("seeds", [])), key=lambda point: -point.mean)
+    repeats = sorted(repeated(newest.get("seeds", [])), key=lambda point: -point.mean)
     further: dict[str, list[Row]] = {stage: newest[stage] for stage in ("seeds", "final") if stage in newest}
-    return Results(request, newest.get("search", []), again, repeated(newest.get("final", [])), further)
+    return Results(request, newest.get("search", []), repeats, repeated(newest.get("final", [])), further)
 
 
 def repeated(rows: Sequence[Row]) -> list[Repeated]:
-    """Rows that differ in the seed only, together; in the order in which they were first run."""
+    """Group rows that differ only in the seed, in the order of their first run."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(str(sorted(_without_seed(row).items())), []).append(row)
@@ -104,15 +104,15 @@ def repeated(rows: Sequence[Row]) -> list[Repeated]:
 
 
 def best_config(results: Results) -> Config:
-    """The winner as the recipe would be trained, under a name of its own.
+    """The recipe with the winner's values, under a new name.
 
     Raises:
-        RunError: no trial has come to an end.
+        RunError: no trial has finished with a score.
     """
     if results.winner is None:
         reasons = [row.reason for row in results.rows if row.reason]
         raise RunError(
-            f"No trial of {results.directory.path} has come to an end with a score"
+            f"No trial of {results.directory.path} has finished with a score"
             + (f"; the last one: {reasons[-1]}" if reasons else ".")
         )
     config = with_values(results.request.config, results.winner)
@@ -120,7 +120,7 @@ def best_config(results: Results) -> Config:
 
 
 def write_results(results: Results) -> None:
-    """Write trials.parquet and, where a trial has a score, best.yaml."""
+    """Write trials.parquet and, if a trial has a score, best.yaml."""
     directory = results.directory
     table = pa.Table.from_pylist(table_rows(results))
     atomic_write_bytes(directory.table, parquet_bytes(table))
@@ -129,7 +129,7 @@ def write_results(results: Results) -> None:
 
 
 def table_rows(results: Results) -> list[dict[str, Any]]:
-    """A dict a trial, all with the same keys: stage, number, id, state, values, scores, measures, reason."""
+    """One dict per trial, all with the same keys: stage, number, id, state, values, scores, measures, reason."""
     rows = [("search", row) for row in results.rows]
     rows += [(stage, row) for stage, found in results.further.items() for row in found]
     keys = list(dict.fromkeys(key for _, row in rows for key in row.point))
@@ -147,19 +147,19 @@ def table_rows(results: Results) -> list[dict[str, Any]]:
 
 
 def score_names(request: Request, stage: str) -> list[str]:
-    """What the scores of a stage's rows are called."""
+    """Names of the scores of a phase."""
     return ["mAP"] if stage == "final" else [METRICS[objective] for objective in request.objectives]
 
 
 def _heading(results: Results) -> str:
-    """The first lines of best.yaml: where it comes from."""
+    """The comment at the top of best.yaml: its origin."""
     request, best = results.request, best_first(results.rows)
     objective, n_trials = request.objectives[0], sum(row.ranked for row in results.rows)
-    told = f"# The best of {n_trials} trials by {objective}"
-    top = results.again[0] if results.again else None
+    origin = f"# The best of {n_trials} trials by {objective}"
+    top = results.repeats[0] if results.repeats else None
     if top is not None and top.values == results.winner:
-        return f"{told}: a mean of {top.mean:.4f} over {len(top.scores)} seeds that the search had not seen."
-    return f"{told}: {best[0].scores[0]:.4f}, trial {best[0].id}."
+        return f"{origin}: mean {top.mean:.4f} over {len(top.scores)} new seeds."
+    return f"{origin}: {best[0].scores[0]:.4f}, trial {best[0].id}."
 
 
 def _without_seed(row: Row) -> Values:

@@ -1,4 +1,4 @@
-"""Ray Tune's `OptunaSearch`, with what it leaves out: why a trial ended, and runs that are asked for twice at once."""
+"""Ray Tune's `OptunaSearch`, extended to record why a trial ended and to keep equal trials from running together."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from reid_ray.tuning.request import METRICS
 from reid_ray.tuning.spaces import suggest
 from reid_ray.tuning.study import Outcome, direction
 
-FAILURES_IN_VAIN = 5
-"""Trials that fail before any has come to an end, after which it is not to be expected of others."""
+MAX_INITIAL_FAILURES = 5
+"""Failed trials, before the first success, after which the search gives up."""
 
 
 class StudySearch(OptunaSearch):  # type: ignore[misc]
-    """Asks the study of a stage for values, and tells it how the trial ended.
+    """Gets values from the study of a phase, and records how each trial ended.
 
-    A trial is told once, by the report that ends it (`final`) or by the last one before it was stopped. One that has
-    failed is told as such, with its reason, and has no value.
+    A trial is recorded once, by its final report (`final`) or by the last one before it was stopped. A failed trial is
+    recorded with its reason and without a value.
 
     Args:
-        stage: what is searched.
+        stage: the phase.
         storage: the open journal.
-        sampler: how values are drawn.
-        on_told: called after each trial that was told.
+        sampler: Optuna sampler.
+        on_recorded: called after each recorded trial.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         stage: Phase,
         storage: optuna.storages.BaseStorage,
         sampler: optuna.samplers.BaseSampler,
-        on_told: Callable[[], None],
+        on_recorded: Callable[[], None],
     ) -> None:
         metrics = [METRICS[objective] for objective in stage.objectives]
         modes = [direction(objective)[:3] for objective in stage.objectives]
@@ -51,23 +51,23 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
             storage=storage,
         )
         self._stage = stage
-        self._on_told = on_told
-        self._under_way: dict[str, str] = {}
+        self._on_recorded = on_recorded
+        self._running: dict[str, str] = {}
         self._held: tuple[optuna.Trial, dict[str, Any]] | None = None
         self._n_failed = self._n_scored = 0
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Values for a trial, or None while a trial with the same values is under way: both would write one run."""
-        if self._n_failed >= FAILURES_IN_VAIN and not self._n_scored:
+        """Values for a trial, or None while a trial with equal values runs: both would write to one run directory."""
+        if self._n_failed >= MAX_INITIAL_FAILURES and not self._n_scored:
             return str(self.FINISHED)
         if self._held is None:
             values = super().suggest(trial_id)
             self._held = self._ot_trials.pop(trial_id), values
         trial, values = self._held
         run = self._stage.id_of(values)
-        if run in self._under_way.values():
+        if run in self._running.values():
             return None
-        self._held, self._ot_trials[trial_id], self._under_way[trial_id] = None, trial, run
+        self._held, self._ot_trials[trial_id], self._running[trial_id] = None, trial, run
         return values
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
@@ -75,22 +75,22 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
             super().on_trial_result(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
-        self._under_way.pop(trial_id, None)
+        self._running.pop(trial_id, None)
         trial = self._ot_trials[trial_id]
         outcome = _ended(result, error)
         for name, fact in asdict(outcome).items():
             if name != "quality" and fact:
                 trial.set_user_attr(name, fact)
-        told = None if outcome.state == "failed" else result
-        super().on_trial_complete(trial_id, told, error=told is None)
-        self._n_failed += told is None
-        self._n_scored += told is not None
-        self._on_told()
+        recorded = None if outcome.state == "failed" else result
+        super().on_trial_complete(trial_id, recorded, error=recorded is None)
+        self._n_failed += recorded is None
+        self._n_scored += recorded is not None
+        self._on_recorded()
 
 
 def _ended(result: Mapping[str, Any] | None, error: bool) -> Outcome:
-    """How a trial ended, by its last report or by its process."""
+    """Outcome of a trial, from its last report or the death of its process."""
     if error or result is None:
-        return Outcome("failed", reason="its process died again and again; often the machine has run out of memory")
+        return Outcome("failed", reason="its process died repeatedly; often the machine ran out of memory")
     outcome: Outcome = result["outcome"]
     return outcome if result["final"] else replace(outcome, state="stopped")

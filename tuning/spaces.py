@@ -1,7 +1,7 @@
-"""What a search varies: ranges that stand beside the fields of the configuration, or that the user gives.
+"""Search spaces: ranges declared with the fields of the configuration, or given by the user.
 
-A space is a dict from a key such as `labels.eps` to its `Search`. Nothing in it depends on another key, so that a
-multivariate sampler can learn how they go together.
+A space is a dict from a key such as `labels.eps` to its `Search`. Ranges do not depend on other keys, so a multivariate
+sampler can learn their interactions.
 """
 
 from __future__ import annotations
@@ -23,32 +23,31 @@ from reid_ray.methods import stages_of
 
 Value: TypeAlias = bool | int | float | str | None
 Values: TypeAlias = dict[str, Value]
-"""What one trial sets, by key."""
+"""Values of one trial, by key."""
 
 Space: TypeAlias = dict[str, Search]
 
 DIGITS = 4
-"""Significant digits of a number that is drawn: a recipe is to be read by people."""
+"""Significant digits of sampled numbers, so that recipes stay readable."""
 
 FIXED = (
     *("seed", "source", "source_stage", "target", "stages", "data.holdout", "evaluation"),
     *(section for section, below in NOT_HASHED.items() if below is True),
     *(f"{section}.{name}" for section, below in NOT_HASHED.items() if below is not True for name in below),
 )
-"""Sections and keys that are not searched: what all trials share or are judged by, and what does not change a run."""
+"""Sections and keys that are not searched: shared by all trials, used to evaluate them, or without effect on a run."""
 
 
 def search_space(config: Config, wanted: Sequence[str] = ()) -> Space:
-    """The keys to vary and where, in order of the configuration.
+    """The keys to vary and their ranges, in the order of the configuration.
 
     Args:
-        config: of the trials; its own values say which keys are read at all.
-        wanted: `KEY` for the range that stands beside the field, `KEY=LOW:HIGH`, `KEY=LOW:HIGH:log` or `KEY=A,B,C`;
-            none: `default_space`.
+        config: of the trials; its values determine which keys are used.
+        wanted: `KEY` for the range declared with the field, `KEY=LOW:HIGH`, `KEY=LOW:HIGH:log` or `KEY=A,B,C`;
+            empty: `default_space`.
 
     Raises:
-        ConfigError: a key that does not exist or is not for searching, a range that is none, a value that the
-            configuration refuses.
+        ConfigError: an unknown or unsearchable key, an invalid range, or a value that the configuration refuses.
     """
     if not wanted:
         return default_space(config)
@@ -57,7 +56,7 @@ def search_space(config: Config, wanted: Sequence[str] = ()) -> Space:
         key, equals, listed = text.partition("=")
         key = key.strip()
         if key in space:
-            raise ConfigError(f"{key} is searched twice; give it one --search.")
+            raise ConfigError(f"{key} is searched twice; use one --search for it.")
         field = _field(config, key)
         space[key] = (
             _parsed(key, listed, field, text) if equals else _own_range(key, field, own_values(config, [key])[key])
@@ -69,9 +68,9 @@ def search_space(config: Config, wanted: Sequence[str] = ()) -> Space:
 
 
 def default_space(config: Config) -> Space:
-    """Every key of `method` and `labels` that has a range, is read by this run, and is not switched off (null).
+    """Every key of `method` and `labels` that has a range, is used by this run, and is not disabled (null).
 
-    A range is widened to the run's own value.
+    A range is extended to include the run's own value.
     """
     return {
         key: _widened(search, value)
@@ -82,7 +81,7 @@ def default_space(config: Config) -> Space:
 
 
 def is_read(key: str, config: Config) -> bool:
-    """Whether a run looks at this key of `method` or `labels` at all."""
+    """Whether a run uses this key of `method` or `labels`."""
     labels, method = config.labels, config.method
     if key.startswith("labels."):
         if not any(stage.clusters for stage in stages_of(config)):
@@ -103,25 +102,25 @@ def is_read(key: str, config: Config) -> bool:
 
 
 def suggest(trial: BaseTrial, space: Space) -> Values:
-    """Draw one value for each key; the values of the trial, rounded as `rounded` does it.
+    """Sample one value per key, rounded by `rounded`.
 
-    A function of the module, so that Ray Tune can pickle a partial one of it.
+    A module-level function, so that Ray Tune can pickle a partial of it.
     """
     return {key: rounded(_draw(trial, key, search)) for key, search in space.items()}
 
 
 def rounded(value: Value) -> Value:
-    """A number with `DIGITS` significant digits, anything else as it is."""
+    """Round a float to `DIGITS` significant digits; return other values unchanged."""
     return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
 def starting_point(config: Config, space: Space) -> Values:
-    """The configuration's own values of the keys in `space`, as far as they lie in their ranges."""
+    """The configuration's own values of the keys in `space` that are within their ranges."""
     return {key: value for key, value in own_values(config, space).items() if value in space[key]}
 
 
 def own_values(config: Config, keys: Iterable[str]) -> Values:
-    """What the configuration has under these keys."""
+    """The configuration's values of these keys."""
     found: Values = {}
     for key in keys:
         value: Any = config
@@ -132,7 +131,7 @@ def own_values(config: Config, keys: Iterable[str]) -> Values:
 
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:
-    """The configuration with these values; `ConfigError` where it refuses them."""
+    """The configuration with these values; `ConfigError` if they are invalid."""
     tree = config.model_dump()
     for key, value in values.items():
         *path, last = key.split(".")
@@ -153,7 +152,7 @@ def _draw(trial: BaseTrial, key: str, search: Search) -> Value:
 
 
 def _leaves(section: Section, prefix: str) -> Iterator[tuple[str, FieldInfo, Any]]:
-    """Key, field and value of everything in a section that is no section itself."""
+    """Key, field and value of every leaf of a section."""
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
         if isinstance(value, Section):
@@ -163,7 +162,7 @@ def _leaves(section: Section, prefix: str) -> Iterator[tuple[str, FieldInfo, Any
 
 
 def _range_of(field: FieldInfo) -> Search | None:
-    """The range beside a field, with whole ends where the field is a whole number."""
+    """The range declared with a field, with integer ends for integer fields."""
     for part in field.metadata:
         if isinstance(part, Search):
             return _numeric(part.low, part.high, part.log, field) if not part.choices else part
@@ -171,28 +170,28 @@ def _range_of(field: FieldInfo) -> Search | None:
 
 
 def _widened(search: Search, value: Value) -> Search:
-    """The range with a value in it, where that is a number."""
+    """The range extended to include a value, if it is a number."""
     if search.choices or isinstance(value, bool) or not isinstance(value, int | float):
         return search
     return replace(search, low=min(search.low, value), high=max(search.high, value), log=search.log and value > 0)
 
 
 def _field(config: Config, key: str) -> FieldInfo:
-    """The field of a key that may be searched."""
+    """The field of a searchable key."""
     fields = {found: field for found, field, _ in _leaves(config, "")}
     if any(key == fixed or key.startswith(f"{fixed}.") for fixed in FIXED):
-        raise ConfigError(f"{key} is not for searching: all trials of a search share it, or it does not change a run.")
+        raise ConfigError(f"{key} cannot be searched: all trials share it, or it does not change a run.")
     if key not in fields:
         near = nearest_name(key, [*fields, *known_keys()])
         hint = f"; did you mean '{near}'?" if near in fields else ""
-        raise ConfigError(f"'{key}' is no setting of this recipe that a search could vary{hint or '.'}")
+        raise ConfigError(f"'{key}' is not a setting of this recipe that can be searched{hint or '.'}")
     return fields[key]
 
 
 def _own_range(key: str, field: FieldInfo, value: Value) -> Search:
     search = _range_of(field)
     if search is None:
-        raise ConfigError(f"{key} has no range of its own; write --search {key}=LOW:HIGH, or {key}=A,B,C.")
+        raise ConfigError(f"{key} has no default range; write --search {key}=LOW:HIGH, or {key}=A,B,C.")
     return _widened(search, value)
 
 
@@ -216,10 +215,10 @@ def _parsed(key: str, listed: str, field: FieldInfo, text: str) -> Search:
     is_range = ends[0] < ends[1] and math.isfinite(ends[1] - ends[0]) and not (log and ends[0] <= 0)
     if not is_range or scale not in ("", "log"):
         raise ConfigError(
-            f"'{text}' is no range; write {key}=LOW:HIGH with LOW below HIGH, or {key}=LOW:HIGH:log with both above 0."
+            f"'{text}' is not a range; write {key}=LOW:HIGH with LOW < HIGH, or {key}=LOW:HIGH:log with both above 0."
         )
     if not {int, float} & {field.annotation, *get_args(field.annotation)}:
-        raise ConfigError(f"{key} is no number; write --search {key}=A,B,C.")
+        raise ConfigError(f"{key} is not a number; write --search {key}=A,B,C.")
     return _numeric(*ends, log, field)
 
 
@@ -228,7 +227,7 @@ def _numeric(low: float, high: float, log: bool, field: FieldInfo) -> Search:
 
 
 def _as_whole(value: Any, field: FieldInfo) -> Any:
-    """A number as the field's type has it: whole where the field takes whole numbers only."""
+    """Convert a number to the type of the field: int for integer fields, else float."""
     kinds = {field.annotation, *get_args(field.annotation)}
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value

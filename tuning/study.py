@@ -1,7 +1,7 @@
-"""The study of a search: Optuna's journal is the truth about its trials, and survives any process.
+"""The study of a search: Optuna's journal is the authoritative record of its trials and survives crashes.
 
-Optuna knows a trial that was asked for and not told as running. Only one process works on a search, so when it begins,
-running trials are those that an earlier process has left; they are asked for again, and their runs go on.
+Only one process works on a search. So trials that the journal lists as running when a process starts were interrupted;
+they are requeued, and their runs resume.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from reid_ray.tuning.request import Objective
 from reid_ray.tuning.spaces import Values, rounded
 
 State: TypeAlias = Literal["running", "complete", "stopped", "degenerate", "diverged", "failed", "interrupted"]
-"""How a trial stands.
+"""State of a trial.
 
-`complete`: trained to the end. `stopped`: fell behind, and was told by what it had. `degenerate`, `diverged`: the
-method's own end, told as the worst value. `failed`: for a reason that says nothing about the values. `interrupted`:
-the search ended before it, and asks for it again.
+`complete`: trained to the end. `stopped`: stopped early, scored by its last evaluation. `degenerate`, `diverged`:
+training failed because of the values, scored as the worst value. `failed`: an error unrelated to the values.
+`interrupted`: the search ended first; the trial is requeued.
 """
 
 SCORED: tuple[State, ...] = ("complete", "stopped")
-"""States in which a score says how good the values are."""
+"""States in which the score measures the values."""
 
 WAITING, FIXED = TrialState.WAITING, "fixed_params"
-"""Optuna's state of a trial that is to be asked for next, and where it keeps the values."""
+"""Optuna's state of a queued trial, and the attribute that holds its values."""
 
 STARTUP_SHARE, STARTUP_TRIALS = 3, (4, 10)
-"""Of a third of the trials, but at least 4 and at most 10, the values are drawn without a model."""
+"""Random startup trials of TPE: a third of all trials, at least 4 and at most 10."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial stands or ended, and what it is worth; this is what it tells the study.
+    """State and score of a trial, as recorded in the study.
 
     Attributes:
-        quality: of the first objective, more is better; 0 where there is none.
-        reason: a sentence, where it did not end well.
-        measures: other numbers of the run.
-        swept: settings of the labels that the quality was had with, where some were tried.
+        quality: score of the first objective, higher is better; 0 without a score.
+        reason: a one-line message if the trial did not complete.
+        measures: other metrics of the run.
+        swept: the best label settings of a sweep, to which `quality` belongs.
     """
 
     state: State
@@ -65,11 +65,11 @@ class Row:
 
     Attributes:
         id: name of its run directory.
-        values: what it sets.
-        scores: by objective, in the order of the request; empty where there are none.
-        reason: why it ended, where it did not end well.
-        measures: other numbers of it: `epochs`, `seconds`, label-free scores.
-        swept: settings of the labels that a sweep has found best.
+        values: values of the searched keys.
+        scores: one per objective, in the order of the request; empty without scores.
+        reason: why the trial did not complete.
+        measures: other metrics: `epochs`, `seconds`, label-free scores.
+        swept: the best label settings of a sweep.
     """
 
     number: int
@@ -98,17 +98,17 @@ def open_storage(journal: Path) -> BaseStorage:
     return JournalStorage(JournalFileBackend(str(journal)))
 
 
-def mend(journal: Path) -> None:
-    """Put right what a killed process was writing, or had locked; no other may be at work on the journal."""
+def repair(journal: Path) -> None:
+    """Remove the lock and the incomplete last line of a killed process. No other process may use the journal."""
     journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
     if journal.exists():
         os.truncate(journal, journal.read_bytes().rfind(b"\n") + 1)
 
 
 def sampler(stage: Phase, n_trials: int | None, n_known: int) -> TPESampler:
-    """TPE over all keys together, which takes trials under way for bad ones so as not to repeat them.
+    """Multivariate TPE; running trials count as bad (constant liar), so they are not repeated.
 
-    Its draws depend on how many trials there have been: a search that goes on must not draw the same again.
+    The seed depends on the number of trials, so that a resumed search does not sample the same values again.
     """
     least, most = STARTUP_TRIALS
     startup = most if n_trials is None else min(most, max(least, n_trials // STARTUP_SHARE))
@@ -120,7 +120,7 @@ def sampler(stage: Phase, n_trials: int | None, n_known: int) -> TPESampler:
 
 
 def open_study(storage: BaseStorage, stage: Phase) -> optuna.Study:
-    """The study of a stage, made where it is new."""
+    """The study of a phase, created if it is new."""
     return optuna.create_study(
         storage=storage,
         study_name=stage.name,
@@ -134,9 +134,10 @@ def direction(objective: Objective) -> Literal["minimize", "maximize"]:
 
 
 def recover(study: optuna.Study) -> None:
-    """Ask again, and first, for what an earlier process has left running.
+    """Requeue, in first place, the trials that an earlier process left running.
 
-    In this order, and for each trial once: a process that is killed in between loses none and doubles none.
+    Each trial is enqueued before it is marked as failed, so a process killed in between neither loses nor duplicates
+    one.
     """
     waiting = [trial.system_attrs.get(FIXED) for trial in study.get_trials(states=[WAITING])]
     for trial in study.get_trials(states=[TrialState.RUNNING]):
@@ -147,7 +148,7 @@ def recover(study: optuna.Study) -> None:
 
 
 def enqueue(study: optuna.Study, points: Iterable[Values]) -> None:
-    """Ask for these points, where that was not done before."""
+    """Enqueue points that are not in the study yet."""
     known = [{**trial.system_attrs.get(FIXED, {}), **trial.params} for trial in study.get_trials(deepcopy=False)]
     for point in points:
         if point not in known:
@@ -155,22 +156,22 @@ def enqueue(study: optuna.Study, points: Iterable[Values]) -> None:
 
 
 def read_rows(study: optuna.Study, seed: int) -> list[Row]:
-    """The trials that were begun, by number; those that were interrupted have others in their place.
+    """The started trials, by number, without interrupted ones, which were requeued.
 
     Args:
-        seed: of the runs, where trials set none.
+        seed: of runs whose trials do not set one.
     """
     rows = [_row(trial, seed) for trial in study.get_trials(deepcopy=False) if trial.state != WAITING and trial.params]
     return [row for row in rows if row.state != "interrupted"]
 
 
 def n_done(rows: Sequence[Row]) -> int:
-    """Trials that count for the budget."""
+    """Number of trials that count towards the budget."""
     return sum(row.state != "running" for row in rows)
 
 
 def best_first(rows: Iterable[Row]) -> list[Row]:
-    """Those that may be the best, by the first objective; a run that was asked for twice stands once."""
+    """Ranked trials, best first by the first objective; a run that was requested twice is listed once."""
     found: dict[str, Row] = {}
     for row in sorted((row for row in rows if row.ranked), key=lambda row: (-row.scores[0], row.number)):
         found.setdefault(row.id, row)
@@ -178,7 +179,7 @@ def best_first(rows: Iterable[Row]) -> list[Row]:
 
 
 def pareto_front(rows: Iterable[Row]) -> list[Row]:
-    """Of two objectives, quality and hours: those that no other beats in one without losing in the other."""
+    """The Pareto front of quality (higher is better) and hours (lower is better)."""
     front: list[Row] = []
     for row in sorted(best_first(rows), key=lambda row: (-row.scores[0], row.scores[1])):
         if not front or row.scores[1] < front[-1].scores[1]:
@@ -202,8 +203,8 @@ def _row(trial: FrozenTrial, seed: int) -> Row:
 
 
 def _state(trial: FrozenTrial) -> State:
-    """A trial that is told with a value, or as failed, has a state with it; one that was only broken off has none."""
+    """The recorded state; a trial without one was interrupted."""
     if trial.state == TrialState.RUNNING:
         return "running"
-    told: State = trial.user_attrs.get("state", "interrupted")
-    return told if trial.state == TrialState.COMPLETE or told == "failed" else "interrupted"
+    recorded: State = trial.user_attrs.get("state", "interrupted")
+    return recorded if trial.state == TrialState.COMPLETE or recorded == "failed" else "interrupted"

@@ -1,4 +1,4 @@
-"""The inner level of a search: many settings of the labels on the features of one trained model."""
+"""The inner level of a search: many label settings on the features of one trained model."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from reid_ray.tuning.spaces import Values
 
 
 def best_setting(run: Run, grid: Sequence[str]) -> tuple[Values, float]:
-    """The settings of `labels` in a grid that look best on a run's last model, and their label-free objective.
+    """The best settings of `labels` in a grid for a run's last model, and their label-free objective.
 
     Args:
         run: finished.
-        grid: as `parse_grid` reads it; where it says nothing, the run's own settings are taken.
+        grid: in the format of `parse_grid`; other settings are those of the run.
 
     Returns:
-        The keys that the grid varies with their values, such as `labels.eps`, and the objective, 0 … 1; of equals the
-        first.
+        The keys that the grid varies with their values, such as `labels.eps`, and the objective, 0 … 1; the first of
+        ties.
     """
     settings = parse_grid(grid, Setting.of(run.config.labels))
     table = run.dataset.train

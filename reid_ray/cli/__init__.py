@@ -1,4 +1,4 @@
-"""The `reid-ray` command: parse, call one function, print. A user's mistake is one sentence and exit code 2."""
+"""The `reid-ray` command: parse, call one function, print. A user error is a one-line message and exit code 2."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from reid_ray.cli import data, jobs, label, retrieval, status, train, tune
-from reid_ray.cli import export_metrics as track
+from reid_ray.cli import data, export_metrics, generate, jobs, label, retrieval, status, train, tune
 from reid_ray.errors import UserError
 
 EXIT_USER_ERROR = 2
@@ -19,17 +18,17 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Train person re-identification without labels, from a folder of crops to a Ray cluster. "
-    "Begin with 'reid-ray demo', then 'reid-ray train ice data.root=FOLDER'.",
+    help="Train person re-identification, unsupervised or supervised, from a folder of crops to a Ray cluster. "
+    "Start with 'reid-ray demo', then 'reid-ray train ice data.root=FOLDER'.",
 )
-for section in (train, tune, retrieval, label, status, track, jobs):
+for section in (train, tune, retrieval, generate, label, status, export_metrics, jobs):
     app.registered_commands.extend(section.app.registered_commands)
 app.add_typer(data.app, name="data")
 app.add_typer(jobs.jobs_app, name="jobs")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: run a command line, this process's by default; a `UserError` becomes a sentence and exit code 2."""
+    """Entry point: run a command line (default: `sys.argv`). A `UserError` prints one line and exits with code 2."""
     try:
         app(arguments)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""`reid-ray data`: look at a dataset before training on it, and pack it for fast reading."""
+"""`reid-ray data`: check a dataset, pack it for fast reading, or draw the synthetic one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from reid_ray.errors import ConfigError, DataError
 from reid_ray.io.paths import as_path
 from reid_ray.types import UNKNOWN
 
-# Readers bring PyTorch with them, so they are imported where they are used: --help should not wait for it.
+# Readers import PyTorch, so import them where they are used: --help should not wait for it.
 if TYPE_CHECKING:
     from reid_ray.data.check import CheckReport
     from reid_ray.data.pack import Progress as Report
@@ -36,36 +36,38 @@ Source = Annotated[
 ]
 LayoutOption = Annotated[
     Layout | None,
-    typer.Option(help="How the data is laid out. Found out from the folder where not given.", show_default=False),
+    typer.Option(help="Layout of the dataset. Default: detected from the folder.", show_default=False),
 ]
 DetectedOption = Annotated[bool, typer.Option("--detected/--labeled", help="CUHK03-np: detected or labelled boxes.")]
 LevelOption = Annotated[
     int | None,
     typer.Option(
-        min=0, help="Folder, imagefolder: the folder level that names the camera, 0 = first.", show_default=False
+        min=0, help="Layouts folder, imagefolder: folder level that names the camera, 0 = first.", show_default=False
     ),
 ]
 CameraRegexOption = Annotated[
     str | None,
-    typer.Option(help="Folder, imagefolder: regular expression whose first group is the camera.", show_default=False),
+    typer.Option(
+        help="Layouts folder, imagefolder: regular expression; its first group is the camera.", show_default=False
+    ),
 ]
 PidRegexOption = Annotated[
     str | None,
-    typer.Option(help="Folder layout: regular expression whose first group is the identity.", show_default=False),
+    typer.Option(help="Layout folder: regular expression; its first group is the identity.", show_default=False),
 ]
 TrainRegexOption = Annotated[
     str | None,
     typer.Option(
-        help="Folder layout: regular expression that finds the training images; its groups pid and camera name them.",
+        help="Layout folder: regular expression that selects the training images, with groups pid and camera.",
         show_default=False,
     ),
 ]
-QueryRegexOption = Annotated[str | None, typer.Option(help="The same for queries.", show_default=False)]
-GalleryRegexOption = Annotated[str | None, typer.Option(help="The same for the gallery.", show_default=False)]
-MegapixelsOption = Annotated[float, typer.Option(help="Refuse images of more pixels than this, millions.")]
+QueryRegexOption = Annotated[str | None, typer.Option(help="The same for query images.", show_default=False)]
+GalleryRegexOption = Annotated[str | None, typer.Option(help="The same for gallery images.", show_default=False)]
+MegapixelsOption = Annotated[float, typer.Option(help="Refuse images with more megapixels than this.")]
 StretchOption = Annotated[
     bool,
-    typer.Option("--stretch-16-bit", help="Stretch 16-bit grey images from their darkest to their brightest pixel."),
+    typer.Option("--stretch-16-bit", help="Stretch the contrast of 16-bit greyscale images to their own range."),
 ]
 ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads that read and decode images.")]
 
@@ -86,7 +88,7 @@ def check_command(
     threads: ThreadsOption = 4,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, for scripts.")] = False,
 ) -> None:
-    """Decode every image and list what is wrong.
+    """Decode every image and list all problems.
 
     Exit code: 0 where all is well, 1 where there are problems, 2 where there is nothing to check.
     """
@@ -118,7 +120,7 @@ def check_command(
 @app.command("pack")
 def pack_command(
     source: Source,
-    out: Annotated[str, typer.Argument(help="Folder to make; it must not exist, or be empty.", show_default=False)],
+    out: Annotated[str, typer.Argument(help="Folder to create; must not exist or be empty.", show_default=False)],
     layout: LayoutOption = None,
     detected: DetectedOption = True,
     camera_level: LevelOption = None,
@@ -140,26 +142,26 @@ def pack_command(
     ] = None,
     skip_bad: Annotated[
         bool,
-        typer.Option("--skip-bad", help="Leave out images that cannot be read, and list them, instead of stopping."),
+        typer.Option("--skip-bad", help="Leave out and list unreadable images instead of stopping."),
     ] = False,
     threads: ThreadsOption = 4,
     packers: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Pack by Ray, with so many tasks at a time, on all nodes of a cluster; the same command goes on where "
-            "one before was stopped. Default: this process.",
+            help="Pack on Ray with this many concurrent tasks, on all nodes of a cluster; rerun the same command to "
+            "resume. Default: in this process.",
             show_default=False,
         ),
     ] = None,
     address: Annotated[
         str | None,
         typer.Option(
-            help="With --packers: Ray cluster to use, 'auto' for the one of this machine. Default: start one."
+            help="With --packers: Ray cluster to use, or 'auto' for the one of this machine. Default: start one."
         ),
     ] = None,
 ) -> None:
-    """Write a dataset as a few large Arrow files, for disks that are slow with many small ones.
+    """Write a dataset as a few large Arrow files, for storage that is slow with many small files.
 
     Train on it with data.layout=packed and data.root=OUT.
     """
@@ -168,7 +170,7 @@ def pack_command(
     from reid_ray.data.readers import read_dataset
 
     if size is not None and min(size) < 1:
-        raise ConfigError(f"--size {size[0]} {size[1]}: give a height and a width of at least one pixel.")
+        raise ConfigError(f"--size {size[0]} {size[1]}: height and width must be at least one pixel.")
     config = _config(
         source,
         layout,
@@ -184,7 +186,7 @@ def pack_command(
     )
     dataset = read_dataset(config)
     if address is not None and packers is None:
-        raise ConfigError("--address is for packing by Ray; add --packers N.")
+        raise ConfigError("--address needs packing on Ray; add --packers N.")
     target = as_path(out)
     if skip_bad:
         with _progress("Checking") as progress:
@@ -205,12 +207,12 @@ def pack_command(
 @app.command("sheet")
 def sheet_command(
     out: Annotated[Path, typer.Argument(help="PNG file to write.", show_default=False)],
-    people: Annotated[int, typer.Option(min=1, help="People, a line each.")] = 8,
-    images: Annotated[int, typer.Option(min=1, help="Images of each.")] = 16,
-    cameras: Annotated[int, typer.Option(min=1, help="Cameras of the world.")] = 6,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the world.")] = 0,
+    people: Annotated[int, typer.Option(min=1, help="Number of people, one row each.")] = 8,
+    images: Annotated[int, typer.Option(min=1, help="Images per person.")] = 16,
+    cameras: Annotated[int, typer.Option(min=1, help="Number of cameras.")] = 6,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
 ) -> None:
-    """Draw a contact sheet of the synthetic world: a line per person, from camera to camera."""
+    """Draw a contact sheet of the synthetic dataset: one row per person, across cameras."""
     import torch
     from torchvision.io import encode_png
 
@@ -229,7 +231,7 @@ def sheet_command(
 
 
 def _config(source: str, layout: Layout | None, **settings: Any) -> DataConfig:
-    """The configuration of a command's source: `settings` are keys of the section `data`."""
+    """The data configuration of a command; `settings` are keys of the section `data`."""
     from reid_ray.data.readers import detect_layout
 
     if layout is None and settings["train_regex"] is not None:
@@ -241,7 +243,7 @@ def _config(source: str, layout: Layout | None, **settings: Any) -> DataConfig:
     if layout != "folder" and any(settings[rule] is not None for rule in rules):
         options = ", ".join(f"--{rule.replace('_', '-')}" for rule in rules)
         raise ConfigError(
-            f"{options} are for the folder layout, but {source} is read as {layout}; drop them, or add --layout folder."
+            f"{options} need the layout folder, but {source} is read as {layout}; remove them, or add --layout folder."
         )
     root = None if layout == SYNTHETIC else source
     try:
@@ -252,7 +254,7 @@ def _config(source: str, layout: Layout | None, **settings: Any) -> DataConfig:
 
 @contextmanager
 def _progress(what: str) -> Iterator[Report]:
-    """A bar on stderr, so that stdout stays clean; where stderr is a file, only its last state is written."""
+    """A progress bar on stderr, to keep stdout clean; in a file only its last state is written."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=make_console(stderr=True)) as bar:
         task = bar.add_task(what, total=None)
@@ -270,7 +272,7 @@ def _print_report(report: CheckReport) -> None:
         console.print(_size_table(report))
     for note in report.notes:
         typer.echo(f"note: {printable(note)}")
-    for problem in report.problems:  # plain lines, however long: they are for grep as much as for eyes
+    for problem in report.problems:  # one unwrapped line each, for grep
         typer.echo(f"{problem.kind}: {printable(problem.detail)}")
     found = ", ".join(f"{n} {kind}" for kind, n in report.counts().items())
     typer.echo(f"{len(report.problems)} problems ({found})" if report.problems else "No problems found.")
@@ -298,7 +300,7 @@ def _camera_table(report: CheckReport) -> Table:
 def _size_table(report: CheckReport) -> Table:
     sizes = report.sizes
     assert sizes is not None
-    title = f"Sizes: {sizes.distinct:,} different, {sizes.total_bytes / 2**20:,.1f} MB in all"
+    title = f"Sizes: {sizes.distinct:,} distinct, {sizes.total_bytes / 2**20:,.1f} MB in total"
     table = Table("", title=title)
     for heading in ("smallest", "median", "largest"):
         table.add_column(heading, justify="right")

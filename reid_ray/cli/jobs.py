@@ -1,4 +1,4 @@
-"""`reid-ray submit` and `reid-ray jobs`: send a command to a Ray cluster, follow it, end it."""
+"""`reid-ray submit` and `reid-ray jobs`: submit a command to a Ray cluster, follow it, stop it."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ JOBS: dict[str, tuple[str, ...]] = {
     "evaluate": ("evaluate",),
     "pack": ("data", "pack"),
 }
-"""Name of a job, which is a file of `jobs/`, and the command that it runs."""
+"""Job name (a module in `jobs/`) → the command that it runs."""
 
 PATHS = ("run", "features", "source", "table", "out")
-"""Parameters of commands that are paths."""
+"""Command parameters that are paths."""
 
 app = typer.Typer()
 jobs_app = typer.Typer(help="Jobs on a Ray cluster: list, follow, stop.", no_args_is_help=True)
@@ -42,13 +42,11 @@ jobs_app = typer.Typer(help="Jobs on a Ray cluster: list, follow, stop.", no_arg
 AddressOption = Annotated[
     str | None,
     typer.Option(
-        help="Of the cluster's dashboard, http://HOST:8265. Default: RAY_API_SERVER_ADDRESS, or this machine.",
+        help="Dashboard of the cluster, http://HOST:8265. Default: RAY_API_SERVER_ADDRESS, or this machine.",
         show_default=False,
     ),
 ]
-NameArgument = Annotated[
-    str, typer.Argument(metavar="RUN|ID", help="The run's name, for its newest job, or a job's id.")
-]
+NameArgument = Annotated[str, typer.Argument(metavar="RUN|ID", help="Name of a run (its newest job), or id of a job.")]
 
 
 @app.command(
@@ -58,35 +56,36 @@ NameArgument = Annotated[
 )
 def submit(
     recipe: Annotated[
-        str, typer.Argument(help="A recipe or YAML file; for other jobs what their command takes first.")
+        str, typer.Argument(help="A recipe or YAML file; for other jobs the first argument of their command.")
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[KEY=VALUE]...", help="The rest of the job's command line, as 'reid-ray JOB' takes it."
-        ),
+        typer.Argument(metavar="[KEY=VALUE]...", help="The other arguments of 'reid-ray JOB'."),
     ] = None,
     job: Annotated[
-        Literal["train", "tune", "extract", "label", "evaluate", "pack"], typer.Option(help="What to do.")
+        Literal["train", "tune", "extract", "label", "evaluate", "pack"], typer.Option(help="Command to run.")
     ] = "train",
     address: AddressOption = None,
     working_dir: Annotated[
-        Path, typer.Option(help="Folder that is sent along: recipes, and the package where the cluster lacks it.")
+        Path, typer.Option(help="Folder to upload: recipes, and the package if the cluster lacks it.")
     ] = Path(),
     env: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME[=VALUE]", help="Variable for the job and its workers; without a value, this shell's."
+            metavar="NAME[=VALUE]",
+            help="Environment variable for the job and its workers; without a value, that of this shell.",
         ),
     ] = None,
     pip: Annotated[
         list[str] | None,
-        typer.Option(metavar="REQUIREMENT", help="Package that nodes install first. Default: none, images have them."),
+        typer.Option(metavar="REQUIREMENT", help="Package to install on each node first. Default: none."),
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Show the job's log until it ends.")] = True,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be sent, and stop.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow/--no-follow", help="Print the log of the job until it ends.")
+    ] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the request without submitting it.")] = False,
 ) -> None:
-    """Run a command of this program as a job on a Ray cluster; the same command follows it, or goes on with its run.
+    """Run a reid-ray command as a job on a Ray cluster. Rerun to follow the job, or to resume its run.
 
     Paths must mean the same on all nodes, so they are absolute, or URIs. Exit code: that of the job.
     """
@@ -101,18 +100,18 @@ def submit(
     console = make_console(stderr=True)
     console.print(f"Working directory {request.working_dir.describe()}", highlight=False, soft_wrap=True, markup=False)
     job_id, new = server.submit(request)
-    said = "Submitted" if new else f"'{request.run}' has a job that has not ended:"
-    console.print(f"{said} {job_id} on {server.address}", highlight=False, soft_wrap=True)
+    prefix = "Submitted" if new else f"'{request.run}' already has an active job:"
+    console.print(f"{prefix} {job_id} on {server.address}", highlight=False, soft_wrap=True)
     if follow:
         _follow(server, job_id)
 
 
 @jobs_app.command("list")
 def list_jobs(address: AddressOption = None) -> None:
-    """The jobs of a cluster, the oldest first."""
+    """List the jobs of a cluster, oldest first."""
     from reid_ray.runtime.submission import JobServer
 
-    table = Table("job", "run", "state", "began", "took", "message")
+    table = Table("job", "run", "state", "started", "duration", "message")
     for job in JobServer(address).jobs():
         began = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.started)) if job.started else ""
         took = f"{((job.ended or time.time()) - job.started) / 60:.0f} min" if job.started else ""
@@ -123,7 +122,7 @@ def list_jobs(address: AddressOption = None) -> None:
 
 @jobs_app.command("follow")
 def follow_job(name: NameArgument, address: AddressOption = None) -> None:
-    """Show a job's log, from its beginning until it ends. Exit code: that of the job."""
+    """Print the log of a job from its beginning until the job ends. Exits with the job's exit code."""
     from reid_ray.runtime.submission import JobServer
 
     server = JobServer(address)
@@ -132,19 +131,19 @@ def follow_job(name: NameArgument, address: AddressOption = None) -> None:
 
 @jobs_app.command("stop")
 def stop_job(name: NameArgument, address: AddressOption = None) -> None:
-    """End a job, as Ctrl-C would: its run can be gone on with."""
+    """Stop a job, as Ctrl-C does. Its run can be resumed."""
     from reid_ray.runtime.submission import JobServer
 
     server = JobServer(address)
     job = server.find(name)
     stopped = server.stop(job.id)
-    typer.echo(f"{job.id} is being stopped." if stopped else f"{job.id} was not running: {job.status.lower()}.")
+    typer.echo(f"Stopping {job.id}." if stopped else f"{job.id} was not running: {job.status.lower()}.")
 
 
 def make_request(
     job: str, arguments: Sequence[str], working_dir: Path, env: Sequence[str], pip: Sequence[str]
 ) -> Request:
-    """What a command line asks for, with all in it checked that can be checked here.
+    """The request for a command line, with everything validated that can be checked locally.
 
     Raises:
         ConfigError: a setting, a path or a working directory that will not do.
@@ -159,7 +158,7 @@ def make_request(
         recipe, overrides = options["recipe"], options["overrides"] or []
         config = load_config(recipe, overrides)
         _refuse_relative(relative_paths(config))
-        name = options.get("name") or config.name  # a search may have one of its own
+        name = options.get("name") or config.name  # a search may have its own name
         metadata |= {"run": name, "recipe": recipe, "config": config_hash(config), "output": config.output}
         arguments = [_sent_recipe(recipe, folder), *arguments[1:]]
     else:
@@ -171,7 +170,7 @@ def make_request(
 
 
 def _parsed(job: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """Parameters of the job's command by name; where it does not parse, click says so and exits with 2."""
+    """Parameters of the job's command by name. Click exits with code 2 on a parse error."""
     from reid_ray.cli import app as whole
 
     command: Any = typer.main.get_command(whole)
@@ -182,8 +181,8 @@ def _parsed(job: str, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _sent_recipe(recipe: str, folder: WorkingDir) -> str:
-    """A recipe as the job should call it: its name, where its file lies in the working directory, or an absolute path
-    outside of it, which is for storage that the cluster sees too."""
+    """The recipe argument of the job: a recipe name, a path in the working directory, or an absolute path outside of it
+    on storage that the cluster sees."""
     if recipe in recipe_names():
         return recipe
     file = Path(recipe).absolute()
@@ -192,14 +191,14 @@ def _sent_recipe(recipe: str, folder: WorkingDir) -> str:
         return recipe
     if inside not in {path for path, _ in folder.files}:
         raise ConfigError(
-            f"The recipe {recipe} is not among the files of the working directory {folder.folder} that are sent; put "
-            f"it there, and out of .gitignore and .rayignore."
+            f"The recipe {recipe} is not among the uploaded files of the working directory {folder.folder}; move "
+            f"it there, and remove it from .gitignore and .rayignore."
         )
     return inside
 
 
 def _relative_options(options: Mapping[str, Any]) -> dict[str, str]:
-    """Paths of a command line that are not absolute, by option."""
+    """Relative paths of a command line, by option."""
     named = {name: str(options[name]) for name in PATHS if options.get(name) is not None}
     overrides = [override.partition("=") for override in options.get("overrides") or []]
     named |= {key: value for key, _, value in overrides if key.endswith(".root")}
@@ -209,13 +208,13 @@ def _relative_options(options: Mapping[str, Any]) -> dict[str, str]:
 def _refuse_relative(paths: Mapping[str, str]) -> None:
     for name, path in paths.items():
         raise ConfigError(
-            f"{name}={path} is taken from the job's working directory, which is gone with the job; give an absolute "
+            f"{name}={path} is relative to the job's working directory, which is deleted with the job; use an absolute "
             f"path on storage that all nodes of the cluster see, or a URI such as s3://BUCKET/FOLDER."
         )
 
 
 def _variables(env: Sequence[str]) -> dict[str, str]:
-    """`NAME=VALUE`, or `NAME` of this shell."""
+    """Parse `NAME=VALUE`, or `NAME` with the value of this shell."""
     found = {}
     for given in env:
         name, equals, value = given.partition("=")
@@ -231,15 +230,15 @@ def _follow(server: JobServer, job_id: str) -> None:
         job = server.follow(job_id, lambda text: typer.echo(text, nl=False))
     except KeyboardInterrupt:
         console.print(
-            f"No longer following; the job goes on. 'reid-ray jobs follow {job_id}' follows it again, "
-            f"'reid-ray jobs stop {job_id}' ends it.",
+            f"Stopped following; the job continues. Run 'reid-ray jobs follow {job_id}' to follow it again, "
+            f"'reid-ray jobs stop {job_id}' to stop it.",
             highlight=False,
             soft_wrap=True,
         )
         raise typer.Exit(EXIT_INTERRUPTED) from None
     console.print(f"{job_id} {job.status.lower()}", highlight=False)
     if code := _exit_code(job):
-        if not job.exit_code:  # else the log has said why
+        if not job.exit_code:  # else the log has the reason
             console.print(job.message, highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(code)
 

@@ -1,4 +1,4 @@
-"""Checks of the files that a command is told to write, before it does any work."""
+"""Validation of output files before a command does any work."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from reid_ray.io.paths import Location, as_path
 
 
 def png_file(out: str | Location) -> Location:
-    """The PNG that `--out` names.
+    """The PNG file given by `--out`.
 
     Raises:
         DataError: a name with another suffix, or a folder that does not exist.
     """
     file = as_path(out)
     if file.suffix.lower() != ".png":
-        raise DataError(f"{out} should end in .png, as a PNG is written.")
+        raise DataError(f"{out} must end in .png.")
     if isinstance(file, Path) and not file.absolute().parent.is_dir():
-        raise DataError(f"The folder of {out} does not exist; create it, or give another name.")
+        raise DataError(f"The folder of {out} does not exist; create it, or choose another path.")
     return file

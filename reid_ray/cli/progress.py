@@ -1,4 +1,4 @@
-"""Progress of a run on the terminal: bars where there is a terminal, plain lines where there is none."""
+"""Progress of a run: bars on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from rich.progress import TimeRemainingColumn as Remaining
 
 from reid_ray.training.metrics import Event
 
-SECONDS_BETWEEN_LINES = 15.0
-"""Of step lines, where there is no terminal; other events always have a line."""
+STEP_LINE_SECONDS = 15.0
+"""Minimum time between step lines without a terminal; other events are always printed."""
 
 NO_TERMINAL_WIDTH = 140
 
@@ -67,13 +67,13 @@ class RunProgress:
             self._console.print(describe(event), highlight=False, markup=False, soft_wrap=True)
 
     def _step_line_is_due(self) -> bool:
-        due = self._bars is None and time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES
+        due = self._bars is None and time.monotonic() - self._last_line > STEP_LINE_SECONDS
         if due:
             self._last_line = time.monotonic()
         return due
 
     def _move(self, event: Event) -> None:
-        """Advance the bar, which covers one stage of the run."""
+        """Update the bar, which covers one stage of the run."""
         assert self._bars is not None
         kind = event["event"]
         if kind == "start":
@@ -95,7 +95,7 @@ class RunProgress:
 
 
 def describe(event: Event) -> str:
-    """One line about an event."""
+    """Describe an event in one line."""
     kind = event["event"]
     if kind == "start":
         return (
@@ -117,7 +117,7 @@ def describe(event: Event) -> str:
         return (
             f"labels    epoch {event['epoch'] + 1}: {event['n_clusters']} clusters, {event['n_outliers']} outliers"
             f"{quality}{f' ({seconds})' if seconds else ''}"
-            f"{'  [degenerate: the labels before are kept]' if event['degenerate'] else ''}"
+            f"{'  [degenerate: previous labels kept]' if event['degenerate'] else ''}"
         )
     if kind == "step":
         return f"step      epoch {event['epoch'] + 1}, step {event['step']}: loss {_number(event['loss'])}"
@@ -147,7 +147,7 @@ def make_console(*, stderr: bool = False) -> Console:
 
 @contextmanager
 def counting(console: Console, description: str, total: int) -> Iterator[Progress]:
-    """A bar for work of known length; silent where there is no terminal. Advance task 0."""
+    """A progress bar for work of known length (advance task 0); silent without a terminal."""
     bars = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),

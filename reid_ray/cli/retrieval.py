@@ -1,4 +1,4 @@
-"""`reid-ray evaluate`, `extract` and `rank`: what a trained model is for."""
+"""`reid-ray evaluate`, `extract` and `rank`: use a trained model."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from reid_ray.errors import ConfigError, DataError
 from reid_ray.io.paths import Location, as_path
 
 if TYPE_CHECKING:
+    from reid_ray.config import EvaluationConfig
     from reid_ray.data.images import Dataset
     from reid_ray.data.table import ImageTable
     from reid_ray.run import Run
@@ -26,14 +27,22 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 DRAWN_HEIGHT = 256
-"""Of crops in a ranked gallery, pixels; their width follows from the shape that the model sees."""
+"""Height of crops in a ranked gallery, in pixels; the width follows from the model's input shape."""
 
 RunArgument = Annotated[str, typer.Argument(help="A run directory.")]
 DataOverrides = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[data.KEY=VALUE]...",
-        help="Other data than the run's own, such as data.layout=market1501 data.root=FOLDER.",
+        help="Data other than that of the run, such as data.layout=market1501 data.root=FOLDER.",
+    ),
+]
+ProtocolOverrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[data.KEY=VALUE] [evaluation.KEY=VALUE]...",
+        help="Other data than the run's own, such as data.layout=market1501 data.root=FOLDER, or another protocol, "
+        "such as evaluation.search=indoor.",
     ),
 ]
 Which = Annotated[str, typer.Option("--model", help="'last', or 'best' by the mAP of the run's own evaluations.")]
@@ -42,7 +51,7 @@ Which = Annotated[str, typer.Option("--model", help="'last', or 'best' by the mA
 @app.command()
 def evaluate(
     run: RunArgument,
-    overrides: DataOverrides = None,
+    overrides: ProtocolOverrides = None,
     model: Which = "last",
     on: Annotated[
         list[str] | None,
@@ -54,31 +63,34 @@ def evaluate(
         int | None, typer.Option(min=1, help="With --rerank: neighbours of the k-reciprocal sets. Default: 20.")
     ] = None,
     k2: Annotated[
-        int | None, typer.Option(min=1, help="With --rerank: neighbours of the query expansion; 1 = off. Default: 6.")
+        int | None,
+        typer.Option(min=1, help="With --rerank: neighbours of the query expansion; 1 disables it. Default: 6."),
     ] = None,
     lambda_value: Annotated[
         float | None,
         typer.Option("--lambda", min=0, max=1, help="With --rerank: weight of the original distance. Default: 0.3."),
     ] = None,
 ) -> None:
-    """mAP, CMC and mINP of a run's model on query and gallery, by the standard protocol.
+    """Evaluate a run's model on query and gallery: mAP, CMC and mINP by the protocol of the run.
 
     With --on, on several datasets, one after another and in one table: how far the model generalises.
     """
-    from reid_ray.evaluation.protocols import camera_note
+    from reid_ray.evaluation.protocols import evaluation_note
 
     given = {
         name: value for name, value in (("k1", k1), ("k2", k2), ("lambda_value", lambda_value)) if value is not None
     }
     if given and not rerank:
-        raise ConfigError("--k1, --k2 and --lambda are settings of re-ranking; add --rerank.")
+        raise ConfigError("--k1, --k2 and --lambda are re-ranking settings; add --rerank.")
+    protocol = [override for override in overrides or [] if override.startswith("evaluation.")]
     measured: dict[str, dict[str, Any]] = {}
     notes: list[str | None] = []
     ranking = {"k1": 20, "k2": 6, "lambda_value": 0.3} | given if rerank else None
-    for target in [None, *(on or [])] if overrides or not on else on:
-        opened, dataset = _open(run, overrides if target is None else shlex.split(target), model)
-        measured[target or dataset.table.name] = _measure(opened, dataset, ranking)
-        notes.append(camera_note(dataset.table))
+    for target in [None, *(on or [])] if set(overrides or []) - set(protocol) or not on else on:
+        given_here = overrides if target is None else [*protocol, *shlex.split(target)]
+        opened, dataset, settings = _open_to_measure(run, given_here, model)
+        measured[target or dataset.table.name] = _measure(opened, dataset, settings, ranking)
+        notes.append(evaluation_note(dataset.table, settings))
     if as_json:
         (only, *others) = measured.values()
         typer.echo(json.dumps(measured if others else only))
@@ -105,17 +117,18 @@ def evaluate(
         make_console().print(note, highlight=False, markup=False)
 
 
-def _measure(run: Run, dataset: Dataset, rerank: dict[str, Any] | None) -> dict[str, Any]:
-    """Metrics on a dataset, and under `reranked` those after re-ranking with these settings."""
-    from reid_ray.evaluation.protocols import evaluable, evaluate_distances, evaluate_table
+def _measure(run: Run, dataset: Dataset, settings: EvaluationConfig, rerank: dict[str, Any] | None) -> dict[str, Any]:
+    """Metrics on a dataset; with re-ranking settings also those after re-ranking, under `reranked`."""
+    from reid_ray.evaluation.protocols import evaluate_distances, protocol_of, why_not
 
-    reason = evaluable(dataset.table)
+    reason = why_not(dataset.table, settings)
     if reason is not None:
         raise DataError(reason)
+    if rerank is not None and settings.protocol != "single_query":
+        raise ConfigError(f"--rerank is for evaluation.protocol=single_query, and this is {settings.protocol}.")
     console = make_console(stderr=True)
     features = [embed_with_progress(run, split, dataset, console) for split in (dataset.query, dataset.gallery)]
-    ap = run.config.evaluation.ap
-    metrics: dict[str, Any] = evaluate_table(features[0], features[1], dataset.table, ap=ap).as_dict()
+    metrics: dict[str, Any] = protocol_of(settings).evaluate(features[0], features[1], dataset.table, settings)
     if rerank is None:
         return metrics
     from reid_ray.devices import choose_device
@@ -123,9 +136,9 @@ def _measure(run: Run, dataset: Dataset, rerank: dict[str, Any] | None) -> dict[
 
     with console.status("Re-ranking"):
         blocks = reranked_distances(*features, **rerank, device=choose_device(run.config.runtime))
-        found = evaluate_distances(blocks, dataset.table, ap=ap).as_dict()
-    settings = {"k1": rerank["k1"], "k2": rerank["k2"], "lambda": rerank["lambda_value"]}
-    return {**metrics, "reranked": {**settings, **found}}
+        found = evaluate_distances(blocks, dataset.table, ap=settings.ap).as_dict()
+    ranking = {"k1": rerank["k1"], "k2": rerank["k2"], "lambda": rerank["lambda_value"]}
+    return {**metrics, "reranked": {**ranking, **found}}
 
 
 @app.command(
@@ -140,7 +153,7 @@ def extract(
             "--out",
             "-o",
             metavar="FILE.npy|FOLDER",
-            help="A file, made in this process, its rows described in .parquet beside it; or a folder, made by Ray.",
+            help="A file written by this process, with its rows in .parquet next to it; or a folder, written by Ray.",
         ),
     ],
     overrides: DataOverrides = None,
@@ -149,15 +162,17 @@ def extract(
     extractors: Annotated[
         int | None,
         typer.Option(
-            min=1, help="With a folder: processes that extract, each with a GPU where there are some. Default: 1."
+            min=1, help="With a folder: number of extractor processes, each with a GPU if available. Default: 1."
         ),
     ] = None,
     address: Annotated[
         str | None,
-        typer.Option(help="With a folder: Ray cluster to use, 'auto' for the one of this machine. Default: start one."),
+        typer.Option(
+            help="With a folder: Ray cluster to use, or 'auto' for the one of this machine. Default: start one."
+        ),
     ] = None,
 ) -> None:
-    """Write the L2-normalised features of images, float32 [N, D], with the table of their rows.
+    """Extract L2-normalised features of images, float32 [N, D], with the table of their rows.
 
     Into a folder, images and features of any number are streamed and need not fit in memory, and the same command goes
     on where one before was stopped. 'reid-ray label' reads both.
@@ -165,11 +180,11 @@ def extract(
     place = as_path(out)
     streamed = place.is_dir() or not place.suffix
     if not streamed and place.suffix != ".npy":
-        raise DataError(f"--out {out} should end in .npy, or be a folder, whose name has no suffix.")
+        raise DataError(f"--out {out} must end in .npy, or be a folder (a name without suffix).")
     if not streamed and (extractors, address) != (None, None):
-        raise ConfigError(f"--extractors and --address are for a folder of features, and {out} is a file.")
+        raise ConfigError(f"--extractors and --address need a folder as --out, but {out} is a file.")
     if isinstance(place, Path) and not place.absolute().parent.is_dir():
-        raise DataError(f"The folder of {out} does not exist; create it, or give another --out.")
+        raise DataError(f"The folder of {out} does not exist; create it, or choose another --out.")
     opened, dataset = _open(run, overrides)
     table = dataset.table if split == "all" else dataset.table.split(split)
     if not len(table):
@@ -215,16 +230,16 @@ def _extract_into_folder(
                 on_images=lambda n: bars.advance(bars.task_ids[0], n),
             )
     except KeyboardInterrupt:
-        console.print("Interrupted. The same command goes on from the shards that are there.")
+        console.print("Interrupted. Rerun the same command to resume from the finished shards.")
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    before = f", {done.n_before} of them from before" if done.n_before else ""
+    before = f", {done.n_before} of them extracted earlier" if done.n_before else ""
     console = make_console()
     console.print(f"Features of {len(table)} images{before}: {out}", highlight=False, soft_wrap=True, markup=False)
     if done.n_images:
         each = ", ".join(f"{rate:.0f}" for rate in done.rates)
         console.print(
             f"{done.n_images} images in {done.seconds:.1f} s, {done.n_images / done.seconds:.0f} images/s; images/s of "
-            f"each extractor while it computed: {each}",
+            f"each extractor while computing: {each}",
             highlight=False,
             soft_wrap=True,
         )
@@ -235,11 +250,11 @@ def rank(
     run: RunArgument,
     overrides: DataOverrides = None,
     out: Annotated[str, typer.Option("--out", "-o", help="The PNG to write.")] = "ranked.png",
-    queries: Annotated[int, typer.Option(min=1, help="Queries to show, from the worst to the best.")] = 8,
+    queries: Annotated[int, typer.Option(min=1, help="Number of queries to show, from worst to best.")] = 8,
     top: Annotated[int, typer.Option(min=1, max=50, help="Matches per query.")] = 10,
     model: Which = "last",
 ) -> None:
-    """Draw queries with their best matches, right ones framed green and wrong ones red."""
+    """Draw queries with their best matches; correct ones are framed green, wrong ones red."""
     from reid_ray.reports import draw_ranking
 
     file = png_file(out)
@@ -256,25 +271,39 @@ def rank(
 
 
 def embed_with_progress(run: Run, table: ImageTable, dataset: Dataset, console: Console) -> FloatArray:
-    """`Run.embed_table` with a bar."""
+    """`Run.embed_table` with a progress bar."""
     with counting(console, f"Extracting {table.name}", len(table)) as bars:
         return run.embed_table(table, dataset, on_batch=lambda n: bars.advance(bars.task_ids[0], n))
 
 
 def _open(path: str, overrides: list[str] | None, model: str | None = None) -> tuple[Run, Dataset]:
-    """The run, with a model where one is named, and the data to use it on."""
+    """The run, with the chosen model, and the dataset to use."""
     from reid_ray.config import load_config
     from reid_ray.data.readers import read_dataset
     from reid_ray.run import load_run
 
-    for override in overrides or []:
-        if not override.startswith("data."):
-            raise ConfigError(f"'{override}' cannot be changed after training; only data.KEY=VALUE can.")
+    _allow_only(overrides, "data")
     run = load_run(path)
     if model is not None:
         run.use_model(model)
     config = load_config(run.directory.config_file, overrides or [])
     return run, read_dataset(config.data)
+
+
+def _open_to_measure(path: str, overrides: list[str] | None, model: str) -> tuple[Run, Dataset, EvaluationConfig]:
+    """The same, and by which protocol."""
+    from reid_ray.config import load_config
+
+    _allow_only(overrides, "data", "evaluation")
+    run, dataset = _open(path, [each for each in overrides or [] if each.startswith("data.")], model)
+    return run, dataset, load_config(run.directory.config_file, overrides or []).evaluation
+
+
+def _allow_only(overrides: list[str] | None, *sections: str) -> None:
+    for override in overrides or []:
+        if override.partition(".")[0] not in sections:
+            allowed = " and ".join(f"{section}.KEY=VALUE" for section in sections)
+            raise ConfigError(f"'{override}' cannot be changed after training; only {allowed} can.")
 
 
 def _shown(name: str, value: Any) -> str:

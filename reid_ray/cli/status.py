@@ -1,4 +1,4 @@
-"""`reid-ray status`: where a run stands, from its directory alone."""
+"""`reid-ray status`: the state of a run, from its directory alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.table import Table
 from reid_ray.cli.progress import make_console
 from reid_ray.config import Config, config_hash
 
-# The run's state brings PyTorch with it, so it is imported where it is used: --help should not wait for it.
+# The run's state imports PyTorch, so import it where it is used: --help should not wait for it.
 if TYPE_CHECKING:
     from reid_ray.training.rundir import RunDirectory
     from reid_ray.training.state import RunState
@@ -21,10 +21,10 @@ app = typer.Typer()
 
 @app.command(epilog="Example:  reid-ray status /shared/runs/ice")
 def status(
-    run: Annotated[str, typer.Argument(help="A run directory, finished or running, wherever its storage can be read.")],
+    run: Annotated[str, typer.Argument(help="A run directory, finished or running, on any machine that can read it.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON, for scripts.")] = False,
 ) -> None:
-    """Say where a run stands: epoch, last loss, labels and metrics, whether it still writes, how to go on."""
+    """Show the state of a run: epoch, last loss, labels and metrics, whether it is alive, how to resume."""
     from reid_ray.run import load_run
     from reid_ray.training.state import RunState
 
@@ -42,7 +42,7 @@ def status(
 
 
 def _rows(config: Config, state: RunState) -> list[tuple[str, str]]:
-    """Names and texts of what is known."""
+    """Names and values of the known facts."""
     data = config.data.layout if config.data.root is None else f"{config.data.layout} {config.data.root}"
     rows = [("configuration", f"{config.method.name} on {data}, hash {config_hash(config)}")]
     rows.append(("epochs", f"{state.epoch} of {state.epochs} completed in stage {state.stage}"))
@@ -67,18 +67,18 @@ def _rows(config: Config, state: RunState) -> list[tuple[str, str]]:
 def _advice(state: RunState, directory: RunDirectory) -> str:
     path, again = directory.path, f"reid-ray train {directory.config_file}"
     if state.phase == "finished":
-        return f"Finished: reid-ray report {path} draws it, reid-ray evaluate {path} measures it."
+        return f"Finished. Plot it with reid-ray report {path}, evaluate it with reid-ray evaluate {path}."
     if state.diverged:
         file = directory.diverged_file(0)
-        return f"Its loss was no number; {file} holds the batch. The same settings would end there again."
+        return f"The loss is not finite; {file} holds the batch. The same settings would diverge again."
     if state.phase == "running":
-        return (
-            f"It wrote lately, so it seems to run. Once it has stopped, the command that began it goes on, or: {again}"
-        )
+        return f"Recently written, so it seems to run. Once stopped, resume with the original command, or: {again}"
     if state.phase == "silent":
         usual = f"its longest pause was {_duration(state.usual_seconds)}"
-        return f"Silent for {_duration(state.quiet_seconds or 0)}, and {usual}: stopped, killed or hung. Go on: {again}"
-    return f"Nothing trained yet. Begin, or go on: {again}"
+        return (
+            f"Silent for {_duration(state.quiet_seconds or 0)}, and {usual}: stopped, killed or hung. Resume: {again}"
+        )
+    return f"Nothing trained yet. Start or resume: {again}"
 
 
 def _duration(seconds: float) -> str:

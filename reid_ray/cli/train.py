@@ -26,7 +26,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[KEY=VALUE]...",
-        help="Settings to change, such as training.epochs=10 or data.root=FOLDER (docs/configuration.md lists all).",
+        help="Settings to override, such as training.epochs=10 or data.root=FOLDER (see docs/configuration.md).",
     ),
 ]
 
@@ -42,12 +42,12 @@ def train(
     ],
     overrides: Overrides = None,
     show_config: Annotated[
-        bool, typer.Option("--show-config", help="Print the resolved configuration and its hash, and stop.")
+        bool, typer.Option("--show-config", help="Print the resolved configuration and its hash, and exit.")
     ] = False,
 ) -> None:
-    """Train a model, or go on with a run that was stopped: the same command continues.
+    """Train a model. Rerun the same command to resume an interrupted run, even mid-epoch.
 
-    Leaves a run directory OUTPUT/NAME with the configuration, metrics.jsonl, the labels of each epoch,
+    Writes a run directory OUTPUT/NAME with the configuration, metrics.jsonl, the labels of each epoch,
     checkpoints, curves and report.html.
     """
     config = with_absolute_paths(load_config(recipe, overrides or []))
@@ -56,13 +56,13 @@ def train(
         console.print(f"# config hash: {config_hash(config)}\n{dump_config(config)}", highlight=False)
         return
     run = train_with_progress(config, console)
-    if is_first_process():
+    if is_main_process():
         finish(run, console)
 
 
 @app.command()
 def demo(overrides: Overrides = None) -> None:
-    """See it work: train ICE without labels on drawn pedestrians, through Ray, in some minutes. No download."""
+    """Train ICE without labels on synthetic pedestrians, on Ray, in a few minutes. No download."""
     from reid_ray.reports.run_report import rank_run
 
     console = make_console()
@@ -79,7 +79,7 @@ def demo(overrides: Overrides = None) -> None:
 
 
 def comparison_table(run: Run) -> Table:
-    """Retrieval by colour, by the network at the start where it was evaluated, and by the network at the end."""
+    """Metrics of a colour histogram, of the network at the start (if evaluated), and at the end."""
     from reid_ray.evaluation.baselines import histogram_metrics
 
     evaluations = run.metrics("evaluate")
@@ -94,9 +94,9 @@ def comparison_table(run: Run) -> Table:
 
 @app.command()
 def report(
-    run: Annotated[str, typer.Argument(help="The directory of a run or of a search, finished or not.")],
+    run: Annotated[str, typer.Argument(help="Directory of a run or a search, finished or not.")],
 ) -> None:
-    """Draw the curves of a run, or the pictures of a search, and write its report.html anew."""
+    """Plot a run or a search, and write its report.html."""
     if (Path(run).expanduser() / "search.yaml").is_file():
         from reid_ray.tuning.report import report_search
 
@@ -114,34 +114,34 @@ def train_with_progress(config: Config, console: Console) -> Run:
     from reid_ray.api import train as train_run
 
     try:
-        if not is_first_process():
+        if not is_main_process():
             return train_run(config)
         with RunProgress(console) as progress:
             return train_run(config, listener=progress)
     except KeyboardInterrupt:
-        if is_first_process():
-            console.print("Interrupted. The same command resumes from the last checkpoint.")
+        if is_main_process():
+            console.print("Interrupted. Rerun the same command to resume from the last checkpoint.")
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
-def is_first_process() -> bool:
-    """Whether this is the one process that speaks; `torchrun` starts others beside it."""
+def is_main_process() -> bool:
+    """Whether this process prints; `torchrun` starts several."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def finish(run: Run, console: Console) -> None:
-    """Print the epochs of a finished run, say what could not be evaluated, and write the report."""
-    from reid_ray.evaluation.protocols import camera_note, evaluable
+    """Print the epochs of a finished run and notes on its evaluation, and write the report."""
+    from reid_ray.evaluation.protocols import evaluation_note, why_not
     from reid_ray.reports import epoch_table
     from reid_ray.reports.run_report import report_run
 
     console.print(epoch_table(run.metrics()))
-    table = run.dataset.table
-    for note in (evaluable(table), camera_note(table) if evaluable(table) is None else None):
-        if note:
-            console.print(note, highlight=False)
+    table, settings = run.dataset.table, run.config.evaluation
+    note = why_not(table, settings) or evaluation_note(table, settings)
+    if note:
+        console.print(note, highlight=False)
     try:
-        console.print(f"Report: {report_run(run)}")
-    except (UserError, OSError) as error:  # the model is there all the same
+        console.print(f"Report: {report_run(run, redraw=False)}")
+    except (UserError, OSError) as error:  # the model exists anyway
         console.print(f"No report: {error}", highlight=False, markup=False)
     console.print(f"Model:  {run.directory.model_file('last')}")

@@ -1,4 +1,4 @@
-"""`reid-ray tune`: a search from the command line."""
+"""`reid-ray tune`: search for settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reid_ray.cli.progress import make_console
 from reid_ray.cli.train import EXIT_INTERRUPTED, Overrides
 from reid_ray.config import load_config, recipe_names
 
-# Searches bring PyTorch, Ray and Optuna with them, so they are imported where they are used.
+# Searches import PyTorch, Ray and Optuna, so import them where they are used.
 if TYPE_CHECKING:
     from reid_ray.tuning.results import Repeated, Results
 
@@ -21,7 +21,7 @@ app = typer.Typer()
 
 DEFAULT_TRIALS = 20
 N_SHOWN = 10
-"""Trials in the table at the end."""
+"""Number of trials in the final table."""
 
 
 @app.command(
@@ -33,7 +33,7 @@ N_SHOWN = 10
 )
 def tune(
     recipe: Annotated[
-        str, typer.Argument(help=f"A recipe ({', '.join(recipe_names())}), or a YAML file; the search begins with it.")
+        str, typer.Argument(help=f"A recipe ({', '.join(recipe_names())}), or a YAML file; the first trial.")
     ],
     overrides: Overrides = None,
     search: Annotated[
@@ -42,22 +42,22 @@ def tune(
             "--search",
             "-s",
             metavar="KEY[=LOW:HIGH[:log]|=A,B,…]",
-            help="What to vary, in the range of docs/configuration.md or in this one; may be repeated. Default: the "
-            "temperatures, weights and label settings that the recipe reads.",
+            help="Key to vary, in its default range (docs/configuration.md) or in this one; may be repeated. "
+            "Default: the temperatures, weights and label settings that the recipe uses.",
         ),
     ] = None,
     objective: Annotated[
         list[str] | None,
         typer.Option(
-            help="'label-free' (default; needs no identities), or 'map' on identities held out of training "
-            "(data.holdout); 'hours' of GPUs, or else of CPUs, may be the second."
+            help="'label-free' (default; needs no identities), or 'map' on held-out identities of the training split "
+            "(data.holdout). 'hours' (of GPUs, else CPUs) may be the second."
         ),
     ] = None,
     trials: Annotated[
-        int | None, typer.Option(min=1, help=f"Trials in all. Default: {DEFAULT_TRIALS}, or what --hours allow.")
+        int | None, typer.Option(min=1, help=f"Total trials. Default: {DEFAULT_TRIALS}, or as many as --hours allow.")
     ] = None,
-    hours: Annotated[float | None, typer.Option(min=0.001, help="Hours of searching in all.")] = None,
-    concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at the same time. Default: what fits.")] = None,
+    hours: Annotated[float | None, typer.Option(min=0.001, help="Total search time in hours.")] = None,
+    concurrent: Annotated[int | None, typer.Option(min=1, help="Concurrent trials. Default: as many as fit.")] = None,
     stop_early: Annotated[
         Literal["auto", "yes", "no"],
         typer.Option(help="Stop trials that fall behind (ASHA). auto: with --objective map and 10 epochs or more."),
@@ -66,20 +66,20 @@ def tune(
         list[str] | None,
         typer.Option(
             metavar="KEY=START:STOP:STEP|A,B,…",
-            help="Try these label settings on the features of each trained model, all at once; the best count.",
+            help="Score these label settings on the features of each trained model; the best one counts.",
         ),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="With --seeds: how many of the best are run again.")] = 3,
-    seeds: Annotated[int, typer.Option(min=0, help="Further seeds for the best; the best mean wins.")] = 0,
+    top: Annotated[int, typer.Option(min=1, help="With --seeds: number of best trials to repeat.")] = 3,
+    seeds: Annotated[int, typer.Option(min=0, help="More seeds for the best trials; the best mean wins.")] = 0,
     compare: Annotated[
-        int, typer.Option(min=0, help="Fresh seeds to train winner and recipe with, and compare on the test split.")
+        int, typer.Option(min=0, help="New seeds with which winner and recipe are compared on the test split.")
     ] = 0,
-    name: Annotated[str | None, typer.Option(help="Name of the search. Default: the run's, with -search.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the search. Default: NAME-search.")] = None,
 ) -> None:
-    """Search for settings, with or without identities, or go on with a search: the same command continues.
+    """Search for settings, with or without identities. Rerun the same command to resume an interrupted search.
 
-    Each trial is a whole run. Leaves OUTPUT/NAME with trials.parquet, report.html, the runs, and best.yaml, a recipe
-    that 'reid-ray train' runs as it is.
+    Each trial is a complete run. Writes OUTPUT/NAME with trials.parquet, report.html, the runs, and best.yaml, a recipe
+    for 'reid-ray train'.
     """
     from reid_ray.tuning.live import Board
     from reid_ray.tuning.report import report_search
@@ -100,7 +100,7 @@ def tune(
     try:
         results = run_search(request, Budget(n_trials, hours, concurrent, top, seeds, compare), Board(console))
     except KeyboardInterrupt:
-        console.print("Interrupted. The same command goes on with the search.")
+        console.print("Interrupted. Rerun the same command to resume the search.")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     show_results(results, console)
     console.print(f"Report: {report_search(results.directory.path)}", highlight=False, soft_wrap=True)
@@ -112,12 +112,12 @@ def tune(
 
 
 def show_results(results: Results, console: Console) -> None:
-    """Print the best trials, and what came of further seeds; `RunError` where no trial has a score."""
+    """Print the best trials and the results of more seeds; `RunError` if no trial has a score."""
     from reid_ray.tuning.results import best_config
 
     best_config(results)
     console.print(_best_table(results))
-    for title, points in (("The best with further seeds", results.again), ("On the test split", results.final)):
+    for title, points in (("Best trials with more seeds", results.repeats), ("On the test split", results.final)):
         if points:
             console.print(_seeds_table(title, points))
     if results.final or results.winner == results.own:
@@ -125,23 +125,23 @@ def show_results(results: Results, console: Console) -> None:
 
 
 def verdict(results: Results) -> str:
-    """Whether the winner beats the recipe on the test split, with seeds that nothing before had used."""
+    """Whether the winner beats the recipe on the test split, with new seeds."""
     if results.winner == results.own:
         return "The recipe's own values are the winner: no trial was better."
     winner, recipe = _of(results.final, results.winner or {}), _of(results.final, results.own)
     if winner is None or recipe is None or not (common := sorted(set(winner.scores) & set(recipe.scores))):
-        return "Winner and recipe cannot be compared: their runs have failed."
+        return "Winner and recipe cannot be compared: their runs failed."
     gains = [winner.scores[seed] - recipe.scores[seed] for seed in common]
     n_better, mean = sum(gain > 0 for gain in gains), sum(gains) / len(gains)
     beats = "beats" if mean > 0 else "does not beat"
     return (
-        f"The winner {beats} the recipe: mAP {100 * mean:+.1f} points, the mean of {len(gains)} seeds that the search "
-        f"had not seen; it is better with {n_better} of them."
+        f"The winner {beats} the recipe: mAP {100 * mean:+.1f} points, mean of {len(gains)} new seeds; "
+        f"it is better with {n_better} of them."
     )
 
 
 def _best_table(results: Results) -> Table:
-    """The best trials, those of the Pareto front marked where there are two objectives."""
+    """The best trials; with two objectives the Pareto front is marked."""
     from reid_ray.tuning.report import shown
     from reid_ray.tuning.results import score_names
     from reid_ray.tuning.study import best_first, pareto_front
@@ -181,7 +181,7 @@ def _seeds_table(title: str, points: list[Repeated]) -> Table:
 
 
 def _heading(key: str) -> str:
-    """The last part of a key, which a narrow column can break."""
+    """The last part of a key, with spaces so that a narrow column can wrap it."""
     return key.rpartition(".")[2].replace("_", " ")
 
 
@@ -190,6 +190,6 @@ def _of(points: list[Repeated], values: dict[str, bool | int | float | str | Non
 
 
 def _short(path: Path) -> str:
-    """A path as one would type it from here."""
+    """A path relative to the current directory if it is inside."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
 
 from reid_ray.config.base import Overrides, Search, Section, first_error, import_modules, overridden
-from reid_ray.config.data import DataConfig, StrongViewConfig, SyntheticConfig
+from reid_ray.config.data import DataConfig, MeshConfig, StrongViewConfig, SyntheticConfig
 from reid_ray.config.labels import LabelsConfig
 from reid_ray.config.methods import (
     METHOD_CONFIGS,
@@ -20,8 +20,11 @@ from reid_ray.config.methods import (
     AM0BHConfig,
     CAPConfig,
     ClusterContrastConfig,
+    DGVAEConfig,
+    GCLConfig,
     HAVANAConfig,
     ICEConfig,
+    ISGANConfig,
     MethodConfig,
     MMTConfig,
     SCRConfig,
@@ -42,43 +45,44 @@ from reid_ray.config.training import (
 
 
 class Config(Section):
-    """Everything a run is."""
+    """The complete configuration of a run."""
 
     name: str = Field(default="run", min_length=1)
     """Name of the run: letters, digits, dot, dash, underscore."""
     output: str = "runs"
-    """Folder that holds the run directories; the run is `output`/`name`. May be on an object store, as s3://bucket/runs."""
+    """Parent folder of the run directories; the run is `output`/`name`. Can be in an object store, as
+    s3://bucket/runs."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of all randomness in training."""
     imports: tuple[str, ...] = ()
-    """Python modules to import first, in every process of the run: they may register methods and views of one's own.
-    They must be installed, or on PYTHONPATH."""
+    """Python modules to import first in every process of the run, for example to register external methods and views.
+    They must be installed or on PYTHONPATH."""
     data: DataConfig = DataConfig()
     """The images."""
     source: DataConfig | None = None
-    """The labelled source of domain adaptation. The network is first trained on it, in the stage `source`; images of
-    `data` are forwarded there for their BN statistics. SpCL has no such stage: it learns from source and data at once.
+    """Labelled source of domain adaptation. The network is first trained on it in the stage `source`, which also
+    forwards images of `data` for their BN statistics. SpCL has no such stage and learns from source and data jointly.
     Image sizes are those of `data`. Null: no source."""
     source_stage: bool | None = None
-    """Whether a run with a source begins with the stage `source`. Null: yes, unless `model.weights` is the exported
+    """Whether a run with a source starts with the stage `source`. Null: yes, unless `model.weights` is the exported
     model of a run."""
     target: DataConfig | None = None
-    """For the recipe `source` alone: images without labels that are forwarded for their BN statistics."""
+    """Recipe `source` only: unlabelled images that are forwarded for their BN statistics."""
     model: ModelConfig = ModelConfig()
     """The network and its teacher."""
     method: Annotated[SerializeAsAny[MethodConfig], BeforeValidator(parse_method_config)] = ICEConfig()
-    """What the method computes; its keys depend on `method.name`."""
+    """Settings of the method; the keys depend on `method.name`."""
     labels: LabelsConfig = LabelsConfig()
     """How features become pseudo-labels."""
     training: TrainingConfig = TrainingConfig()
-    """Epochs, batches, optimisation of the main stage, which is a method's last."""
+    """Epochs, batches and optimisation of the main stage, the last stage of a method."""
     stages: Annotated[dict[str, dict[str, Any]], Overrides(StageConfig)] = Field(default_factory=dict)
-    """Of a method with several stages: by stage, the settings in which it differs from `training`, for instance
+    """For methods with several stages: settings by stage that differ from `training`, for example
     `stages.source.epochs=80`."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Retrieval on query and gallery."""
     runtime: RuntimeConfig = RuntimeConfig()
-    """Where things run."""
+    """Processes, devices and resources."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
@@ -119,12 +123,16 @@ __all__ = [
     "CAPConfig",
     "ClusterContrastConfig",
     "Config",
+    "DGVAEConfig",
     "DataConfig",
     "EvaluationConfig",
+    "GCLConfig",
     "HAVANAConfig",
     "ICEConfig",
+    "ISGANConfig",
     "LabelsConfig",
     "MMTConfig",
+    "MeshConfig",
     "MethodConfig",
     "ModelConfig",
     "OptimizerConfig",

@@ -1,4 +1,4 @@
-"""Where images come from, and the views of them that training sees."""
+"""Datasets, and the views of images in training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Spectrum = Literal["visible", "near_infrared", "thermal"]
 
 
 class SyntheticConfig(Section):
-    """The procedural world: people, cameras and images that are drawn, not downloaded."""
+    """Synthetic people, cameras and images, rendered instead of downloaded."""
 
     n_train_ids: int = Field(default=60, ge=1)
     """People in the training split."""
@@ -39,24 +39,24 @@ class SyntheticConfig(Section):
     images_per_id: int = Field(default=16, ge=1)
     """Images of each person over all cameras, before the split in query and gallery. Not used with tracklets."""
     tracklets_per_id: int = Field(default=0, ge=0)
-    """Tracklets of each person over all cameras; 0 = images in short walks, `images_per_id` in all. A tracklet is a
-    video of one walk: the person moves evenly, the box shakes, and others pass between the person and the camera."""
+    """Tracklets of each person over all cameras; 0 = images from short walks, `images_per_id` in total. A tracklet is a
+    video of one walk: the person moves evenly, the box shakes, and other people pass in front of the camera."""
     tracklet_frames: tuple[int, int] = (15, 40)
-    """Fewest and most frames of a tracklet."""
+    """Minimum and maximum number of frames of a tracklet."""
     spectrum: Spectrum = "visible"
-    """What the cameras see. `near_infrared` is a world like SYSU-MM01: six cameras with ids 1 … 6, of which 3 (in the
-    place of camera 2) and 6 are near-infrared; every infrared test image is a query, every visible one gallery.
-    `thermal` is a world like RegDB: a visible camera 1 and a thermal camera 2 in one place, which take each picture at
-    the same moment; visible test images are queries, thermal ones gallery. Set `n_cameras` to 6 or 2."""
+    """Spectrum of the cameras. `near_infrared` resembles SYSU-MM01: six cameras, 1 … 6 in keys, of which 3 (next to
+    camera 2) and 6 are near-infrared; infrared test images are queries, visible ones gallery. `thermal` resembles
+    RegDB: a visible camera 1 and a thermal camera 2 at one place that take each picture at the same moment; visible
+    test images are queries, thermal ones gallery. Set `n_cameras` to 6 or 2."""
     mesh_noise: float = Field(default=0.0, ge=0)
-    """Standard deviation of the error in each joint angle of the body meshes, radians, as that of a mesh estimator. It
-    changes no image."""
+    """Standard deviation of the error in each joint angle of the body meshes, radians, like that of a mesh estimator.
+    Images do not change."""
     height: int = Field(default=128, ge=32)
     """Height of the rendered crops, pixels."""
     width: int = Field(default=64, ge=16)
     """Width of the rendered crops, pixels."""
     seed: int = Field(default=0, ge=0)
-    """Seed of the world. Training seeds do not change it."""
+    """Seed of the synthetic data. The training seed does not change it."""
 
     @model_validator(mode="after")
     def _settings_agree(self) -> SyntheticConfig:
@@ -71,8 +71,23 @@ class SyntheticConfig(Section):
         return self
 
 
+class MeshConfig(Section):
+    """Body meshes of the images, for methods that turn people (GCL). Lists name them in the column `mesh`."""
+
+    rendered: str | None = None
+    """Folder of meshes that another renderer has drawn: `train/render/NAME` for an image's own view, `test/render/NAME`
+    for query and gallery, and `render_45/NAME` … `render_315/NAME` next to them."""
+    faces_file: str | None = None
+    """File with the faces of all meshes that hold none."""
+    body_model: str | None = None
+    """SMPL body model (`.npz`) for meshes that are HMR's 85 numbers. It is licensed and not part of this package."""
+    fit_missing: bool = False
+    """An average body, fitted to the image, stands for a mesh that is missing. It knows no posture: to try a method on
+    images without meshes, not for results."""
+
+
 class StrongViewConfig(Section):
-    """The augmented view (thesis ch. 6; released code). Every number is a setting of the paper's recipe."""
+    """The augmented view (thesis ch. 6; released code)."""
 
     pad: int = Field(default=10, ge=0)
     """Zero padding on each side before the random crop, pixels."""
@@ -83,7 +98,7 @@ class StrongViewConfig(Section):
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     """Range of the blur's standard deviation, pixels."""
     erase: float = Field(default=0.6, ge=0, le=1)
-    """Probability of random erasing. The text says .5; the released code, which made the tables, .6."""
+    """Probability of random erasing. The paper says 0.5; the released code, which produced the tables, uses 0.6."""
     erase_area: tuple[float, float] = (0.02, 0.4)
     """Range of the erased share of the image area."""
     erase_aspect: tuple[float, float] = (0.3, 3.3)
@@ -91,68 +106,72 @@ class StrongViewConfig(Section):
 
 
 class DataConfig(Section):
-    """The images: where they are, how big they become, and what is known about them."""
+    """The images: layout, location, size, and available metadata."""
 
     layout: Layout = "synthetic"
-    """How the data is laid out on disk; `synthetic` needs no disk."""
+    """Layout of the data on disk; `synthetic` needs no disk."""
     root: str | None = None
-    """Folder or file of the data, or its URI in an object store, as s3://bucket/packed; not used by `synthetic`."""
+    """Folder or file of the data, or a URI in an object store, as s3://bucket/packed; unused by `synthetic`."""
     version: Literal["V1", "V2"] | None = None
-    """MSMT17 only: V1, or V2 with masked faces. Results of the two do not compare, so it is recorded."""
+    """MSMT17 only: V1, or V2 with masked faces. Their results are not comparable, so the version is recorded."""
     detected: bool = True
     """CUHK03-np only: detected boxes (true) or labelled boxes (false)."""
     trial: int = Field(default=1, ge=1, le=10)
-    """RegDB only: which of its ten splits. A model is trained on each, and papers report means over ten."""
+    """RegDB only: which of its ten splits. Papers train a model on each and report means over ten."""
     camera_level: int | None = Field(default=None, ge=0)
-    """Layouts folder and imagefolder: the folder level below `root`/split that names the camera (0 = first; of
-    imagefolder that is the identity's). None = no cameras."""
+    """Layouts folder and imagefolder: the folder level below `root`/split that is the camera (0 = first; in imagefolder
+    the first level is the identity). Null: no cameras."""
     camera_regex: str | None = None
-    """Layouts folder and imagefolder: a regular expression, searched in the path below the split's folder; its first
-    group names the camera."""
+    """Layouts folder and imagefolder: a regular expression, searched in the path below the split folder, whose first
+    group is the camera."""
     pid_regex: str | None = None
-    """Folder layout: the same for the identity, where crops have one (used for evaluation only)."""
+    """Folder layout: the same for the identity, if file names contain it (used for evaluation only)."""
     train_regex: str | None = None
-    """Folder layout: a regular expression, searched in the path below `root`; files that it finds are the training
-    split. Its groups `(?P<pid>…)` and `(?P<camera>…)` name identity and camera. None = splits are folders."""
+    """Folder layout: a regular expression, searched in the path below `root`, that selects the training split. Its
+    groups `(?P<pid>…)` and `(?P<camera>…)` are identity and camera. Null: splits are folders."""
     query_regex: str | None = None
-    """The same for queries; goes with `gallery_regex`."""
+    """The same for queries; requires `gallery_regex`."""
     gallery_regex: str | None = None
-    """The same for the gallery."""
+    """The same for the gallery; requires `query_regex`."""
     tracklets: bool = False
-    """Market-1501 and folder layouts: images are frames of tracklets. In Market-1501 these are the images of one
-    person, camera and sequence, by frame; in a folder, the images of each folder, by name (2 comes before 10). MARS has
-    its tracklets in any case, lists have them in the column `tracklet`."""
+    """Market-1501 and folder layouts: treat images as frames of tracklets. In Market-1501 a tracklet is the images of
+    one person, camera and sequence, ordered by frame; in a folder, the images of one folder, ordered by name (2 before
+    10). MARS always has tracklets; lists have them in the column `tracklet`."""
     queries_in_gallery: bool = True
-    """MARS only: the query tracklets also are in the gallery, as in the official lists; false leaves them out, as
-    several public codes do."""
+    """MARS only: query tracklets are also in the gallery, as in the official lists; false removes them, as several
+    public codes do."""
     attributes: str | None = None
-    """Attributes of the people: `market_attribute.mat` or `duke_attribute.mat`. Each becomes a column `attr_NAME`."""
+    """Attribute annotation: `market_attribute.mat` or `duke_attribute.mat`. Each attribute becomes a column
+    `attr_NAME`."""
     age: Literal["adult_or_not", "four_way"] = "adult_or_not"
-    """Market-1501's attribute `age`, which has four values where AM0BH has binary attributes: `adult_or_not` is 1 for
-    adult and old, 0 for young and teenager; `four_way` keeps the four."""
+    """Attribute `age` of Market-1501, which has four values, while AM0BH uses binary attributes: `adult_or_not` is 1
+    for adult and old, 0 for young and teenager; `four_way` keeps all four."""
     use_cameras: bool = True
-    """False strips the camera ids, to train and evaluate as a user without them would."""
+    """False removes camera labels, for training and evaluation without them."""
     holdout: float = Field(default=0, ge=0, lt=1)
-    """Share of the identities in the training split that leave it and become query and gallery, to choose settings by;
-    the data's own query and gallery are then not read. Which they are depends on no seed (docs/data.md)."""
+    """Share of the training identities that are held out as query and gallery, to select settings; the query and
+    gallery of the dataset are then not read. The selection does not depend on any seed (docs/data.md)."""
     height: int = Field(default=256, ge=32)
-    """Height that images are resized to, pixels (bicubic)."""
+    """Image height after resizing, pixels (bicubic)."""
     width: int = Field(default=128, ge=16)
-    """Width that images are resized to, pixels."""
+    """Image width after resizing, pixels."""
     cache_mb: int = Field(default=4096, ge=0)
-    """Memory for decoded and resized images, MB: for the training images, and as much again for query and gallery, in
-    each process that reads them; 0 = off."""
+    """Memory for decoded and resized images, MB: for training images, and the same again for query and gallery, in each
+    process that reads them; 0 = off."""
     loader_threads: int = Field(default=2, ge=1)
-    """Threads that decode and augment for one training worker."""
+    """Threads that decode and augment, per training worker."""
     max_megapixels: float = Field(default=100, gt=0)
-    """Images of more pixels, millions, are refused before they are decoded: a small file may claim to be huge."""
+    """Limit in millions of pixels; larger images are refused before decoding, because a small file can claim any
+    size."""
     stretch_16_bit: bool = False
-    """Grey images of 16 bits per channel: false reads the upper 8 bits, true stretches each image from its darkest
-    to its brightest pixel, for thermal cameras whose values fill a small part of the range."""
+    """16-bit grey images: false reads the upper 8 bits; true stretches each image from its darkest to its brightest
+    pixel, for thermal cameras whose values use a small part of the range."""
     synthetic: SyntheticConfig = SyntheticConfig()
-    """The synthetic world, when `layout` is `synthetic`."""
+    """Synthetic data, if `layout` is `synthetic`."""
     strong: StrongViewConfig = StrongViewConfig()
     """The strong view of training."""
+    meshes: MeshConfig = MeshConfig()
+    """Body meshes."""
 
     @model_validator(mode="after")
     def _root_is_given(self) -> DataConfig:

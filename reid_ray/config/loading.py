@@ -100,7 +100,15 @@ def with_absolute_paths(config: Config) -> Config:
         return path if path is None or "://" in path else str(Path(path).expanduser().absolute())
 
     def with_root(data: DataConfig) -> DataConfig:
-        return data.model_copy(update={"root": absolute(data.root)})
+        meshes = data.meshes
+        paths = {name: absolute(getattr(meshes, name)) for name in ("rendered", "faces_file", "body_model")}
+        return data.model_copy(
+            update={
+                "root": absolute(data.root),
+                "attributes": absolute(data.attributes),
+                "meshes": meshes.model_copy(update=paths),
+            }
+        )
 
     def weights_file(weights: str | None) -> str | None:
         return weights if weights == "torchvision" else absolute(weights)
@@ -114,6 +122,9 @@ def with_absolute_paths(config: Config) -> Config:
             "source": config.source and with_root(config.source),
             "target": config.target and with_root(config.target),
             "model": config.model.model_copy(update={"weights": files}),
+            "evaluation": config.evaluation.model_copy(
+                update={"permutations": absolute(config.evaluation.permutations)}
+            ),
         }
     )
 

@@ -1,4 +1,4 @@
-"""Epochs, batches, optimisation, checkpoints; evaluation; and what runs where."""
+"""Training, evaluation and runtime: epochs, batches, optimisation, checkpoints, protocols, processes and devices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from reid_ray.config.base import Overrides, Search, Section, first_error
 
 
 class OptimizerConfig(Section):
-    """One optimizer: its kind, its rate and the schedule of the rate."""
+    """One optimizer: kind, learning rate and schedule."""
 
     optimizer: Literal["adam", "amsgrad", "sgd"] = "adam"
     """Kind of optimizer."""
@@ -23,15 +23,15 @@ class OptimizerConfig(Section):
     nesterov: bool = False
     """SGD: Nesterov momentum."""
     weight_decay: Annotated[float, Search(5e-5, 5e-3, log=True)] = Field(default=5e-4, ge=0)
-    """L2 penalty, added to the gradient (as Adam does it, not AdamW)."""
+    """L2 penalty, added to the gradient (as in Adam, not AdamW)."""
     warmup_epochs: int = Field(default=10, ge=0)
-    """Epochs over which the rate grows linearly from `warmup_factor`·lr to lr, by epoch."""
+    """Epochs over which the learning rate grows linearly from `warmup_factor`·lr to lr, per epoch."""
     warmup_factor: float = Field(default=0.1, gt=0, le=1)
-    """Share of the rate at the start of the warm-up."""
+    """Learning-rate factor at the start of the warm-up."""
     lr_steps: tuple[int, ...] = ()
-    """Epochs from which on the rate is multiplied by `lr_gamma`, once for each."""
+    """Epochs at which the learning rate is multiplied by `lr_gamma`."""
     lr_gamma: float = Field(default=0.1, gt=0, le=1)
-    """Factor of the rate at each of `lr_steps`."""
+    """Learning-rate factor at each of `lr_steps`."""
 
     def learning_rate(self, epoch: int) -> float:
         """The rate of an epoch: linear warm-up by epoch, then constant; less after each step."""
@@ -43,29 +43,29 @@ class OptimizerConfig(Section):
 
 
 class StageConfig(OptimizerConfig):
-    """One stage of training: how long, in what batches, by what optimizers."""
+    """One stage of training: duration, batches and optimizers."""
 
     epochs: int = Field(default=40, ge=1)
     """Epochs; labels from clusters are refreshed before each."""
     iterations: int | None = Field(default=400, ge=1)
-    """Optimizer steps per epoch; null = one pass over the images (over the identities, for samplers that draw P×K)."""
+    """Optimizer steps per epoch; null = one pass over the images (over the identities, for P×K samplers)."""
     n_pids: int = Field(default=8, ge=1)
     """P: (pseudo-)identities in the global batch."""
     n_instances: int = Field(default=4, ge=1)
-    """K: images (or tracklets) of each."""
+    """K: images (or tracklets) of each identity."""
     sampler: Literal[
         "cameras_first", "other_cameras", "camera_proxies", "random_instances", "shared_identities", "shuffle"
     ] = "cameras_first"
-    """Which P×K items make a batch. `cameras_first`: K of an identity, one of each of its cameras first (ICE).
-    `other_cameras`: any image, and K−1 of other cameras than its own; an identity of one image fills one place only
-    (MMT, ABMT, SpCL, cluster-contrast). `camera_proxies`: K images of one identity in one camera (CAP).
-    `random_instances`: K of an identity at random. `shared_identities`: K of the same identities in every stream
-    (pairs, two modalities). `shuffle`: all images in random order, without identities."""
+    """Sampler of the P×K batches. `cameras_first`: K images of an identity, one of each of its cameras first (ICE).
+    `other_cameras`: any image, and K−1 from other cameras; an identity with a single image fills one slot (MMT, ABMT,
+    SpCL, cluster-contrast). `camera_proxies`: K images of one identity in one camera (CAP). `random_instances`: K
+    random images of an identity. `shared_identities`: K images of the same identities in every stream (pairs, two
+    modalities). `shuffle`: all images in random order, without identities."""
     reset_optimizer: bool = False
-    """Optimizers forget their moments whenever there are new labels (released codes of MMT and ABMT)."""
+    """Reset the optimizer state at each refresh (released codes of MMT and ABMT)."""
     optimizers: Annotated[dict[str, dict[str, Any]], Overrides(OptimizerConfig)] = Field(default_factory=dict)
-    """Of a method with several optimizers: by optimizer, the settings in which it differs from those above, as
-    `{discriminator: {optimizer: sgd, lr: 2.0e-4}}`."""
+    """For methods with several optimizers: settings by optimizer that differ from those above, as `{discriminator:
+    {optimizer: sgd, lr: 2.0e-4}}`."""
 
     @property
     def batch_size(self) -> int:
@@ -88,16 +88,16 @@ class StageConfig(OptimizerConfig):
 
 
 class TrainingConfig(StageConfig):
-    """The main stage of training, which is a method's last; and what all stages share."""
+    """The main stage, which is the last one of a method, and settings common to all stages."""
 
     precision: Literal["float32", "bf16", "float64"] = "bf16"
-    """Arithmetic of the networks; losses, weights and labels are float32 or better. `float64` is for tests."""
+    """Precision of the networks; losses, weights and labels are float32 or float64. `float64` is for tests."""
     checkpoint_every: int = Field(default=100, ge=1)
-    """Steps between checkpoints inside an epoch; one is always written at an epoch's start and end."""
+    """Steps between checkpoints within an epoch; the start and the end of an epoch always have one."""
     keep_checkpoints: int = Field(default=2, ge=1)
-    """Newest checkpoints kept; the best and the last model are kept besides."""
+    """Number of checkpoints kept, in addition to the exported models."""
     log_every: int = Field(default=20, ge=1)
-    """Steps between lines of losses in metrics.jsonl."""
+    """Steps between `step` events in metrics.jsonl."""
 
 
 class EvaluationConfig(Section):
@@ -106,50 +106,64 @@ class EvaluationConfig(Section):
     every: int | None = Field(default=1, ge=0)
     """Epochs between evaluations; 0 = only after the last, null = never."""
     at_start: bool = False
-    """Evaluate before the first epoch too, if at all."""
+    """Evaluate before the first epoch as well, unless evaluation is disabled."""
     overlap: bool = False
-    """Evaluate an epoch's model while the next epoch trains; its metrics are logged at that epoch's end."""
+    """Evaluate the model of an epoch while the next epoch trains; the metrics are logged at the end of that epoch."""
     batch_size: int = Field(default=64, ge=1)
-    """Images per forward pass in extraction. Fixed batches: results do not depend on how many extractors share them."""
-    protocol: Literal["single_query"] = "single_query"
-    """Who is compared with whom. `single_query`: each query image against all gallery images, without those of its own
-    identity and camera (Market-1501)."""
+    """Images per forward pass in extraction. Batches are fixed: results do not depend on the number of extractors."""
+    protocol: Literal["single_query", "sysu_mm01", "regdb"] = "single_query"
+    """Evaluation protocol. `single_query`: each query image against all gallery images except those of the same
+    identity and camera (Market-1501). `sysu_mm01`: infrared queries against ten galleries that are drawn from the
+    visible images; metrics are means over these trials, and the CMC counts people. `regdb`: all visible images against
+    all thermal ones, or the reverse."""
+    search: Literal["all", "indoor"] = "all"
+    """Protocol sysu_mm01: the gallery's cameras, 1, 2, 4, 5 or 1, 2."""
+    shots: int = Field(default=1, ge=1)
+    """Protocol sysu_mm01: images of each person by each camera in a gallery, 1 (single-shot) or 10 (multi-shot)."""
+    trials: int = Field(default=10, ge=1)
+    """Protocol sysu_mm01: galleries that are drawn."""
+    permutations: str | None = None
+    """Protocol sysu_mm01: the authors' `rand_perm_cam.mat`, which then fixes the galleries. Null: trial t draws with
+    the seed t, as most public codes do."""
+    direction: Literal["v2t", "t2v"] = "v2t"
+    """Protocol regdb: visible queries and a thermal gallery, or the reverse. A run is one of the dataset's ten splits
+    (`data.trial`)."""
     ap: Literal["mean", "trapezoid"] = "mean"
-    """Average precision: mean over hits, as the field computes it, or Market-1501's original trapezoid form."""
+    """Average precision: mean over hits, the usual form, or the original trapezoid form of Market-1501."""
 
 
 class RuntimeConfig(Section):
-    """Where things run. Nothing here changes the result, save `float32` rounding."""
+    """Processes, devices and resources. These settings do not change results, except for float32 rounding."""
 
     backend: Literal["ray", "inline"] = "ray"
     """`ray`: Ray Train workers and an actor pool. `inline`: this process, or the ranks of `torchrun`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto` takes CUDA where there is one."""
+    """`auto`: CUDA if available."""
     n_workers: int = Field(default=1, ge=1)
-    """Training workers; they share one global batch."""
+    """Training workers, which share one global batch."""
     min_workers: int | None = Field(default=None, ge=1)
-    """On Ray: go on with as few workers as this while nodes are missing, and with more again when they are back; null
-    waits for all. The weights stay those of any worker count."""
+    """Ray only: continue with at least this many workers while nodes are missing, and with more when they return; null
+    waits for all. The weights equal those of any other worker count."""
     n_extractors: int = Field(default=1, ge=1)
-    """Actors that extract features for the refresh and for evaluation."""
+    """Actors that extract features for refreshes and evaluations."""
     n_labellers: int = Field(default=1, ge=1)
     """Actors that share the rows of a refresh. Their number changes speed and memory per actor, not the labels."""
     placement: Literal["auto", "separate", "colocated"] = "auto"
-    """`separate`: extractors and labellers have CPUs and GPUs of their own. `colocated`: they share those of the
-    trainers, in turn. `auto`: with GPUs separate where there are enough, without separate where labels or evaluations
-    are made while training goes on."""
+    """`separate`: extractors and labellers have their own CPUs and GPUs. `colocated`: they take turns with the trainers
+    on the same ones. `auto`: with GPUs, separate if there are enough; without GPUs, separate if labels or evaluations
+    are computed during training."""
     cpus_per_worker: float = Field(default=1, gt=0)
-    """CPUs reserved on a Ray cluster for each process that has CPUs of its own."""
+    """CPUs reserved on a Ray cluster for each process with its own CPUs."""
     threads: int | None = Field(default=None, ge=1)
-    """Threads of each process; null deals a machine's cores out to those that compute at the same time, or on a Ray
-    cluster that is joined gives each the CPUs reserved for it."""
+    """Threads per process. Null: the cores of the machine are divided among the processes that compute at the same
+    time; on an existing Ray cluster, each process uses its reserved CPUs."""
     address: str | None = None
-    """Ray address; null starts a local Ray, `auto` joins a running one."""
+    """Ray address; null starts a local Ray, `auto` joins the running one."""
     max_failures: int = Field(default=3, ge=0)
-    """Worker failures that are survived by restarting from the last checkpoint."""
+    """Worker failures after which the run restarts from the last checkpoint."""
     timeout_seconds: int = Field(default=600, ge=1)
-    """A worker that does not answer the others for so long is taken for hung, and an extractor that finishes nothing;
-    both are restarted. More than the slowest step and the longest write of a checkpoint."""
+    """Time after which an unresponsive worker, or an extractor that completes nothing, is considered hung and
+    restarted. Must exceed the slowest step and the longest checkpoint write."""
 
 
 def check_runtime(stage: StageConfig, bn_group: int | None, runtime: RuntimeConfig) -> None:

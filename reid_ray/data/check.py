@@ -14,6 +14,7 @@ import numpy as np
 from reid_ray.config import DataConfig
 from reid_ray.data.images import printable
 from reid_ray.data.integrity import Inspection, inspect_image
+from reid_ray.data.meshes import mesh_problems, mesh_reader, rows_with_mesh
 from reid_ray.data.pack import Progress, content_digest, decoding_of, encoded
 from reid_ray.data.packed_images import MANIFEST, read_manifest
 from reid_ray.data.readers import scan_dataset
@@ -115,16 +116,17 @@ class _Look:
 def check(config: DataConfig, *, threads: int = 4, progress: Progress | None = None) -> CheckReport:
     """Read and decode every image of the dataset that `config` describes.
 
-    Listed are splits that are empty, files that cannot be rows (misnamed, listed but missing), images that
-    are empty, truncated or unreadable, images with the same bytes (each group once, under its first file),
-    and files in the image folders that are no images. What operating systems leave there is a note. The same file in
-    two splits is one image with two rows, not a duplicate.
+    Listed are splits that are empty, files that cannot be rows (misnamed, listed but missing), images that are empty,
+    truncated or unreadable, images with the same bytes (each group once, under its first file), files in the image
+    folders that are no images, and body meshes that cannot be projected (`mesh_problems`). What operating systems leave
+    there is a note. The same file in two splits is one image with two rows, not a duplicate.
 
     Raises:
         DataError: there is nothing to go over: no such folder, not this layout, a broken list or manifest.
     """
     found = scan_dataset(config)
     paths = list(dict.fromkeys(found.table.paths))
+    n_meshes = len(rows_with_mesh(found.table))
     looks = dict(zip(paths, _look_at_all(found, paths, threads, progress), strict=True))
     strays, litter = _other_files(found.folders)
     problems = [
@@ -134,7 +136,9 @@ def check(config: DataConfig, *, threads: int = 4, progress: Progress | None = N
         *_duplicates(looks),
         *_strays(strays),
         *_changed_pack(config, found.table, looks),
+        *(mesh_problems(found.table, mesh_reader(config), threads=threads) if n_meshes else ()),
     ]
+    mesh_note = (f"{n_meshes} of {len(found.table)} images have a body mesh",) if n_meshes else ()
     order = {kind: i for i, kind in enumerate(get_args(Kind))}
     return CheckReport(
         name=found.table.name,
@@ -142,7 +146,7 @@ def check(config: DataConfig, *, threads: int = 4, progress: Progress | None = N
         splits=_count(found.table),
         sizes=_sizes(looks.values()),
         problems=tuple(sorted(problems, key=lambda problem: (order[problem.kind], problem.path))),
-        notes=(*found.notes, *_litter_note(litter), *_conversion_notes(looks.values())),
+        notes=(*found.notes, *mesh_note, *_litter_note(litter), *_conversion_notes(looks.values())),
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -64,9 +64,9 @@ class ImageCache:
 
 
 class ItemSource(Protocol):
-    """What views of one source are made from: `ImageCache.image`, or the cached features of a row."""
+    """What views of one source are made from: `ImageCache.image`, cached features, or the `TableMeshes` of a table."""
 
-    def __call__(self, row: int, /) -> Tensor: ...
+    def __call__(self, row: int, /) -> Any: ...
 
 
 @dataclass(frozen=True)

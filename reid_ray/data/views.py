@@ -11,7 +11,8 @@ import difflib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol, TypeVar
+from functools import partial
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from reid_ray.config import DataConfig, StrongViewConfig
+from reid_ray.data.angles import ANGLES, NOVEL_ANGLES
 from reid_ray.errors import MethodError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -38,7 +40,7 @@ class Pixels(NamedTuple):
     """What a view gives of one item.
 
     Attributes:
-        values: uint8 [3, H, W], or float32 of any shape, which is taken as it is.
+        values: uint8 [3, H, W] or [1, H, W], or float32 of any shape, which is taken as it is.
         erased: the rectangle that is filled after normalisation; of height 0 where there is none.
     """
 
@@ -50,12 +52,12 @@ class View(Protocol):
     """A view of one item.
 
     Attributes:
-        source: what it is a view of: `image`, or `feature` (cached features).
+        source: what it is a view of: `image`, `feature` (cached features) or `mesh` (the projections of its body mesh).
     """
 
     source: ClassVar[str]
 
-    def __call__(self, item: Tensor, rng: np.random.Generator) -> Pixels: ...
+    def __call__(self, item: Any, rng: np.random.Generator) -> Pixels: ...
 
 
 ViewFactory = Callable[[DataConfig], View]
@@ -108,11 +110,16 @@ def normalize(image: Tensor) -> Tensor:
     return normalized
 
 
+def normalize_projection(image: Tensor) -> Tensor:
+    """uint8 [..., 1, H, W] → float32 in −1 … 1; the white background becomes 1."""
+    return image.to(torch.float32) / 127.5 - 1.0
+
+
 class PixelBatch(NamedTuple):
     """Views of several items, on their way to the device.
 
     Attributes:
-        values: uint8 [n, 3, H, W] (of tracklets [n, T, 3, H, W]), or float32 [n, …].
+        values: uint8 [n, 3, H, W] (of tracklets [n, T, 3, H, W]), uint8 [n, 1, H, W] of projections, or float32 [n, …].
         erased: int64 [n, 4] (or [n, T, 4]): top, left, height and width of the erased rectangles; None where there
             are none.
     """
@@ -123,7 +130,9 @@ class PixelBatch(NamedTuple):
     def to(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         """What the network sees, in `dtype` on `device`: images normalised, then erased, in channels_last."""
         values = self.values.to(device, non_blocking=True)
-        if values.dtype == torch.uint8:
+        if values.dtype == torch.uint8 and values.shape[-3] == 1:
+            values = normalize_projection(values)
+        elif values.dtype == torch.uint8:
             values = normalize(values)
             if self.erased is not None:
                 values = erase(values, self.erased.to(device, non_blocking=True))
@@ -236,3 +245,24 @@ def blur(image: Tensor, sigma: float) -> Tensor:
     size = 2 * max(1, math.ceil(3 * sigma)) + 1
     blurred: Tensor = F.gaussian_blur(image, [size, size], [sigma, sigma])
     return blurred
+
+
+@dataclass(frozen=True)
+class ProjectionView:
+    """The body mesh of an image, turned by one of some angles, uint8 [1, H, W].
+
+    Registered as `projection@0` … `projection@315`; as `projection@seven` and `projection@six` the angle is a random
+    novel one (`NOVEL_ANGLES`).
+    """
+
+    config: DataConfig
+    angles: tuple[int, ...]
+    source: ClassVar[str] = "mesh"
+
+    def __call__(self, item: Callable[[int], Tensor], rng: np.random.Generator) -> Pixels:
+        """Angle → projection, as `TableMeshes` gives it for a row."""
+        return Pixels(item(self.angles[rng.integers(len(self.angles))]))
+
+
+for _name, _angles in ({str(angle): (angle,) for angle in ANGLES} | NOVEL_ANGLES).items():
+    register_view(f"projection@{_name}")(partial(ProjectionView, angles=_angles))

@@ -13,6 +13,9 @@ from reid_ray.evaluation.protocols import (
     evaluable,
     evaluate_distances,
     evaluate_table,
+    evaluation_note,
+    protocol_of,
+    why_not,
 )
 from reid_ray.evaluation.ranking import (
     QueryScores,
@@ -53,6 +56,7 @@ __all__ = [
     "evaluate_regdb",
     "evaluate_sysu_mm01",
     "evaluate_table",
+    "evaluation_note",
     "frechet_distance",
     "gaussian_ssim",
     "identity_diversity",
@@ -61,6 +65,7 @@ __all__ = [
     "load_inception",
     "mars",
     "mean_accuracy",
+    "protocol_of",
     "rank_metrics",
     "rank_metrics_of_distances",
     "read_sysu_permutations",
@@ -70,4 +75,5 @@ __all__ = [
     "sysu_galleries",
     "sysu_mm01",
     "top_matches",
+    "why_not",
 ]

@@ -1,8 +1,8 @@
 """From a table to numbers: what of it can be evaluated, and the evaluation itself.
 
-A protocol is a pure function of query features, gallery features and the table, found by name in `PROTOCOLS`. The one
-here is the single-query protocol of `ranking`; one that draws galleries (CUHK03 single-shot, SYSU-MM01) calls
-`rank_metrics` on rows that it has drawn.
+A protocol is a pure function of query features, gallery features, the table and the settings of `evaluation`, found by
+name in `PROTOCOLS`. Here is the single-query protocol of `ranking`; `trials` has those between visible light and
+infrared.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from reid_ray.config import EvaluationConfig
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import DataError
 from reid_ray.evaluation.arguments import Array
@@ -21,7 +22,18 @@ from reid_ray.evaluation.ranking import (
     rank_metrics,
     rank_metrics_of_distances,
 )
+from reid_ray.evaluation.tables import missing_part
+from reid_ray.evaluation.trials import (
+    evaluate_regdb,
+    evaluate_sysu_mm01,
+    read_sysu_permutations,
+    regdb_evaluable,
+    sysu_evaluable,
+)
+from reid_ray.io.paths import as_path
 from reid_ray.types import UNKNOWN, IntArray
+
+Metrics = dict[str, float | int]
 
 
 @dataclass(frozen=True)
@@ -29,15 +41,14 @@ class EvaluationProtocol:
     """Who is compared with whom, and which number decides.
 
     Attributes:
-        evaluate: query features [Q, D], gallery features [G, D], table and form of the average precision → numbers for
-            the log.
-        evaluable: table → None, or one sentence that says why it cannot be evaluated.
+        evaluate: query features [Q, D], gallery features [G, D], table, settings → numbers for the log.
+        evaluable: table, settings → None, or one sentence that says why it cannot be evaluated.
         primary: the metric by which the best model is kept.
     """
 
-    evaluate: Callable[[Array, Array, ImageTable, APForm], dict[str, float | int]]
-    evaluable: Callable[[ImageTable], str | None]
-    primary: str
+    evaluate: Callable[[Array, Array, ImageTable, EvaluationConfig], Metrics]
+    evaluable: Callable[[ImageTable, EvaluationConfig], str | None]
+    primary: str = "mAP"
 
 
 def evaluate_table(
@@ -78,16 +89,10 @@ def evaluable(table: ImageTable) -> str | None:
 
     To be asked before features are extracted: it only reads the table.
     """
+    reason = missing_part(table)
+    if reason is not None:
+        return reason
     query, gallery = table.split("query"), table.split("gallery")
-    if len(query) == 0 and len(gallery) == 0:
-        return f"{table.name} cannot be evaluated: it has no query and no gallery split."
-    if len(query) == 0:
-        return f"{table.name} cannot be evaluated: it has a gallery but no query split."
-    if len(gallery) == 0:
-        return f"{table.name} cannot be evaluated: it has a query but no gallery split."
-    for side, name in ((query, "query"), (gallery, "gallery")):
-        if not side.has_pids:
-            return f"{table.name} cannot be evaluated: the identities of its {name} images are not known."
     if not _has_valid_match(query, gallery):
         return f"{table.name} cannot be evaluated: the gallery holds no image of a query's identity by another camera."
     return None
@@ -122,9 +127,56 @@ def _has_valid_match(query: ImageTable, gallery: ImageTable) -> bool:
     return False
 
 
-def _single_query(q_features: Array, g_features: Array, table: ImageTable, ap: APForm) -> dict[str, float | int]:
-    return evaluate_table(q_features, g_features, table, ap=ap).as_dict()
+def _single_query(q_features: Array, g_features: Array, table: ImageTable, settings: EvaluationConfig) -> Metrics:
+    return evaluate_table(q_features, g_features, table, ap=settings.ap).as_dict()
 
 
-PROTOCOLS: dict[str, EvaluationProtocol] = {"single_query": EvaluationProtocol(_single_query, evaluable, "mAP")}
+def _sysu_mm01(q_features: Array, g_features: Array, table: ImageTable, settings: EvaluationConfig) -> Metrics:
+    given = settings.permutations
+    trials = evaluate_sysu_mm01(
+        q_features,
+        g_features,
+        table,
+        search=settings.search,
+        shots=settings.shots,
+        n_trials=settings.trials,
+        permutations=None if given is None else read_sysu_permutations(as_path(given)),
+    )
+    return trials.as_dict()
+
+
+def _sysu_evaluable(table: ImageTable, settings: EvaluationConfig) -> str | None:
+    if settings.permutations is not None:
+        read_sysu_permutations(as_path(settings.permutations))  # a wrong file is an error at once
+    return sysu_evaluable(table, search=settings.search)
+
+
+def _regdb(q_features: Array, g_features: Array, table: ImageTable, settings: EvaluationConfig) -> Metrics:
+    return evaluate_regdb(q_features, g_features, table)[settings.direction].as_dict()
+
+
+PROTOCOLS: dict[str, EvaluationProtocol] = {
+    "single_query": EvaluationProtocol(_single_query, lambda table, settings: evaluable(table)),
+    "sysu_mm01": EvaluationProtocol(_sysu_mm01, _sysu_evaluable),
+    "regdb": EvaluationProtocol(_regdb, lambda table, settings: regdb_evaluable(table)),
+}
 """By the name of `evaluation.protocol`."""
+
+
+def protocol_of(settings: EvaluationConfig) -> EvaluationProtocol:
+    """The protocol that a configuration names."""
+    return PROTOCOLS[settings.protocol]
+
+
+def why_not(table: ImageTable, settings: EvaluationConfig) -> str | None:
+    """None where the configured protocol can evaluate a table, else one sentence that says why it cannot.
+
+    Raises:
+        DataError: a file that the settings name cannot be read.
+    """
+    return protocol_of(settings).evaluable(table, settings)
+
+
+def evaluation_note(table: ImageTable, settings: EvaluationConfig) -> str | None:
+    """What has to be said with the numbers of the configured protocol, else None."""
+    return camera_note(table) if settings.protocol == "single_query" else None

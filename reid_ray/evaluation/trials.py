@@ -15,8 +15,9 @@ from scipy.io.matlab import MatReadError
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import DataError
 from reid_ray.evaluation.arguments import Array
-from reid_ray.evaluation.cross_modal import regdb, sysu_mm01
+from reid_ray.evaluation.cross_modal import INFRARED_INDOORS, SAME_ROOM, regdb, sysu_mm01
 from reid_ray.evaluation.ranking import RankMetrics
+from reid_ray.evaluation.tables import missing_part
 from reid_ray.io.paths import Location, as_readable
 from reid_ray.types import UNKNOWN, IntArray
 
@@ -26,6 +27,10 @@ N_TRIALS = 10
 
 SEARCH_CAMERAS: dict[Search, tuple[int, ...]] = {"all": (1, 2, 4, 5), "indoor": (1, 2)}
 """Visible cameras of SYSU-MM01, numbered as in the dataset, whose images are the gallery."""
+
+INFRARED_CAMERAS = (3, 6)
+
+COUNTS = ("n_queries", "n_skipped")
 
 Permutations = Mapping[tuple[int, int], IntArray]
 """(camera 1 … 6, pid) → int64 [trials, images], the numbers of that person's images in a random order per trial."""
@@ -50,9 +55,15 @@ class TrialMetrics:
         degrees = min(1, len(self.trials) - 1)
         return {name: float(np.std(values, ddof=degrees)) for name, values in self._columns().items()}
 
-    def as_dict(self) -> dict[str, float]:
-        """Plain numbers for logs: the means under their names, deviations under `NAME_std`."""
-        return {**self.mean(), **{f"{name}_std": value for name, value in self.deviation().items()}}
+    def as_dict(self) -> dict[str, float | int]:
+        """Plain numbers for logs: the means under their names, deviations under `NAME_std`; counts of queries as such.
+
+        Queries are the same in all trials of SYSU-MM01.
+        """
+        means, deviations = self.mean(), self.deviation()
+        counts = {name: means.pop(name) for name in COUNTS}
+        spread = {f"{name}_std": value for name, value in deviations.items() if name not in COUNTS}
+        return {**means, **spread, **{name: round(count) for name, count in counts.items()}}
 
     def _columns(self) -> dict[str, list[float]]:
         rows = [trial.as_dict() for trial in self.trials]
@@ -101,6 +112,39 @@ def evaluate_sysu_mm01(
             for rows in drawn
         )
     )
+
+
+def sysu_evaluable(table: ImageTable, *, search: Search = "all") -> str | None:
+    """None where `evaluate_sysu_mm01` will give numbers, else one sentence that says why it will not."""
+    reason = missing_part(table)
+    if reason is not None:
+        return reason
+    query, gallery = table.split("query"), table.split("gallery")
+    for side, name, cameras in ((query, "query", INFRARED_CAMERAS), (gallery, "gallery", SEARCH_CAMERAS["all"])):
+        strange = set((side.camids[side.camids != UNKNOWN] + 1).tolist()) - set(cameras)
+        if strange or (side.camids == UNKNOWN).any():
+            which = f"camera {min(strange)}" if strange else "no camera"
+            return (
+                f"{table.name} cannot be evaluated as SYSU-MM01: {name} images are by cameras "
+                f"{', '.join(map(str, cameras))} there, and it has some of {which}."
+            )
+    answers = set(zip(gallery.pids.tolist(), (gallery.camids + 1).tolist(), strict=True))
+    for pid, camera in set(zip(query.pids.tolist(), (query.camids + 1).tolist(), strict=True)):
+        ignored = (SAME_ROOM,) if camera == INFRARED_INDOORS else ()
+        if pid != UNKNOWN and any((pid, c) in answers for c in SEARCH_CAMERAS[search] if c not in ignored):
+            return None
+    return f"{table.name} cannot be evaluated: the gallery of {search} search holds no image of a query's person."
+
+
+def regdb_evaluable(table: ImageTable) -> str | None:
+    """None where `evaluate_regdb` will give numbers, else one sentence that says why it will not."""
+    reason = missing_part(table)
+    if reason is not None:
+        return reason
+    known = [set(table.split(name).pids.tolist()) - {UNKNOWN} for name in ("query", "gallery")]
+    if not set.intersection(*known):
+        return f"{table.name} cannot be evaluated: the gallery holds no image of a query's person."
+    return None
 
 
 def sysu_galleries(

@@ -1,1 +1,1 @@
-"""Features of images from a trained retriever: extraction, folded batch norms, exported models."""
+"""Inference with a trained retriever: extraction, folded batch norms, exported models."""

@@ -1,4 +1,4 @@
-"""The exported retriever of a run: written at the end of each epoch, read on this process's device."""
+"""The exported retriever of a run, written at the end of each epoch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from reid_ray.methods import empty_network
 
 
 def save_exported(retriever: Retriever, stage: str, config: Config, file: Location) -> None:
-    """Write a retriever with what is needed to build it again."""
+    """Write a retriever's weights with the configuration that rebuilds it."""
     content = {
         "model": retriever.network.state_dict(),
         "module": retriever.module,
@@ -30,10 +30,10 @@ def save_exported(retriever: Retriever, stage: str, config: Config, file: Locati
 
 
 def load_exported(config: Config, file: Location) -> nn.Module:
-    """The retrieval network of a run with the weights that it exported, in evaluation mode.
+    """Load the exported retriever of a run, in evaluation mode on this process's device.
 
     Raises:
-        WeightsError: the file cannot be read, or is no model of such a run.
+        WeightsError: the file cannot be read, or is not a model of such a run.
     """
     try:
         content = torch.load(as_readable(file), map_location="cpu", weights_only=True)
@@ -43,7 +43,7 @@ def load_exported(config: Config, file: Location) -> nn.Module:
         # PyTorch's own message advises to run what is in the file.
         reason = "it holds other things than tensors" if isinstance(error, UnpicklingError) else first_line(error)
         raise WeightsError(
-            f"Cannot read the model {file} ({reason}); it must be one that this run exported, on storage "
-            f"that every node sees at the same place."
+            f"Cannot read the model {file} ({reason}); it must be an exported model of this run, on storage "
+            f"that every node sees at the same path."
         ) from error
     return model.to(device=choose_device(config.runtime), dtype=parameter_dtype(config.training)).eval()

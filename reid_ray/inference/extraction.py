@@ -1,4 +1,4 @@
-"""Retrieval features of a table, in fixed batches: who extracts which batch never changes a feature."""
+"""Retrieval features of a table, in fixed batches: features do not depend on which process extracts which batch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from reid_ray.data.views import PixelBatch, View, collate
 from reid_ray.types import FloatArray, IntArray
 
 COPY_KEY = 0xCAC4E
-"""Last part of the random key of an augmented copy, which sets it apart from the views of training."""
+"""Last part of the random key of an augmented copy, which differs from the keys of training views."""
 
 Load = Callable[[range], PixelBatch]
 
 
 def batch_rows(n_rows: int, batch_size: int) -> list[range]:
-    """Cut rows 0 … n_rows−1 into batches; the last may be smaller."""
+    """Split rows 0 … n_rows−1 into batches; the last may be smaller."""
     return [range(start, min(start + batch_size, n_rows)) for start in range(0, n_rows, batch_size)]
 
 
@@ -34,12 +34,12 @@ def extract(
     n_threads: int = 1,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[FloatArray]:
-    """Features of some batches of rows, each float32 [len(batch), D].
+    """Features of batches of rows, each float32 [len(batch), D].
 
     Args:
-        model: has `embed(images, **columns) -> [n, D]`; as `for_extraction` gives it.
+        model: has `embed(images, **columns) -> [n, D]`; from `for_extraction`.
         load: rows → images, such as `ImageCache.batch`.
-        columns: those that the model reads, of the whole table (`model_columns`).
+        columns: columns of the whole table that the model reads (`model_columns`).
         on_batch: called with the number of images after each batch, for a progress bar.
     """
     features = []
@@ -63,13 +63,13 @@ def embed_batch(
 
 
 def model_columns(model: nn.Module, table: ImageTable) -> dict[str, IntArray]:
-    """The columns that a model reads beside images, of a whole table; `DataError` where the table lacks one."""
+    """The table columns that a model reads in addition to images; `DataError` if the table lacks one."""
     names: Sequence[str] = getattr(model, "columns", ())
     return {name: table.column(name) for name in names}
 
 
 def augmented(cache: ImageCache, view: View, seed: int, copy: int) -> Load:
-    """Loads copy number `copy` of each image under a view; the same pixels in any process."""
+    """A loader of augmented copy number `copy` of each image; the same pixels in any process."""
 
     def load(rows: range) -> PixelBatch:
         rngs = [np.random.default_rng([seed, copy, row, COPY_KEY]) for row in rows]
@@ -79,5 +79,5 @@ def augmented(cache: ImageCache, view: View, seed: int, copy: int) -> Load:
 
 
 def assemble(parts: Sequence[FloatArray]) -> FloatArray:
-    """Stack batches in order to float32 [N, D]; no batch at all gives [0, 0]."""
+    """Concatenate batches to float32 [N, D]; [0, 0] without batches."""
     return np.concatenate(parts) if parts else np.empty((0, 0), dtype=np.float32)

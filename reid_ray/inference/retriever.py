@@ -1,4 +1,4 @@
-"""A network that embeds, with its name in the method and the version of its weights."""
+"""The retriever: an embedding network with its module name and the version of its weights."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from reid_ray.types import Version
 
 @dataclass(frozen=True)
 class Retriever:
-    """A network that embeds, as it is now; it does not change while a service uses it.
+    """A snapshot of an embedding network; it must not change while a service uses it.
 
     Attributes:
-        module: its name in the method's modules, by which another process builds one.
+        module: its name in the method's modules, from which another process rebuilds it.
         version: of its weights.
-        global_step: steps that its weights have been trained for.
+        global_step: number of training steps of its weights.
     """
 
     module: str
@@ -28,11 +28,11 @@ class Retriever:
     global_step: int = 0
 
     def copied(self) -> Retriever:
-        """A copy, which training leaves as it is."""
+        """A copy that training does not modify."""
         return replace(self, network=copy.deepcopy(self.network))
 
     def with_weights(self, weights: Mapping[str, Any], global_step: int) -> Retriever:
-        """A copy with other weights, which have been trained for so many steps."""
+        """A copy with other weights, trained for `global_step` steps."""
         other = replace(self.copied(), global_step=global_step)
         other.network.load_state_dict(weights)
         return other

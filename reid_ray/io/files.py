@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and one sentence where the storage gives out."""
+"""Atomic writes and append-only files, with one-line errors if the storage fails."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ import pyarrow.parquet as pq
 from reid_ray.errors import RunError, StorageError
 from reid_ray.io.paths import Location, RemotePath
 
-SECONDS_BETWEEN_PUTS = 5.0
-"""Of a growing file on an object store, which can only be put anew as a whole."""
+UPLOAD_SECONDS = 5.0
+"""Minimum time between uploads of a growing file to an object store, which stores whole objects only."""
 
 
 @contextmanager
 def atomic_write(path: Location) -> Iterator[BinaryIO]:
-    """A file to write, which takes the place of `path` when the block ends well.
+    """A temporary file that replaces `path` when the block succeeds.
 
-    A reader sees the old file or the whole new one; a failure leaves the old one, and nothing beside it.
+    Readers see the old file or the complete new one. On failure the old file stays, and the temporary one is removed.
 
     Raises:
-        RunError: the storage is full, read-only or gone.
+        RunError: the storage is full, read-only or unreachable.
     """
     if isinstance(path, RemotePath):
         content = io.BytesIO()
@@ -49,38 +49,38 @@ def atomic_write(path: Location) -> Iterator[BinaryIO]:
 
 
 def atomic_write_bytes(path: Location, data: bytes) -> None:
-    """Write a file so that a reader sees the old one or the whole new one; `RunError` where the storage gives out."""
+    """Replace a file atomically; `RunError` if the storage fails."""
     with atomic_write(path) as file:
         file.write(data)
 
 
 class GrowingFile(Protocol):
-    """A file that one process adds to, and others follow."""
+    """A file that one process appends to, and others follow."""
 
     @property
     def size(self) -> int:
-        """Bytes added so far; 0 where there is no file yet."""
+        """Size in bytes; 0 if the file does not exist yet."""
         ...
 
     def append(self, data: bytes) -> None:
-        """Add to the end all of the data or, with a `RunError`, nothing."""
+        """Append all of the data or, with a `RunError`, nothing."""
         ...
 
     def truncate(self, size: int) -> None:
-        """Cut back to `size` bytes, where it has more."""
+        """Truncate to `size` bytes if it is larger."""
         ...
 
     def flush(self) -> None:
-        """Make what was added visible to others."""
+        """Make appended data visible to other processes."""
         ...
 
 
 def open_append(path: Location) -> GrowingFile:
-    """The file at `path`, to be added to by nobody else."""
-    return _GrowingObject(path) if isinstance(path, RemotePath) else _GrowingLocalFile(path)
+    """Open the file at `path` for appending; no other process may append to it."""
+    return _AppendObject(path) if isinstance(path, RemotePath) else _AppendLocalFile(path)
 
 
-class _GrowingLocalFile:
+class _AppendLocalFile:
     def __init__(self, path: Path) -> None:
         self._path = path
 
@@ -97,17 +97,17 @@ class _GrowingLocalFile:
                 os.truncate(self._path, min(size, self.size))
 
     def flush(self) -> None:
-        """Nothing: what was added is there."""
+        """Nothing to do: local appends are visible at once."""
 
 
-class _GrowingObject:
-    """Held in memory, and put as a whole now and then."""
+class _AppendObject:
+    """Kept in memory and uploaded as a whole from time to time."""
 
     def __init__(self, path: RemotePath) -> None:
         self._path = path
         self._content: bytearray | None = None
-        self._is_put = True
-        self._last_put = 0.0
+        self._is_uploaded = True
+        self._last_upload = 0.0
 
     @property
     def size(self) -> int:
@@ -115,25 +115,25 @@ class _GrowingObject:
 
     def append(self, data: bytes) -> None:
         self._loaded().extend(data)
-        self._is_put = False
-        if time.monotonic() - self._last_put > SECONDS_BETWEEN_PUTS:
+        self._is_uploaded = False
+        if time.monotonic() - self._last_upload > UPLOAD_SECONDS:
             self.flush()
 
     def truncate(self, size: int) -> None:
         if size < self.size:
             del self._loaded()[size:]
-            self._is_put = False
+            self._is_uploaded = False
             self.flush()
 
     def flush(self) -> None:
-        if self._is_put:
+        if self._is_uploaded:
             return
         with storage_errors(self._path):
             self._path.write_bytes(bytes(self._loaded()))
-        self._is_put, self._last_put = True, time.monotonic()
+        self._is_uploaded, self._last_upload = True, time.monotonic()
 
     def _loaded(self) -> bytearray:
-        """The content; at first what a process before this one has put."""
+        """The content, initially that of the existing object."""
         if self._content is None:
             try:
                 self._content = bytearray(self._path.read_bytes())
@@ -143,7 +143,7 @@ class _GrowingObject:
 
 
 def append(path: Path, data: bytes) -> None:
-    """Add to the end of a file, all of the data or, with a `RunError`, nothing."""
+    """Append all of the data to a file or, with a `RunError`, nothing."""
     with storage_errors(path):
         before = path.stat().st_size if path.exists() else 0
         try:
@@ -157,29 +157,29 @@ def append(path: Path, data: bytes) -> None:
 
 @contextmanager
 def storage_errors(path: Location) -> Iterator[None]:
-    """Turn a failure to write `path` in the block into a `RunError` that says what to do."""
-    advice = "start the same command again, which goes on from the last checkpoint, or choose another output=FOLDER."
+    """Turn a failure to write `path` in the block into a `RunError` with advice."""
+    advice = "rerun the same command to resume from the last checkpoint, or choose another output=FOLDER."
     try:
         yield
     except StorageError as error:
         raise RunError(f"{str(error).rstrip('.')}; then {advice}") from error
     except (OSError, RuntimeError) as error:
-        # torch.save answers a failed write with a RuntimeError about its position in the archive.
+        # torch.save raises a RuntimeError about its position in the archive for a failed write.
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
         raise RunError(
-            f"Cannot write {path} ({cause.strerror or cause}); make room or mend the storage and {advice}"
+            f"Cannot write {path} ({cause.strerror or cause}); free space or fix the storage, then {advice}"
         ) from error
 
 
 def first_line(error: Exception) -> str:
-    """What an error of a library says, short enough to stand in a sentence."""
+    """The first line of an exception's message, to quote in a one-line error."""
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
-    """A table as the bytes of a Parquet file."""
+    """Serialise a table as a Parquet file."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     content: bytes = sink.getvalue().to_pybytes()

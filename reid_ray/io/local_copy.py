@@ -1,7 +1,7 @@
-"""Copies, on this machine, of large files in object stores: to be mapped into memory a file must lie on a disk.
+"""Local copies of large objects: a file must be on a local disk to be mapped into memory.
 
-They lie in the folder that REID_CACHE names, by default ~/.cache/reid_ray, under names that tell the object and its
-version; they are shared by the processes of a machine, and may be removed whenever nothing runs.
+They are in the folder REID_CACHE (default ~/.cache/reid_ray), named by object and version, and shared by all processes
+of the machine. They may be deleted when nothing is running.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ CHUNK_BYTES = 16 * 2**20
 
 
 def local_copy(path: Location) -> Path:
-    """The file itself; of an object its copy on this machine, which the first to ask makes while others wait.
+    """A local path with the content of `path`: the file itself, or a copy of an object.
+
+    The first process that requests an object downloads it while others wait.
 
     Raises:
-        DataError: there is no such object, or no room for it.
+        DataError: the object does not exist, or there is no space for it.
     """
     if not isinstance(path, RemotePath):
         return path
@@ -30,7 +32,7 @@ def local_copy(path: Location) -> Path:
     try:
         found = path.stat()
     except FileNotFoundError as error:
-        raise DataError(f"There is no {path}.") from error
+        raise DataError(f"{path} does not exist.") from error
     version = hashlib.sha256(f"{path} {found}".encode()).hexdigest()[:16]
     copy = folder / f"{version}-{path.name}"
     if copy.exists():
@@ -40,14 +42,14 @@ def local_copy(path: Location) -> Path:
         with copy.with_suffix(".partial").open("ab") as partial:
             fcntl.flock(partial, fcntl.LOCK_EX)
             if not copy.exists():
-                partial.truncate(0)  # what a killed process has left
+                partial.truncate(0)  # remains of a killed process
                 with path.open("rb") as source:
                     shutil.copyfileobj(source, partial, CHUNK_BYTES)
                 partial.flush()
                 Path(partial.name).rename(copy)
     except OSError as error:
         raise DataError(
-            f"Cannot copy {path} to {folder} ({error.strerror or error}); make room there, or set REID_CACHE to a "
+            f"Cannot copy {path} to {folder} ({error.strerror or error}); free space there, or set REID_CACHE to a "
             f"folder on a larger disk."
         ) from error
     return copy

@@ -1,8 +1,8 @@
-"""Where files lie: on this machine, or in an object store (`s3://bucket/runs`, `gs://bucket/runs`).
+"""Paths on this machine or in an object store (`s3://bucket/runs`, `gs://bucket/runs`).
 
-`as_path(text)` gives a `pathlib.Path` or a `RemotePath`, which answers to the same calls, so that whoever reads and
-writes need not ask which of the two it is. There is no mirror and nothing to bring up to date: a `RemotePath` says what
-the store says now, to every process on every node. An object is put whole: readers see the old one or the new one.
+`as_path(text)` returns a `pathlib.Path` or a `RemotePath` with the same methods, so callers need not distinguish them.
+There is no local mirror: a `RemotePath` always shows the current state of the store, to every process on every node.
+Writes of objects are atomic: readers see the old object or the new one.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from reid_ray.errors import StorageError
 SCHEMES = ("s3", "gs")
 
 GCS_RETRY_SECONDS = 30
-"""Arrow would try for a quarter of an hour."""
+"""Arrow's default is a quarter of an hour."""
 
 
 class Stat(NamedTuple):
-    """What is known of an object; names as in `os.stat_result`."""
+    """Size and modification time of an object; names as in `os.stat_result`."""
 
     st_size: int
     st_mtime: float
@@ -35,15 +35,15 @@ class Stat(NamedTuple):
 
 @dataclass(frozen=True, order=True)
 class RemotePath:
-    """A path in an object store, with the methods of `pathlib.Path` that are called in this project.
+    """A path in an object store, with the methods of `pathlib.Path` that this project uses.
 
-    Folders are what the names of objects make them, so there is no need to create one, and an empty one does not
-    exist. Absent objects are FileNotFoundError, as with files; every other failure is a `StorageError`.
+    Folders exist only through the names of objects: they need not be created, and empty folders do not exist. A missing
+    object raises FileNotFoundError, like a file; every other failure is a `StorageError`.
 
     Attributes:
-        store: scheme and bucket, as s3://bucket.
+        store: scheme and bucket, such as s3://bucket.
         inside: the path in the bucket.
-        options: of the connection, as Arrow knows them in a URI: endpoint_override=…&region=….
+        options: of the connection, in the format of Arrow's URIs: endpoint_override=…&region=….
     """
 
     store: str
@@ -59,7 +59,7 @@ class RemotePath:
 
     @property
     def name(self) -> str:
-        """The last part; of a bucket its name."""
+        """The last part, or the name of the bucket."""
         return self.inside.name or self.store.partition("://")[2]
 
     @property
@@ -85,7 +85,7 @@ class RemotePath:
         return self._at(self.inside.with_suffix(suffix))
 
     def resolve(self) -> RemotePath:
-        """Itself: it means the same everywhere, and there are no links."""
+        """The path itself: it is absolute, and there are no links."""
         return self
 
     absolute = resolve
@@ -105,15 +105,15 @@ class RemotePath:
     def stat(self) -> Stat:
         info = self._stat()
         if info is None:
-            raise FileNotFoundError(f"There is no {self}.")
+            raise FileNotFoundError(f"{self} does not exist.")
         return Stat(info.size or 0, info.mtime_ns / 1e9 if info.mtime_ns else 0.0)
 
     def iterdir(self) -> Iterator[RemotePath]:
-        """Objects and folders directly below this one, sorted; none where it does not exist."""
+        """Objects and folders directly below this path, sorted; empty if it does not exist."""
         return iter(self._below(recursive=False))
 
     def glob(self, pattern: str) -> Iterator[RemotePath]:
-        """Those of `iterdir` whose name fits the pattern."""
+        """Paths of `iterdir` whose name matches the pattern."""
         return (path for path in self.iterdir() if path.inside.match(pattern))
 
     def files(self) -> list[RemotePath]:
@@ -121,7 +121,7 @@ class RemotePath:
         return self._below(recursive=True, only_files=True)
 
     def read_bytes(self) -> bytes:
-        with self._reported("read"), self.filesystem.open_input_file(self.key) as file:
+        with self._storage_errors("read"), self.filesystem.open_input_file(self.key) as file:
             content: bytes = file.readall()
             return content
 
@@ -129,24 +129,24 @@ class RemotePath:
         return self.read_bytes().decode(encoding)
 
     def write_bytes(self, data: Any) -> None:
-        """Put the object; it is there, whole, when this returns, and as it was before where this fails."""
-        with self._reported("write"), self.filesystem.open_output_stream(self.key) as file:
+        """Write the object atomically; if this fails, the old object stays."""
+        with self._storage_errors("write"), self.filesystem.open_output_stream(self.key) as file:
             file.write(data)
 
     def open(self, mode: str = "rb") -> IO[bytes]:
-        """A file to read, anywhere in it, or with "wb" one to write from its beginning to its end.
+        """Open the object for random reads or, with "wb", for sequential writes.
 
-        What is written is there after `close`, however the writing went: who cannot tell a half-written object from a
-        whole one should use `write_bytes`.
+        `close` publishes what was written, even if the writing failed. Use `write_bytes` if a partial object could be
+        mistaken for a complete one.
         """
         file: IO[bytes]
-        with self._reported("write" if mode == "wb" else "read"):
+        with self._storage_errors("write" if mode == "wb" else "read"):
             opening = self.filesystem.open_output_stream if mode == "wb" else self.filesystem.open_input_file
             file = opening(self.key)
         return file
 
     def unlink(self, missing_ok: bool = False) -> None:
-        with self._reported("remove"):
+        with self._storage_errors("remove"):
             try:
                 self.filesystem.delete_file(self.key)
             except FileNotFoundError:
@@ -154,18 +154,18 @@ class RemotePath:
                     raise
 
     def remove_tree(self) -> None:
-        """Remove every object below this path; nothing where there is none."""
-        with self._reported("remove"):
+        """Remove every object below this path, if any."""
+        with self._storage_errors("remove"):
             if self.is_dir():
                 self.filesystem.delete_dir(self.key)
 
     def mkdir(self, **options: Any) -> None:
-        """Nothing: there is no need to."""
+        """Nothing to do: folders need not be created."""
 
     @property
     def filesystem(self) -> Any:
         """The `pyarrow.fs.FileSystem` in which this path is `key`."""
-        with self._reported("reach"):
+        with self._storage_errors("reach"):
             return _connect(self.store, _with_defaults(self.store, self.options))
 
     @property
@@ -177,17 +177,17 @@ class RemotePath:
         return RemotePath(self.store, inside, self.options)
 
     def _stat(self) -> Any:
-        """Arrow's FileInfo, None where there is nothing."""
+        """Arrow's FileInfo, or None if nothing is there."""
         from pyarrow.fs import FileType
 
-        with self._reported("read"):
+        with self._storage_errors("read"):
             info = self.filesystem.get_file_info(self.key)
         return None if info.type == FileType.NotFound else info
 
     def _below(self, *, recursive: bool, only_files: bool = False) -> list[RemotePath]:
         from pyarrow.fs import FileSelector
 
-        with self._reported("list"):
+        with self._storage_errors("list"):
             selector = FileSelector(self.key, recursive=recursive, allow_not_found=True)
             found = self.filesystem.get_file_info(selector)
         bucket = self.key.partition("/")[0]
@@ -196,15 +196,15 @@ class RemotePath:
         )
 
     @contextmanager
-    def _reported(self, doing: str) -> Iterator[None]:
-        """Turn what Arrow raises in the block into a sentence; that an object is not there is told as of a file."""
+    def _storage_errors(self, doing: str) -> Iterator[None]:
+        """Turn Arrow's exceptions in the block into `StorageError`; a missing object stays FileNotFoundError."""
         try:
             yield
         except FileNotFoundError as error:
             if doing == "write":
                 raise StorageError(f"Cannot write {self}: {_REASONS['NO_SUCH_BUCKET']}.") from error
             raise
-        except (OSError, ValueError) as error:  # ArrowInvalid, of an option that Arrow does not know, is a ValueError
+        except (OSError, ValueError) as error:  # ArrowInvalid, for an unknown option, is a ValueError
             raise StorageError(f"Cannot {doing} {self}: {_reason(error)}.") from error
 
 
@@ -212,10 +212,10 @@ Location = Path | RemotePath
 
 
 def as_path(text: str | Location) -> Location:
-    """The path that a setting or an argument names; ~ is the home folder.
+    """Parse a path or URI; ~ is the home folder.
 
     Raises:
-        StorageError: a URI that is none of an object store that can be read, or one with a password in it.
+        StorageError: a URI of an unsupported object store, or one that contains a password.
     """
     if not isinstance(text, str):
         return text
@@ -224,39 +224,39 @@ def as_path(text: str | Location) -> Location:
         return Path(text).expanduser()
     if scheme not in SCHEMES:
         known = " and ".join(f"{name}://" for name in SCHEMES)
-        raise StorageError(f"{text} is on no storage that can be read; use {known} for object stores, or a path.")
+        raise StorageError(f"{text} is on unsupported storage; use {known} for object stores, or a path.")
     rest, _, options = rest.partition("?")
     bucket, _, inside = rest.partition("/")
     if not bucket:
-        raise StorageError(f"{text} names no bucket; write {scheme}://BUCKET/FOLDER.")
+        raise StorageError(f"{text} lacks a bucket; write {scheme}://BUCKET/FOLDER.")
     if ":" in bucket:
         raise StorageError(
-            f"The path of bucket {bucket.rpartition('@')[2]} holds credentials, which would be written into every run; "
-            f"set them in the environment, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+            f"The path of bucket {bucket.rpartition('@')[2]} contains credentials, which would be in every run; "
+            f"set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment instead."
         )
     return RemotePath(f"{scheme}://{bucket}", PurePosixPath(inside), options)
 
 
 def resolve_beside(folder: Location, name: str) -> Location:
-    """What a list in `folder` calls `name`: a path in that folder, unless it is an absolute one or a URI."""
+    """Resolve a path from a list file in `folder`: relative to that folder, unless it is absolute or a URI."""
     if "://" in name or Path(name).is_absolute():
         return as_path(name)
     return folder / name
 
 
 def relative_path(path: Location, folder: Location) -> PurePosixPath:
-    """A path as it is seen from the folder in which it lies."""
+    """`path` relative to `folder`, which contains it."""
     return PurePosixPath(*path.parts[len(folder.parts) :])
 
 
 def as_readable(path: Location) -> Path | io.BytesIO:
-    """What `torch.load`, `zipfile` and Arrow read a whole file from: the file itself, or the content of an object."""
+    """The file itself, or the content of an object: readable by `torch.load`, `zipfile` and Arrow."""
     return io.BytesIO(path.read_bytes()) if isinstance(path, RemotePath) else path
 
 
 @cache
 def _connect(store: str, options: str) -> Any:
-    """One connection a process for each bucket; looking up the region of a bucket asks AWS."""
+    """One connection per process and bucket; looking up the region of a bucket is a request to AWS."""
     from pyarrow.fs import FileSystem
 
     filesystem, _ = FileSystem.from_uri(f"{store}?{options}" if options else store)
@@ -264,7 +264,7 @@ def _connect(store: str, options: str) -> Any:
 
 
 def _with_defaults(store: str, options: str) -> str:
-    """The options, with what the environment and we say where they say nothing."""
+    """The options, completed by the environment and our defaults."""
     chosen = [options] if options else []
     if store.startswith("gs://"):
         if "retry_limit_seconds=" not in options:
@@ -280,18 +280,18 @@ def _with_defaults(store: str, options: str) -> str:
 
 
 _REASONS = {
-    "NO_SUCH_BUCKET": "there is no such bucket; check its name",
-    "ACCESS_DENIED": "access is denied; check the credentials, and what they permit on this bucket",
-    "INVALID_ACCESS_KEY_ID": "the credentials are not known there; check AWS_ACCESS_KEY_ID",
-    "SIGNATURE_DOES_NOT_MATCH": "the credentials are not accepted; check AWS_SECRET_ACCESS_KEY",
-    "NETWORK_CONNECTION": "nobody answers; check the network and the endpoint, AWS_ENDPOINT_URL or endpoint_override",
+    "NO_SUCH_BUCKET": "the bucket does not exist; check its name",
+    "ACCESS_DENIED": "access is denied; check the credentials and their permissions on this bucket",
+    "INVALID_ACCESS_KEY_ID": "the access key is unknown; check AWS_ACCESS_KEY_ID",
+    "SIGNATURE_DOES_NOT_MATCH": "the credentials are rejected; check AWS_SECRET_ACCESS_KEY",
+    "NETWORK_CONNECTION": "no answer; check the network and the endpoint, AWS_ENDPOINT_URL or endpoint_override",
 }
 
 
 def _reason(error: Exception) -> str:
-    """Why the store failed and what to do, from Arrow's long account of it."""
-    told = " ".join(str(error).split()).rstrip(".")
-    code = re.search(r"AWS Error (\w+)", told)
+    """Reason and remedy, from Arrow's long error message."""
+    message = " ".join(str(error).split()).rstrip(".")
+    code = re.search(r"AWS Error (\w+)", message)
     if code and code[1] in _REASONS:
         return _REASONS[code[1]]
-    return f"{told[:300]}; check the bucket, the credentials and the endpoint"
+    return f"{message[:300]}; check the bucket, the credentials and the endpoint"

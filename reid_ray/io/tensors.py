@@ -1,4 +1,4 @@
-"""Tensors in files that are there whole or not at all."""
+"""Atomic writes of tensors."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from reid_ray.io.paths import Location
 
 
 def save_atomically(state: Any, path: Location) -> None:
-    """`torch.save` so that `path` is never half-written; `RunError` where the storage is full or gone."""
+    """Atomic `torch.save`; `RunError` if the storage is full or unreachable."""
     with atomic_write(path) as file:
         torch.save(state, file)

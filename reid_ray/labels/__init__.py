@@ -1,4 +1,4 @@
-"""The pseudo-label engine: features → neighbours → Jaccard graph → clusters. Usable on its own."""
+"""The pseudo-label engine: features → neighbours → Jaccard graph → clusters. Usable without the rest of the package."""
 
 from reid_ray.labels.clustering import dbscan
 from reid_ray.labels.encoding import JaccardParams, encode, search
@@ -7,8 +7,8 @@ from reid_ray.labels.hdbscan import hdbscan
 from reid_ray.labels.jaccard import graph_of_weights, jaccard_graph
 from reid_ray.labels.kmeans import kmeans
 from reid_ray.labels.label_free import common_graph, label_free_objective, label_free_scores
-from reid_ray.labels.neighbours.exact import Neighbours, nearest, nearest_by_camera
-from reid_ray.labels.quality import label_statistics, truth_scores
+from reid_ray.labels.neighbours import Neighbours, nearest, nearest_by_camera
+from reid_ray.labels.quality import ground_truth_scores, label_statistics
 from reid_ray.labels.refresh import ClusteringResult, cluster_rows, labels_from_ground_truth, refresh
 from reid_ray.labels.reliability import Reliable, reliable_labels
 from reid_ray.labels.thresholds import eps_for_share
@@ -24,6 +24,7 @@ __all__ = [
     "encode",
     "eps_for_share",
     "graph_of_weights",
+    "ground_truth_scores",
     "hdbscan",
     "jaccard_graph",
     "kmeans",
@@ -37,5 +38,4 @@ __all__ = [
     "refresh",
     "reliable_labels",
     "search",
-    "truth_scores",
 ]

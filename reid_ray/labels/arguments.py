@@ -1,4 +1,4 @@
-"""Checks of what callers hand to the label engine, so that a mistake is an error and not another answer."""
+"""Validation of arguments of the label engine: a mistake raises an error instead of changing the result."""
 
 from __future__ import annotations
 
@@ -15,64 +15,62 @@ from reid_ray.types import FeatureRows, IntArray
 
 
 class DistanceGraph(csr_array):  # type: ignore[misc]  # SciPy has no types
-    """A sparse matrix of distances that knows how far it reaches.
+    """A sparse matrix of distances with its cutoff.
 
-    A matrix that is made from it (a slice, a sum) is one whose reach is not known.
+    Matrices derived from it (a slice, a sum) have no known cutoff.
 
     Attributes:
-        max_distance: all pairs that are at most this far apart are stored; None where that is not known.
+        max_distance: all pairs up to this distance are stored; None if unknown.
     """
 
     max_distance: float | None = None
 
 
 def reaching(graph: csr_array, max_distance: float) -> DistanceGraph:
-    """The graph, noted to hold all pairs up to `max_distance`; its arrays are shared."""
+    """The graph with its cutoff attached; arrays are shared, not copied."""
     known = DistanceGraph((graph.data, graph.indices, graph.indptr), graph.shape)
     known.max_distance = float(max_distance)
     return known
 
 
 def check_graph(graph: Any) -> None:
-    """Raise `DataError` for what is no square matrix in CSR form."""
+    """Raise `DataError` unless the graph is a square CSR matrix."""
     if not issparse(graph) or graph.format != "csr":
         raise DataError(
-            f"A graph of distances is a scipy.sparse.csr_array, as jaccard_graph makes it; this is a "
+            f"The distance graph must be a scipy.sparse.csr_array, as jaccard_graph returns; got "
             f"{type(graph).__name__}."
         )
     if graph.shape[0] != graph.shape[1]:
-        raise DataError(f"A graph of distances is square; this one has the shape {list(graph.shape)}.")
+        raise DataError(f"The distance graph must be square; got the shape {list(graph.shape)}.")
 
 
 def check_dbscan(graph: csr_array, eps: float, min_samples: int) -> None:
-    """Raise `ConfigError` for an eps or min_samples that is none, or an eps beyond the reach of the graph.
+    """Raise `ConfigError` for an invalid eps or min_samples, or an eps beyond the cutoff of the graph.
 
-    A graph that holds pairs up to 0.6 has no word of those at 0.8: DBSCAN with eps=0.9 would answer as for 0.6.
+    A graph with pairs up to 0.6 lacks those at 0.8, so DBSCAN with eps=0.9 would silently give the result of eps=0.6.
     """
     if not (math.isfinite(eps) and eps >= 0):
-        raise ConfigError(f"DBSCAN's eps is a distance, 0 or more; here it is {eps}.")
+        raise ConfigError(f"DBSCAN's eps must be a distance of at least 0; got {eps}.")
     if not is_count(min_samples):
-        raise ConfigError(
-            f"min_samples counts images, so it is a whole number of at least 1; here it is {min_samples!r}."
-        )
+        raise ConfigError(f"min_samples must be a whole number of at least 1; got {min_samples!r}.")
     reach = getattr(graph, "max_distance", None)
     if reach is None:
         return
     if np.float32(eps) > np.float32(reach):
         raise ConfigError(
-            f"The graph holds pairs up to max_distance={reach:g}, so eps={eps:g} would miss neighbours; make the graph "
-            f"with max_distance={eps:g}, or take a smaller eps."
+            f"The graph holds pairs up to max_distance={reach:g}, so eps={eps:g} would miss neighbours; build it "
+            f"with max_distance={eps:g}, or use a smaller eps."
         )
     if eps >= 1:
         raise ConfigError(
-            f"Jaccard distances end at 1, and pairs at 1 are not stored; DBSCAN's eps={eps:g} should be below 1."
+            f"DBSCAN's eps={eps:g} must be below 1: the graph does not store pairs at the largest Jaccard distance, 1."
         )
 
 
 def check_max_distance(max_distance: float) -> None:
-    """Raise `ConfigError` for a limit that is no Jaccard distance."""
+    """Raise `ConfigError` unless the cutoff is a Jaccard distance."""
     if not 0 <= max_distance <= 1:
-        raise ConfigError(f"max_distance is a Jaccard distance, from 0 to 1; here it is {max_distance}.")
+        raise ConfigError(f"max_distance must be a Jaccard distance from 0 to 1; got {max_distance}.")
 
 
 def is_count(value: Any) -> bool:
@@ -106,16 +104,16 @@ def check_neighbourhood(config: LabelsConfig | Neighbourhood, n_images: int) -> 
     for name, least in counted.items():
         if least > n_images:
             raise ConfigError(
-                f"labels.{name}={getattr(config, name)} needs at least {least} images, and there are {n_images}; set "
+                f"labels.{name}={getattr(config, name)} needs at least {least} images, but there are {n_images}; set "
                 f"labels.{name} far below the number of images."
             )
 
 
 def feature_rows(features: Any) -> FeatureRows:
-    """A matrix of features, from what has rows already, a tensor on any device, or a list of lists.
+    """A matrix of features from any row-indexable object, a tensor on any device, or a list of lists.
 
     Raises:
-        DataError: what is no matrix of numbers.
+        DataError: not a matrix of numbers.
     """
     if isinstance(features, Tensor):
         features = features.detach().cpu().float().numpy()
@@ -124,24 +122,24 @@ def feature_rows(features: Any) -> FeatureRows:
             features = np.asarray(features, dtype=np.float32)
         except (TypeError, ValueError) as error:
             raise DataError(
-                f"Features should be a matrix [N, D] of numbers; this is a {type(features).__name__} ({error})."
+                f"Features must be a matrix [N, D] of numbers; got {type(features).__name__} ({error})."
             ) from error
     if len(features.shape) != 2:
-        raise DataError(f"Features should be a matrix [N, D]; these have the shape {list(features.shape)}.")
+        raise DataError(f"Features must be a matrix [N, D]; got the shape {list(features.shape)}.")
     if isinstance(features, np.ndarray) and features.dtype.kind not in "fiu":
-        raise DataError(f"Features should be numbers; these are {features.dtype}.")
+        raise DataError(f"Features must be numbers; got {features.dtype}.")
     rows: FeatureRows = features
     return rows
 
 
 def camera_column(camids: Any, n_rows: int) -> IntArray | None:
-    """int64 [N] cameras, or None; `DataError` where they are no whole numbers, one a row."""
+    """Cameras as int64 [N], or None; `DataError` unless they are whole numbers, one per row."""
     if camids is None:
         return None
     column = np.asarray(camids)
     if column.shape != (n_rows,) or column.dtype.kind not in "iu":
         raise DataError(
-            f"camids should be {n_rows} whole numbers, one for each feature; these are {column.dtype} with the shape "
+            f"camids must be {n_rows} whole numbers, one per feature; got {column.dtype} with the shape "
             f"{list(column.shape)}."
         )
     return column.astype(np.int64)

@@ -1,10 +1,9 @@
-"""DBSCAN on a sparse graph of distances, whole or in blocks of rows, and what any labelling needs: numbers, outliers.
+"""DBSCAN on a sparse distance graph, whole or in blocks of rows; cluster numbering and the outlier policy.
 
-On a graph, DBSCAN is three questions: which rows have enough neighbours (core points), which core points hang together
-(clusters), and which cluster a row that is no core point borders on. The first and the last are answered for a block of
-rows from these rows alone. For the second, each block gives a spanning forest of its edges, which is no longer than the
-number of rows, and the forests are merged. So `dbscan` is the case of one block, and workers that hold a block each get
-the same labels.
+DBSCAN on a graph has three steps: find rows with enough neighbours (core points), connect core points (clusters), and
+assign each other row to a cluster next to it (border points). The first and the last step need only the rows of a
+block. For the second, each block computes a spanning forest of its edges, with at most one edge per row, and the
+forests are merged. `dbscan` is the case of one block; workers with a block each get the same labels.
 """
 
 from __future__ import annotations
@@ -28,41 +27,41 @@ Backend = Literal["auto", "components", "cupy", "cuml", "sklearn"]
 OutlierPolicy = Literal["drop", "singleton"]
 BoolArray = npt.NDArray[np.bool_]
 Forest = npt.NDArray[np.int32]
-"""int32 [2, E]: pairs of rows that are in one cluster."""
+"""int32 [2, E]: pairs of rows in the same cluster."""
 
 USABLE_SHARE = 0.9
-"""Of the free GPU memory, what cuML's DBSCAN may take."""
+"""Share of the free GPU memory that cuML's DBSCAN may use."""
 
 LEAST_BATCH_MB = 256
-"""Memory that cuML's DBSCAN needs beside the distances."""
+"""Memory that cuML's DBSCAN needs in addition to the distances."""
 
 
 def dbscan(graph: csr_array, *, eps: float, min_samples: int, backend: Backend = "auto") -> IntArray:
     """Density-based clusters (Ester et al., KDD 1996) of a graph whose absent pairs are farther apart than eps.
 
-    Labels, their numbers and the choice of a border point between two clusters are those of scikit-learn's DBSCAN on
-    the same matrix: clusters are numbered by their first core point, and a border point goes to the lowest of them.
+    Labels, cluster numbers and the assignment of border points equal those of scikit-learn's DBSCAN on the same
+    matrix: clusters are numbered by their first core point, and a border point goes to the lowest of them.
     Distances are compared with eps in float32.
 
-    | backend | where | memory beside the graph |
+    | backend | where | additional memory |
     |---|---|---|
     | `components` (`auto`) | CPU | 12 bytes per entry |
     | `cupy` | GPU, the same steps | as above, and a copy of the graph |
-    | `cuml` | GPU, on the matrix N×N; only for comparison | 4·N² bytes |
-    | `sklearn` | CPU | lists of neighbours, some times the graph |
+    | `cuml` | GPU, on the dense N×N matrix; only for comparison | 4·N² bytes |
+    | `sklearn` | CPU | neighbour lists, a few times the graph |
 
     Args:
         graph: float32 [N, N] distances, symmetric (each pair is stored twice); the diagonal and other zeros are stored.
-        eps: largest distance of neighbours, included.
-        min_samples: neighbours, self included, that make a core point.
+        eps: largest distance of neighbours, inclusive.
+        min_samples: number of neighbours, including self, of a core point.
 
     Returns:
         int64 [N]: 0 … n_clusters−1, or `OUTLIER`.
 
     Raises:
-        ConfigError: an eps below 0 or beyond the `max_distance` that the graph was made with, min_samples below 1; an
-            unknown backend, or one whose package or GPU is not there or has too little memory.
-        DataError: no square matrix in CSR form.
+        ConfigError: eps below 0 or beyond the `max_distance` of the graph; min_samples below 1; an unknown backend,
+            or one whose package or GPU is missing or has too little memory.
+        DataError: not a square CSR matrix.
     """
     check_graph(graph)
     check_dbscan(graph, eps, min_samples)
@@ -90,13 +89,13 @@ def dbscan(graph: csr_array, *, eps: float, min_samples: int, backend: Backend =
 
 
 def core_mask(graph_rows: csr_array, *, eps: float, min_samples: int) -> BoolArray:
-    """bool [R]: which of these R rows of a graph have `min_samples` neighbours within eps, self included.
+    """bool [R]: which of these R rows of a graph have `min_samples` neighbours within eps, including self.
 
-    This and the next three are DBSCAN in blocks of rows: core masks of all blocks, concatenated; a forest of each
-    block; `merge_forests`; labels of each block by `border_labels`. How rows are cut into blocks changes nothing.
+    This and the next three functions are DBSCAN in blocks of rows: core masks of all blocks, concatenated; a forest
+    per block; `merge_forests`; labels of each block by `border_labels`. The result does not depend on the blocks.
 
     Args:
-        graph_rows: float32 [R, N], some consecutive rows of a graph as `dbscan` takes it.
+        graph_rows: float32 [R, N], consecutive rows of a graph as in `dbscan`.
     """
     near = _near(graph_rows, eps)
     xp = _module(near)
@@ -107,9 +106,9 @@ def core_mask(graph_rows: csr_array, *, eps: float, min_samples: int) -> BoolArr
 
 
 def local_forest(graph_rows: csr_array, core: BoolArray, *, eps: float, first_row: int = 0) -> Forest:
-    """Which core points hang together by edges of these rows: at most one pair per core point.
+    """Core points connected by edges of these rows: at most one pair per core point.
 
-    A pair is the first row of such a group and another row of it. An edge is read in the row of its lower end only.
+    A pair is the first row of a connected group and another row of it. An edge is read in its lower row only.
 
     Args:
         graph_rows: float32 [R, N].
@@ -124,14 +123,14 @@ def local_forest(graph_rows: csr_array, core: BoolArray, *, eps: float, first_ro
     edges &= core[columns]
     edges &= core[rows]
     heads, tails = rows[edges], columns[edges]
-    del rows, edges  # at a hundred million entries they count
+    del rows, edges  # significant memory at 10⁸ entries
     first = _first_of_group(heads, tails, len(core))
     members = xp.flatnonzero(first != xp.arange(len(core), dtype=np.int32)).astype(np.int32)
     return cast(Forest, xp.stack([first[members], members]))
 
 
 def merge_forests(core: BoolArray, forests: Sequence[Forest]) -> IntArray:
-    """int64 [N]: labels of the core points, numbered by the first of each cluster; `OUTLIER` for all other rows.
+    """int64 [N]: labels of the core points, numbered by the first core point; `OUTLIER` for all other rows.
 
     Args:
         core: bool [N].
@@ -145,11 +144,11 @@ def merge_forests(core: BoolArray, forests: Sequence[Forest]) -> IntArray:
 
 
 def border_labels(graph_rows: csr_array, core_labels: IntArray, *, eps: float, first_row: int = 0) -> IntArray:
-    """int64 [R]: the labels of these rows, where a row that is no core point takes the lowest label within eps.
+    """int64 [R]: the labels of these rows; a row that is not a core point gets the lowest label within eps.
 
     Args:
         graph_rows: float32 [R, N].
-        core_labels: int64 [N], as `merge_forests` gives them.
+        core_labels: int64 [N], from `merge_forests`.
         first_row: the number of the first of these rows.
     """
     n_rows = len(graph_rows.indptr) - 1
@@ -167,7 +166,7 @@ def border_labels(graph_rows: csr_array, core_labels: IntArray, *, eps: float, f
 
 
 def close_gaps(labels: IntArray) -> IntArray:
-    """The labels as 0 … n_clusters−1 in the same order, without gaps; outliers stay."""
+    """Renumber labels to 0 … n_clusters−1 without gaps, in the same order; outliers stay."""
     clustered = labels != OUTLIER
     closed = np.full(len(labels), OUTLIER, dtype=np.int64)
     closed[clustered] = np.unique(labels[clustered], return_inverse=True)[1]
@@ -175,7 +174,7 @@ def close_gaps(labels: IntArray) -> IntArray:
 
 
 def number_by_first_member(labels: IntArray) -> IntArray:
-    """The labels as 0 … n_clusters−1, in the order in which rows first have them; outliers stay."""
+    """Renumber labels to 0 … n_clusters−1 in the order of their first rows; outliers stay."""
     closed = close_gaps(labels)
     clustered = closed != OUTLIER
     first_members = np.unique(closed[clustered], return_index=True)[1]
@@ -186,9 +185,9 @@ def number_by_first_member(labels: IntArray) -> IntArray:
 
 
 def apply_outlier_policy(labels: IntArray, policy: OutlierPolicy) -> IntArray:
-    """Labels without gaps, where outliers stay outliers (`drop`: they are not trained on) or get a cluster each.
+    """Labels without gaps; outliers stay outliers (`drop`: not trained on) or become one cluster each (`singleton`).
 
-    With `singleton` the new clusters come after the others, in the order of rows.
+    The new clusters of `singleton` come after the others, in row order.
 
     Raises:
         ConfigError: unknown policy.
@@ -209,17 +208,17 @@ def _dbscan(graph: csr_array, eps: float, min_samples: int) -> IntArray:
 
 
 def _module(array: Any) -> Any:
-    """NumPy or CuPy, by whose array this is: their functions have the same names."""
+    """The module of an array, NumPy or CuPy: their functions have the same names."""
     return sys.modules[type(array).__module__.partition(".")[0]]
 
 
 def _near(graph_rows: csr_array, eps: float) -> Any:
-    """bool [entries]; a float64 eps would widen the comparison, and an entry of just eps could miss it."""
+    """bool [entries]: distance ≤ eps, compared in float32; in float64 an entry of exactly eps could be missed."""
     return graph_rows.data <= graph_rows.data.dtype.type(eps)
 
 
 def _row_of_entry(graph_rows: csr_array) -> Any:
-    """int32 [entries]. (CuPy's `repeat` does not take an array of counts.)"""
+    """int32 [entries]: row of each entry. (CuPy's `repeat` does not accept an array of counts.)"""
     indptr = graph_rows.indptr
     xp = _module(indptr)
     n_ended = xp.zeros(len(graph_rows.data) + 1, dtype=np.int32)
@@ -228,9 +227,9 @@ def _row_of_entry(graph_rows: csr_array) -> Any:
 
 
 def _first_of_group(heads: Any, tails: Any, n_rows: int) -> Any:
-    """int32 [n_rows]: the lowest row that edges lead to from each row."""
+    """int32 [n_rows]: the lowest row of each row's connected component."""
     xp = _module(heads)
-    if xp is not np:  # CuPy's own connected components need pylibcugraph, which cuML does not bring
+    if xp is not np:  # CuPy's connected components need pylibcugraph, which cuML does not install
         return first_by_hooking(heads, tails, n_rows)
     edges = csr_array((np.ones(len(heads), dtype=np.bool_), (heads, tails)), (n_rows, n_rows))
     groups = connected_components(edges, directed=False)[1]
@@ -238,10 +237,10 @@ def _first_of_group(heads: Any, tails: Any, n_rows: int) -> Any:
 
 
 def first_by_hooking(heads: Any, tails: Any, n_rows: int) -> Any:
-    """The lowest row of each row's connected component, int32 [n_rows], by array operations alone.
+    """The lowest row of each row's connected component, int32 [n_rows], with array operations only.
 
-    Each root hooks onto the lowest root that an edge shows it, paths are halved until all rows point to roots, and
-    edges inside a tree are dropped, until none is left: some rounds, each over fewer edges.
+    Each round hooks every root onto the lowest root that it shares an edge with, compresses paths until all rows point
+    to roots, and drops edges within a tree. Rounds end when no edge is left.
 
     Args:
         heads, tails: int32 [E], the two ends of each edge, on NumPy or CuPy.
@@ -265,36 +264,36 @@ def _require_gpu(backend: str) -> None:
         import_module(backend)
     except ImportError as error:
         raise ConfigError(
-            f"DBSCAN's backend '{backend}' wants {backend} and CuPy, and {error.name} is not installed; "
+            f"DBSCAN's backend '{backend}' needs {backend} and CuPy, but {error.name} is not installed; "
             "pip install 'reid-ray[gpu]', or use the backend 'components'."
         ) from error
     if not cupy.cuda.is_available():
-        raise ConfigError(f"DBSCAN's backend '{backend}' wants a CUDA device, and none is seen; use 'components'.")
+        raise ConfigError(f"DBSCAN's backend '{backend}' needs a CUDA device, but there is none; use 'components'.")
 
 
 def _core_labels_of_cuml(graph: csr_array, eps: float, min_samples: int) -> IntArray:
-    """Labels of core points by cuML, whose DBSCAN takes distances as a matrix N×N only.
+    """Labels of core points by cuML, whose DBSCAN accepts only a dense N×N matrix.
 
-    cuML's numbers and border points are not used: ours are those of the other backends.
+    cuML's cluster numbers and border points are replaced by those of the other backends.
     """
     cupy, cuml = import_module("cupy"), import_module("cuml.cluster")
     n_rows = graph.shape[0]
     usable = USABLE_SHARE * cupy.cuda.runtime.memGetInfo()[0]
-    wanted = 4 * n_rows**2 + graph.data.nbytes + 2 * graph.indices.nbytes
-    batch_mb = int((usable - wanted) / 1e6)
+    needed = 4 * n_rows**2 + graph.data.nbytes + 2 * graph.indices.nbytes
+    batch_mb = int((usable - needed) / 1e6)
     if batch_mb < LEAST_BATCH_MB:
         raise ConfigError(
-            f"cuML's DBSCAN holds the distances of {n_rows} images as a matrix, which takes {wanted / 1e9:.1f} GB of "
-            f"GPU memory and {LEAST_BATCH_MB / 1e3} GB beside; {usable / 1e9:.1f} GB can be used, so use the backend "
+            f"cuML's DBSCAN holds the distances of {n_rows} images as a matrix, which takes {needed / 1e9:.1f} GB of "
+            f"GPU memory plus {LEAST_BATCH_MB / 1e3} GB; only {usable / 1e9:.1f} GB is available, so use the backend "
             "'components' or 'cupy'."
         )
-    distances = cupy.full((n_rows, n_rows), 1 + eps, dtype=np.float32)  # absent: beyond eps, whatever it is
+    distances = cupy.full((n_rows, n_rows), 1 + eps, dtype=np.float32)  # absent pairs: beyond eps
     distances[cupy.asarray(_row_of_entry(graph)), cupy.asarray(graph.indices)] = cupy.asarray(graph.data)
     model = cuml.DBSCAN(
         eps=eps,
         min_samples=min_samples,
         metric="precomputed",
-        # cuML's own default is 80 % of the card less the matrix, in unsigned numbers: it wraps round for large ones.
+        # cuML's default is 80 % of the GPU minus the matrix, in unsigned integers: it overflows for large matrices.
         max_mbytes_per_batch=batch_mb,
         calc_core_sample_indices=True,
         output_type="numpy",

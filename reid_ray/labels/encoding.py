@@ -1,7 +1,7 @@
 """From neighbours to k-reciprocal weights V (Zhong et al., CVPR 2017), sparse.
 
 Neighbours → k-reciprocal sets, expanded by half sets → weights that sum to 1 in each row → query expansion, the mean of
-V over the nearest rows. Every function works on a range of rows, so that workers can share them.
+V over the nearest rows. Every function works on a range of rows, so workers can split the rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scipy.sparse import csr_array
 
 from reid_ray.config import LabelsConfig
 from reid_ray.errors import ConfigError
-from reid_ray.labels import graph_kernels as kernels
+from reid_ray.labels import graph_kernels
 from reid_ray.labels.arguments import is_count
 from reid_ray.labels.neighbours.exact import (
     IndexArray,
@@ -34,24 +34,24 @@ from reid_ray.types import FeatureRows, FloatArray, IntArray
 Variant = Literal["spcl", "cvpr17", "camera"]
 
 ROWS_PER_BLOCK = 512
-"""Rows that a thread takes at a time, at least."""
+"""Minimum number of rows per thread task."""
 
 MAX_BLOCKS = 256
-"""Blocks in all, at most: each needs a few zeroed arrays of length N."""
+"""Maximum number of blocks: each allocates a few zeroed arrays of length N."""
 
 LEAST_SCALE = 1e-5
-"""d² that float32 similarities cannot tell from 0: the floor of what `cvpr17` divides by, for rows that are all one."""
+"""Floor of the divisor of `cvpr17`, for identical rows: the d² that float32 similarities cannot distinguish from 0."""
 
 
 @dataclass(frozen=True)
 class JaccardParams:
-    """What is encoded.
+    """Parameters of the k-reciprocal encoding.
 
     Attributes:
         variant: `spcl`, `cvpr17` or `camera`.
-        k1: neighbours of the k-reciprocal sets; for `camera` those of other cameras.
-        k2: neighbours of the query expansion, self counted; 1 switches it off. For `camera` those of other cameras.
-        k1_within, k2_within: for `camera`, those of the row's own camera; k2_within counts the row itself.
+        k1: neighbours of the k-reciprocal sets; for `camera` those from other cameras.
+        k2: neighbours of the query expansion, including self; 1 disables it. For `camera` those from other cameras.
+        k1_within, k2_within: for `camera`, those from the row's own camera; k2_within includes the row itself.
     """
 
     variant: Variant = "spcl"
@@ -62,7 +62,7 @@ class JaccardParams:
 
     @classmethod
     def of(cls, config: LabelsConfig) -> JaccardParams:
-        """The encoding that a configuration asks for."""
+        """The parameters that a configuration sets."""
         return cls(config.variant, config.k1, config.k2, config.k1_within, config.k2_within)
 
     def __post_init__(self) -> None:
@@ -70,7 +70,7 @@ class JaccardParams:
             raise ConfigError(f"Unknown Jaccard variant '{self.variant}'; use {', '.join(get_args(Variant))}.")
         if not all(map(is_count, (self.k1, self.k2, self.k1_within, self.k2_within))):
             raise ConfigError(
-                f"k1 and k2 count neighbours, so each is a whole number of at least 1; here k1={self.k1}, "
+                f"k1 and k2 must be whole numbers of at least 1; got k1={self.k1}, "
                 f"k2={self.k2}, k1_within={self.k1_within}, k2_within={self.k2_within}."
             )
 
@@ -80,27 +80,27 @@ class JaccardParams:
 
     @property
     def k_full(self) -> int:
-        """Neighbours tested for reciprocity, self counted (`spcl` and `cvpr17`)."""
+        """Neighbours tested for reciprocity, including self (`spcl` and `cvpr17`)."""
         return self.k1 if self.variant == "spcl" else self.k1 + 1
 
     @property
     def k_half(self) -> int:
-        """The same for half sets; `round` is to even, as in the published codes."""
+        """The same for half sets; `round` rounds half to even, as in the published code."""
         return round(self.k1 / 2) + 1
 
     @property
     def n_neighbours(self) -> int:
-        """Neighbours to search for, self counted (`spcl` and `cvpr17`)."""
+        """Neighbours to search for, including self (`spcl` and `cvpr17`)."""
         return max(self.k_full, self.k_half, self.k2)
 
 
 @dataclass(frozen=True)
 class NeighbourLists:
-    """The neighbours that a scheme works from.
+    """The neighbours that an encoding is computed from.
 
     Attributes:
-        main: of all cameras, or, by camera, those of the row's own; the row itself first.
-        across: those of other cameras; None unless by camera.
+        main: from all cameras or, for `camera`, from the row's own camera; the row itself first.
+        across: from other cameras; None unless `camera`.
     """
 
     main: Neighbours
@@ -112,7 +112,7 @@ class NeighbourLists:
 
 def search(
     features: FeatureRows,
-    scheme: JaccardParams,
+    params: JaccardParams,
     camids: IntArray | None = None,
     *,
     rows: range | None = None,
@@ -121,13 +121,13 @@ def search(
     memory_mb: int = 1024,
     on_rows: Callable[[int], None] | None = None,
 ) -> NeighbourLists:
-    """The neighbours that `scheme` needs, of some rows or of all; arguments and errors as `neighbours.nearest`."""
-    if not scheme.by_camera:
-        least = scheme.variant == "cvpr17"
+    """The neighbours that `params` needs, of some rows or all; arguments and errors as in `neighbours.nearest`."""
+    if not params.by_camera:
+        least = params.variant == "cvpr17"
         return NeighbourLists(
             nearest(
                 features,
-                scheme.n_neighbours,
+                params.n_neighbours,
                 rows=rows,
                 least=least,
                 centre=centre,
@@ -137,12 +137,12 @@ def search(
             )
         )
     if camids is None:
-        raise ConfigError("The Jaccard variant 'camera' needs the camera of each row; give camids, or use 'spcl'.")
+        raise ConfigError("The Jaccard variant 'camera' needs the camera of each row; pass camids, or use 'spcl'.")
     within, across = nearest_by_camera(
         features,
         camids,
-        max(scheme.k1_within + 1, scheme.k2_within),
-        max(scheme.k1 + 1, scheme.k2),
+        max(params.k1_within + 1, params.k2_within),
+        max(params.k1 + 1, params.k2),
         rows=rows,
         centre=centre,
         device=device,
@@ -153,54 +153,54 @@ def search(
 
 
 def join_lists(parts: Sequence[NeighbourLists]) -> NeighbourLists:
-    """The lists of all rows, from those of consecutive ranges."""
+    """Concatenate the lists of consecutive ranges of rows."""
     across = [part.across for part in parts if part.across is not None]
     return NeighbourLists(join([part.main for part in parts]), join(across) if across else None)
 
 
-def encode(features: FeatureRows, lists: NeighbourLists, scheme: JaccardParams) -> csr_array:
+def encode(features: FeatureRows, lists: NeighbourLists, params: JaccardParams) -> csr_array:
     """V, with query expansion: float32 [N, N], rows sum to 1, columns ascend."""
-    weights = reciprocal_weights(features, lists, scheme)
-    return expand_queries(weights, lists, scheme)
+    weights = reciprocal_weights(features, lists, params)
+    return expand_queries(weights, lists, params)
 
 
 def reciprocal_weights(
-    features: FeatureRows, lists: NeighbourLists, scheme: JaccardParams, rows: range | None = None
+    features: FeatureRows, lists: NeighbourLists, params: JaccardParams, rows: range | None = None
 ) -> csr_array:
-    """V before query expansion, of some rows or of all: float32 [R, N].
+    """V before query expansion, of some rows or all: float32 [R, N].
 
-    | variant | neighbours tested K, half H (self counted) | weight of neighbour j of i |
+    | variant | neighbours tested K, half H (including self) | weight of neighbour j of i |
     |---|---|---|
     | `spcl` | k1, round(k1/2)+1 | exp(−(2 − 2·cos)) |
     | `cvpr17` | k1+1, round(k1/2)+1 | exp(−d²/max d² of the row), d² = 2 − 2·cos |
     | `camera` | k1_within+1 of its camera, k1+1 of others, no half sets | exp(−(2 − 2·cos)) |
 
     Args:
-        lists: of all rows, whichever are encoded.
+        lists: of all rows, even if only some are encoded.
     """
     rows = range(len(lists)) if rows is None else rows
-    sets = over_blocks(lambda first, last: _sets(lists, scheme, first, last), rows)
+    sets = over_blocks(lambda first, last: _sets(lists, params, first, last), rows)
     indptr = make_indptr([counts for counts, _ in sets])
     columns = _joined([found for _, found in sets], np.int32)
     similarities = _similarities(features, lists, rows, indptr, columns)
-    scale = _scale(lists.main, scheme)[rows.start : rows.stop]
+    scale = _scale(lists.main, params)[rows.start : rows.stop]
     weights = np.empty(len(columns), dtype=np.float32)
-    over_blocks(lambda a, b: kernels.set_weights(similarities, scale, indptr, weights, a, b), range(len(rows)))
+    over_blocks(lambda a, b: graph_kernels.set_weights(similarities, scale, indptr, weights, a, b), range(len(rows)))
     return csr_array((weights, columns, indptr), (len(rows), len(lists)))
 
 
 def expand_queries(
-    weights: csr_array, lists: NeighbourLists, scheme: JaccardParams, rows: range | None = None
+    weights: csr_array, lists: NeighbourLists, params: JaccardParams, rows: range | None = None
 ) -> csr_array:
-    """Mean of V over the nearest rows of some rows, or of all; `weights` holds all rows."""
+    """Mean of V over the nearest rows of some rows or all. `weights` holds all rows."""
     rows = range(len(lists)) if rows is None else rows
     own = slice(rows.start, rows.stop)
     if lists.across is None:
-        members = lists.main.indices[own, : scheme.k2]
-    elif scheme.k2 == 1:
+        members = lists.main.indices[own, : params.k2]
+    elif params.k2 == 1:
         members = lists.main.indices[own, :1]
     else:
-        within, across = lists.main.indices[own, : scheme.k2_within], lists.across.indices[own, : scheme.k2]
+        within, across = lists.main.indices[own, : params.k2_within], lists.across.indices[own, : params.k2]
         members = np.concatenate([within, across], axis=1)
     if members.shape[1] == 1:
         return weights if len(rows) == weights.shape[0] else weights[own]
@@ -214,28 +214,30 @@ def expand_queries(
     return expanded
 
 
-def _sets(lists: NeighbourLists, scheme: JaccardParams, first: int, last: int) -> tuple[IntArray, IndexArray]:
+def _sets(lists: NeighbourLists, params: JaccardParams, first: int, last: int) -> tuple[IntArray, IndexArray]:
     """Sizes and members of the sets of rows first … last−1."""
     indices = lists.main.indices
     if lists.across is not None:
         others = lists.across.indices
-        k_within, k_across = min(scheme.k1_within + 1, indices.shape[1]), min(scheme.k1 + 1, others.shape[1])
-        within: tuple[IntArray, IndexArray] = kernels.joined_sets(indices, k_within, others, k_across, first, last)
+        k_within, k_across = min(params.k1_within + 1, indices.shape[1]), min(params.k1 + 1, others.shape[1])
+        within: tuple[IntArray, IndexArray] = graph_kernels.joined_sets(
+            indices, k_within, others, k_across, first, last
+        )
         return within
-    k_full, k_half = min(scheme.k_full, indices.shape[1]), min(scheme.k_half, indices.shape[1])
-    expanded: tuple[IntArray, IndexArray] = kernels.expanded_sets(indices, k_full, k_half, first, last)
+    k_full, k_half = min(params.k_full, indices.shape[1]), min(params.k_half, indices.shape[1])
+    expanded: tuple[IntArray, IndexArray] = graph_kernels.expanded_sets(indices, k_full, k_half, first, last)
     return expanded
 
 
 def _similarities(
     features: FeatureRows, lists: NeighbourLists, rows: range, indptr: IntArray, columns: IndexArray
 ) -> FloatArray:
-    """Similarities of the stored pairs: from the neighbour lists, where either row has the other; else computed."""
+    """Similarities of the stored pairs: from the neighbour lists if either row lists the other, else computed."""
     similarities = np.full(len(columns), np.nan, dtype=np.float32)
     for part in (lists.main, lists.across):
         if part is not None:
             over_blocks(
-                lambda a, b, p=part: kernels.known_similarities(  # type: ignore[misc]
+                lambda a, b, p=part: graph_kernels.known_similarities(  # type: ignore[misc]
                     p.indices, p.similarities, rows.start, indptr, columns, similarities, a, b
                 ),
                 range(len(rows)),
@@ -250,16 +252,16 @@ def _similarities(
     return similarities
 
 
-def _scale(neighbours: Neighbours, scheme: JaccardParams) -> npt.NDArray[np.float64]:
-    """float64 [N]: what the d² of each row are divided by."""
-    if scheme.variant != "cvpr17":
+def _scale(neighbours: Neighbours, params: JaccardParams) -> npt.NDArray[np.float64]:
+    """float64 [N]: divisor of d² of each row."""
+    if params.variant != "cvpr17":
         return np.ones(len(neighbours.indices))
     assert neighbours.least is not None, "search(…, least=True) for cvpr17"
     return np.maximum(2 - 2 * neighbours.least.astype(np.float64), LEAST_SCALE)
 
 
 def over_blocks(function: Callable[[int, int], Any], rows: range) -> list[Any]:
-    """`function(first, last)` for all blocks of rows, on threads, in order."""
+    """Results of `function(first, last)` for all blocks of rows, computed on threads, in order."""
     size = max(ROWS_PER_BLOCK, -(-len(rows) // MAX_BLOCKS))
     starts = range(rows.start, rows.stop, size)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
@@ -267,7 +269,7 @@ def over_blocks(function: Callable[[int, int], Any], rows: range) -> list[Any]:
 
 
 def make_indptr(counts: list[IntArray]) -> IntArray:
-    """Where rows begin, from their sizes by block."""
+    """CSR row pointers from the row sizes of each block."""
     return np.concatenate([[0], np.cumsum(_joined(counts, np.int64))]).astype(np.int64)
 
 

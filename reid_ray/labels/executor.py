@@ -1,7 +1,7 @@
-"""Who does the work of a refresh: this process, or actors that each take a share of the rows.
+"""Where the steps of a label refresh run: in this process, or on workers that each process part of the rows.
 
-The engine is written once, against `Executor`. A step is a plain function of this package, called on some rows; what it
-returns may stay where it was made and be handed on.
+The label engine is written against `Executor`. A step is a plain function of this package, called on a range of rows.
+Its result may stay on the worker; the caller holds a handle that can be passed to other steps.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ from typing import Any, Protocol
 
 
 class Executor(Protocol):
-    """A group of workers that run functions and keep their answers.
+    """Workers that run functions and keep the results.
 
     Attributes:
-        n_workers: how many shares the rows are worth cutting into.
+        n_workers: number of ranges to split the rows into.
     """
 
     @property
     def n_workers(self) -> int: ...
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Start `function(*arguments)` on any worker; returns a handle, which may be an argument of another call."""
+        """Start `function(*arguments)` on any worker; return a handle, which may be an argument of another call."""
         ...
 
     def get(self, handles: Sequence[Any]) -> list[Any]:
-        """Wait for calls and fetch their answers."""
+        """Wait for calls and fetch their results."""
         ...
 
     def wait(self, handles: Sequence[Any]) -> None:
-        """Wait for calls; what one raised is raised here."""
+        """Wait for calls; re-raise the first exception."""
         ...
 
 
 class SerialExecutor:
-    """One worker, which is the caller: an answer is its own handle."""
+    """Runs every call at once in the calling process; a result is its own handle."""
 
     n_workers = 1
 
@@ -50,7 +50,7 @@ class SerialExecutor:
 
 
 def split_rows(n_rows: int, n_workers: int) -> list[range]:
-    """Rows 0 … n_rows−1 cut into consecutive ranges of equal length, one per worker; at least one, perhaps empty."""
-    n_shares = max(1, min(n_workers, n_rows))
-    bounds = [n_rows * i // n_shares for i in range(n_shares + 1)]
+    """Split rows 0 … n_rows−1 into consecutive ranges of equal length, one per worker; at least one, possibly empty."""
+    n_ranges = max(1, min(n_workers, n_rows))
+    bounds = [n_rows * i // n_ranges for i in range(n_ranges + 1)]
     return [range(start, stop) for start, stop in pairwise(bounds)]

@@ -1,7 +1,7 @@
-"""Where features come from: an array, a file mapped into memory, or shards that are fetched when they are read.
+"""Reading features from an array, a memory-mapped file, or shards fetched on demand.
 
-All that the engine asks of a matrix of features is its shape and contiguous rows of it (`types.FeatureRows`), so
-features need not fit in memory.
+The label engine only needs the shape of the feature matrix and contiguous rows of it (`types.FeatureRows`), so features
+need not fit into memory.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from reid_ray.errors import DataError
 from reid_ray.types import FeatureRows, FloatArray
 
 NORM_TOLERANCE = 0.01
-"""How far from 1 the norm of a feature may be; features normalised in bfloat16 are a thousandth off."""
+"""Tolerance of the norm of a feature; features normalised in bfloat16 are off by a thousandth."""
 
 READ_ROWS = 4096
-"""Rows read at a time where a pass over all features needs no more than a few."""
+"""Rows per block in a pass over all features."""
 
 
 def open_features(path: str | Path) -> FloatArray:
-    """Map a `.npy` file of features into memory; nothing is read yet.
+    """Map a `.npy` file of features into memory without reading it.
 
-    Raises DataError where it cannot be read or is not a float matrix.
+    Raises:
+        DataError: the file is missing, unreadable or not a float matrix.
     """
     path = Path(path)
     if not path.is_file():
@@ -35,25 +36,25 @@ def open_features(path: str | Path) -> FloatArray:
         raise DataError(f"{path} cannot be read as a .npy file of features: {error}.") from error
     if not isinstance(features, np.ndarray) or features.ndim != 2 or features.dtype.kind != "f":
         shape = f"{features.dtype} {list(features.shape)}" if isinstance(features, np.ndarray) else "an archive"
-        raise DataError(f"{path} should hold a matrix [N, D] of floats; it holds {shape}.")
+        raise DataError(f"{path} must hold a matrix [N, D] of floats; it holds {shape}.")
     return features
 
 
 def blocks(n_rows: int, size: int) -> Iterator[slice]:
-    """Slices that cut rows 0 … n_rows−1 into blocks of `size`; the last may be smaller."""
+    """Slices that split rows 0 … n_rows−1 into blocks of `size`; the last may be smaller."""
     for start in range(0, n_rows, size):
         yield slice(start, min(start + size, n_rows))
 
 
 def read(features: FeatureRows, rows: slice) -> FloatArray:
-    """Some rows as contiguous float32."""
+    """Read rows as contiguous float32."""
     return np.ascontiguousarray(features[rows], dtype=np.float32)
 
 
 def check_features(features: FeatureRows) -> None:
-    """Raise `DataError` for features that are not a matrix of finite rows of norm 1 or 0."""
+    """Raise `DataError` unless features are a matrix of finite rows of norm 1 or 0."""
     if len(features.shape) != 2:
-        raise DataError(f"Features should be a matrix [N, D]; these have the shape {list(features.shape)}.")
+        raise DataError(f"Features must be a matrix [N, D]; got the shape {list(features.shape)}.")
     for rows in blocks(features.shape[0], READ_ROWS):
         block = read(features, rows)
         with np.errstate(over="ignore", invalid="ignore"):

@@ -1,7 +1,7 @@
 """Numba kernels of the Jaccard graph, each over a block of rows.
 
-They hold no interpreter lock, so blocks run on Python threads. A row is computed whole, by one thread, with sums taken
-in ascending column order: nothing depends on the number of threads, and J(i, j) = J(j, i) to the last bit.
+They release the GIL, so blocks run on Python threads. One thread computes a whole row and sums in ascending column
+order: the result does not depend on the number of threads, and J(i, j) = J(j, i) to the last bit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Array = npt.NDArray[Any]
 
 @numba.njit(cache=True, nogil=True)
 def _reciprocal(indices: Array, row: int, size: int) -> Array:
-    """Neighbours j among the first `size` of `row` that have `row` among their own first `size`."""
+    """k-reciprocal neighbours: those j in the first `size` of `row` that have `row` in their own first `size`."""
     found = np.empty(size, dtype=np.int32)
     n = 0
     for j in indices[row, :size]:
@@ -35,7 +35,7 @@ def _reciprocal(indices: Array, row: int, size: int) -> Array:
 def expanded_sets(indices: Array, k_full: int, k_half: int, first: int, last: int) -> tuple[Array, Array]:
     """Expanded k-reciprocal sets of rows first … last−1.
 
-    A candidate's half set joins where more than two thirds of it lie in the set (Zhong et al., CVPR 2017, Eq. 4).
+    A candidate's half set is added if more than two thirds of it are in the set (Zhong et al., CVPR 2017, Eq. 4).
 
     Args:
         indices: int32 [N, ≥ k_full], the row itself first.
@@ -115,16 +115,16 @@ def known_similarities(
     first_row: int,
     indptr: Array,
     columns: Array,
-    answers: Array,
+    values_out: Array,
     start: int,
     stop: int,
 ) -> None:
-    """Fill in what the neighbour lists know of the stored pairs of rows start … stop−1, counted from `first_row`.
+    """Look up similarities of stored pairs in the neighbour lists, for rows start … stop−1 counted from `first_row`.
 
     Args:
         indices, similarities: int32 and float32 [N, k], the lists of all rows.
         indptr, columns: the pairs, in CSR.
-        answers: float32, one per pair; pairs that no list holds are left as they are.
+        values_out: float32, one per pair; pairs in no list keep their value.
     """
     place = np.full(len(indices), -1, dtype=np.int32)
     for at in range(start, stop):
@@ -135,11 +135,11 @@ def known_similarities(
         for pair in range(indptr[at], indptr[at + 1]):
             column = columns[pair]
             if place[column] >= 0:
-                answers[pair] = similarities[row, place[column]]
+                values_out[pair] = similarities[row, place[column]]
                 continue
             for n in range(indices.shape[1]):
                 if indices[column, n] == row:
-                    answers[pair] = similarities[column, n]
+                    values_out[pair] = similarities[column, n]
                     break
         for n in range(indices.shape[1]):
             if indices[row, n] >= 0:
@@ -150,7 +150,7 @@ def known_similarities(
 def set_weights(similarities: Array, scale: Array, indptr: Array, weights: Array, start: int, stop: int) -> None:
     """float32: exp(−d²/scale of the row), d² = 2 − 2·cos, of the stored pairs of rows start … stop−1; rows sum to 1.
 
-    d² is kept within [0, 4], whatever rounding does, so that every weight is positive: `jaccard_rows` relies on it.
+    d² is clamped to [0, 4] against rounding, so every weight is positive; `jaccard_rows` relies on this.
     """
     for row in range(start, stop):
         total = 0.0
@@ -238,15 +238,15 @@ def silhouettes(
     first: int,
     last: int,
 ) -> None:
-    """Silhouettes of rows first … last−1; those of rows that have none are left as they are.
+    """Silhouettes of rows first … last−1; rows without one keep their value.
 
-    Closeness (`absent` − distance, which absent pairs do not have) is summed per cluster that the row has a pair with.
+    Sums closeness (`absent` − distance, 0 for absent pairs) per cluster of the row's stored pairs.
 
     Args:
         indptr, columns, distances: float32 in CSR, diagonal stored; none is larger than `absent`.
         labels: int64 [N], without gaps, negative where a row is in no cluster.
         sizes: int64 [n_clusters].
-        values: float64 [N], the answer.
+        values: float64 [N], the output.
     """
     sums = np.zeros(len(sizes), dtype=np.float64)
     touched = np.empty(len(sizes), dtype=np.int64)

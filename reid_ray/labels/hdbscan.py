@@ -1,9 +1,9 @@
 """HDBSCAN* on a sparse graph of distances (Campello, Moulavi & Sander, PAKDD 2013): DBSCAN without an eps.
 
 Minimum spanning forest of the mutual reachability distances → tree of merges → tree of clusters of at least
-`min_cluster_size` → the clusters of the largest total stability. Absent pairs are all equally far apart, so the parts
-of the graph that no edge connects meet at one last merge. Merges at equal distance are one merge of many, as in the
-paper; so labels do not depend on the order of ties.
+`min_cluster_size` → the clusters of the largest total stability. Absent pairs all have the same distance, so the
+connected components meet in one last merge. Merges at equal distance are one merge of many nodes, as in the paper, so
+labels do not depend on the order of ties.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from reid_ray.labels.clustering import number_by_first_member
 from reid_ray.types import OUTLIER, FloatArray, IntArray
 
 LEAST_DISTANCE = 1e-3
-"""Distances below count as this one. Images that share all their nearest neighbours have a Jaccard distance of 0, and
-a group of duplicates would be infinitely stable, and tear any cluster apart."""
+"""Smaller distances are raised to this one. Images with identical neighbours have Jaccard distance 0; a group of such
+duplicates would be infinitely stable and would split any cluster."""
 
 
 def hdbscan(
     graph: csr_array, *, min_cluster_size: int, min_samples: int | None = None, max_distance: float = 1.0
 ) -> IntArray:
-    """Clusters of all densities: those of the hierarchy over all eps that live longest (excess of mass).
+    """Clusters of all densities: the most persistent ones of the hierarchy over all eps (excess of mass).
 
-    All rows together are never a cluster. A row that joins a cluster only at the distance at which the cluster itself
+    The set of all rows is never a cluster. A row that joins a cluster only at the distance at which the cluster itself
     merges with another is an outlier. On the matrix with `max_distance` in place of absent pairs, scikit-learn's
     HDBSCAN finds the same clusters, except that it breaks ties one by one.
 
     Args:
         graph: float32 [N, N] distances, symmetric, with the diagonal and other zeros stored. It should hold pairs far
-            beyond any eps that would do for DBSCAN.
+            beyond a typical eps of DBSCAN.
         min_cluster_size: at least 2.
-        min_samples: a row's core distance is that to its min_samples-th neighbour, self included; default
+        min_samples: the core distance is that to the min_samples-th neighbour, including self; default
             `min_cluster_size`.
-        max_distance: of absent pairs; stored ones that are not below count as absent.
+        max_distance: distance of absent pairs; stored pairs that are not below it count as absent.
 
     Returns:
         int64 [N]: 0 … n_clusters−1, numbered by the first member, or `OUTLIER`.
@@ -51,7 +51,7 @@ def hdbscan(
     min_samples = min_cluster_size if min_samples is None else min_samples
     if min_cluster_size < 2 or min_samples < 1:
         raise ConfigError(
-            "HDBSCAN wants min_cluster_size of at least 2 and min_samples of at least 1; here "
+            "HDBSCAN needs min_cluster_size of at least 2 and min_samples of at least 1; got "
             f"min_cluster_size={min_cluster_size}, min_samples={min_samples}."
         )
     if not graph.shape[0]:
@@ -63,12 +63,12 @@ def hdbscan(
 
 @dataclass
 class Merges:
-    """A tree over rows 0 … N−1, its leaves, and merges N ….
+    """A tree whose leaves are rows 0 … N−1 and whose inner nodes N … are merges.
 
     Attributes:
         height: the distance of each merge; 0 for leaves.
         size: rows below each node.
-        children: of each node; none of a merge has the same height.
+        children: of each node; a child never has the height of its parent.
         root: the node of all rows.
     """
 
@@ -80,12 +80,12 @@ class Merges:
 
 @dataclass
 class Clusters:
-    """The tree of clusters; cluster 0 is all rows, and a parent has a lower number than its children.
+    """The condensed tree. Cluster 0 is all rows; a parent has a lower number than its children.
 
     Attributes:
         parent: of each cluster; −1 for the first.
-        stability: sum over rows of how long they are in it, in 1/distance.
-        left_from: int64 [N], the smallest cluster that each row is in.
+        stability: sum over rows of the time they spend in the cluster, in units of 1/distance.
+        left_from: int64 [N], the smallest cluster that contains each row.
     """
 
     parent: list[int]
@@ -94,7 +94,7 @@ class Clusters:
 
 
 def _core_distances(graph: csr_array, min_samples: int, max_distance: float) -> FloatArray:
-    """float32 [N]: to the min_samples-th neighbour, self included; `max_distance` where there are fewer."""
+    """float32 [N]: distance to the min_samples-th neighbour, including self; `max_distance` if there are fewer."""
     distances = np.full(graph.shape[0], max_distance, dtype=np.float32)
     indptr = graph.indptr
     for row in np.flatnonzero(np.diff(indptr) >= min_samples):
@@ -109,7 +109,7 @@ def _spanning_forest(graph: csr_array, min_samples: int, max_distance: float) ->
     entries = graph.tocoo(copy=False)
     once = (entries.col > entries.row) & (graph.data < max_distance)
     rows, columns = entries.row[once], entries.col[once]
-    reachability = np.maximum(graph.data[once], np.float32(LEAST_DISTANCE))  # SciPy takes a stored 0 for no edge
+    reachability = np.maximum(graph.data[once], np.float32(LEAST_DISTANCE))  # SciPy treats a stored 0 as no edge
     np.maximum(reachability, core[rows], out=reachability)
     np.maximum(reachability, core[columns], out=reachability)
     below = reachability < max_distance
@@ -117,7 +117,7 @@ def _spanning_forest(graph: csr_array, min_samples: int, max_distance: float) ->
 
 
 def _merges(forest: csr_array, max_distance: float) -> Merges:
-    """The tree of merges, closest edges first; edges of one length that meet are one merge."""
+    """The tree of merges, shortest edges first; touching edges of equal length form one merge."""
     n_rows = forest.shape[0]
     tree = Merges([0.0] * n_rows, [1] * n_rows, [[] for _ in range(n_rows)])
     edges = forest.tocoo()
@@ -142,7 +142,7 @@ def _merges(forest: csr_array, max_distance: float) -> Merges:
 
 
 def _join(tree: Merges, larger: int, smaller: int, height: float) -> int:
-    """The node of two nodes that meet at this height, which may be one of them."""
+    """The node that joins two nodes at this height; may be one of the two."""
     if tree.height[larger] != height and tree.height[smaller] != height:
         return _add(tree, [larger, smaller], height)
     node, other = (larger, smaller) if tree.height[larger] == height else (smaller, larger)
@@ -159,14 +159,14 @@ def _add(tree: Merges, children: list[int], height: float) -> int:
 
 
 def _condense(tree: Merges, min_cluster_size: int) -> Clusters:
-    """From the root down: where two or more large children part, each is a new cluster; small ones drop out."""
+    """From the root down: two or more large children of a node become new clusters; small children drop out."""
     parent, birth, stability = [-1], [0.0], [0.0]
     left_from = np.zeros(tree.size[tree.root], dtype=np.int64)
-    waiting = [(tree.root, 0)]
-    while waiting:
-        node, cluster = waiting.pop()
+    pending = [(tree.root, 0)]
+    while pending:
+        node, cluster = pending.pop()
         if not tree.children[node]:
-            continue  # the only row there is
+            continue  # a single row
         density = 1 / tree.height[node]
         large = [child for child in tree.children[node] if tree.size[child] >= min_cluster_size]
         small = [child for child in tree.children[node] if tree.size[child] < min_cluster_size]
@@ -174,10 +174,10 @@ def _condense(tree: Merges, min_cluster_size: int) -> Clusters:
         n_leaving = sum(tree.size[child] for child in (small if len(large) == 1 else tree.children[node]))
         stability[cluster] += n_leaving * (density - birth[cluster])
         if len(large) == 1:
-            waiting.append((large[0], cluster))
+            pending.append((large[0], cluster))
             continue
         for child in large:
-            waiting.append((child, len(parent)))
+            pending.append((child, len(parent)))
             parent.append(cluster)
             birth.append(density)
             stability.append(0.0)

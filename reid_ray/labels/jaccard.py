@@ -13,7 +13,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from reid_ray.labels import graph_kernels as kernels
+from reid_ray.labels import graph_kernels
 from reid_ray.labels.arguments import DistanceGraph, camera_column, check_max_distance, feature_rows, reaching
 from reid_ray.labels.encoding import JaccardParams, Variant, encode, make_indptr, over_blocks, search
 from reid_ray.types import FeatureRows, IntArray
@@ -31,18 +31,18 @@ def jaccard_graph(
     k1_within: int = 5,
     k2_within: int = 2,
 ) -> DistanceGraph:
-    """Jaccard distances of all pairs that are at most `max_distance` apart.
+    """Jaccard distances of all pairs up to `max_distance`.
 
-    Distances of one variant mean nothing in another; `encoding.reciprocal_weights` lists what they differ in.
+    Distances of different variants are not comparable; `encoding.reciprocal_weights` lists the differences.
 
     Args:
-        features: float32 [N, D], L2-normalised; of no rows the graph is empty.
+        features: float32 [N, D], L2-normalised; N may be 0.
         k1: neighbours of the k-reciprocal encoding.
-        k2: neighbours of the query expansion, self included; 1 switches it off.
-        max_distance: from 0 to 1; pairs farther apart are left out, as are those that share nothing (J = 1).
-        camids: int64 [N], for `camera`: k1 and k2 then count images of other cameras.
+        k2: neighbours of the query expansion, including self; 1 disables it.
+        max_distance: from 0 to 1; pairs farther apart are not stored, nor are pairs with nothing in common (J = 1).
+        camids: int64 [N], for `camera`; k1 and k2 then count images from other cameras.
         device: where neighbours are searched.
-        k1_within, k2_within: for `camera`, the same for images of the row's own camera.
+        k1_within, k2_within: for `camera`, k1 and k2 for images from the row's own camera.
 
     Returns:
         float32 [N, N], symmetric; the diagonal and other zeros are stored; columns ascend in each row. It carries its
@@ -50,35 +50,35 @@ def jaccard_graph(
 
     Raises:
         ConfigError: unknown variant, a k below 1, a max_distance outside 0 … 1, `camera` without camids.
-        DataError: features that are no matrix of finite rows of norm 1 or 0, camids that are not one a row.
+        DataError: features that are not a matrix of finite rows of norm 1 or 0, or camids that are not one per row.
     """
     check_max_distance(max_distance)
-    scheme = JaccardParams(variant, k1, k2, k1_within, k2_within)
+    params = JaccardParams(variant, k1, k2, k1_within, k2_within)
     rows = feature_rows(features)
     cameras = camera_column(camids, rows.shape[0])
     if not rows.shape[0]:
         return reaching(csr_array((0, 0), dtype=np.float32), max_distance)
-    lists = search(rows, scheme, cameras, device=device)
-    return graph_of_weights(encode(rows, lists, scheme), max_distance)
+    lists = search(rows, params, cameras, device=device)
+    return graph_of_weights(encode(rows, lists, params), max_distance)
 
 
 def graph_of_weights(
     weights: csr_array, max_distance: float, *, transposed: csr_array | None = None, rows: range | None = None
 ) -> DistanceGraph:
-    """Distances J ≤ `max_distance` of some rows of V (or of all) to all rows: float32 [R, N], with its limit.
+    """Distances J ≤ `max_distance` of some rows of V (or all) to all rows: float32 [R, N] with its cutoff.
 
     Args:
         weights: V, float32 [N, N].
-        transposed: its transpose as CSR, where several calls share it.
+        transposed: transpose of V in CSR, to share it between calls.
     """
     n_rows = weights.shape[0]
     rows = range(n_rows) if rows is None else rows
     if not len(rows):
         return reaching(csr_array((0, n_rows), dtype=np.float32), max_distance)
     transposed = weights.T.tocsr() if transposed is None else transposed
-    limit = np.float32(max_distance)  # as DBSCAN will compare: in float32
+    limit = np.float32(max_distance)  # float32, as DBSCAN compares
     parts = over_blocks(
-        lambda first, last: kernels.jaccard_rows(
+        lambda first, last: graph_kernels.jaccard_rows(
             weights.indptr,
             weights.indices,
             weights.data,

@@ -1,4 +1,4 @@
-"""K-means on features, as in ABMT's ablation: the number of clusters is given, and there are no outliers."""
+"""K-means on features, as in ABMT's ablation: a fixed number of clusters and no outliers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from reid_ray.types import FloatArray, IntArray
 def kmeans(features: FloatArray, n_clusters: int, *, seed: int) -> IntArray:
     """Lloyd's algorithm from k-means++ centres, by Euclidean distance of L2-normalised features.
 
-    The same seed gives the same labels: scikit-learn adds up centres in the order in which its threads finish, so it
-    gets one thread. (12,936 images, D=2048, 700 clusters: half a minute.)
+    Deterministic for a seed: runs on one thread, because scikit-learn sums centres in the order in which its threads
+    finish. (12,936 images, D=2048, 700 clusters: half a minute.)
 
     Args:
         features: float32 [N, D], finite.
-        n_clusters: at most N. Features that are fewer than this many different ones give fewer clusters.
+        n_clusters: at most N. With fewer distinct features there are fewer clusters.
 
     Returns:
         int64 [N]: 0 … without gaps, numbered by the first member.
@@ -29,13 +29,13 @@ def kmeans(features: FloatArray, n_clusters: int, *, seed: int) -> IntArray:
     """
     n_rows = len(features)
     if not 1 <= n_clusters <= n_rows:
-        raise ConfigError(f"K-means makes 1 to N clusters of N images; here n_clusters={n_clusters} and N={n_rows}.")
+        raise ConfigError(f"k-means needs 1 ≤ n_clusters ≤ N; got n_clusters={n_clusters} and N={n_rows}.")
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     model = KMeans(n_clusters, n_init=1, random_state=seed)
     with warnings.catch_warnings(), threadpool_limits(1, user_api="openmp"):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different features than clusters
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct features than clusters
         labels = model.fit_predict(np.asarray(features, dtype=np.float32))
     return number_by_first_member(labels.astype(np.int64))

@@ -1,7 +1,7 @@
-"""How good a labelling looks without identities: what tuning can optimise where nobody knows the truth.
+"""Label quality without ground truth, for tuning on unlabelled data.
 
-Each score is a plain number, 0 where a labelling gives it nothing to measure. None is enough alone: tiny clusters have
-a good silhouette, large ones mix cameras, and labels that never change may be wrong.
+Each score is a plain number, 0 if there is nothing to measure. No score is enough alone: tiny clusters have a good
+silhouette, large ones mix cameras, and labels that never change may be wrong.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from scipy.sparse import csr_array
 
-from reid_ray.labels import graph_kernels as kernels
+from reid_ray.labels import graph_kernels
 from reid_ray.labels.clustering import close_gaps
 from reid_ray.labels.encoding import JaccardParams, over_blocks
 from reid_ray.labels.jaccard import jaccard_graph
@@ -22,10 +22,10 @@ from reid_ray.labels.quality import adjusted_rand, entropy, group_sizes, joint_g
 from reid_ray.types import OUTLIER, UNKNOWN, FeatureRows, IntArray
 
 COMMON = JaccardParams("spcl", k1=30, k2=6)
-"""The encoding in which labellings are compared, whatever made them."""
+"""The encoding in which labellings are compared, however they were computed."""
 
 COMMON_DISTANCE = 0.9
-"""How far that graph reaches: well beyond any eps."""
+"""Cutoff of that graph: well beyond any eps."""
 
 
 def label_free_scores(
@@ -34,23 +34,23 @@ def label_free_scores(
     camids: IntArray | None = None,
     previous: IntArray | None = None,
 ) -> dict[str, float]:
-    """All scores that these inputs allow.
+    """All scores that the given inputs allow.
 
     | key | range | what |
     |---|---|---|
     | `clustered_share` | 0 … 1 | rows that are in a cluster: 1 − outlier share |
-    | `largest_share` | 0 … 1 | of all rows, those in the largest cluster; 1 is collapse |
-    | `effective_clusters` | 0 … N | exp(entropy of cluster sizes): how many of equal size would be as diverse |
-    | `size_gini` | 0 … 1 | inequality of cluster sizes, 0 where all are equal |
-    | `silhouette` | −1 … 1 | `graph_silhouette`, with a graph |
-    | `camera_entropy`, `camera_mix`, `cross_camera_share` | | `camera_scores`, where two cameras are known |
-    | `stability` | −1 … 1 | `stability` against the previous labels, with those |
+    | `largest_share` | 0 … 1 | share of all rows in the largest cluster; 1 is collapse |
+    | `effective_clusters` | 0 … N | exp(entropy of cluster sizes): number of equal clusters of the same diversity |
+    | `size_gini` | 0 … 1 | Gini coefficient of cluster sizes, 0 if all are equal |
+    | `silhouette` | −1 … 1 | `graph_silhouette`, if a graph is given |
+    | `camera_entropy`, `camera_mix`, `cross_camera_share` | | `camera_scores`, if at least two cameras are known |
+    | `stability` | −1 … 1 | `stability` against the previous labels, if given |
 
     Args:
         labels: int64 [N].
         graph: float32 [N, N], as `dbscan` takes it.
         camids: int64 [N].
-        previous: int64 [N], of the refresh before.
+        previous: int64 [N], labels of the previous refresh.
     """
     scores = size_scores(labels)
     if graph is not None:
@@ -63,30 +63,30 @@ def label_free_scores(
 
 
 def label_free_objective(scores: Mapping[str, float]) -> float:
-    """One number 0 … 1 for how good a labelling looks, more is better.
+    """Label quality without ground truth as one number, 0 … 1; higher is better.
 
-    max(silhouette, 0) · clustered_share · √min(camera_mix, 1), the last where there are two cameras or more: clusters
-    that stand apart, hold most images, and mix cameras. Each alone is easily had: the first by a few tiny clusters, the
-    second by huge ones, and both by clusters of what a camera sees behind people. docs/results.md says how it goes with
-    the truth.
+    max(silhouette, 0) · clustered_share · √min(camera_mix, 1), the last factor with two or more cameras: clusters are
+    separated, cover most images and mix cameras. Each factor alone is easy to game: the first by a few tiny clusters,
+    the second by huge ones, both by clusters of camera backgrounds. docs/results.md shows its correlation with ground
+    truth.
 
     Args:
-        scores: of `label_free_scores` with `common_graph`, so that labellings of other settings and models can be
-            compared.
+        scores: of `label_free_scores` with `common_graph`, so that labellings of different settings and models are
+            comparable.
     """
     apart = max(scores["silhouette"], 0.0) * scores["clustered_share"]
     return apart * math.sqrt(min(scores.get("camera_mix", 1.0), 1.0))
 
 
 def common_graph(features: FeatureRows, device: torch.device | str | None = None) -> csr_array:
-    """The graph in which labellings of these features are compared, whatever distance they come from.
+    """The graph in which labellings of these features are compared, whatever distance they were computed from.
 
     Args:
         features: float32 [N, D], L2-normalised.
         device: where neighbours are searched.
 
     Returns:
-        float32 [N, N] as of `jaccard_graph`, of the encoding `COMMON` up to `COMMON_DISTANCE`.
+        float32 [N, N] from `jaccard_graph` with the encoding `COMMON`, up to `COMMON_DISTANCE`.
     """
     return jaccard_graph(
         features, k1=COMMON.k1, k2=COMMON.k2, variant=COMMON.variant, max_distance=COMMON_DISTANCE, device=device
@@ -94,7 +94,7 @@ def common_graph(features: FeatureRows, device: torch.device | str | None = None
 
 
 def size_scores(labels: IntArray) -> dict[str, float]:
-    """How rows are spread over clusters; the first four keys of `label_free_scores`."""
+    """Distribution of rows over clusters; the first four keys of `label_free_scores`."""
     sizes = np.sort(group_sizes(labels[labels != OUTLIER]))
     n_rows, n_clusters, n_clustered = len(labels), len(sizes), int(sizes.sum())
     scores = dict.fromkeys(("clustered_share", "largest_share", "effective_clusters", "size_gini"), 0.0)
@@ -108,14 +108,14 @@ def size_scores(labels: IntArray) -> dict[str, float]:
 
 
 def stability(previous: IntArray, current: IntArray) -> float:
-    """Adjusted Rand index of two labellings of the same rows, in which each outlier is alone: 1 where they are equal.
+    """Adjusted Rand index of two labellings of the same rows, each outlier a cluster of its own; 1 if they are equal.
 
-    It looks at pairs of rows, so it does not ask which cluster has become which, and rows that go in and out of
-    clusters count. And it takes off what chance gives: labellings that put nearly all rows together agree by chance,
-    and get nothing for it. 0 where there is nothing to keep: each row is alone in both, or all are together in both.
+    It compares pairs of rows, so clusters need not be matched, and rows that enter or leave clusters count. It is
+    corrected for chance: labellings that join nearly all rows get no credit for agreeing. 0 if all rows are single in
+    both, or all are together in both.
 
     Raises:
-        ValueError: labels of another number of rows.
+        ValueError: the labellings differ in length.
     """
     if len(previous) != len(current):
         raise ValueError(f"Labels of {len(previous)} rows cannot be compared with labels of {len(current)} rows.")
@@ -130,34 +130,33 @@ def graph_silhouette(graph: csr_array, labels: IntArray, *, absent: float = 1.0)
     """Mean silhouette (Rousseeuw, 1987) of the rows in clusters, on stored distances; −1 … 1.
 
     A row's is (b − a) / max(a, b), with a its mean distance to the others of its cluster and b its mean distance to
-    the nearest other cluster; 0 for a row alone in its cluster, and where a = b = 0. Outliers have no part in it. Time
+    the nearest other cluster; 0 for a row alone in its cluster, and where a = b = 0. Outliers are ignored. Time
     and memory are linear in the stored pairs.
 
-    It depends on which pairs the graph stores, so compare labellings on one graph. 0 where there are fewer than two
-    clusters.
+    The value depends on the stored pairs, so compare labellings on the same graph. 0 with fewer than two clusters.
 
     Args:
         graph: float32 [N, N], symmetric, with the diagonal and other zeros stored.
         labels: int64 [N].
-        absent: the distance of absent pairs; none stored is larger.
+        absent: distance of absent pairs, at least that of any stored pair.
     """
     values = _silhouettes(graph, labels, absent)
     return float(values[labels != OUTLIER].mean()) if values.any() else 0.0
 
 
 def camera_scores(labels: IntArray, camids: IntArray) -> dict[str, float]:
-    """How clusters mix cameras. A labelling that follows persons does, one that follows backgrounds does not.
+    """How much clusters mix cameras: clusters of persons do, clusters of backgrounds do not.
 
     Over clustered images of known camera:
 
-    * `camera_entropy`: entropy of the cameras in a cluster, mean over its images, over that of all these images. 0
-      where each cluster is of one camera, 1 where clusters say nothing about cameras; small clusters cannot reach 1.
-    * `camera_mix`: of the pairs in a cluster, the share from two cameras, mean over clusters of two images and more,
-      over that share among all pairs. Random clusters have 1 whatever their sizes, so this one can be compared between
-      labellings of few large and many small clusters.
-    * `cross_camera_share`: of the clusters, those with two cameras or more.
+    * `camera_entropy`: conditional entropy H(camera | cluster) / H(camera). 0 if each cluster has one camera, 1 if
+      clusters are independent of cameras; small clusters cannot reach 1.
+    * `camera_mix`: share of cross-camera pairs in a cluster, averaged over clusters of two or more images, divided by
+      that share among all pairs. Random clusters of any size have 1, so few large and many small clusters are
+      comparable.
+    * `cross_camera_share`: share of clusters with two or more cameras.
 
-    All are 0 where there is no cluster, and the first two where there is only one camera.
+    All are 0 without clusters; the first two are 0 with only one camera.
     """
     counted = (labels != OUTLIER) & (camids != UNKNOWN)
     scores = dict.fromkeys(("camera_entropy", "camera_mix", "cross_camera_share"), 0.0)
@@ -187,7 +186,7 @@ def _silhouettes(graph: csr_array, labels: IntArray, absent: float) -> npt.NDArr
     if len(sizes) < 2:
         return values
     over_blocks(
-        lambda first, last: kernels.silhouettes(
+        lambda first, last: graph_kernels.silhouettes(
             graph.indptr, graph.indices, graph.data, closed, sizes, float(absent), values, first, last
         ),
         range(len(labels)),

@@ -1,4 +1,4 @@
-"""What training reads of the features of a cluster: centroids, and one proxy per cluster and camera."""
+"""Mean features of clusters (centroids), and one normalised mean per cluster and camera (proxies)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reid_ray.types import OUTLIER, UNKNOWN, FeatureRows, FloatArray, IntArray
 
 
 class Proxies(NamedTuple):
-    """The centres of a labelling; fields as in `Labels`."""
+    """Centroids and proxies of a labelling; fields as in `Labels`."""
 
     centroids: FloatArray
     proxies: FloatArray
@@ -27,11 +27,11 @@ def make_proxies(features: FeatureRows, labels: IntArray, camids: IntArray) -> P
 
     Args:
         labels: int64 [N], without gaps.
-        camids: int64 [N]; images of unknown camera have no part in the proxies.
+        camids: int64 [N]; images of unknown camera are left out of the proxies.
     """
     n_clusters = int(labels.max(initial=OUTLIER)) + 1
     with_proxy = (labels != OUTLIER) & (camids != UNKNOWN)
-    # Proxies by camera, then cluster, as ICE's released code lists them.
+    # Proxies sorted by camera, then cluster, as in ICE's released code.
     cameras, camera_numbers = np.unique(camids[with_proxy], return_inverse=True)
     keys, proxy_of = np.unique(camera_numbers * n_clusters + labels[with_proxy], return_inverse=True)
     proxy_cameras, proxy_labels = np.divmod(keys, max(n_clusters, 1))
@@ -48,10 +48,10 @@ def make_proxies(features: FeatureRows, labels: IntArray, camids: IntArray) -> P
 
 
 def group_means(features: FeatureRows, groups: IntArray, n_groups: int) -> FloatArray:
-    """float32 [n_groups, D]: means of rows by group, summed in float64 in the order of rows, however they are read.
+    """float32 [n_groups, D]: means of rows by group, summed in float64 in row order, for any block size.
 
     Args:
-        groups: int64 [N], the group of each row; −1 is left out, and each of 0 … n_groups−1 has a row.
+        groups: int64 [N], the group of each row, −1 to leave it out; each of 0 … n_groups−1 has a row.
     """
     n_rows, dim = features.shape
     sums = np.zeros((n_groups, dim), dtype=np.float64)

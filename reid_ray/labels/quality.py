@@ -1,4 +1,4 @@
-"""How good a labelling is: what it looks like, and, where identities are known, how true it is."""
+"""Label quality: statistics of a labelling and, if identities are known, its agreement with them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIZE_BINS = (2, 3, 5, 9, 17, 33, 65, 129)
 
 
 def label_statistics(labels: IntArray) -> dict[str, Any]:
-    """Counts of a labelling int64 [N]; needs no truth. Sizes are 0 where there is no cluster."""
+    """Counts of a labelling int64 [N]; needs no ground truth. Sizes are 0 without clusters."""
     n_images, n_outliers = len(labels), int((labels == OUTLIER).sum())
     sizes = group_sizes(labels[labels != OUTLIER])
     histogram = np.bincount(np.searchsorted(SIZE_BINS, sizes, side="right"), minlength=len(SIZE_BINS) + 1)
@@ -31,17 +31,17 @@ def label_statistics(labels: IntArray) -> dict[str, Any]:
     }
 
 
-def truth_scores(labels: IntArray, pids: IntArray) -> dict[str, float]:
+def ground_truth_scores(labels: IntArray, pids: IntArray) -> dict[str, float]:
     """Agreement of labels with identities, over images whose identity is known.
 
     `ari` and `nmi` (adjusted Rand index, normalised mutual information) are over clustered images. The pairwise scores
-    are over all of them, each outlier a cluster of its own: precision is the share of same-cluster pairs that are of
-    one person, recall the share of same-person pairs that are in one cluster, F1 their harmonic mean. A share of
-    nothing is 0, and so are all scores where no image is clustered.
+    are over all images, each outlier a cluster of its own: precision is the share of same-cluster pairs that show the
+    same person, recall the share of same-person pairs in the same cluster, F1 their harmonic mean. A share of zero
+    pairs is 0, and all scores are 0 if no image is clustered.
     """
     known = pids != UNKNOWN
     clustered = known & (labels != OUTLIER)
-    # scikit-learn computes ARI and NMI too, but takes many small clusters for a regression and warns at each epoch.
+    # Not scikit-learn's ARI and NMI: they mistake many small clusters for regression targets and warn at each epoch.
     clusters, persons = group_sizes(labels[clustered]), group_sizes(pids[clustered])
     overlaps = group_sizes(joint_groups(labels[clustered], pids[clustered]))
     both, in_cluster, of_person = n_pairs(overlaps), n_pairs(clusters), n_pairs(group_sizes(pids[known]))
@@ -65,14 +65,14 @@ def adjusted_rand(first: int, second: int, both: int, everything: int) -> float 
         everything: all pairs.
 
     Returns:
-        None where there is nothing to agree on: each row is alone in both, or all rows are together in both.
+        None if undefined: all rows are single in both, or all are together in both.
     """
     possible = (first + second) * everything - 2 * first * second
     return 2 * (both * everything - first * second) / possible if possible else None
 
 
 def n_pairs(sizes: IntArray) -> int:
-    """Pairs within groups of these sizes, as a whole number that products of it do not overflow."""
+    """Pairs within groups of these sizes, as a Python integer: products of it do not overflow."""
     return int((sizes * (sizes - 1) // 2).sum())
 
 
@@ -86,7 +86,7 @@ def joint_groups(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> npt.NDArr
 
 
 def entropy(sizes: IntArray) -> float:
-    """Of a grouping of these sizes, in nats."""
+    """Entropy of a grouping with these sizes, in nats."""
     shares = sizes / sizes.sum()
     return float(-(shares * np.log(shares)).sum()) if len(sizes) > 1 else 0.0
 

@@ -1,4 +1,4 @@
-"""From features to what training reads: labels, centroids, camera proxies, statistics."""
+"""A label refresh: from features to labels, centroids, camera proxies and statistics."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from reid_ray.config import LabelsConfig
-from reid_ray.labels import clustering
-from reid_ray.labels import tasks as steps
+from reid_ray.labels import clustering, tasks
 from reid_ray.labels.encoding import JaccardParams, expand_queries, reciprocal_weights
 from reid_ray.labels.executor import Executor, SerialExecutor, split_rows
 from reid_ray.labels.proxies import Proxies, make_proxies
@@ -24,22 +23,22 @@ from reid_ray.labels.thresholds import eps_for_share
 from reid_ray.types import OUTLIER, UNKNOWN, FeatureRows, Features, FloatArray, IntArray, Labels
 
 HDBSCAN_DISTANCE = 0.9
-"""Pairs that HDBSCAN gets to see: far beyond any eps, and still a few per row."""
+"""Cutoff of the graph for HDBSCAN: far beyond any eps, and still a few pairs per row."""
 
-WIDER = (0.6, 0.7, 0.8, 0.9, 1.0)
-"""Distances to which the graph is widened, in turn, until it holds the share of pairs that `labels.rho` asks for."""
+CUTOFFS = (0.6, 0.7, 0.8, 0.9, 1.0)
+"""Cutoffs of the graph, tried in turn until it holds the share of pairs that `labels.rho` requires."""
 
 OnStage = Callable[[str], None]
 
 
 class EncodedGraph(NamedTuple):
-    """What the graph is made of.
+    """Handles to the encodings from which the graph is computed.
 
     Attributes:
-        weights: handle to V.
-        transposed: handle to its transpose.
-        dissimilarity: v of the source-similarity term, float32 [N]; None without it.
-        source_weight: its λ.
+        weights: handle to the k-reciprocal weights V, CSR float32 [N, N].
+        transposed: handle to the transpose of V.
+        dissimilarity: v of the source-similarity term, float32 [N]; None without the term.
+        source_weight: λ of the term.
     """
 
     weights: Any
@@ -50,16 +49,16 @@ class EncodedGraph(NamedTuple):
 
 @dataclass
 class ClusteringResult:
-    """Clusters of some features, and how they came about.
+    """Clusters of features, with the graph and the timings behind them.
 
     Attributes:
-        labels: int64 [N], 0 … n_clusters−1 without gaps, or `OUTLIER`; by the outlier policy.
-        raw: the same before the outlier policy, for statistics.
-        graph: the Jaccard graph, float32 [N, N], or a worker's handle to it; None for k-means.
+        labels: int64 [N], 0 … n_clusters−1 without gaps, or `OUTLIER`, after the outlier policy.
+        raw: labels before the outlier policy, for statistics.
+        graph: the Jaccard graph, float32 [N, N], or a handle to it on a worker; None for k-means.
         eps: DBSCAN's; None for other clusterers.
-        recall: share of true neighbours that an approximate search found, measured on a sample; None for an exact one.
+        recall: recall of the approximate search, measured on a sample; None for exact search.
         seconds: of each stage.
-        threshold: of the clusters' independence; None where reliability is not asked for, or there was no cluster yet.
+        threshold: threshold of cluster independence (SpCL); None without reliability, or if there was no cluster yet.
     """
 
     labels: IntArray
@@ -85,18 +84,17 @@ def refresh(
 ) -> Labels:
     """Cluster features into pseudo-labels.
 
-    No cluster, one cluster, all outliers and none are all valid results; whether to train on them is the caller's to
-    say.
+    No cluster, one cluster, only outliers and no outliers are all valid results; the caller decides whether to train on
+    them.
 
     Args:
         features: float32 [N, D], L2-normalised.
-        camids: int64 [N]; images of unknown camera have no part in the proxies.
+        camids: int64 [N]; images of unknown camera are left out of the proxies.
         version: the epoch the labels are for.
         true_pids: int64 [N] for label quality in the statistics; never used for the labels.
-        previous: the labels before, for their stability in the statistics, and for the first one's threshold of
-            reliability.
+        previous: labels of the previous refresh, for the stability statistic and the reliability threshold.
         device: where neighbours are searched.
-        workers: who does it; default this process. The labels are the same.
+        workers: executor; default this process. The labels do not depend on it.
         source: float32 [M, D], features of the source for `config.source_weight`; None without one.
     """
     workers = workers or SerialExecutor()
@@ -111,7 +109,7 @@ def refresh(
     )
     before = previous.labels if previous else None
     described = workers.run(
-        steps.describe, features.values, found.labels, found.raw, found.graph, camids, true_pids, before
+        tasks.describe, features.values, found.labels, found.raw, found.graph, camids, true_pids, before
     )
     proxies: Proxies
     statistics: dict[str, Any]
@@ -124,14 +122,14 @@ def refresh(
 def labels_from_ground_truth(
     features: Features, pids: IntArray, camids: IntArray, *, version: int, workers: Executor | None = None
 ) -> Labels:
-    """The same from true identities, numbered as `ground_truth_labels` does."""
+    """Labels, centroids and proxies from true identities, numbered as in `ground_truth_labels`."""
     labels, workers = number_identities(pids), workers or SerialExecutor()
     proxies: Proxies = workers.get([workers.run(make_proxies, features.values, labels, camids)])[0]
     return Labels(version, labels, *proxies, statistics=label_statistics(labels))
 
 
 def ground_truth_labels(pids: IntArray) -> Labels:
-    """Labels of true identities alone, which take no features."""
+    """Labels from true identities, without centroids and proxies: needs no features."""
     labels = number_identities(pids)
     return Labels(0, labels, statistics=label_statistics(labels))
 
@@ -161,24 +159,24 @@ def cluster_rows(
         features: float32 [N, D], L2-normalised.
         camids: int64 [N].
         device: where neighbours are searched.
-        workers: who does it; default this process. The labels are the same.
+        workers: executor; default this process. The labels do not depend on it.
         on_stage: called with the name of each stage when it begins.
         source: float32 [M, D], features of the source for `config.source_weight`; None without one.
-        threshold: the first refresh's, where `config.reliability` asks for reliable members only; None at the first.
+        threshold: reliability threshold of the first refresh, for `config.reliability`; None in the first refresh.
     """
     clock = _Clock(on_stage)
     workers = workers or SerialExecutor()
     if config.clusterer == "kmeans":
         with clock("clusters"):
-            centre = workers.run(steps.checked_centre, features)
-            labels = workers.get([workers.run(steps.kmeans_labels, features, config, centre)])[0]
+            centre = workers.run(tasks.checked_centre, features)
+            labels = workers.get([workers.run(tasks.kmeans_labels, features, config, centre)])[0]
         return ClusteringResult(labels, labels, None, None, seconds=clock.seconds)
     rows = split_rows(features.shape[0], workers.n_workers)
-    lists = _searched(features, config, camids, rows, workers, device, clock)
+    lists = _find_neighbours(features, config, camids, rows, workers, device, clock)
     recall = (
-        None if config.neighbours == "exact" else workers.get([workers.run(steps.measured_recall, features, lists)])[0]
+        None if config.neighbours == "exact" else workers.get([workers.run(tasks.measured_recall, features, lists)])[0]
     )
-    encoded = _encoded(features, JaccardParams.of(config), lists, rows, workers, clock)
+    encoded = _encode(features, JaccardParams.of(config), lists, rows, workers, clock)
     if source is not None and config.source_weight and source.shape[0]:
         with clock("source"):
             encoded = encoded._replace(
@@ -188,13 +186,13 @@ def cluster_rows(
         with clock("graph"):
             graph, eps = _graph_and_eps(encoded, config.rho, rows, workers)
         with clock("clusters"):
-            labels = workers.get([workers.run(steps.dbscan_labels, graph, eps, config.min_samples)])[0]
+            labels = workers.get([workers.run(tasks.dbscan_labels, graph, eps, config.min_samples)])[0]
     elif config.clusterer == "hdbscan":
         with clock("graph"):
-            graph = workers.run(steps.stack, *_graph_parts(encoded, HDBSCAN_DISTANCE, rows, workers))
+            graph = workers.run(tasks.stack, *_graph_parts(encoded, HDBSCAN_DISTANCE, rows, workers))
             workers.wait([graph])
         with clock("clusters"):
-            labels = workers.get([workers.run(steps.hdbscan_labels, graph, config.min_samples)])[0]
+            labels = workers.get([workers.run(tasks.hdbscan_labels, graph, config.min_samples)])[0]
         eps = None
     else:
         eps, gap = config.eps, config.reliability
@@ -202,16 +200,18 @@ def cluster_rows(
             parts = _graph_parts(encoded, eps + (gap or 0), rows, workers)
             workers.wait(parts)
         with clock("clusters"):
-            labels = _shared_dbscan(parts, eps, config.min_samples, rows, workers)
+            labels = _blockwise_dbscan(parts, eps, config.min_samples, rows, workers)
             if gap is not None:
-                tight, loose = (_shared_dbscan(parts, eps + d, config.min_samples, rows, workers) for d in (-gap, gap))
+                tight, loose = (
+                    _blockwise_dbscan(parts, eps + d, config.min_samples, rows, workers) for d in (-gap, gap)
+                )
                 labels, threshold = reliable_labels(tight, labels, loose, threshold)
-            graph = workers.run(steps.stack, *parts)
+            graph = workers.run(tasks.stack, *parts)
     by_policy = clustering.apply_outlier_policy(labels, config.outliers)
     return ClusteringResult(by_policy, labels, graph, eps, recall, clock.seconds, threshold)
 
 
-def _searched(
+def _find_neighbours(
     features: FeatureRows,
     config: LabelsConfig,
     camids: IntArray,
@@ -220,37 +220,39 @@ def _searched(
     device: torch.device | str | None,
     clock: _Clock,
 ) -> Any:
-    """A handle to the neighbour lists of all rows."""
-    scheme = JaccardParams.of(config)
+    """Handle to the neighbour lists of all rows."""
+    params = JaccardParams.of(config)
     with clock("neighbours"):
-        centre = workers.run(steps.checked_centre, features)
+        centre = workers.run(tasks.checked_centre, features)
         if config.neighbours != "exact":
-            lists = workers.run(steps.search_approximately, features, config, centre)
+            lists = workers.run(tasks.search_approximately, features, config, centre)
         else:
-            # One worker need not be told its rows, and then computes each product for both of its rows.
-            asked = [None] if len(rows) == 1 else rows
-            common = (features, scheme, camids if scheme.by_camera else None)
-            found = [workers.run(steps.search_exactly, *common, own, centre, device, config.memory_mb) for own in asked]
-            lists = workers.run(steps.join, *found)
+            # A single worker gets all rows, so it computes each product once for both of its rows.
+            ranges = [None] if len(rows) == 1 else rows
+            common = (features, params, camids if params.by_camera else None)
+            found = [
+                workers.run(tasks.search_exactly, *common, own, centre, device, config.memory_mb) for own in ranges
+            ]
+            lists = workers.run(tasks.join, *found)
         workers.wait([lists])
     return lists
 
 
-def _encoded(
-    features: FeatureRows, scheme: JaccardParams, lists: Any, rows: list[range], workers: Executor, clock: _Clock
+def _encode(
+    features: FeatureRows, params: JaccardParams, lists: Any, rows: list[range], workers: Executor, clock: _Clock
 ) -> EncodedGraph:
     with clock("encoding"):
-        parts = [workers.run(reciprocal_weights, features, lists, scheme, own) for own in rows]
-        whole = workers.run(steps.stack, *parts)
-        parts = [workers.run(expand_queries, whole, lists, scheme, own) for own in rows]
-        weights = workers.run(steps.stack, *parts)
-        transposed = workers.run(steps.transpose, weights)
+        parts = [workers.run(reciprocal_weights, features, lists, params, own) for own in rows]
+        whole = workers.run(tasks.stack, *parts)
+        parts = [workers.run(expand_queries, whole, lists, params, own) for own in rows]
+        weights = workers.run(tasks.stack, *parts)
+        transposed = workers.run(tasks.transpose, weights)
         workers.wait([transposed])
     return EncodedGraph(weights, transposed)
 
 
 def _dissimilarity(features: FeatureRows, source: FeatureRows, rows: list[range], workers: Executor) -> FloatArray:
-    """v [N] of the source-similarity term."""
+    """v of the source-similarity term, float32 [N]."""
     parts = workers.get([workers.run(source_dissimilarity, features, source, own) for own in rows])
     whole: FloatArray = np.concatenate(parts)
     return np.asarray(whole / max(whole.max(initial=0), np.finfo(np.float32).tiny), dtype=np.float32)
@@ -258,38 +260,38 @@ def _dissimilarity(features: FeatureRows, source: FeatureRows, rows: list[range]
 
 def _graph_parts(encoded: EncodedGraph, limit: float, rows: list[range], workers: Executor) -> list[Any]:
     """Row blocks of the graph of all pairs up to `limit`."""
-    return [workers.run(steps.graph_rows, *encoded, limit, own) for own in rows]
+    return [workers.run(tasks.graph_rows, *encoded, limit, own) for own in rows]
 
 
 def _graph_and_eps(encoded: EncodedGraph, rho: float, rows: list[range], workers: Executor) -> tuple[Any, float]:
-    """The graph that holds the closest share of pairs, or all with anything in common, and their mean distance."""
+    """A graph with at least the closest share of pairs (or all pairs below distance 1), and their mean distance."""
     eps = None
-    for limit in WIDER:
-        graph = workers.run(steps.stack, *_graph_parts(encoded, limit * (1 - encoded.source_weight), rows, workers))
-        eps = workers.get([workers.run(eps_for_share, graph, rho, limit == WIDER[-1])])[0]
+    for limit in CUTOFFS:
+        graph = workers.run(tasks.stack, *_graph_parts(encoded, limit * (1 - encoded.source_weight), rows, workers))
+        eps = workers.get([workers.run(eps_for_share, graph, rho, limit == CUTOFFS[-1])])[0]
         if eps is not None:
             break
     assert eps is not None  # the last graph is complete
     return graph, eps
 
 
-def _shared_dbscan(parts: list[Any], eps: float, min_samples: int, rows: list[range], workers: Executor) -> IntArray:
+def _blockwise_dbscan(parts: list[Any], eps: float, min_samples: int, rows: list[range], workers: Executor) -> IntArray:
     """DBSCAN on row blocks of a graph."""
-    masks = workers.get([workers.run(steps.core_mask, part, eps, min_samples) for part in parts])
+    masks = workers.get([workers.run(tasks.core_mask, part, eps, min_samples) for part in parts])
     core = np.concatenate(masks)
     forests = [
-        workers.run(steps.local_forest, part, core, eps, own.start) for part, own in zip(parts, rows, strict=True)
+        workers.run(tasks.local_forest, part, core, eps, own.start) for part, own in zip(parts, rows, strict=True)
     ]
     core_labels = clustering.merge_forests(core, workers.get(forests))
     labels = [
-        workers.run(steps.border_labels, part, core_labels, eps, own.start)
+        workers.run(tasks.border_labels, part, core_labels, eps, own.start)
         for part, own in zip(parts, rows, strict=True)
     ]
     return np.concatenate(workers.get(labels))
 
 
 class _Clock:
-    """Seconds by stage."""
+    """Measures the seconds of each stage."""
 
     def __init__(self, on_stage: OnStage | None) -> None:
         self.seconds: dict[str, float] = {}

@@ -10,15 +10,15 @@ import numpy.typing as npt
 from reid_ray.types import OUTLIER, IntArray
 
 INDEPENDENT_SHARE = 0.9
-"""The threshold is the independence that this share of the clusters exceeds in the first epoch (SpCL)."""
+"""The threshold is the independence exceeded by this share of clusters in the first epoch (SpCL)."""
 
 
 class Reliable(NamedTuple):
-    """A labelling without what the criterion rejects.
+    """A labelling of reliable members only.
 
     Attributes:
-        labels: int64 [N], without gaps and in the order of the clusters before; `OUTLIER` for what was rejected.
-        threshold: α, the lowest independence of a cluster that stays; None where none could be found, as there was no
+        labels: int64 [N], without gaps and in the order of the clusters before; `OUTLIER` for rejected rows.
+        threshold: α, the lowest independence of a cluster that stays; None if there was no
             cluster yet.
     """
 
@@ -27,17 +27,18 @@ class Reliable(NamedTuple):
 
 
 def reliable_labels(tight: IntArray, normal: IntArray, loose: IntArray, threshold: float | None = None) -> Reliable:
-    """What remains of `normal` when clusters that merge, or fall apart, at slightly other settings are not trusted.
+    """Keep the members of `normal` whose clusters neither merge nor split at a slightly different eps (SpCL).
 
     An image's independence is the intersection over union of its clusters in `normal` and in `loose`, its compactness
     that of its clusters in `normal` and in `tight` (the released code has 1 − these). Outliers are clusters of one.
+
     * A cluster whose independence, the highest among its images, is below the threshold becomes outliers.
-    * In the others those images stay whose compactness is the cluster's highest.
-    * What is left of a cluster must be two images at least: one alone is an outlier by another name.
+    * In the other clusters, images with the highest compactness of their cluster stay.
+    * A cluster with fewer than two remaining images is dissolved into outliers.
 
     The first epoch's threshold (`threshold=None`) is kept for all later ones: of the n clusters' independences, in
-    descending order, that at position min(n − 1, round(0.9 n)) counted from 0, `round` being banker's. The paper gives
-    the percentage only; position and comparisons are the released code's.
+    descending order, that at position min(n − 1, round(0.9 n)) counted from 0, with banker's rounding. The paper gives
+    only the percentage; position and comparisons follow the released code.
 
     Args:
         tight: int64 [N], clusters with eps − d (d = 0.02 in SpCL); negative for outliers.
@@ -61,7 +62,7 @@ def reliable_labels(tight: IntArray, normal: IntArray, loose: IntArray, threshol
 
 
 def _clusters(labels: IntArray) -> tuple[IntArray, IntArray, IntArray]:
-    """Clusters in ascending order, the number of each row's, and their sizes; outliers are the last, one by one."""
+    """Clusters in ascending order, the number of each row's, and their sizes; outliers come last, one each."""
     own = labels.max(initial=OUTLIER) + 1 + np.arange(len(labels))
     clusters, cluster_of, sizes = np.unique(np.where(labels < 0, own, labels), return_inverse=True, return_counts=True)
     return clusters, cluster_of, sizes
@@ -73,7 +74,7 @@ def _overlaps(a: IntArray, b: IntArray) -> npt.NDArray[np.float64]:
     _, in_b, sizes_b = _clusters(b)
     _, pair_of, shared = np.unique(in_a * (len(sizes_b) + 1) + in_b, return_inverse=True, return_counts=True)
     intersection = shared[pair_of]
-    # Quotients of equal fractions are equal in float64, so that scores can be compared exactly.
+    # Equal fractions have equal float64 quotients, so scores can be compared exactly.
     overlaps: npt.NDArray[np.float64] = intersection / (sizes_a[in_a] + sizes_b[in_b] - intersection)
     return overlaps
 

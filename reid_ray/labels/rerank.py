@@ -34,46 +34,46 @@ def reranked_distances(
 ) -> Iterator[tuple[slice, FloatArray]]:
     """Re-ranked distances of all queries to all gallery images, `chunk` queries at a time.
 
-    Equal to the dense algorithm to float32's precision, d² being the squared Euclidean distance of unit features,
-    2 − 2·cos. (Some public codes are given d² and square it once more; theirs is another distance.) Each query's
-    distances depend on the other queries: they are neighbours too.
+    Equal to the dense algorithm to float32's precision, with d² = 2 − 2·cos, the squared Euclidean
+    distance of unit features. (Some public code squares d² once more, which is a different distance.) The distances of
+    a query depend on the other queries, which are neighbours too.
 
-    Neighbours and encoding are computed at once, distances as the blocks are taken. An image is its own nearest, and
-    equally near ones come in the order of rows, queries before gallery. Where there are fewer images than neighbours
-    asked for, all of them are taken.
+    Neighbours and encoding are computed by the call, distances while iterating. An image is its own nearest
+    neighbour; ties are in row order, queries before gallery. If there are fewer images than requested neighbours, all
+    are used.
 
     Args:
         query: float32 [Q, D], L2-normalised.
         gallery: float32 [G, D], L2-normalised.
-        k1: neighbours of the k-reciprocal sets, self not counted.
-        k2: neighbours of the query expansion, self included; 1 switches it off.
-        lambda_value: weight of the original distance, 0 … 1; 1 is its ranking unchanged.
+        k1: neighbours of the k-reciprocal sets, without self.
+        k2: neighbours of the query expansion, including self; 1 disables it.
+        lambda_value: weight of the original distance, 0 … 1; 1 keeps the original ranking.
         chunk: queries of a block.
-        device: where neighbours and original distances are computed; default CUDA where there is one.
+        device: where neighbours and original distances are computed; default CUDA if available.
 
     Yields:
         The rows of `query`, in order, and their distances float32 [rows, G], 0 … 1.
 
     Raises:
         ConfigError: k1 or k2 below 1, λ not in 0 … 1.
-        DataError: features that do not fit together, are not finite or not normalised; the row that is named is counted
-            over the queries and on over the gallery.
+        DataError: features of different width, not finite or not normalised; row numbers count queries first, then the
+            gallery.
     """
-    scheme = JaccardParams("cvpr17", k1, k2)
+    params = JaccardParams("cvpr17", k1, k2)
     if chunk < 1:
         raise ValueError(f"chunk={chunk}: a block has at least one query")
     if not 0 <= lambda_value <= 1:
-        raise ConfigError(f"lambda={lambda_value} should be 0 … 1: it is the weight of the original distance.")
+        raise ConfigError(f"lambda={lambda_value} must be from 0 to 1: it is the weight of the original distance.")
     if query.ndim != 2 or gallery.ndim != 2 or query.shape[1] != gallery.shape[1]:
         raise DataError(
-            f"Query features {list(query.shape)} and gallery features {list(gallery.shape)} should be matrices with as "
-            f"many columns; extract both with the same weights."
+            f"Query features {list(query.shape)} and gallery features {list(gallery.shape)} must be matrices "
+            f"with the same number of columns; extract both with the same weights."
         )
     features = np.concatenate([query, gallery]).astype(np.float32, copy=False)
-    lists = search(features, scheme, device=device)
-    assert lists.main.least is not None, "cvpr17 asks for it"
+    lists = search(features, params, device=device)
+    assert lists.main.least is not None, "cvpr17 needs it"
     largest = np.maximum(2 - 2 * lists.main.least[: len(query)], np.float32(LEAST_SCALE))
-    weights = encode(features, lists, scheme)
+    weights = encode(features, lists, params)
     return _blocks(features, weights, largest, lambda_value, chunk, device)
 
 
@@ -98,7 +98,7 @@ def _blocks(
 
 
 def _jaccard(weights: csr_array, transposed: csr_array, rows: slice) -> FloatArray:
-    """J of some rows to all N, float32 [rows, N]; 1 where two share nothing."""
+    """Jaccard distances of some rows to all N, float32 [rows, N]; 1 for pairs with nothing in common."""
     distances = np.ones((rows.stop - rows.start, weights.shape[0]), dtype=np.float32)
 
     def fill(start: int, stop: int) -> None:

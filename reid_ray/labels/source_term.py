@@ -1,6 +1,6 @@
-"""The source-similarity term of domain adaptation: pairs of images that look like the source are closer.
+"""The source-similarity term of domain adaptation: pairs of images similar to the source are closer.
 
-Of self-training by Song et al. (Pattern Recognition 2020), used by MMT and ABMT, here as in their released codes:
+From self-training by Song et al. (Pattern Recognition 2020), used by MMT and ABMT, as in their released code:
 v_i = 1 − exp(−d_i²), d_i the Euclidean distance of image i to the nearest source image, divided by the largest of all;
 J'_ij = (1−λ)·J_ij + λ·(v_i + v_j).
 """
@@ -21,7 +21,7 @@ def source_dissimilarity(features: FeatureRows, source: FeatureRows, rows: range
     Args:
         features: float32 [N, D], L2-normalised.
         source: float32 [M, D], L2-normalised, M ≥ 1.
-        rows: default all.
+        rows: rows to compute; default all.
     """
     rows = rows if rows is not None else range(features.shape[0])
     found = [np.empty(0, dtype=np.float32)]

@@ -1,8 +1,8 @@
-"""Many settings of the labels on the same features, where all that settings share is computed once.
+"""Score many label settings on the same features; steps that settings share are computed once.
 
-One search for neighbours, as long as the longest list; one encoding for each Jaccard variant, k1 and k2; one graph for
-each encoding; then DBSCAN and the scores for each eps and min_samples. What comes out are the clusters that a refresh
-with that setting would give, all judged by the same measure.
+One neighbour search for the longest list; one encoding per Jaccard variant, k1 and k2; one graph per encoding; then
+DBSCAN and the scores for each eps and min_samples. The clusters are those of a refresh with that setting, and all are
+scored in the same graph.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from reid_ray.labels.jaccard import graph_of_weights
 from reid_ray.labels.label_free import COMMON, COMMON_DISTANCE, label_free_objective, label_free_scores
 from reid_ray.labels.neighbours.exact import nearest, nearest_by_camera
 from reid_ray.labels.neighbours.products import Centre, find_centre
-from reid_ray.labels.quality import label_statistics, truth_scores
+from reid_ray.labels.quality import ground_truth_scores, label_statistics
 from reid_ray.types import UNKNOWN, FeatureRows, IntArray
 
 MAX_SETTINGS = 10_000
@@ -34,7 +34,7 @@ MAX_SETTINGS = 10_000
 
 @dataclass(frozen=True)
 class Setting:
-    """The settings of a refresh that a sweep varies; names and defaults are those of `labels` in the configuration."""
+    """The settings that a sweep can vary; names and defaults are those of the section `labels`."""
 
     variant: Variant = "spcl"
     k1: int = 30
@@ -47,23 +47,23 @@ class Setting:
     def __post_init__(self) -> None:
         if not 0 < self.eps < 1 or self.min_samples < 1:
             raise ConfigError(
-                f"eps lies between 0 and 1 and min_samples is at least 1; here eps={self.eps}, "
+                f"eps must be between 0 and 1 and min_samples at least 1; got eps={self.eps}, "
                 f"min_samples={self.min_samples}."
             )
-        _ = self.scheme  # has checks of its own
+        _ = self.params  # validates k1 and k2
 
     @classmethod
     def of(cls, labels: LabelsConfig) -> Setting:
-        """The part of a refresh's settings that a sweep can vary; `ConfigError` where it knows no such refresh."""
+        """The settings of a configuration that a sweep can vary; `ConfigError` if it cannot sweep this clusterer."""
         if labels.clusterer != "dbscan" or labels.rho is not None or labels.neighbours != "exact":
             raise ConfigError(
-                "--sweep is for exact neighbours and DBSCAN with eps; drop clusterer, rho and neighbours."
+                "--sweep needs exact neighbours and DBSCAN with eps; remove clusterer, rho and neighbours."
             )
         return cls(**{field.name: getattr(labels, field.name) for field in fields(cls)})
 
     @property
-    def scheme(self) -> JaccardParams:
-        """The encoding, without what the variant does not read."""
+    def params(self) -> JaccardParams:
+        """The parameters of the encoding; those that the variant does not use have their defaults."""
         if self.variant == "camera":
             return JaccardParams(self.variant, self.k1, self.k2, self.k1_within, self.k2_within)
         return JaccardParams(self.variant, self.k1, self.k2)
@@ -79,24 +79,24 @@ def sweep(
     memory_mb: int = 1024,
     on_setting: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """What each setting gives.
+    """Cluster and score each setting.
 
-    Clusters are those of a refresh. Silhouettes are taken in the graph of `common_graph` for all settings, so that they
-    can be compared; those of a refresh are of the graph that it has, which ends at its eps.
+    Clusters are those of a refresh. Silhouettes of all settings are computed in the graph of `common_graph`, so they
+    are comparable; those of a refresh are computed in its own graph, which ends at its eps.
 
     Args:
         features: float32 [N, D], L2-normalised.
-        camids: int64 [N], for the variant `camera` and the scores of cameras.
-        previous: int64 [N], labels before, for `stability`.
-        pids: int64 [N], for the scores by truth.
+        camids: int64 [N], for the variant `camera` and the camera scores.
+        previous: int64 [N], previous labels, for `stability`.
+        pids: int64 [N], for the ground-truth scores.
         device: where neighbours are searched.
-        memory_mb: memory of the search, beyond features and lists.
-        on_setting: called with each result as it comes, which is in the order of computation.
+        memory_mb: memory of the search, in addition to features and lists.
+        on_setting: called with each result, in the order of computation.
 
     Returns:
         For each setting, in their order: its fields, `n_clusters`, `n_outliers`, `size_max`, `label_free`
-        (`label_free_objective`), the keys of `label_free_scores` and, where a pid is known, of `truth_scores`; and
-        `seconds` of what it does not share with other settings (DBSCAN and scores).
+        (`label_free_objective`), the keys of `label_free_scores` and, where a pid is known, of `ground_truth_scores`;
+        and `seconds` of the steps that are not shared (DBSCAN and scores).
 
     Raises:
         ConfigError: the variant `camera` without camids.
@@ -110,11 +110,11 @@ def sweep(
     max_distance = max(setting.eps for setting in settings)
     common: csr_array | None = None
     results: dict[int, dict[str, Any]] = {}
-    schemes = dict.fromkeys([COMMON, *(setting.scheme for setting in settings)])
-    for scheme, weights in _encodings(features, schemes, camids, centre, device, memory_mb):
+    encodings = dict.fromkeys([COMMON, *(setting.params for setting in settings)])
+    for params, weights in _encodings(features, encodings, camids, centre, device, memory_mb):
         if common is None:
             common = graph_of_weights(weights, COMMON_DISTANCE)
-        chosen = [at for at, setting in enumerate(settings) if setting.scheme == scheme]
+        chosen = [at for at, setting in enumerate(settings) if setting.params == params]
         if not chosen:
             continue
         graph = graph_of_weights(weights, max_distance)
@@ -126,15 +126,15 @@ def sweep(
 
 
 def parse_grid(texts: Sequence[str], base: Setting | None = None) -> list[Setting]:
-    """All combinations of what texts such as `eps=.4:.7:.05` and `k1=20,30` list, the last text varying fastest.
+    """All combinations of the values in texts such as `eps=.4:.7:.05` and `k1=20,30`; the last text varies fastest.
 
-    A range is START:STOP:STEP with STOP included where a step meets it; ranges and values can be joined by commas.
+    A range is START:STOP:STEP; STOP is included if a step hits it. Commas join ranges and values.
 
     Args:
-        base: what the settings have where no text says otherwise.
+        base: values of the settings that no text names.
 
     Raises:
-        ConfigError: an unknown name, a value that is none, a range that does not end, more than `MAX_SETTINGS`.
+        ConfigError: an unknown name, an invalid value, an empty or endless range, more than `MAX_SETTINGS` settings.
     """
     names: list[str] = []
     choices: list[list[Any]] = []
@@ -142,29 +142,27 @@ def parse_grid(texts: Sequence[str], base: Setting | None = None) -> list[Settin
         name, (_, equals, listed) = swept_name(text), text.partition("=")
         known = [field.name for field in fields(Setting)]
         if not equals or name not in known:
-            raise ConfigError(
-                f"'{text}' is not something to sweep; write NAME=VALUES with a name of {', '.join(known)}."
-            )
+            raise ConfigError(f"'{text}' cannot be swept; write NAME=VALUES, with NAME one of {', '.join(known)}.")
         if name in names:
-            raise ConfigError(f"{name} is swept twice; list all its values in one place, as {name}=A,B.")
+            raise ConfigError(f"{name} is swept twice; list all its values at once: {name}=A,B.")
         names.append(name)
         choices.append([value for part in listed.split(",") for value in _values(name, part.strip(), text)])
     n_settings = 1
     for values in choices:
         n_settings *= len(values)
     if n_settings > MAX_SETTINGS:
-        raise ConfigError(f"These ranges make {n_settings:,} settings; {MAX_SETTINGS:,} are the most a sweep takes.")
+        raise ConfigError(f"These ranges give {n_settings:,} settings; the maximum is {MAX_SETTINGS:,}.")
     start = base or Setting()
     return [replace(start, **dict(zip(names, combination, strict=True))) for combination in product(*choices)]
 
 
 def swept_name(text: str) -> str:
-    """The field of `Setting` that a text such as `eps=.4:.7:.05` or `labels.k1=20,30` is about."""
+    """The field of `Setting` that a text such as `eps=.4:.7:.05` or `labels.k1=20,30` names."""
     return text.partition("=")[0].strip().removeprefix("labels.")
 
 
 def _values(name: str, part: str, text: str) -> list[Any]:
-    """What one part between commas stands for."""
+    """The values of one comma-separated part."""
     if name == "variant":
         return [part]
     is_whole = name != "eps"
@@ -180,7 +178,7 @@ def _values(name: str, part: str, text: str) -> list[Any]:
         first, last, step = numbers
         if step <= 0 or last < first:
             raise ConfigError(
-                f"The range '{part}' in '{text}' does not lead upwards; write START:STOP:STEP, as .4:.7:.1."
+                f"The range '{part}' in '{text}' does not increase; write START:STOP:STEP, such as .4:.7:.1."
             )
         n_steps = int((last - first) / step)
         if n_steps >= MAX_SETTINGS:
@@ -191,51 +189,51 @@ def _values(name: str, part: str, text: str) -> list[Any]:
 
 def _encodings(
     features: FeatureRows,
-    schemes: Iterable[JaccardParams],
+    encodings: Iterable[JaccardParams],
     camids: IntArray | None,
     centre: Centre,
     device: torch.device | str | None,
     memory_mb: int,
 ) -> Iterator[tuple[JaccardParams, csr_array]]:
-    """V of each scheme, one at a time; k-reciprocal weights are shared by those that differ in the expansion only.
+    """V of each encoding, one at a time; encodings that differ only in the expansion share k-reciprocal weights.
 
-    The first scheme comes first, unless it is by camera.
+    The first encoding comes first, unless its variant is `camera`.
     """
     for by_camera in (False, True):
-        chosen = [scheme for scheme in schemes if scheme.by_camera == by_camera]
+        chosen = [params for params in encodings if params.by_camera == by_camera]
         if not chosen:
             continue
         lists = _longest_lists(features, chosen, camids, centre, device, memory_mb)
-        for base in dict.fromkeys(_without_expansion(scheme) for scheme in chosen):
+        for base in dict.fromkeys(_without_expansion(params) for params in chosen):
             weights = reciprocal_weights(features, lists, base)
-            for scheme in chosen:
-                if _without_expansion(scheme) == base:
-                    yield scheme, expand_queries(weights, lists, scheme)
+            for params in chosen:
+                if _without_expansion(params) == base:
+                    yield params, expand_queries(weights, lists, params)
 
 
-def _without_expansion(scheme: JaccardParams) -> JaccardParams:
-    return replace(scheme, k2=1, k2_within=1)
+def _without_expansion(params: JaccardParams) -> JaccardParams:
+    return replace(params, k2=1, k2_within=1)
 
 
 def _longest_lists(
     features: FeatureRows,
-    schemes: Sequence[JaccardParams],
+    encodings: Sequence[JaccardParams],
     camids: IntArray | None,
     centre: Centre,
     device: torch.device | str | None,
     memory_mb: int,
 ) -> NeighbourLists:
-    """Lists that begin with those of each scheme, whether by camera or not."""
-    if schemes[0].by_camera:
+    """Neighbour lists long enough for every encoding; all of them use cameras, or none does."""
+    if encodings[0].by_camera:
         if camids is None:
-            raise ConfigError("The Jaccard variant 'camera' needs the camera of each row; give camids, or use 'spcl'.")
-        k_within = max(max(scheme.k1_within + 1, scheme.k2_within) for scheme in schemes)
-        k_across = max(max(scheme.k1 + 1, scheme.k2) for scheme in schemes)
+            raise ConfigError("The Jaccard variant 'camera' needs the camera of each row; pass camids, or use 'spcl'.")
+        k_within = max(max(params.k1_within + 1, params.k2_within) for params in encodings)
+        k_across = max(max(params.k1 + 1, params.k2) for params in encodings)
         return NeighbourLists(
             *nearest_by_camera(features, camids, k_within, k_across, centre=centre, device=device, memory_mb=memory_mb)
         )
-    k = max(scheme.n_neighbours for scheme in schemes)
-    least = any(scheme.variant == "cvpr17" for scheme in schemes)
+    k = max(params.n_neighbours for params in encodings)
+    least = any(params.variant == "cvpr17" for params in encodings)
     return NeighbourLists(nearest(features, k, least=least, centre=centre, device=device, memory_mb=memory_mb))
 
 
@@ -254,5 +252,5 @@ def _result(
     scores = label_free_scores(labels, common, camids, previous)
     result |= {"label_free": label_free_objective(scores), **scores}
     if pids is not None:
-        result |= truth_scores(labels, pids)
+        result |= ground_truth_scores(labels, pids)
     return result | {"seconds": time.perf_counter() - started}

@@ -1,4 +1,4 @@
-"""The steps of a refresh that workers run: functions with positional arguments, found by their names."""
+"""Steps of a refresh that workers run: module-level functions with positional arguments, so they can be pickled."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from reid_ray.labels.kmeans import kmeans
 from reid_ray.labels.label_free import label_free_scores
 from reid_ray.labels.neighbours.products import Centre, find_centre
 from reid_ray.labels.proxies import Proxies, make_proxies
-from reid_ray.labels.quality import label_statistics, truth_scores
+from reid_ray.labels.quality import ground_truth_scores, label_statistics
 from reid_ray.labels.source_term import with_source_term
 from reid_ray.types import FeatureRows, FloatArray, IntArray
 
@@ -31,28 +31,29 @@ def checked_centre(features: FeatureRows) -> Centre:
 
 def search_exactly(
     features: FeatureRows,
-    scheme: JaccardParams,
+    params: JaccardParams,
     camids: IntArray | None,
     rows: range | None,
     centre: Centre,
     device: torch.device | str | None,
     memory_mb: int,
 ) -> NeighbourLists:
-    return search(features, scheme, camids, rows=rows, centre=centre, device=device, memory_mb=memory_mb)
+    return search(features, params, camids, rows=rows, centre=centre, device=device, memory_mb=memory_mb)
 
 
 def search_approximately(features: FeatureRows, config: LabelsConfig, centre: Centre) -> NeighbourLists:
     if config.variant != "spcl":
         raise ConfigError(
-            f"labels.neighbours={config.neighbours} serves labels.variant=spcl only; '{config.variant}' needs "
+            f"labels.neighbours={config.neighbours} works with labels.variant=spcl only; '{config.variant}' needs "
             f"labels.neighbours=exact."
         )
     from reid_ray.labels.neighbours.approximate import nearest_approximate  # faiss is an extra
 
     assert config.neighbours != "exact"
 
+    # `centre` comes from `checked_centre`, so the features are checked.
     return NeighbourLists(
-        nearest_approximate(features, JaccardParams.of(config).n_neighbours, method=config.neighbours)
+        nearest_approximate(features, JaccardParams.of(config).n_neighbours, method=config.neighbours, checked=True)
     )
 
 
@@ -122,9 +123,9 @@ def describe(
     true_pids: IntArray | None,
     previous: IntArray | None,
 ) -> tuple[Proxies, dict[str, Any]]:
-    """Centres of the clusters, and what can be said of the labelling."""
+    """Centroids and proxies of the clusters, and statistics of the labelling."""
     statistics: dict[str, Any] = label_statistics(raw)
     statistics |= label_free_scores(raw, graph, camids, previous)
     if true_pids is not None:
-        statistics |= truth_scores(raw, true_pids)
+        statistics |= ground_truth_scores(raw, true_pids)
     return make_proxies(features, labels, camids), statistics

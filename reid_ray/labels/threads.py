@@ -1,4 +1,4 @@
-"""Work on blocks of rows by Python threads; the kernels hold no interpreter lock."""
+"""Run a kernel on blocks of rows with Python threads; the kernels release the GIL."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def on_threads(function: Callable[..., Any], n: int, *arguments: Any) -> None:
-    """`function(*arguments, start, stop)` for equal parts of 0 … n, as many as PyTorch has threads."""
+    """Call `function(*arguments, start, stop)` on equal parts of 0 … n, one per PyTorch thread."""
     n_threads = max(1, torch.get_num_threads())
     if n_threads == 1:
         function(*arguments, 0, n)

@@ -10,10 +10,8 @@ are positives and negatives is drawn beforehand, by `draw_contrast`, and given t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -44,14 +42,6 @@ class ContrastDraws(NamedTuple):
     generated_positives: Tensor
     negatives: Tensor
 
-    @property
-    def n_negatives(self) -> int:
-        """K_eff, the number of negatives that every image of the batch has."""
-        return self.negatives.shape[1]
-
-    def to(self, device: torch.device | str) -> ContrastDraws:
-        return ContrastDraws(*(rows.to(device, non_blocking=True) for rows in self))
-
 
 class ViewContrast(NamedTuple):
     """The three losses of a batch; the paper's L_all has their sum.
@@ -73,37 +63,35 @@ def scaled_negatives(n_images: int) -> int:
 
 
 def draw_contrast(
-    rows: IntArray, labels: IntArray, *, n_negatives: int, key: Sequence[int], positives: Positives = "independent"
+    rows: Tensor, clusters: Tensor, keys: Tensor, *, n_negatives: int, positives: Positives = "independent"
 ) -> ContrastDraws:
-    """Draw positives and negatives for a (global) batch; the same for the same arguments, in any process.
+    """Draw positives and negatives for a (global) batch from random keys; nothing waits for the device.
 
     A positive is drawn uniformly from the image's cluster, the image itself included. Negatives are drawn without
-    replacement from all rows of other labels, outliers among them; each image has its own.
-
-    In corner cases: K is as many as the image with the fewest other rows has, where that is less than `n_negatives`;
-    0 where all rows are of one cluster. An outlier in the batch is a cluster of its own.
+    replacement from all rows of other clusters; each image has its own.
 
     Args:
         rows: int64 [B], the memory's rows of the images.
-        labels: int64 [N], cluster of each row, negative for outliers.
-        n_negatives: K.
-        key: of the random numbers, such as (seed, epoch, step).
+        clusters: int64 [N], cluster of each row; an outlier is a cluster of its own (`memory_groups`).
+        keys: [2, B, N], independent and uniform in 0 … 1. The row with the largest key in the cluster is drawn, and the
+            rows with the largest keys outside it.
+        n_negatives: K, at most `most_negatives`.
         positives: `independent` draws for original and generated views (released code), or one draw that they share, as
             the paper's single f_pos reads.
     """
-    rng = np.random.default_rng(list(key))
-    clusters = np.where(labels < 0, labels.max(initial=0) + 1 + np.arange(len(labels)), labels)
-    same = [clusters == clusters[row] for row in rows]
-    first = [rng.choice(np.flatnonzero(members)) for members in same]
-    second = first if positives == "shared" else [rng.choice(np.flatnonzero(members)) for members in same]
-    others = [np.flatnonzero(~members) for members in same]
-    n_drawn = min([n_negatives, *map(len, others)])
-    negatives = [rng.choice(candidates, n_drawn, replace=False, shuffle=False) for candidates in others]
-    return ContrastDraws(
-        torch.tensor(np.array(first, dtype=np.int64)),
-        torch.tensor(np.array(second, dtype=np.int64)),
-        torch.tensor(np.array(negatives, dtype=np.int64).reshape(len(rows), n_drawn)),
-    )
+    own = clusters[rows][:, None] == clusters
+    first, second = (torch.where(own, part, -1.0).argmax(dim=1) for part in keys)
+    negatives = torch.where(own, -1.0, keys[0]).topk(n_negatives, dim=1).indices
+    return ContrastDraws(first, first if positives == "shared" else second, negatives)
+
+
+def most_negatives(sizes: IntArray) -> int:
+    """Negatives that every image has, whatever batch it is in: all rows but those of the largest cluster.
+
+    Args:
+        sizes: int64 [G], rows of each cluster.
+    """
+    return int(sizes.sum() - sizes.max(initial=0))
 
 
 def view_contrast_losses(

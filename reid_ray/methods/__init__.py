@@ -5,7 +5,21 @@ from __future__ import annotations
 from torch import nn
 
 from reid_ray.config import Config
-from reid_ray.methods import abmt, am0bh, cap, cluster_contrast, havana, ice, mmt, scr, source, spcl  # noqa: F401  they register themselves
+from reid_ray.methods import (  # noqa: F401  they register themselves
+    abmt,
+    am0bh,
+    cap,
+    cluster_contrast,
+    dg_vae,
+    gcl,
+    havana,
+    ice,
+    is_gan,
+    mmt,
+    scr,
+    source,
+    spcl,
+)
 from reid_ray.methods.base import (
     METHODS,
     Batch,

@@ -10,7 +10,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -110,6 +110,9 @@ class Update:
 class Method(ABC):
     """A system of the papers. Made once for a run, on the CPU, with initial weights."""
 
+    optional_stages: ClassVar[tuple[str, ...]] = ()
+    """Stages that a run may leave out. A configuration, such as a recipe's, may have settings for them all the same."""
+
     def __init__(self, config: Config, collectives: Collectives) -> None:
         self.config = config
         self.collectives = collectives
@@ -160,6 +163,21 @@ class Method(ABC):
         Called once for each refresh that gave labels to train on. What it makes of them must be in `modules`, because
         a resumed run does not call it again.
         """
+
+    def render(self, stage: str, batch: Batch) -> Mapping[str, Tensor]:
+        """Grids of images that the modules generate now, by name; of stages that declare `renders`.
+
+        Called on one process alone, without gradient and with all modules in evaluation mode, so nothing may be asked
+        of `collectives`.
+
+        Args:
+            batch: training images of the stage's streams without augmentation, at every evaluation the same: of true
+                identities 8, with two adjacent images each. Its key, too, is always the same.
+
+        Returns:
+            [rows, columns, 3, H, W] each, normalised as the images of the batch are; NaN is white.
+        """
+        return {}
 
     def memory_features(self, stage: str) -> FloatArray | None:
         """What is clustered in place of extracted features, float32 [N, D], unit rows; None: extract."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reid_ray.methods.base import Collectives
+from reid_ray.methods.base import Batch, Collectives
 from reid_ray.models import Embedding
 from reid_ray.types import FloatArray, IntArray
 
@@ -109,6 +110,28 @@ def mean_distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
     """Mean over images of the Euclidean distance of two features, given in slices [B, D]; for the log."""
     difference = torch.cat(list(first), dim=1) - torch.cat(list(second), dim=1)
     return difference.detach().square().sum(dim=1).sqrt().mean()
+
+
+def dropout_masks(
+    batch: Batch,
+    name: str,
+    shapes: Sequence[Sequence[int]],
+    rate: float,
+    collectives: Collectives,
+    device: torch.device,
+) -> list[Tensor]:
+    """This worker's share of dropout masks, bool, of the global batch: false with the probability `rate`.
+
+    Args:
+        name: of what is dropped; two draws of one step need two names.
+        shapes: [B, …] of each mask.
+        rate: as a multiple of 1/65536.
+    """
+    threshold, masks = round(rate * 65536), []
+    for number, shape in enumerate(shapes):
+        drawn = batch.rng(f"{name}/{number}").integers(0, 65536, size=tuple(shape), dtype=np.uint16)
+        masks.append(collectives.local_slice(torch.from_numpy(drawn >= threshold)).to(device))
+    return masks
 
 
 def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

@@ -68,6 +68,8 @@ class HAVANANetwork(nn.Module):
 class HAVANA(Method):
     """See `HAVANAConfig` for every number."""
 
+    optional_stages = ("baseline",)
+
     def __init__(self, config: Config, collectives: Collectives) -> None:
         super().__init__(config, collectives)
         self.settings = settings = cast(HAVANAConfig, config.method)

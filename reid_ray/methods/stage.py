@@ -104,6 +104,9 @@ class Stage:
         frozen: modules without gradient and in evaluation mode, so that their buffers stay as they are.
         init: module → module whose weights it takes when the stage begins.
         evaluated: whether the retriever is evaluated while the stage trains.
+        resumes: optimizers that begin with the moments of the stage before, which has them under the same names.
+        renders: whether `Method.render` gives image grids in this stage, drawn whenever an evaluation is due.
+        rendered_views: views of the primary stream that the batch for `Method.render` has besides those of the stream.
         seed_offset: added to the run's seed for all that the stage draws.
     """
 
@@ -115,6 +118,9 @@ class Stage:
     frozen: tuple[str, ...] = ()
     init: Mapping[str, str] = field(default_factory=dict)
     evaluated: bool = True
+    resumes: tuple[str, ...] = ()
+    renders: bool = False
+    rendered_views: Mapping[str, str] = field(default_factory=dict)
     seed_offset: int = 0
 
     @property

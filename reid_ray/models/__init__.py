@@ -3,6 +3,7 @@
 from reid_ray.models.attributes import AttributeEmbedder, AttributeHead, SplitEmbedding
 from reid_ray.models.batchnorm import (
     GroupBatchNorm,
+    kept_running_statistics,
     local_buffers,
     prepare_bn_groups,
     set_local_buffers,
@@ -74,6 +75,7 @@ __all__ = [
     "copy_stages",
     "from_numpy",
     "is_model_file",
+    "kept_running_statistics",
     "load_backbone_weights",
     "load_torchvision_weights",
     "local_buffers",

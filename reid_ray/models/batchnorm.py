@@ -12,7 +12,8 @@ input's gradient is exchanged.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -185,6 +186,23 @@ def synchronise_buffers(model: nn.Module) -> None:
         packed = _pack(by_setting["mean"])
         dist.all_reduce(packed)
         _unpack(packed / n_ranks, by_setting["mean"])
+
+
+@contextmanager
+def kept_running_statistics(*models: nn.Module) -> Iterator[None]:
+    """In the block, `GroupBatchNorm` layers normalise as before and leave their running statistics as they are.
+
+    For inputs that the network does not see in evaluation, such as generated ones.
+    """
+    layers = [layer for model in models for layer in _layers(model)]
+    before = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, before, strict=True):
+            layer.momentum = momentum
 
 
 def local_buffers(model: nn.Module) -> Tensor:

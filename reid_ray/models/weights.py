@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from reid_ray.errors import WeightsError
 from reid_ray.io.paths import Location
-from reid_ray.models.resnet import Backbone
+from reid_ray.models.resnet import NARROW, Backbone
 from reid_ray.models.weights_file import first_keys, read_weights_file
 from reid_ray.models.weights_formats import PLAIN, Trunk, find_trunks, has_tensors
 
@@ -59,7 +59,7 @@ def load_torchvision_weights(backbone: Backbone, name: str) -> None:
     Raises WeightsError where there are none for this network or they cannot be downloaded.
     """
     otherwise = "give a weights file by model.weights=PATH, or start from random weights by model.weights=null"
-    if name.startswith("ibn_"):
+    if name.startswith("ibn_") or name == NARROW:
         raise WeightsError(f"torchvision has no weights for {name}; {otherwise}.")
     if backbone.stride_in == "conv1":
         raise WeightsError(

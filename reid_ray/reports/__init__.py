@@ -1,4 +1,4 @@
-"""What a run looks like: curves, ranked galleries, the HTML report and the console table."""
+"""Reports of a run: curves, ranked galleries, the HTML report and the console table."""
 
 from reid_ray.reports.console import epoch_table
 from reid_ray.reports.curves import draw_curves

@@ -12,7 +12,7 @@ from reid_ray.reports.series import Event, tabulate_epochs
 def epoch_table(events: Sequence[Event]) -> Table:
     """Metrics (in %), label quality, loss and seconds per epoch; the row of the highest mAP is bold.
 
-    Columns that no epoch fills are left out; a run without any epoch gives a table without rows.
+    Columns without values are left out; a run without epochs gives a table without rows.
     """
     found = tabulate_epochs(events)
     result = Table(caption=None if found.best is None else "bold: best epoch, chosen by mAP on query and gallery")

@@ -1,4 +1,4 @@
-"""A run in one picture: small panels of everything that metrics.jsonl knows, over epochs or steps."""
+"""All metrics of a run in one figure: small panels over epochs or steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Points: TypeAlias = list[tuple[float, float]]
 N_COLUMNS = 3
 PANEL_INCHES = (4.3, 2.75)
 MAX_POINTS = 300
-"""Longer series are drawn as means of blocks, or single steps would blacken the panel."""
+"""Longer series are drawn as block means, to keep the panel readable."""
 LOG_RANGE = 50.0
 """Ratio of the largest to the smallest value above which losses are drawn on a logarithmic axis."""
 
@@ -28,13 +28,13 @@ class Panel:
     """One small plot.
 
     Attributes:
-        title: what is drawn, with its unit.
+        title: quantity and unit.
         x_label: `epoch` or `step`.
         series: name → points (x, y) by x; empty series are not drawn.
-        from_zero: y starts at 0, for quantities whose size matters and not only their change.
-        mark: a point to ring, and what to write beside it.
+        from_zero: y starts at 0, for quantities whose magnitude matters.
+        mark: a point to ring, and its annotation.
         stacked: bars on top of each other in place of lines.
-        may_be_log: take a logarithmic axis where values span a wide range.
+        may_be_log: use a logarithmic axis if values span a wide range.
         scientific: write y as 3.5e-04.
     """
 
@@ -49,9 +49,9 @@ class Panel:
 
 
 def draw_curves(events: Sequence[Event], out: Location, *, title: str = "") -> None:
-    """Draw all series of a run to one PNG; panels without data are left out, and no event is required.
+    """Draw all series of a run to one PNG; panels without data are left out, and every event is optional.
 
-    Epoch n shows the labels that it trained on and the evaluation after it; epoch 0 is before training.
+    Epoch n shows its training labels and the evaluation after it; epoch 0 is before training.
 
     Args:
         events: the lines of metrics.jsonl (see `reid_ray.reports.series`).
@@ -164,7 +164,7 @@ def _draw(axes: Any, panel: Panel) -> None:
     elif panel.from_zero:
         axes.set_ylim(0, 1.08 * max(values) or 1)
     if len(series) > 1:
-        # Above the plot, so that it does not cover a curve; too many names would not fit there.
+        # The legend is above the plot, so that it does not cover a curve; many names would not fit.
         fits = len(series) <= len(SERIES)
         axes.legend(
             loc="lower left" if fits else "best",
@@ -208,7 +208,7 @@ def _bars(axes: Any, series: dict[str, Points]) -> None:
 
 def _ring(axes: Any, x: float, y: float, text: str) -> None:
     axes.plot([x], [y], "o", markersize=8, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.1)
-    # Towards the middle of the panel, where there is room.
+    # Towards the middle of the panel, where there is space.
     low, high = axes.get_xlim()
     to_the_left = x > (low + high) / 2
     axes.annotate(

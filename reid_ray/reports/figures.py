@@ -1,4 +1,4 @@
-"""What all pictures share: the palette, and figures that do not touch pyplot's global state."""
+"""Shared by all figures: the palette, and figures without pyplot's global state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from reid_ray.io.files import atomic_write
 from reid_ray.io.paths import Location
 
-# Okabe and Ito's palette, which people with any colour vision tell apart.
+# The palette of Okabe and Ito, distinguishable with any colour vision.
 BLUE = "#0072B2"
 ORANGE = "#E69F00"
 GREEN = "#009E73"
@@ -34,7 +34,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def dress(axes: Any, *, grid: str = "both") -> None:
-    """Give axes the look of all curves: a faint grid (of "both", "x" or "y") behind, and a line below only."""
+    """Style axes: a faint grid ("both", "x" or "y") behind the data, and only the bottom spine."""
     axes.tick_params(which="both", labelsize=8, colors=MUTED, length=0)
     axes.grid(axis=grid, color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -44,7 +44,7 @@ def dress(axes: Any, *, grid: str = "both") -> None:
 
 
 def save(figure: Any, out: Location) -> None:
-    """Write a PNG, never half of one: a running run's report is read while it is written."""
+    """Write a PNG atomically: reports of running runs are read while they are written."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(out) as file:
         figure.savefig(file, format="png")

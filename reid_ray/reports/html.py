@@ -15,13 +15,13 @@ _POSITION_KEYS = ("event", "time", "stage", "epoch", "step", "global_step")
 def write_report(
     run_dir: Location, events: Sequence[Event], config_yaml: str, images: Mapping[str, Location]
 ) -> Location:
-    """Write `report.html` into a run directory, be the run finished, running, or without anything to show.
+    """Write `report.html` into a run directory, for a finished, running or empty run.
 
     Args:
         run_dir: the run's directory; its name is the headline.
         events: the lines of metrics.jsonl (see `reid_ray.reports.series`).
         config_yaml: the resolved configuration.
-        images: heading → picture (PNG, JPEG or SVG), in the order in which they are shown. A file that does
+        images: heading → image (PNG, JPEG or SVG), in display order. A file that does
             not exist is left out: a running run may not have drawn it yet.
 
     Returns:
@@ -76,12 +76,12 @@ def _epochs(events: Sequence[Event]) -> str:
     if not table.rows:
         return '<section><h2>Epochs</h2><p class="note">No epoch has been logged yet.</p></section>'
     marked = [i == table.best for i in range(len(table.rows))]
-    note = "Labels are those an epoch trained on; metrics, in %, are those after it."
+    note = "Labels are those of the epoch; metrics, in %, are after the epoch."
     return grid("Epochs", note, table.headings, table.rows, marked)
 
 
 def _facts(events: Sequence[Event]) -> str:
-    """The plain values of the run's first and last event: where it ran, what it ran, how it ended."""
+    """The scalar values of the first and last event: device, sizes, outcome."""
     facts: dict[str, str] = {}
     for event in events:
         if event.get("event") in ("start", "end"):

@@ -1,4 +1,4 @@
-"""HTML pages that hold everything, pictures too, without network or script; what reports of all kinds are made of."""
+"""Self-contained HTML pages with embedded images, without network access or scripts; used by all reports."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg",
 
 
 def write_page(folder: Location, body: Sequence[str]) -> Location:
-    """Write `report.html` into a folder, whose name is its title; the page is there whole or not at all.
+    """Write `report.html` atomically into a folder; the folder's name is the title.
 
     Args:
-        body: HTML, such as the functions below give.
+        body: HTML sections, from the functions below.
 
     Returns:
         The path of the page.
@@ -29,13 +29,13 @@ def write_page(folder: Location, body: Sequence[str]) -> Location:
 
 
 def header(name: str, *, finished: bool) -> str:
-    """The headline of a page and how its subject stands."""
+    """The headline of a page, with its state."""
     state, kind = ("finished", "done") if finished else ("in progress", "running")
     return f'<header><h1>{escape(name)}</h1><span class="state {kind}">{state}</span></header>'
 
 
 def picture(heading: str, path: Location) -> str:
-    """A section with a PNG, JPEG or SVG in it."""
+    """A section with an embedded PNG, JPEG or SVG."""
     media_type = MEDIA_TYPES.get(path.suffix.lower(), "image/png")
     data = base64.b64encode(path.read_bytes()).decode("ascii")
     return (
@@ -47,7 +47,7 @@ def picture(heading: str, path: Location) -> str:
 def grid(
     heading: str, note: str, headings: Sequence[str], rows: Sequence[Sequence[str]], marked: Sequence[bool]
 ) -> str:
-    """A section with a table; `marked` rows stand out."""
+    """A section with a table; `marked` rows are highlighted."""
     lines = []
     for cells, is_marked in zip(rows, marked, strict=True):
         columns = "".join(f"<td>{escape(cell) or '&ndash;'}</td>" for cell in cells)

@@ -1,4 +1,4 @@
-"""Ranked galleries as papers show them: a row a query, with its first matches framed by right and wrong."""
+"""Ranked galleries: one row per query, with its first matches framed as correct or wrong."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from reid_ray.reports.figures import FAINT, GREEN, INK, MUTED, VERMILION, new_fi
 from reid_ray.types import UNKNOWN, IntArray
 
 MAX_CANDIDATES = 512
-"""Queries among which the drawn ones are chosen; ranking more would cost an evaluation for a picture."""
+"""Maximum number of queries to rank and choose from, to limit the cost."""
 
 # Layout, in widths of an image cell; y points down.
 CELL_INCHES = 0.8
@@ -33,7 +33,7 @@ SCORE_HEIGHT = 0.42
 TITLE_HEIGHT = 0.95
 HEADING_HEIGHT = 0.42
 MARGIN = 0.3
-MIN_WIDTH = 11.0  # room for the legend and its remark
+MIN_WIDTH = 11.0  # space for the legend and its note
 
 
 def draw_ranking(
@@ -51,10 +51,9 @@ def draw_ranking(
 ) -> None:
     """Draw the rankings of some queries of a dataset to a PNG.
 
-    Where identities are known, the evaluation protocol decides what is ranked, and the queries are spread
-    evenly over average precision, from the worst to the best. (Of more than 512 queries, 512 at even steps
-    are looked at.) Where they are not known, the whole gallery is ranked, nothing is marked right or wrong,
-    and the queries are taken at even steps.
+    With known identities, the evaluation protocol filters the gallery, and queries are chosen evenly over average
+    precision, from worst to best (of more than 512 queries, 512 at even steps are ranked). Without identities the whole
+    gallery is ranked, no match is marked, and queries are chosen at even steps.
 
     Args:
         dataset: with query and gallery splits.
@@ -62,26 +61,26 @@ def draw_ranking(
         g_features: [G, D] of `dataset.gallery`.
         out: the PNG to write.
         queries: rows of `dataset.query` to draw instead, in this order.
-        n: queries to draw, fewer where there are fewer.
+        n: maximum number of queries to draw.
         k: matches per query.
         height: height of the drawn crops, pixels.
         width: width of the drawn crops, pixels.
-        title: headline of the sheet.
+        title: headline of the figure.
 
     Raises:
         DataError: no queries, no gallery, features that do not fit the splits, an image that cannot be read.
     """
     query, gallery = dataset.query, dataset.gallery
     judged = query.has_pids and gallery.has_pids
-    # Without identities nothing may be removed or counted as a hit: stand-ins that never equal each other.
+    # Without identities no match may be removed or counted as correct: placeholders that are never equal.
     q_pids = query.pids if judged else np.zeros(len(query), np.int64)
     g_pids = gallery.pids if judged else np.ones(len(gallery), np.int64)
 
-    asked_for = None if queries is None else np.asarray(queries, np.int64)
-    candidates = _evenly(np.arange(len(query)), MAX_CANDIDATES) if asked_for is None else asked_for
+    requested = None if queries is None else np.asarray(queries, np.int64)
+    candidates = _evenly(np.arange(len(query)), MAX_CANDIDATES) if requested is None else requested
     ids = (q_pids[candidates], g_pids, query.camids[candidates], gallery.camids)
     ap = score_queries(q_features[candidates], g_features, *ids).ap
-    chosen = _spread(ap, n) if asked_for is None else np.arange(len(candidates))
+    chosen = _spread(ap, n) if requested is None else np.arange(len(candidates))
     rows, ap = candidates[chosen], ap[chosen]
 
     ids = (q_pids[rows], g_pids, query.camids[rows], gallery.camids)
@@ -120,24 +119,24 @@ def ranked_sheet(
 ) -> None:
     """Draw n queries with their first k gallery images to a PNG.
 
-    Right matches have a green frame and a tick, wrong ones a dashed vermilion frame and a cross, so that
-    nothing rests on colour alone.
+    Correct matches have a green frame and a tick, wrong ones a dashed vermilion frame and a cross, so the figure does
+    not rely on colour alone.
 
     Args:
         query_images: n images uint8 RGB [3, H, W]; the first gives the aspect ratio of all cells.
         gallery_images: for each query its matches in order, at most k; missing ones leave an empty cell.
-        correct: bool [n, k], the match shows the query's person; None where that is not known.
+        correct: bool [n, k], whether the match shows the query's person; None if unknown.
         out: the PNG to write.
         similarities: [n, k], written below the images.
-        captions: n texts beside the queries; lines may be broken with a newline.
+        captions: n texts next to the queries; may contain newlines.
         title: headline.
-        note: a remark beside the legend.
+        note: a remark next to the legend.
         k: columns; by default those of the longest row.
     """
     if len(query_images) == 0 or len(query_images) != len(gallery_images):
-        raise ValueError(f"{len(query_images)} queries, {len(gallery_images)} rows of matches: give one for each")
+        raise ValueError(f"{len(query_images)} queries, {len(gallery_images)} rows of matches: pass one row per query")
     n_columns = k or max(1, *(len(row) for row in gallery_images))
-    sheet = _Sheet(len(query_images), n_columns, float(query_images[0].shape[1] / query_images[0].shape[2]))
+    sheet = _ImageGrid(len(query_images), n_columns, float(query_images[0].shape[1] / query_images[0].shape[2]))
     remarks = ("cosine similarity below each image" if similarities is not None else "", note)
     sheet.head(title, ";  ".join(filter(None, remarks)), judged=correct is not None)
     for i, (query_image, row) in enumerate(zip(query_images, gallery_images, strict=True)):
@@ -151,8 +150,8 @@ def ranked_sheet(
     save(sheet.figure, out)
 
 
-class _Sheet:
-    """One axes over the whole figure, its unit the width of a cell; knows where things go."""
+class _ImageGrid:
+    """Layout on one axes over the whole figure; the unit is the width of a cell."""
 
     def __init__(self, n_rows: int, n_columns: int, aspect: float) -> None:
         self.aspect = aspect
@@ -231,12 +230,12 @@ class _Sheet:
 
     def text(self, x: float, y: float, text: str, **look: Any) -> None:
         defaults = {"size": 8.5, "color": MUTED, "ha": "center", "va": "center"}
-        # parse_math off: a dollar in a file's or dataset's name is a dollar.
+        # parse_math off: names of files and datasets may contain a dollar sign.
         self.axes.text(x, y, text, parse_math=False, **(defaults | look))
 
 
 def _spread(ap: npt.NDArray[np.float64], n: int) -> IntArray:
-    """Indices of n values at even steps from the lowest to the highest; NaN if nothing else."""
+    """Indices of n values at even steps from the lowest to the highest; NaN values only if there are no others."""
     valid = np.flatnonzero(~np.isnan(ap))
     if not len(valid):
         return _evenly(np.arange(len(ap)), n)
@@ -244,14 +243,14 @@ def _spread(ap: npt.NDArray[np.float64], n: int) -> IntArray:
 
 
 def _evenly(values: IntArray, n: int) -> IntArray:
-    """At most n of the values at even steps, first and last among them."""
+    """At most n of the values at even steps, including the first and the last."""
     if len(values) <= n:
         return values
     return values[np.linspace(0, len(values) - 1, n).round().astype(np.int64)]
 
 
 def _similarities(q_features: Array, g_features: Array, matches: IntArray) -> npt.NDArray[np.float32]:
-    """Dot products [n, k] of queries and their matches; meaningless where a match is −1."""
+    """Dot products [n, k] of queries and their matches; undefined where a match is −1."""
     query = torch.as_tensor(q_features).detach().float().cpu()
     gallery = torch.as_tensor(g_features[np.maximum(matches, 0).ravel()]).detach().float().cpu()
     products: npt.NDArray[np.float32] = (query[:, None] * gallery.view(*matches.shape, -1)).sum(dim=2).numpy()

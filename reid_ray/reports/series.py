@@ -1,7 +1,7 @@
-"""A run's events put in order: one row an epoch, as curves, report and console show it.
+"""The events of a run, grouped into one row per epoch for curves, report and console.
 
-Events are the lines of metrics.jsonl, in the order in which they were written. A run that was killed and resumed may
-have written an epoch or step twice; the later line counts. Values that are missing, null or not finite are left out.
+Events are the lines of metrics.jsonl, in file order. A killed and resumed run may have written an epoch or step twice;
+the later line counts. Values that are missing, null or not finite are left out.
 
 Epoch n of a stage (n = 1, 2, …) is the n-th: the labels it trained on (event `refresh` with epoch n−1), its training
 (`step` and `epoch` with n−1), and the evaluation after it (`evaluate` with n, as it counts completed epochs). Row 0 of
@@ -20,12 +20,12 @@ Event: TypeAlias = Mapping[str, Any]
 
 @dataclass
 class EpochRow:
-    """What is known of one epoch; each part is empty until its event is there.
+    """The events of one epoch; each part is empty until its event is written.
 
     Attributes:
         stage: name of the stage.
         epoch: number of the epoch in its stage, from 1; 0 is before training.
-        position: the same counted over all stages, for the axis of a plot.
+        position: epoch number over all stages, for plots.
     """
 
     stage: str
@@ -43,7 +43,7 @@ class EpochRow:
 
     @property
     def seconds(self) -> float | None:
-        """Wall-clock seconds of all parts that are known."""
+        """Wall-clock seconds of all known parts."""
         known = self.seconds_per_part()
         return sum(known.values()) if known else None
 
@@ -59,7 +59,7 @@ class EpochRow:
 
 @dataclass(frozen=True)
 class Headline:
-    """The evaluations that a summary shows, `evaluate` events or None, and whether the run has ended."""
+    """The evaluations of a summary (`evaluate` events or None), and whether the run has ended."""
 
     start: Event | None
     best: Event | None
@@ -86,7 +86,7 @@ def steps(events: Iterable[Event]) -> list[Event]:
 
 
 def epoch_rows(events: Sequence[Event]) -> list[EpochRow]:
-    """One row an epoch, in order of stages and epochs."""
+    """One row per epoch, in order of stages and epochs."""
     rows: dict[tuple[str, int], EpochRow] = {}
 
     def row_of(event: Event, epoch: int) -> EpochRow:
@@ -120,7 +120,7 @@ def epoch_rows(events: Sequence[Event]) -> list[EpochRow]:
 
 
 def headline(events: Sequence[Event]) -> Headline:
-    """First-of-all, best (highest mAP, the earlier of equals) and last evaluation."""
+    """The first, best (highest mAP, the earliest of ties) and last evaluation."""
     evaluations = [row.evaluation for row in epoch_rows(events) if number(row.evaluation, "mAP") is not None]
     last_kind = [event.get("event") for event in events if event.get("event") in ("start", "end")][-1:]
     return Headline(
@@ -135,7 +135,7 @@ class EpochTable(NamedTuple):
     """A table of formatted cells.
 
     Attributes:
-        best: number of the row of the best evaluation; None where there is none.
+        best: index of the row with the best evaluation; None without one.
     """
 
     headings: list[str]
@@ -144,7 +144,7 @@ class EpochTable(NamedTuple):
 
 
 def tabulate_epochs(events: Sequence[Event]) -> EpochTable:
-    """One row an epoch; a column that no epoch fills is left out, and the stage's where there is one stage."""
+    """One row per epoch; empty columns are left out, and the stage column with a single stage."""
     rows, best = epoch_rows(events), headline(events).best
     cells = {heading: [cell(row) for row in rows] for heading, cell in _COLUMNS.items()}
     if len({row.stage for row in rows}) < 2:

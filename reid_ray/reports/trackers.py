@@ -1,4 +1,4 @@
-"""TensorBoard and MLflow as trackers. Both are optional, and imported where they are used."""
+"""Trackers for TensorBoard and MLflow. Both packages are optional and imported on use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from reid_ray.reports.tracking import Point, Subject, Tracker, missing
 from reid_ray.run import Run
 
 FILE_SUFFIX = ".reid_ray"
-"""Of the event files that are ours, and are emptied to begin anew."""
+"""Suffix of our event files, which are emptied for a new start."""
 
 IDENTITY_TAG = "reid_ray.run"
 PATH_TAG = "reid_ray.path"
@@ -26,22 +26,22 @@ PATH_TAG = "reid_ray.path"
 METRICS_AT_ONCE = 1000
 PARAMS_AT_ONCE = 100
 PARAM_LENGTH = 6000
-"""What MLflow takes in one request, and of the text of one parameter."""
+"""Limits of MLflow: items per request, and characters per parameter."""
 
 
 def make_trackers(runs: Sequence[Run], to: str, out: str | None) -> list[Tracker]:
-    """A tracker for each run; nothing is written yet.
+    """Create a tracker per run; nothing is written yet.
 
     Args:
         to: `tensorboard` or `mlflow`.
-        out: for TensorBoard a folder, in which each run gets one of its name; by default each run's own `tensorboard`.
+        out: for TensorBoard a folder with a subfolder per run; default: `tensorboard` in each run directory.
             For MLflow the tracking URI; by default the one that MLflow itself would take.
 
     Raises:
         ConfigError: no such program, or not installed; a run in an object store without a folder; two runs in one.
     """
     if to not in ("tensorboard", "mlflow"):
-        raise ConfigError(f"Runs cannot be shown in '{to}'; use --to tensorboard or --to mlflow.")
+        raise ConfigError(f"Cannot export to '{to}'; use --to tensorboard or --to mlflow.")
     if to == "mlflow":
         mlflow = _imported("mlflow", "MLflow")
         uri = out or mlflow.get_tracking_uri()
@@ -51,13 +51,13 @@ def make_trackers(runs: Sequence[Run], to: str, out: str | None) -> list[Tracker
     for folder in folders:
         if folders.count(folder) > 1:
             raise ConfigError(
-                f"Two of these runs would be shown in {folder}; give them apart, each with another --out."
+                f"Two of these runs would be written to {folder}; export them separately, with different --out."
             )
     return [TensorBoard(folder) for folder in folders]
 
 
 class TensorBoard:
-    """A folder of event files, which each process writes anew.
+    """A folder of TensorBoard event files, which each process writes from scratch.
 
     Values are stored in float32.
     """
@@ -72,7 +72,7 @@ class TensorBoard:
         return str(self._folder)
 
     def show(self, subject: Subject, points: Sequence[Point]) -> None:
-        """Hold these points and no others.
+        """Make the tracker hold exactly these points.
 
         Raises:
             StorageError: the folder cannot be written.
@@ -89,7 +89,7 @@ class TensorBoard:
         self._known.update(new)
 
     def _begin(self, subject: Subject) -> None:
-        """Take the place of what there is, with the settings of the run."""
+        """Replace existing event files by a new one with the settings of the run."""
         from tensorboard.plugins.hparams.summary_v2 import hparams_pb
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
@@ -100,10 +100,10 @@ class TensorBoard:
             _empty(old)
         self._known = set()
         self._writer = EventFileWriter(str(self._folder), filename_suffix=FILE_SUFFIX)
-        # A TensorBoard that is open forgets what it has read of the file before.
-        self._write(subject.began, 0, session_log={"status": "START"})
-        pb = hparams_pb(subject.settings, trial_id=subject.identity, start_time_secs=subject.began / 1000)
-        self._write(subject.began, 0, summary=pb)
+        # Makes an open TensorBoard discard what it has read.
+        self._write(subject.started, 0, session_log={"status": "START"})
+        pb = hparams_pb(subject.settings, trial_id=subject.identity, start_time_secs=subject.started / 1000)
+        self._write(subject.started, 0, summary=pb)
 
     def _write(self, milliseconds: int, step: int, **content: Any) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
@@ -116,16 +116,16 @@ class TensorBoard:
             yield
         except OSError as error:
             raise StorageError(
-                f"Cannot write {self._folder} ({error.strerror or error}); make room, or give a folder with --out."
+                f"Cannot write {self._folder} ({error.strerror or error}); free space, or choose another --out."
             ) from error
 
 
 class MLflow:
-    """A run of MLflow, found again by a tag that holds the identity of ours.
+    """An MLflow run, identified by a tag with the identity of our run.
 
-    MLflow neither takes a point back nor changes a parameter. Where that would be needed its run is deleted, which
-    MLflow can undo, and another made with the same name and tags. The experiment is `reid_ray`, or the one that
-    MLflow's variable MLFLOW_EXPERIMENT_NAME names.
+    MLflow can neither remove a point nor change a parameter. If that is necessary, its run is deleted (MLflow can
+    restore it), and a new one is created with the same name and tags. The experiment is MLFLOW_EXPERIMENT_NAME, by
+    default `reid_ray`.
     """
 
     def __init__(self, uri: str) -> None:
@@ -141,7 +141,7 @@ class MLflow:
         return self._uri
 
     def show(self, subject: Subject, points: Sequence[Point]) -> None:
-        """Hold these points and no others.
+        """Make the tracker hold exactly these points.
 
         Raises:
             StorageError: MLflow does not answer or refuses.
@@ -162,13 +162,13 @@ class MLflow:
         self._known.update(new)
 
     def _find(self, subject: Subject) -> None:
-        """Learn what a process before this one has left, if any."""
+        """Load the state of an earlier process, if any."""
         from mlflow import MlflowClient
 
         client = MlflowClient(self._uri)
         experiment = client.get_experiment_by_name(_experiment_name())
-        wanted = f"tags.`{IDENTITY_TAG}` = '{subject.identity}'"
-        for run in client.search_runs([experiment.experiment_id], wanted, max_results=1) if experiment else ():
+        query = f"tags.`{IDENTITY_TAG}` = '{subject.identity}'"
+        for run in client.search_runs([experiment.experiment_id], query, max_results=1) if experiment else ():
             self._run_id, self._tags, self._params = run.info.run_id, run.data.tags, run.data.params
             for tag in run.data.metrics:
                 for metric in client.get_metric_history(run.info.run_id, tag):
@@ -176,7 +176,7 @@ class MLflow:
         self._client = client
 
     def _begin(self, subject: Subject) -> None:
-        """Make a run, in the place of the one before, if any."""
+        """Create a run, replacing the previous one, if any."""
         tags = {"mlflow.runName": subject.name}
         if self._run_id:
             tags |= self._client.get_run(self._run_id).data.tags
@@ -184,7 +184,7 @@ class MLflow:
         self._tags = tags | {IDENTITY_TAG: subject.identity, PATH_TAG: subject.path}
         experiment = self._client.get_experiment_by_name(_experiment_name())
         place = experiment.experiment_id if experiment else self._client.create_experiment(_experiment_name())
-        self._run_id = self._client.create_run(place, subject.began, self._tags).info.run_id
+        self._run_id = self._client.create_run(place, subject.started, self._tags).info.run_id
         self._params, self._known = {}, set()
 
     def _log(self, points: Sequence[Point], params: dict[str, str]) -> None:
@@ -215,7 +215,7 @@ def _imported(module: str, title: str) -> Any:
         return import_module(module)
     except ImportError as error:
         raise ConfigError(
-            f"Showing runs in {title} wants {module}, which is not installed; pip install 'reid-ray[track]'."
+            f"Exporting to {title} needs {module}, which is not installed; pip install 'reid-ray[track]'."
         ) from error
 
 
@@ -224,13 +224,13 @@ def _event_folder(run: Run, out: str | None) -> Path:
     if isinstance(folder, Path):
         return folder
     raise ConfigError(
-        f"TensorBoard's files grow, which those in an object store cannot: {folder}; give a folder of this machine as "
-        f"--out FOLDER."
+        f"TensorBoard appends to its files, which the object store of {folder} does not support; pass a local folder "
+        f"as --out FOLDER."
     )
 
 
 def _empty(events: Path) -> None:
-    """Empty a file, or remove it where it is: a TensorBoard that has it open would not go on from one that is gone."""
+    """Empty a file, or remove an empty one: an open TensorBoard cannot continue from a removed file."""
     if events.stat().st_size:
         os.truncate(events, 0)
     else:
@@ -242,7 +242,7 @@ def _experiment_name() -> str:
 
 
 def _params(subject: Subject) -> dict[str, str]:
-    """The settings as MLflow holds them: short texts."""
+    """The settings as short strings, for MLflow."""
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in subject.settings.items()}
     return {key: text[:PARAM_LENGTH] for key, text in texts.items()}
 

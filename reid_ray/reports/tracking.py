@@ -1,7 +1,7 @@
-"""A run's events as points of curves, for programs that draw them, and how what they have is kept equal to the log.
+"""Export the events of a run as points of curves to trackers, and keep these in sync with the log.
 
-metrics.jsonl is the truth about a run. A tracker is given what it lacks, at each look; where it holds a point that the
-log holds no more, since a resumed run cut its log back, it begins anew.
+metrics.jsonl is authoritative. Each update sends a tracker the points that it lacks. If it holds a point that is no
+longer in the log, because a resumed run truncated its log, it starts again.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _TRACKED = ("refresh", "step", "epoch", "evaluate")
 
 
 class Point(NamedTuple):
-    """A number of the log.
+    """A value of the log.
 
     Attributes:
-        tag: EVENT/FIELD, as in step/loss and step/parts/hard; in all trackers the curve's name.
-        step: steps of training that were completed then, the x axis of every curve.
-        milliseconds: when it was logged, since 1970.
+        tag: EVENT/FIELD, such as step/loss and step/terms/hard; the name of the curve in all trackers.
+        step: number of completed training steps, the x axis of every curve.
+        milliseconds: time of logging, since 1970.
         value: finite.
     """
 
@@ -41,46 +41,45 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Subject:
-    """What a tracker is told of a run besides its points.
+    """Metadata of a run for a tracker.
 
     Attributes:
-        identity: the same wherever the run is copied, mounted or moved to, and of no other run: the hash of its
-            configuration and when it began.
+        identity: unique to the run and independent of its location: the hash of its configuration and its start time.
         name: its name.
-        path: where it lies.
-        began: milliseconds since 1970.
-        ended: of its last event, where the run is finished.
+        path: its location.
+        started: milliseconds since 1970.
+        ended: time of its last event, if the run is finished.
         settings: its configuration, by dotted key.
     """
 
     identity: str
     name: str
     path: str
-    began: int
+    started: int
     ended: int | None
     settings: dict[str, Setting]
 
 
 class Tracker(Protocol):
-    """A program that draws curves, and holds those of one run."""
+    """Holds the curves of one run in an external program."""
 
     @property
     def where(self) -> str:
-        """Where somebody should look."""
+        """Location of the curves, for messages."""
         ...
 
     def show(self, subject: Subject, points: Sequence[Point]) -> None:
-        """Hold these points and no others, whatever it held before, in this process or in one that was killed."""
+        """Make the tracker hold exactly these points, whatever it held before, also after a killed process."""
         ...
 
 
 @dataclass
 class Feed:
-    """A run and what shows it.
+    """A run and its tracker.
 
     Attributes:
-        n_points: that the tracker holds.
-        finished: whether the run has been trained for all its epochs, and all of it handed over.
+        n_points: number of points that the tracker holds.
+        finished: whether the run has finished and all its points are exported.
     """
 
     run: Run
@@ -88,9 +87,11 @@ class Feed:
     n_points: int = field(default=0, init=False)
     finished: bool = field(default=False, init=False)
 
-    def look(self) -> None:
-        """Hand over what is new. A run that has logged nothing is not shown yet."""
-        finished = self.run.directory.is_complete(self.run.config)  # before reading: nothing comes after the end
+    def update(self) -> None:
+        """Export new points. A run without events is not exported yet."""
+        finished = self.run.directory.is_complete(
+            self.run.config
+        )  # checked before reading: nothing is logged after the end
         events = self.run.metrics()
         if not events:
             return
@@ -102,8 +103,8 @@ class Feed:
 def points(events: Sequence[Event]) -> list[Point]:
     """Every finite number of the events `refresh`, `step`, `epoch` and `evaluate`, in the order of the log.
 
-    Labels stand at the step before which they were made, what is told of an epoch at its last one, an evaluation at
-    the steps that its model has been trained for. True is 1. Of a number that stands twice for a step the later counts.
+    The x position of labels is the step before which they were computed, that of an epoch its last step, that of an
+    evaluation the number of steps of its model. True is 1. If a value is logged twice for a step, the later counts.
 
     Args:
         events: lines of metrics.jsonl.
@@ -121,26 +122,26 @@ def points(events: Sequence[Event]) -> list[Point]:
 
 
 def missing(points: Sequence[Point], known: Collection[Point]) -> list[Point] | None:
-    """The points that a tracker lacks; None where it knows one that is none of them."""
+    """The points that a tracker lacks; None if it holds a point that is not among `points`."""
     if not set(known) <= set(points):
         return None
     return [point for point in points if point not in known]
 
 
 def settings(config: Config) -> dict[str, Setting]:
-    """The resolved configuration by dotted key; what is no number and no text as JSON."""
+    """The resolved configuration by dotted key; values other than numbers and strings as JSON."""
     found = leaves(config.model_dump(mode="json"))
     return {key: value if isinstance(value, bool | int | float | str) else json.dumps(value) for key, value in found}
 
 
 def subject(run: Run, events: Sequence[Event], finished: bool) -> Subject:
-    """What a run with these events, one or more, is to trackers."""
-    began = _milliseconds(events[0])
+    """The metadata of a run with at least one event."""
+    started = _milliseconds(events[0])
     return Subject(
-        identity=f"{config_hash(run.config)}-{began}",
+        identity=f"{config_hash(run.config)}-{started}",
         name=run.config.name,
         path=str(run.path),
-        began=began,
+        started=started,
         ended=_milliseconds(events[-1]) if finished else None,
         settings=settings(run.config),
     )
@@ -152,7 +153,7 @@ def _milliseconds(event: Event) -> int:
 
 
 def _numbers(tag: str, value: Any) -> Iterator[tuple[str, float]]:
-    """The finite numbers in a value, with a tag that all trackers take: MLflow knows no +, as in the size 129+."""
+    """The finite numbers in a value, with tags that all trackers accept: MLflow rejects +, as in the size 129+."""
     if isinstance(value, int | float):
         if math.isfinite(value):
             yield tag.replace("+", " or more"), float(value)

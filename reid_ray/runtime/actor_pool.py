@@ -1,7 +1,7 @@
 """The actor pool that refreshes labels: extractors turn images into features, labellers turn features into labels.
 
-Actors are built from small arguments (a path and a reader), so that Ray can restart one anywhere; every task is
-deterministic, so a task that runs twice gives the same answer twice.
+Actors are built from small arguments (a path and a reader), so Ray can restart one on any node. Every task is
+deterministic, so a retried task gives the same result.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from reid_ray.inference.extraction import Load, assemble, augmented, batch_rows,
 from reid_ray.inference.folding import for_extraction
 from reid_ray.methods import empty_network
 from reid_ray.models import from_numpy
+from reid_ray.runtime.actor_executor import StoredFeatures, fetch
 from reid_ray.runtime.faults import MAX_RESTARTS
-from reid_ray.runtime.labelling import StoredFeatures, fetch
 from reid_ray.runtime.resources import Plan, ProcessResources
 from reid_ray.training.datasets import EVALUATION, MAIN, ImageCaches
 from reid_ray.training.rundir import RunDirectory
 from reid_ray.types import FloatArray, Version, Weights
 
 BATCHES_PER_TASK = 8
-"""Small enough to share a table evenly and to lose little with an actor, large enough to hide a task's cost."""
+"""Small enough for an even load and little lost work if an actor dies, large enough to hide the overhead of a task."""
 
 FATAL_ATTEMPTS = 2
 """Times that a task ends its extractor before its images are tried one by one."""
 
 MAX_STALLS = 3
-"""Times in a row that extractors which finish nothing are started again."""
+"""Consecutive restarts of extractors that make no progress before the run fails."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Copy:
 
 
 class Extractor:
-    """Features of the rows it is asked for. Keeps decoded images between epochs."""
+    """Actor that computes the features of requested rows. Caches decoded images between epochs."""
 
     def __init__(self, config: Config, readers: Mapping[str, ImageReader], attempts: Any = None) -> None:
         prepare_process(config.runtime)
@@ -65,13 +65,13 @@ class Extractor:
         self._ready: tuple[str, Version, nn.Module] | None = None
 
     def node(self) -> str:
-        """The id of the node that it runs on."""
+        """The id of the node that the actor runs on."""
         return str(ray.get_runtime_context().get_node_id())
 
     def extract(
         self, table: str, weights: Weights, batches: list[range], copy: Copy | None = None
     ) -> tuple[FloatArray, float]:
-        """float32 [n, D] features of the batches' rows, in order, and the seconds that they took."""
+        """Features float32 [n, D] of the rows in `batches`, in order, and the seconds spent."""
         started = time.perf_counter()
         key = (table, weights.module, weights.version, batches[0].start, copy)
         if self._asked("begin", key) >= FATAL_ATTEMPTS:
@@ -110,7 +110,7 @@ class Extractor:
             )
 
     def _model(self, weights: Weights) -> nn.Module:
-        """The network that weights belong to, ready for extraction; kept until others come."""
+        """The network with these weights, prepared for extraction; cached until other weights arrive."""
         key = (weights.module, weights.version)
         if self._ready is None or self._ready[:2] != key:
             network = self._networks.get(weights.module)
@@ -140,7 +140,7 @@ class Attempts:
 
 
 class Labeller:
-    """Runs the steps of the label engine, which are plain functions, on its share of the rows."""
+    """Actor that runs steps of the label engine, which are plain functions, on some of the rows."""
 
     def __init__(self, config: Config) -> None:
         prepare_process(config.runtime)
@@ -153,11 +153,11 @@ class Labeller:
 
 @dataclass(frozen=True)
 class Pool:
-    """Handles of the pool's actors. They live as long as the driver that made them.
+    """Handles of the pool's actors. Actors live as long as the driver.
 
     Attributes:
-        timeout: seconds in which some task of an extraction must end, or those at work are taken for hung.
-        attempts: the actor that counts them.
+        timeout: seconds without a finished task after which the busy extractors are considered hung.
+        attempts: actor that counts the attempts of tasks.
     """
 
     extractors: tuple[Any, ...]
@@ -167,25 +167,25 @@ class Pool:
 
     @classmethod
     def start(cls, config: Config, readers: Mapping[str, ImageReader], resources: Plan) -> Pool:
-        """Create the actors; returns before they are built, save where they share GPUs.
+        """Create the actors; returns before they are initialised, unless they share GPUs.
 
-        The trainers start meanwhile, which saves a sixth of the start; what goes wrong in building an actor is raised
-        by its first task.
+        Trainers start at the same time, which saves a sixth of the startup time. An error in the constructor of an
+        actor is raised by its first task.
         """
-        lasting = {"max_restarts": MAX_RESTARTS, "max_task_retries": -1, "scheduling_strategy": "SPREAD"}
+        fault_tolerant = {"max_restarts": MAX_RESTARTS, "max_task_retries": -1, "scheduling_strategy": "SPREAD"}
 
         def remote(kind: type, share: ProcessResources) -> Any:
-            return ray.remote(kind).options(num_cpus=share.cpus, num_gpus=share.gpus, **lasting)
+            return ray.remote(kind).options(num_cpus=share.cpus, num_gpus=share.gpus, **fault_tolerant)
 
         own = with_threads(config, resources.extractors)
         attempts = ray.remote(Attempts).options(num_cpus=0, max_restarts=-1).remote()
-        extractors, fillers = [], []
+        extractors, placeholders = [], []
         for _ in range(resources.extractors.number):
             extractors.append(remote(Extractor, resources.extractors).remote(own, readers, attempts))
             if resources.placement == "colocated" and resources.extractors.gpus:
-                fillers.append(_fill_gpu(extractors[-1], 1 - resources.extractors.gpus))
-        for filler in fillers:
-            ray.kill(filler)
+                placeholders.append(_reserve_rest_of_gpu(extractors[-1], 1 - resources.extractors.gpus))
+        for placeholder in placeholders:
+            ray.kill(placeholder)
         labeller = remote(Labeller, resources.labellers)
         labellers = [
             labeller.remote(with_threads(config, resources.labellers)) for _ in range(config.runtime.n_labellers)
@@ -199,9 +199,9 @@ class Pool:
     def features(
         self, table: str, n_rows: int, batch_size: int, weights: Weights, copy: Copy | None = None
     ) -> Extraction:
-        """Features of all rows of a table, as they are being extracted.
+        """Start to extract the features of all rows of a table.
 
-        An extractor gets the same rows each time, which it may have kept decoded.
+        An extractor gets the same rows each time, so its cache of decoded images stays useful.
         """
         batches = batch_rows(n_rows, batch_size)
         tasks = [batches[i : i + BATCHES_PER_TASK] for i in range(0, len(batches), BATCHES_PER_TASK)]
@@ -217,7 +217,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Extraction:
-    """An extraction that is going on; task i is extractor i mod n's."""
+    """A running extraction; task i is on extractor i mod n."""
 
     pool: Pool
     parts: list[Any]
@@ -225,10 +225,10 @@ class Extraction:
     lengths: list[int]
 
     def wait(self) -> StoredFeatures:
-        """The features, once all are there; what went wrong in making one is raised when it is read.
+        """Wait for all features. An error in a task is raised when its features are read.
 
         Raises:
-            RunError: nothing has come for long, though extractors were restarted.
+            RunError: no progress, although extractors were restarted.
         """
         pending, restarts = self.parts, 0
         while pending:
@@ -236,19 +236,19 @@ class Extraction:
             restarts = 0 if ready else restarts + 1
             if restarts > MAX_STALLS:
                 raise RunError(
-                    f"The extractors have given nothing for {restarts * self.pool.timeout:g} s, though they were "
-                    f"restarted: their nodes may be gone or overloaded, or a task of {max(self.lengths)} images needs "
+                    f"The extractors made no progress for {restarts * self.pool.timeout:g} s, although they were "
+                    f"restarted: their nodes may be lost or overloaded, or a task of {max(self.lengths)} images takes "
                     f"longer than runtime.timeout_seconds={self.pool.timeout:g}."
                 )
             if not ready:
-                waiting = set(pending)
+                unfinished = set(pending)
                 n_extractors = len(self.pool.extractors)
-                for number in {i % n_extractors for i, part in enumerate(self.parts) if part in waiting}:
+                for number in {i % n_extractors for i, part in enumerate(self.parts) if part in unfinished}:
                     ray.kill(self.pool.extractors[number], no_restart=False)
         return StoredFeatures(self.parts, self.lengths)
 
     def images_per_second(self) -> list[float]:
-        """Of each extractor that had work, while it was at work."""
+        """Images per second of each extractor that had tasks, while it ran them."""
         seconds, n_extractors = fetch(self.seconds), len(self.pool.extractors)
         return [
             sum(self.lengths[i::n_extractors]) / sum(seconds[i::n_extractors])
@@ -257,25 +257,26 @@ class Extraction:
 
 
 def with_threads(config: Config, share: ProcessResources) -> Config:
-    """The configuration of a process that has such a share of its machine."""
+    """The configuration with the number of threads of such a process."""
     runtime = config.runtime.model_copy(update={"threads": share.threads})
     return config.model_copy(update={"runtime": runtime})
 
 
-def _fill_gpu(extractor: Any, rest: float) -> Any:
-    """An actor that takes what an extractor leaves of its GPU, so that the next extractor gets another one.
+def _reserve_rest_of_gpu(extractor: Any, rest: float) -> Any:
+    """An actor that reserves the rest of an extractor's GPU, so that the next extractor is placed on another GPU.
 
-    Ray packs fractions of GPUs: without it all extractors would come to lie on one, and a trainer would find none.
+    Ray packs fractional GPUs: without it all extractors would share one GPU, and a trainer would find none with enough
+    room.
     """
     node = fetch(extractor.node.remote())
     near = NodeAffinitySchedulingStrategy(node, soft=True)
-    filler = ray.remote(Filler).options(num_cpus=0, num_gpus=rest, scheduling_strategy=near).remote()
-    fetch(filler.ready.remote())
-    return filler
+    placeholder = ray.remote(GpuPlaceholder).options(num_cpus=0, num_gpus=rest, scheduling_strategy=near).remote()
+    fetch(placeholder.ready.remote())
+    return placeholder
 
 
-class Filler:
-    """Holds a part of a GPU while others are being placed."""
+class GpuPlaceholder:
+    """Reserves part of a GPU while other actors are placed."""
 
     def ready(self) -> bool:
         return True

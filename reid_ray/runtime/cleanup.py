@@ -1,4 +1,4 @@
-"""Nothing is left behind: folders that go with the driver, however it ends."""
+"""Temporary folders that are removed when the driver ends, even by SIGKILL."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from pathlib import Path
 
 from reid_ray.errors import StorageError
 from reid_ray.io.paths import Location, RemotePath
-from reid_ray.runtime import cleanup_process as janitor
+from reid_ray.runtime import cleanup_process
 
 
 @contextmanager
 def short_lived(run: Location, *folders: Location) -> Iterator[None]:
-    """Remove `folders` after the block, and what was being written in the run directory, even when killed in it.
+    """Remove `folders` after the block, and partial writes in the run directory, even if this process is killed.
 
-    A process of its own waits for the end of this one, for nothing here can run after SIGKILL. In object stores it
-    finds nothing: no object is ever half-written, and what is left of `folders` there is for the next start of the run.
+    After SIGKILL no code of this process runs, so a separate process waits for its end. It does nothing for object
+    stores: objects are never written partially, and the next start of the run removes `folders` there.
     """
     ours, theirs = os.pipe()  # read end, write end
-    command = [sys.executable, "-I", "-S", janitor.__file__, str(run), *map(str, folders)]
+    command = [sys.executable, "-I", "-S", cleanup_process.__file__, str(run), *map(str, folders)]
     watcher = subprocess.Popen(
         command, stdin=ours, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -36,7 +36,7 @@ def short_lived(run: Location, *folders: Location) -> Iterator[None]:
     finally:
         for folder in folders:
             _remove(folder)
-        if ended:  # else workers may still be dying, on this machine or others
+        if ended:  # else workers may still be shutting down, here or on other nodes
             with suppress(OSError):
                 os.write(theirs, b"!")
         os.close(theirs)
@@ -53,5 +53,5 @@ def _remove(folder: Location) -> None:
 
 
 def ray_folder() -> Path:
-    """A new folder for the files of a Ray that lives as long as the driver. Its path is short: sockets lie in it."""
+    """A new folder for the files of a local Ray cluster. Its path is short because it holds Unix sockets."""
     return Path(tempfile.mkdtemp(prefix="reid-", dir=os.environ.get("RAY_TMPDIR", "/tmp")))

@@ -1,8 +1,8 @@
-"""Removes what a driver leaves when it is killed: a program of its own, `python janitor.py RUN FOLDER…`.
+"""Remove the temporary files of a killed driver: a separate program, `python cleanup_process.py RUN FOLDER…`.
 
-It reads its standard input, a pipe that the driver holds open. A byte says that the driver has tidied up itself; the
-end of the pipe, that it is gone, whatever took it. Then the folders are removed until they stay away, for Ray's
-processes die a moment after their driver, and with them what a killed worker was writing in the run directory.
+It reads standard input, a pipe that the driver holds open. A byte means that the driver has cleaned up itself; the end
+of the pipe means that the driver is gone. Then the folders and the partial writes in the run directory are removed
+repeatedly, because Ray's processes end a moment after their driver.
 """
 
 import os
@@ -11,19 +11,19 @@ import sys
 import time
 from pathlib import Path
 
-PATIENCE = 20.0
-"""Seconds that the driver's processes may take to die."""
+SHUTDOWN_SECONDS = 20.0
+"""Time that the processes of the driver may take to end."""
 
-QUIET = 4.0
-"""A half-written file that has not grown for this many seconds is abandoned; a new run may be writing beside it."""
+ABANDONED_SECONDS = 4.0
+"""A partial file that was not modified for this long is abandoned; newer ones may belong to a restarted run."""
 
 
-def tidy(run: Path, folders: list[Path]) -> None:
+def clean(run: Path, folders: list[Path]) -> None:
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
     for abandoned in [*run.glob(".*.tmp"), *run.glob("*/.*.tmp")]:
         try:
-            if time.time() - abandoned.stat().st_mtime > QUIET:
+            if time.time() - abandoned.stat().st_mtime > ABANDONED_SECONDS:
                 abandoned.unlink()
         except OSError:
             continue
@@ -33,9 +33,9 @@ def main() -> None:
     run, folders = Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]]
     if os.read(0, 1):
         return
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + SHUTDOWN_SECONDS
     while time.monotonic() < until:
-        tidy(run, folders)
+        clean(run, folders)
         time.sleep(0.5)
 
 

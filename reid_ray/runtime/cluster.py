@@ -1,4 +1,4 @@
-"""The Ray cluster of a run: joined, or started on this machine and gone with the driver."""
+"""The Ray cluster of a run: an existing one, or a local one that is started and stopped with the driver."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from reid_ray.runtime.resources import Plan, check_fits, plan
 from reid_ray.training.rundir import RunDirectory
 
 NAMESPACE = "reid_ray"
-"""Ray namespace of every job of ours; without one each driver gets a random one and cannot see its own actors."""
+"""Ray namespace of all jobs of this package; by default each driver gets a random one."""
 
 
 @contextmanager
-def joined(address: str | None, *, num_cpus: int, leftovers: Location) -> Iterator[bool]:
+def joined(address: str | None, *, num_cpus: int, partial_writes: Location) -> Iterator[bool]:
     """Join the cluster at `address` (or `RAY_ADDRESS`), or start one on this machine for the block.
 
     Args:
-        num_cpus: CPUs that a cluster of our own promises; on one machine processes may take turns, so more than it has.
-        leftovers: a folder in which half-written files are removed, should this process be killed.
+        num_cpus: CPUs that a local cluster declares; may exceed those of the machine, because processes take turns.
+        partial_writes: folder whose partially written files are removed if this process is killed.
 
     Yields:
-        Whether the cluster is our own.
+        Whether the cluster is local, started by this call.
 
     Raises:
-        RunError: no cluster answers there.
+        RunError: no cluster at this address.
     """
     if ray.is_initialized():
         yield False
@@ -51,7 +51,7 @@ def joined(address: str | None, *, num_cpus: int, leftovers: Location) -> Iterat
             "_temp_dir": str(folder),
         }
     )
-    with short_lived(leftovers, *([folder] if folder else [])):
+    with short_lived(partial_writes, *([folder] if folder else [])):
         try:
             ray.init(namespace=NAMESPACE, logging_level=logging.ERROR, log_to_driver=False, **options)
         except ConnectionError as error:
@@ -66,11 +66,11 @@ def joined(address: str | None, *, num_cpus: int, leftovers: Location) -> Iterat
 
 @contextmanager
 def cluster(config: Config) -> Iterator[Plan]:
-    """The cluster of a run, with the plan of what the run takes of it; `ConfigError` where that does not fit."""
+    """The cluster of a run, and the resources that the run uses; `ConfigError` if they do not fit."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
     runtime = config.runtime
     most = int(plan(config, n_gpus=0, n_cores=1).cpus) + 1
-    with joined(runtime.address, num_cpus=most, leftovers=RunDirectory.of(config).path) as own:
+    with joined(runtime.address, num_cpus=most, partial_writes=RunDirectory.of(config).path) as own:
         available = ray.cluster_resources()
         resources = plan(config, n_gpus=usable_gpus(config, available), n_cores=n_cores() if own else None)
         check_fits(resources, available)
@@ -78,7 +78,7 @@ def cluster(config: Config) -> Iterator[Plan]:
 
 
 def usable_gpus(config: Config, cluster: dict[str, float]) -> float:
-    """GPUs of a cluster's total resources that a run may take; `ConfigError` where it wants some and there are none."""
+    """Number of GPUs of a cluster that a run may use; `ConfigError` if it requires GPUs and there are none."""
     n_gpus = 0 if config.runtime.device == "cpu" else cluster.get("GPU", 0)
     if config.runtime.device == "cuda" and not n_gpus:
         raise ConfigError("runtime.device=cuda, but the Ray cluster has no GPU; use runtime.device=auto or cpu.")

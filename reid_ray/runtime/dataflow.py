@@ -1,4 +1,4 @@
-"""What all work through Ray Data has in common: rows as they come, a user's mistake as itself, and no chatter."""
+"""Helpers for Ray Data: stream rows, re-raise a `UserError` as itself, and silence progress output."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from reid_ray.errors import UserError
 from reid_ray.runtime.logging_utils import silenced, variables
 
 LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
-"""Variable: what Ray's own processes say."""
+"""Environment variable: log level of Ray's own processes."""
 
 Batch = dict[str, npt.NDArray[Any]]
-"""Columns of a batch by name, as Ray Data hands them to a function."""
+"""Columns of a batch by name, as Ray Data passes them to a function."""
 
 
 def quiet_context() -> DataContext:
-    """Ray Data's settings, without progress bars; errors of a task come as they are."""
+    """Ray Data's settings without progress bars, and with the original exceptions of tasks."""
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -31,11 +31,11 @@ def quiet_context() -> DataContext:
 
 
 class CarriedError(Exception):
-    """A user's mistake, `args[1]`, on its way through Ray Data, which adds advice of its own to an error's text."""
+    """Carries a `UserError`, `args[1]`, through Ray Data, which would add its own advice to the message."""
 
 
 @contextmanager
-def carrying() -> Iterator[None]:
+def carry_user_errors() -> Iterator[None]:
     try:
         yield
     except UserError as error:
@@ -43,7 +43,7 @@ def carrying() -> Iterator[None]:
 
 
 def rows_of(dataset: Dataset) -> Iterator[dict[str, Any]]:
-    """The dataset's rows as they come; a user's mistake in a task is raised as itself."""
+    """The dataset's rows as they come; a user's mistake in a task is re-raised as itself."""
     try:
         yield from dataset.iter_rows()
     except ray.exceptions.RayError as error:
@@ -56,11 +56,11 @@ def rows_of(dataset: Dataset) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Ray Data's account of each dataset off the terminal; it stands in Ray's logs too.
+def silence_ray_data() -> Iterator[None]:
+    """Keep Ray Data's output about each dataset off the terminal; Ray's log files have it too.
 
-    Ray also warns at each actor pool of Ray Data that its arguments lie in the object store, where this process keeps
-    them; so Ray's own processes, where they start in the block, say only what is fatal.
+    Ray also warns for each Ray Data actor pool that its arguments are in the object store. So Ray processes that start
+    in the block log fatal errors only.
     """
     chosen = {} if LOG_LEVEL in os.environ else {LOG_LEVEL: "fatal"}
     with silenced("ray.data"), variables(chosen):

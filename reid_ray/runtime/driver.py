@@ -1,4 +1,4 @@
-"""A training run on Ray, seen from the driver: cluster, pool, Ray Train, progress, and nothing left behind."""
+"""A training run on Ray, in the driver: cluster, actor pool, Ray Train, progress and cleanup."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from reid_ray.config import Config
 from reid_ray.data.images import Dataset
 from reid_ray.errors import StorageError
-from reid_ray.io.files import SECONDS_BETWEEN_PUTS
+from reid_ray.io.files import UPLOAD_SECONDS
 from reid_ray.io.paths import RemotePath
 from reid_ray.runtime.actor_pool import Pool, with_threads
 from reid_ray.runtime.cleanup import short_lived
@@ -37,11 +37,11 @@ from reid_ray.training.rundir import RunDirectory
 def train_on_ray(
     config: Config, datasets: Mapping[str, Dataset], listener: Callable[[Event], None] | None = None
 ) -> None:
-    """Run, or resume, with Ray Train workers and an actor pool; the same call continues an interrupted run."""
+    """Train, or resume a run, with Ray Train workers and an actor pool."""
     started = time.time()
-    build_modules(config, DistributedContext())  # weights that do not fit are found before anything is started
+    build_modules(config, DistributedContext())  # raises for weights that do not fit, before anything is started
     directory = RunDirectory.of(config)
-    # In this order: Ray has a handler of SIGTERM of its own, which it sets when it starts.
+    # In this order: Ray installs its own SIGTERM handler when it starts.
     with directory.held() as lease, cluster(config) as resources, terminated_as_interrupted():
         check_memory(config, datasets, **_memory_of_a_worker(config, resources))
         directory.create(config, datasets)
@@ -56,7 +56,7 @@ def train_on_ray(
             pool.stop()
         if isinstance(result, Failure):
             raise result.error()
-    directory.remove_abandoned()  # by workers that died
+    directory.remove_abandoned()  # temporary files of workers that died
 
 
 def _memory_of_a_worker(config: Config, resources: Plan) -> dict[str, int]:
@@ -67,9 +67,10 @@ def _memory_of_a_worker(config: Config, resources: Plan) -> dict[str, int]:
 
 
 def _fit(config: Config, resources: Plan, assignment: Assignment) -> Failure | None:
-    """Ray Train from start to end. Our own checkpoints carry the state, so Ray's storage holds nothing that lasts."""
+    """Run Ray Train. Our own checkpoints hold the state, so Ray's storage is temporary."""
     runtime, share = config.runtime, resources.trainers
-    # In the run directory, because every node has to see it; of a name that a janitor of a driver before does not know.
+    # In the run directory, which every node sees; the name is new, so a cleanup process of an earlier driver ignores
+    # it.
     storage = RunDirectory.of(config).path / f".ray-{uuid4().hex[:8]}"
     with short_lived(storage.parent, storage), restored_signal(signal.SIGINT):
         trainer = TorchTrainer(
@@ -90,7 +91,7 @@ def _fit(config: Config, resources: Plan, assignment: Assignment) -> Failure | N
         )
         try:
             result = trainer.fit()
-        except SystemExit as error:  # how Ray Train's own handler ends a run on Ctrl-C
+        except SystemExit as error:  # raised by Ray Train's handler of Ctrl-C
             raise KeyboardInterrupt from error
         except ray.train.TrainingFailedError as error:
             raise plain_error(error) from error
@@ -100,18 +101,18 @@ def _fit(config: Config, resources: Plan, assignment: Assignment) -> Failure | N
 
 @contextmanager
 def following(directory: RunDirectory, listener: Callable[[Event], None] | None) -> Iterator[None]:
-    """Hand the events that rank 0 writes to a listener in this process, while the block runs.
+    """Pass the events that rank 0 writes to a listener in this process while the block runs.
 
-    Where the storage fails meanwhile, events come later, or not at all: rank 0 is who says so.
+    If the storage fails, events are delayed or lost here; rank 0 reports the error.
     """
     if listener is None:
         yield
         return
     done = threading.Event()
     follower = MetricsFollower(directory.metrics_file)
-    seconds = SECONDS_BETWEEN_PUTS if isinstance(directory.path, RemotePath) else 0.3
+    seconds = UPLOAD_SECONDS if isinstance(directory.path, RemotePath) else 0.3
 
-    def hand_over() -> None:
+    def forward() -> None:
         try:
             events = follower.read()
         except (StorageError, OSError):
@@ -121,7 +122,7 @@ def following(directory: RunDirectory, listener: Callable[[Event], None] | None)
 
     def poll() -> None:
         while not done.wait(seconds):
-            hand_over()
+            forward()
 
     thread = threading.Thread(target=poll, name="reid-progress", daemon=True)
     thread.start()
@@ -130,12 +131,12 @@ def following(directory: RunDirectory, listener: Callable[[Event], None] | None)
     finally:
         done.set()
         thread.join()
-        hand_over()
+        forward()
 
 
 @contextmanager
 def restored_signal(number: signal.Signals) -> Iterator[None]:
-    """Put a signal's handler back after the block; Ray Train installs its own and leaves it."""
+    """Restore a signal handler after the block; Ray Train installs its own and does not remove it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""Environment variables and log levels that hold for a block: what libraries can only be told so."""
+"""Environment variables and log levels for a block, for libraries without another way to configure them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def variables(values: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables for the block, also of processes that are started in it; then as before."""
+    """Set environment variables for the block and the processes started in it; restore them afterwards."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -25,7 +25,7 @@ def variables(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def silenced(name: str) -> Iterator[None]:
-    """Keep a logger, and those below it, from saying less than that all is lost."""
+    """Raise the level of a logger and its children to CRITICAL for the block."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.CRITICAL)

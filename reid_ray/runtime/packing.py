@@ -1,9 +1,9 @@
-"""`data.pack` by many processes on many nodes: images flow through Ray Data into shards, and a later call goes on.
+"""`data.pack` on many nodes: images stream through Ray Data into shards; an interrupted call can be resumed.
 
-    sizes of all images (tasks) ─► which rows make a shard ─► read, check, write a shard (tasks) ─► table and manifest
+    sizes of all images (tasks) ─► rows of each shard ─► read, check, write a shard (tasks) ─► table and manifest
 
-The folder is the same, to the last byte, as that of `data.pack.pack`, whose shards end where they are full: so sizes
-are asked for first. Until it is whole it lies beside `out`, with each shard that is done and the hashes of its images.
+The folder equals that of `data.pack.pack` byte for byte. Shards end where they are full, so sizes are measured first.
+Until it is complete, the folder is next to `out`, with the finished shards and the hashes of their images.
 """
 
 from __future__ import annotations
@@ -38,29 +38,29 @@ from reid_ray.data.pack import (
 from reid_ray.errors import DataError
 from reid_ray.io.files import atomic_write, atomic_write_bytes, storage_errors
 from reid_ray.io.paths import Location, RemotePath, as_path, as_readable
+from reid_ray.runtime.actor_executor import fetch
 from reid_ray.runtime.cluster import joined
-from reid_ray.runtime.dataflow import Batch, carrying, quiet, quiet_context, rows_of
-from reid_ray.runtime.labelling import fetch
+from reid_ray.runtime.dataflow import Batch, carry_user_errors, quiet_context, rows_of, silence_ray_data
 from reid_ray.runtime.shared import check_shared
 
 PLAN = "_plan.json"
 ROWS = "_rows.parquet"
 
 ROW_GROUP = 8192
-"""Rows of the table that are read at once, and whose images one task measures."""
+"""Rows of the table per row group, and per task that measures sizes."""
 
 HASH_BYTES = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True)
 class Packing:
-    """A packed dataset while it is made. Small: it travels to those who make its shards.
+    """An unfinished packed dataset. Small, because it is sent to the tasks that write shards.
 
     Attributes:
-        folder: where it lies until it is whole; must be seen by all who make shards.
-        images: reads what the table's `path` names.
-        size: height and width that images are resized to; None keeps their files as they are.
-        starts: first row of each shard, and behind them the number of rows.
+        folder: temporary location until it is complete; every node must see it.
+        images: reader of the paths in the table.
+        size: height and width to resize images to; None keeps the files unchanged.
+        starts: first row of each shard, followed by the number of rows.
     """
 
     folder: Location
@@ -76,11 +76,11 @@ class Packing:
         return range(self.starts[shard], self.starts[shard + 1])
 
     def hashes_file(self, shard: int) -> Location:
-        """SHA-256 of a shard's images, one after another; written after the shard, it says that this is whole."""
+        """SHA-256 of a shard's images, concatenated; written after the shard, it marks the shard as complete."""
         return self.folder / f"_{shard_name(shard)}.sha256"
 
     def missing(self) -> list[int]:
-        """Numbers of the shards that are still to be made."""
+        """Numbers of the shards that are not written yet."""
         return [shard for shard in range(self.n_shards) if not self.hashes_file(shard).exists()]
 
     def write(self, shard: int) -> None:
@@ -108,19 +108,19 @@ def pack_on_ray(
     address: str | None = None,
     progress: Progress | None = None,
 ) -> Location:
-    """Write `dataset` as a packed dataset and return its folder, or go on where a call before was stopped.
+    """Write `dataset` as a packed dataset and return its folder; resume an interrupted call.
 
     Args:
-        out: the folder to make; it must not exist, or be empty. Like the images, on storage that every node sees.
-        shard_mb, size: as in `data.pack.pack`. With `size` each image is encoded twice, once to know its bytes.
-        n_packers: tasks that read and write at the same time, a CPU each.
-        address: Ray cluster to join; None starts a local one, or joins that of `RAY_ADDRESS`.
-        progress: told how far packing is.
+        out: the folder to create; must not exist or be empty. Like the images, on storage that every node sees.
+        shard_mb, size: as in `data.pack.pack`. With `size` each image is encoded twice, once to measure it.
+        n_packers: concurrent tasks, one CPU each.
+        address: Ray cluster to join; None joins that of `RAY_ADDRESS` or starts a local one.
+        progress: called with the number of finished images and the total.
 
     Raises:
-        DataError: `out` is in use, the dataset is empty, an image is unreadable or truncated, or what a call before has
-            left beside `out` is of other images or settings.
-        RunError: the cluster is not there, or the storage gives out.
+        DataError: `out` is in use, the dataset is empty, an image is unreadable or truncated, or an interrupted call
+            for other images or settings left its folder next to `out`.
+        RunError: the cluster is not reachable, or the storage fails.
     """
     if not len(dataset.table):
         raise DataError(f"{dataset.table.name} has no images; there is nothing to pack.")
@@ -147,7 +147,7 @@ def _pack(
         refuse_used(out)
     request = {"table": table_digest(dataset.table), "shard_mb": shard_mb, "size": list(size) if size else None}
     known = _begin(folder, dataset, request)
-    with quiet(), joined(address, num_cpus=n_packers, leftovers=folder):
+    with silence_ray_data(), joined(address, num_cpus=n_packers, partial_writes=folder):
         check_shared(folder)
         if known is None:
             sizes = _measure(folder, dataset, size)
@@ -155,9 +155,9 @@ def _pack(
             atomic_write_bytes(folder / PLAN, json.dumps({**request, "starts": known}).encode())
         packing = Packing(folder, dataset.images, size, known)
         n_done = len(dataset.table)
-        todo = packing.missing()
-        n_done -= sum(len(packing.rows(shard)) for shard in todo)
-        for row in _flow(packing, todo, n_packers):
+        pending = packing.missing()
+        n_done -= sum(len(packing.rows(shard)) for shard in pending)
+        for row in _flow(packing, pending, n_packers):
             n_done += row["n"]
             if progress is not None:
                 progress(n_done, len(dataset.table))
@@ -170,7 +170,7 @@ def _pack(
 
 
 def cut(sizes: Sequence[int], limit: int) -> Iterator[int]:
-    """Where shards begin that are closed once they hold `limit` bytes, and at last the number of images."""
+    """First image of each shard, if a shard ends once it holds `limit` bytes; followed by the number of images."""
     yield 0
     held = 0
     for i, size in enumerate(sizes):
@@ -182,20 +182,20 @@ def cut(sizes: Sequence[int], limit: int) -> Iterator[int]:
 
 
 def read_paths(folder: Location, rows: range) -> list[str]:
-    """The paths of some rows, from the row groups in which they lie."""
+    """The paths of some rows, read from their row groups."""
     first, last = rows.start // ROW_GROUP, (rows.stop - 1) // ROW_GROUP
     try:
         table = pq.ParquetFile(as_readable(folder / ROWS)).read_row_groups(range(first, last + 1), columns=["path"])
     except (OSError, pa.ArrowException) as error:
         raise DataError(
-            f"Cannot read {folder / ROWS} ({error}); the folder must lie on storage that every node sees."
+            f"Cannot read {folder / ROWS} ({error}); the folder must be on storage that every node sees."
         ) from error
     paths: list[str] = table["path"].slice(rows.start - first * ROW_GROUP, len(rows)).to_pylist()
     return paths
 
 
 def measure(folder: Location, rows: range, images: ImageReader, size: tuple[int, int] | None) -> npt.NDArray[np.int64]:
-    """Bytes that some images will have in a shard; of files that stay as they are the file system knows them."""
+    """Bytes that images take in a shard; for unchanged files, their size in the file system."""
     paths = read_paths(folder, rows)
     if size is not None or not isinstance(images, FileImages):
         return np.array([len(stored(images, path, size)) for path in paths], dtype=np.int64)
@@ -206,15 +206,15 @@ def measure(folder: Location, rows: range, images: ImageReader, size: tuple[int,
 
 
 def _begin(folder: Location, dataset: Dataset, request: dict[str, Any]) -> tuple[int, ...] | None:
-    """Make the folder with the table in it; or find the shards of a call before, where that wanted the same."""
+    """Create the folder with the table in it, or return the shards of an interrupted call with the same settings."""
     plan = folder / PLAN
     if plan.exists():
         before = json.loads(plan.read_text(encoding="utf-8"))
         starts = before.pop("starts")
         if before != request:
             raise DataError(
-                f"{folder} holds what another 'data pack' has left, of other images or settings; remove it, or choose "
-                f"another folder to pack into."
+                f"{folder} belongs to an interrupted 'data pack' of other images or settings; remove it, or choose "
+                f"another output folder."
             )
         return tuple(starts)
     with storage_errors(folder):
@@ -225,7 +225,7 @@ def _begin(folder: Location, dataset: Dataset, request: dict[str, Any]) -> tuple
 
 
 def _measure(folder: Location, dataset: Dataset, size: tuple[int, int] | None) -> list[int]:
-    """Bytes of all images, asked for by tasks."""
+    """Bytes of all images, measured by tasks."""
     task, n_rows = ray.remote(measure), len(dataset.table)
     ranges = (range(start, min(start + ROW_GROUP, n_rows)) for start in range(0, n_rows, ROW_GROUP))
     parts = fetch([task.remote(folder, rows, dataset.images, size) for rows in ranges])
@@ -233,15 +233,15 @@ def _measure(folder: Location, dataset: Dataset, size: tuple[int, int] | None) -
     return sizes
 
 
-def _flow(packing: Packing, todo: list[int], n_packers: int) -> Iterator[dict[str, Any]]:
-    """A row for each shard, as they are done."""
-    if not todo:
+def _flow(packing: Packing, pending: list[int], n_packers: int) -> Iterator[dict[str, Any]]:
+    """One row per shard, in the order in which they finish."""
+    if not pending:
         return
     with DataContext.current(quiet_context()):
-        shards = ray.data.from_items([{"shard": shard} for shard in todo], override_num_blocks=len(todo))
+        shards = ray.data.from_items([{"shard": shard} for shard in pending], override_num_blocks=len(pending))
         done = shards.map_batches(
             partial(pack_shard, packing=packing),
-            compute=TaskPoolStrategy(size=min(n_packers, len(todo))),
+            compute=TaskPoolStrategy(size=min(n_packers, len(pending))),
             num_cpus=1,
             batch_size=1,
             batch_format="numpy",
@@ -250,15 +250,15 @@ def _flow(packing: Packing, todo: list[int], n_packers: int) -> Iterator[dict[st
 
 
 def pack_shard(batch: Batch, *, packing: Packing) -> Batch:
-    """A shard's number → how many images it holds, once it lies in the folder."""
+    """Write a shard; return the number of its images."""
     shard = int(batch["shard"][0])
-    with carrying():
+    with carry_user_errors():
         packing.write(shard)
     return {"n": np.array([len(packing.rows(shard))])}
 
 
 def _batches(rows: range) -> Iterator[tuple[int, int]]:
-    """Cut a shard's rows where the table's row is a multiple of `BATCH_IMAGES`."""
+    """Split the rows of a shard at table rows that are multiples of `BATCH_IMAGES`."""
     start = rows.start
     while start < rows.stop:
         stop = min(rows.stop, (start // BATCH_IMAGES + 1) * BATCH_IMAGES)
@@ -267,7 +267,7 @@ def _batches(rows: range) -> Iterator[tuple[int, int]]:
 
 
 def _finish(packing: Packing, dataset: Dataset) -> None:
-    """Table and manifest, and nothing of how they were made."""
+    """Write table and manifest, and remove the temporary files."""
     keys: list[str] = []
     hashes: list[bytes] = []
     written: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""The loop's `Services`, answered by the pool of actors."""
+"""`Services` of the training loop, implemented on the actor pool."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from reid_ray.data.table import ImageTable
 from reid_ray.inference.retriever import Retriever
 from reid_ray.methods import FeatureCache
 from reid_ray.models import to_numpy
+from reid_ray.runtime.actor_executor import ActorExecutor, StoredFeatures
 from reid_ray.runtime.actor_pool import Copy, Extraction, Pool
-from reid_ray.runtime.labelling import ActorExecutor, StoredFeatures
 from reid_ray.training.datasets import EVALUATION, MAIN, evaluation_table
 from reid_ray.training.distributed import DistributedContext
 from reid_ray.training.services import (
@@ -32,7 +32,7 @@ from reid_ray.types import FeatureRows, Labels, Weights
 
 
 class PoolServices:
-    """`Services` answered by the pool: rank 0 asks, all workers get the answer. Features never come to rank 0."""
+    """`Services` on the actor pool: rank 0 sends requests, all workers get the results. Features never reach rank 0."""
 
     def __init__(
         self, config: Config, datasets: Mapping[str, Dataset], context: DistributedContext, pool: Pool
@@ -53,16 +53,16 @@ class PoolServices:
 
     def collect_labels(self) -> dict[str, Labels]:
         def wait() -> dict[str, Labels]:
-            asked = time.time()
+            requested = time.time()
             assert self._labels is not None, "collect_labels() without begin_labels()"
             found, ended = self._labels.result()
-            idle = max(0.0, asked - ended)
+            idle = max(0.0, requested - ended)
             return {name: with_statistics(labels, pool_idle_seconds=idle) for name, labels in found.items()}
 
         return cast(dict[str, Labels], run_on_main_with_heartbeat(self._context, self._config, wait))
 
     def _make_labels(self, request: LabelRequest, weights: Weights) -> tuple[dict[str, Labels], float]:
-        """Labels, and when they were there."""
+        """Labels, and the time at which they were ready."""
         started = time.perf_counter()
         features: dict[str, FeatureRows] = {}
         rates: dict[str, list[float]] = {}
@@ -72,7 +72,7 @@ class PoolServices:
         extracted = time.perf_counter() - started
         if request.memory is not None:
             features[MEMORY] = StoredFeatures([ray.put(request.memory)], [len(request.memory)])
-        # The labellers have reserved CPUs only; a GPU that they happen to see belongs to another process.
+        # Labellers reserve CPUs only; a GPU that they see belongs to another process.
         cpu = torch.device("cpu")
         found = label_streams(request, features, self._tables, self._config, cpu, self._labellers)
         for name, labels in found.items():
@@ -118,12 +118,12 @@ class PoolServices:
         return StoredFeatures.joined(stored)
 
     def _extraction(self, name: str, table: ImageTable, weights: Weights, copy: Copy | None = None) -> Extraction:
-        """Features of a table, as they are being extracted."""
+        """Start to extract the features of a table."""
         return self._pool.features(name, len(table), self._config.evaluation.batch_size, weights, copy)
 
 
 def stored_weights(retriever: Retriever) -> Weights:
-    """A retriever's weights as they travel to other processes."""
+    """A retriever's weights in the form that is sent to other processes."""
     return Weights(retriever.module, retriever.version, to_numpy(retriever.network.state_dict()))
 
 

@@ -1,4 +1,4 @@
-"""Notice that a node of the run will be taken away, as clouds give for spot instances."""
+"""Preemption notices: a node of the run will be reclaimed, for example a spot instance."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import ray.train
 from reid_ray.training.interrupt import Request
 
 POLL_SECONDS = 5.0
-"""Between two questions whether a node is about to be taken away."""
+"""Seconds between two checks for a preemption notice."""
 
 
 class PreemptionNotice:
-    """Says once for each notice that a node of the run will be taken away: time to write a checkpoint.
+    """Requests a checkpoint once for each preemption notice.
 
-    Ray tells all workers together, in a call that waits for each of them; so a thread asks, and not the step.
+    Ray's call is a collective over all workers that blocks, so a thread polls it instead of the training step.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class PreemptionNotice:
         while True:
             try:
                 info = ray.train.get_preemption_info()
-            except Exception:  # the group is being taken down, and this thread with it
+            except Exception:  # the worker group is shutting down
                 return
             if info is not None and info != known:
                 known = info

@@ -1,4 +1,4 @@
-"""What each process of a run has, and whether the Ray cluster can hold them all, before anything is started."""
+"""CPUs, GPUs and threads of each process of a run, checked against the Ray cluster before anything starts."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from reid_ray.config import Config
 from reid_ray.errors import ConfigError
 
 TRAINER_SHARE = 0.6
-"""Of a GPU that a trainer shares with an extractor. Two trainers make more than 1, so they never meet on one GPU."""
+"""GPU fraction of a trainer that shares a GPU with an extractor. More than 0.5, so no two trainers share a GPU."""
 
 
 @dataclass(frozen=True)
 class ProcessResources:
-    """Processes of one kind, and what each of them has."""
+    """Number of processes of one kind, and the resources of each."""
 
     number: int
     cpus: float
@@ -24,7 +24,7 @@ class ProcessResources:
 
 @dataclass(frozen=True)
 class Plan:
-    """CPUs, GPUs and threads of a run's processes. Ray Train's controller runs beside them and reserves nothing."""
+    """Resources of all processes of a run. Ray Train's controller reserves nothing."""
 
     placement: Literal["separate", "colocated"]
     trainers: ProcessResources
@@ -43,7 +43,7 @@ class Plan:
         return whole if self.trainers.gpus else 0
 
     def describe(self) -> str:
-        """What the run needs, for a sentence."""
+        """The resources in words, for messages."""
         gpus = f" and {self.gpus:g} GPU{'s' if self.gpus != 1 else ''}" if self.gpus else ""
         who = ", ".join(
             f"{share.number} {name}{'s' if share.number != 1 else ''}"
@@ -61,12 +61,12 @@ def plan(config: Config, *, n_gpus: float, n_cores: int | None) -> Plan:
     """The resources of a run.
 
     Args:
-        n_gpus: GPUs to be used, of all nodes together; 0 trains on CPUs.
-        n_cores: CPU cores that the processes share, where all are on this machine and nobody else is; None on a cluster
-            that is joined, where each keeps to the CPUs that are reserved for it.
+        n_gpus: GPUs to use, on all nodes together; 0 trains on CPUs.
+        n_cores: CPU cores that the processes share on a local cluster; None on an existing cluster, where each process
+            uses the CPUs that it reserves.
 
     Raises:
-        ConfigError: a placement that cannot be.
+        ConfigError: an impossible placement.
     """
     runtime = config.runtime
     n_workers, n_extractors, n_labellers = runtime.n_workers, runtime.n_extractors, runtime.n_labellers
@@ -100,7 +100,7 @@ def plan(config: Config, *, n_gpus: float, n_cores: int | None) -> Plan:
 
 
 def check_fits(plan: Plan, cluster: dict[str, float]) -> None:
-    """Raise `ConfigError` with one sentence where a cluster's total resources cannot hold the plan."""
+    """Raise `ConfigError` if the total resources of the cluster do not fit the plan."""
     missing = [
         f"{needed - cluster.get(name, 0):g} more {name}s"
         for name, needed in (("CPU", plan.cpus), ("GPU", plan.gpus))
@@ -108,8 +108,8 @@ def check_fits(plan: Plan, cluster: dict[str, float]) -> None:
     ]
     if missing:
         lower = "runtime.n_workers, runtime.n_extractors, runtime.n_labellers or runtime.cpus_per_worker"
-        share = ", take runtime.placement=colocated" if plan.placement == "separate" else ""
+        share = ", use runtime.placement=colocated" if plan.placement == "separate" else ""
         raise ConfigError(
-            f"The run needs {plan.describe()}, and the cluster lacks {' and '.join(missing)}; lower {lower}{share}, or "
+            f"The run needs {plan.describe()}, but the cluster lacks {' and '.join(missing)}; lower {lower}{share}, or "
             f"add nodes."
         )

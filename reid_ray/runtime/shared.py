@@ -1,4 +1,4 @@
-"""Storage that every node of a cluster must see, and what memory nodes have."""
+"""Check that every node of a cluster sees the storage, and read the memory of each node."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from reid_ray.training.requirements import memory_limit
 
 
 def check_shared(folder: Location) -> None:
-    """Raise `RunError` naming a node that does not see `folder`, or cannot write there.
+    """Raise `RunError` naming the nodes that do not see `folder` or cannot write to it.
 
-    Workers on that node would write checkpoints that nobody finds.
+    Workers on such a node would write checkpoints that no other node can read.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) < 2:
         return
-    mark = folder / f".{uuid4().hex}.mark"  # not .tmp: the janitor of a driver that was just killed looks for those
+    mark = folder / f".{uuid4().hex}.mark"  # not .tmp: a cleanup process of a killed driver removes those
     mark.write_bytes(b"")
     try:
-        answers = [on_node(node["NodeID"], sees).remote(str(mark)) for node in nodes]
-        blind = [node["NodeManagerAddress"] for node, answer in zip(nodes, answers, strict=True) if not _sees(answer)]
+        results = [on_node(node["NodeID"], sees).remote(str(mark)) for node in nodes]
+        failing = [node["NodeManagerAddress"] for node, result in zip(nodes, results, strict=True) if not _sees(result)]
     finally:
         mark.unlink(missing_ok=True)
-    if blind:
+    if failing:
         raise RunError(
-            f"The node{'s' if len(blind) > 1 else ''} {', '.join(blind)} of the Ray cluster cannot write to {folder}; "
-            f"choose an output=FOLDER on storage that all nodes share."
+            f"The node{'s' if len(failing) > 1 else ''} {', '.join(failing)} of the Ray cluster cannot write to "
+            f"{folder}; choose an output=FOLDER on storage that all nodes share."
         )
 
 
@@ -53,26 +53,26 @@ def memory_of_nodes() -> list[int]:
 
 
 def on_node(node: str, function: Callable[..., Any]) -> Any:
-    """A function as a task that runs on the node of this id, and reserves nothing."""
+    """A function as a Ray task that is pinned to this node and reserves no resources."""
     there = NodeAffinitySchedulingStrategy(node, soft=False)
     return ray.remote(num_cpus=0)(function).options(scheduling_strategy=there)
 
 
-def _sees(answer: Any) -> bool:
-    """A node's answer; one that is gone by now has seen nothing wrong."""
+def _sees(result: Any) -> bool:
+    """The result of a node; a node that has left the cluster counts as good."""
     try:
-        return bool(ray.get(answer))
+        return bool(ray.get(result))
     except ray.exceptions.RayError:
         return True
 
 
 def sees(mark: str) -> bool:
-    """Whether this machine sees a file or object, and may write beside it."""
+    """Whether this machine sees a file or object, and may write next to it."""
     seen = as_path(mark)
-    beside = seen.with_name(f".{uuid4().hex}.mark")  # nodes try at the same time, each with a file of its own
+    probe = seen.with_name(f".{uuid4().hex}.mark")  # nodes check at the same time, each with its own file
     try:
-        beside.write_bytes(seen.read_bytes())
-        beside.unlink()
+        probe.write_bytes(seen.read_bytes())
+        probe.unlink()
     except (OSError, StorageError):
         return False
     return True

@@ -1,7 +1,7 @@
-"""Jobs on a Ray cluster: what is sent, and the job server that runs, reports and stops it.
+"""Jobs on a Ray cluster: the request, and the client of the job server that starts, follows and stops jobs.
 
 A job is `python -m reid_ray.jobs.JOB ARGUMENTS` on the cluster's head node. Its id is JOB-NAME-N: the N-th job of that
-run. A run whose job is still active gets no second one; after a job has ended, the next resumes from its checkpoint.
+run. A run has at most one active job; after a job has ended, the next one resumes from the checkpoint.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from reid_ray.runtime.logging_utils import variables
 from reid_ray.runtime.working_dir import EXCLUDES, WorkingDir
 
 ADDRESS = "http://127.0.0.1:8265"
-"""Of the dashboard of a Ray that runs on this machine."""
+"""Default address of the dashboard: a Ray cluster on this machine."""
 
 ANSWER_SECONDS = 10
-"""In which a job server is to answer at all."""
+"""Timeout of the first request to a job server."""
 
-PATIENCE = 60.0
-"""Seconds without a connection after which following a job is given up. The job goes on."""
+RECONNECT_SECONDS = 60.0
+"""Time without a connection after which following a job fails. The job continues."""
 
-CHATTY = (
+VERBOSE_LOGGERS = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
 )
-"""Loggers that tell of each upload and connection, whatever the level above them."""
+"""Loggers that report each upload and connection, whatever the level of their parents."""
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
@@ -54,21 +54,21 @@ SECRET_NAMES = re.compile("KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECAS
 """In names of environment variables whose values are not shown."""
 
 N_NAMED = 5
-"""Of a cluster's jobs, in a message."""
+"""Number of a cluster's jobs to name in a message."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """All that the job server is told.
+    """A job submission.
 
     Attributes:
-        job: which of `jobs/`.
-        run: name of the run, and with `job` the beginning of the submission's id.
-        arguments: of the job's command line.
+        job: name of a module in `jobs/`.
+        run: name of the run; the submission id is JOB-RUN-N.
+        arguments: command line of the job.
         metadata: shown by the dashboard and by `reid-ray jobs list`.
-        working_dir: what is sent along; the job starts in it.
+        working_dir: files to upload; the job starts in this folder.
         env_vars: for the job and all its workers.
-        pip: packages that each node installs first; none, since an image has them.
+        pip: packages that each node installs first; none by default, because the container image has them.
     """
 
     job: str
@@ -96,7 +96,7 @@ class Request:
         return f"{self.job}-{self.run}-{number}"
 
     def describe(self) -> str:
-        """The request as YAML, its files with their bytes; nothing in it depends on time or on the cluster."""
+        """The request as YAML, with the sizes of its files; independent of time and cluster."""
         sent = {
             "submission_id": self.submission_id(),
             "entrypoint": self.entrypoint,
@@ -119,7 +119,7 @@ def _masked(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Job:
-    """A job that a cluster knows. Times are in seconds since 1970, None where it has not got there."""
+    """A job of a cluster. Times are in seconds since 1970, None before the job starts or ends."""
 
     id: str
     status: str
@@ -135,7 +135,7 @@ class Job:
 
     @classmethod
     def of(cls, details: Any) -> Job:
-        """From Ray's description."""
+        """Convert Ray's job details."""
         started, ended = (ms and ms / 1000 for ms in (details.start_time, details.end_time))
         return cls(
             details.submission_id,
@@ -149,42 +149,42 @@ class Job:
 
 
 class JobServer:
-    """The job server of a cluster.
+    """Client of a cluster's job server.
 
     Args:
-        address: of the dashboard, `http://HOST:8265` or `HOST:8265`; None takes that of the variables
-            `RAY_API_SERVER_ADDRESS` or `RAY_ADDRESS` where it is a URL, or else this machine.
+        address: of the dashboard, `http://HOST:8265` or `HOST:8265`. None: `RAY_API_SERVER_ADDRESS`, else `RAY_ADDRESS`
+            if it is a URL, else this machine.
 
     Raises:
-        RunError: nobody answers there, or the token is refused; so do all methods.
+        RunError: the server does not answer or refuses the token; so do all methods.
     """
 
     def __init__(self, address: str | None = None) -> None:
-        for chatty in CHATTY:
-            logging.getLogger(chatty).setLevel(logging.WARNING)
+        for name in VERBOSE_LOGGERS:
+            logging.getLogger(name).setLevel(logging.WARNING)
         self.address = _url(address)
-        with self._told():
-            _reach(self.address)
-            with variables({ADDRESS_VARIABLE: self.address}):  # which Ray's client puts above what it is told
+        with self._as_run_errors():
+            _check_reachable(self.address)
+            with variables({ADDRESS_VARIABLE: self.address}):  # takes precedence over the argument in Ray's client
                 self._client = JobSubmissionClient(self.address, headers=token_header())
 
     def submit(self, request: Request) -> tuple[str, bool]:
-        """Start a job, unless the run has one that has not ended.
+        """Start a job, unless the run has an active one.
 
         Returns:
-            The id of the run's job, and whether it is a new one.
+            The id of the run's job, and whether it is new.
         """
         earlier = [job for job in self.jobs() if _is_of(job.id, request)]
-        where = request.metadata.get("output")  # runs of one name in two places are two runs
+        where = request.metadata.get("output")  # runs with the same name but different outputs are different runs
         alive = [job for job in earlier if not job.is_over and job.metadata.get("output") == where]
         if alive:
             return alive[-1].id, False
         number = 1 + max((int(job.id.rpartition("-")[2]) for job in earlier), default=0)
-        with self._told():
+        with self._as_run_errors():
             try:
                 return self._submit(request, request.submission_id(number)), True
             except RuntimeError as error:
-                if "already exists" in str(error):  # somebody else was faster by less than a second
+                if "already exists" in str(error):  # another submission won a race
                     return request.submission_id(number), False
                 raise
 
@@ -198,30 +198,30 @@ class JobServer:
         return answer
 
     def jobs(self) -> list[Job]:
-        """All jobs that were submitted to this cluster, the oldest first."""
-        with self._told():
+        """All submitted jobs of this cluster, oldest first."""
+        with self._as_run_errors():
             found = [Job.of(details) for details in self._client.list_jobs() if details.submission_id]
         return sorted(found, key=lambda job: job.started or float("inf"))
 
     def find(self, name: str) -> Job:
-        """The job of that id, or the newest of the run of that name; `RunError` where there is none."""
+        """The job with this id, or the newest job of the run with this name; `RunError` if there is none."""
         jobs = self.jobs()
         found = [job for job in jobs if name in (job.id, job.metadata.get("run"))]
         if not found:
             known = ", ".join(job.id for job in jobs[-N_NAMED:])
             raise RunError(
-                f"The cluster at {self.address} knows no job or run '{name}'"
-                + (f"; its newest jobs are {known}." if known else "; it has had no job yet.")
+                f"The cluster at {self.address} has no job or run '{name}'"
+                + (f"; its newest jobs are {known}." if known else "; it has had no jobs yet.")
             )
         return found[-1]
 
     def follow(self, job_id: str, write: Callable[[str], None]) -> Job:
-        """Hand a job's log, from its beginning, to `write` as it grows; returns once the job has ended.
+        """Pass the log of a job, from its beginning, to `write` as it grows; return when the job has ended.
 
-        A connection that breaks is made again; after `PATIENCE` seconds without one, `RunError`.
+        Reconnects if the connection breaks; `RunError` after `RECONNECT_SECONDS` without one.
         """
         log, answered = _Log(write), time.monotonic()
-        with self._told():
+        with self._as_run_errors():
             while True:
                 with suppress(ClientError, OSError, RuntimeError):
                     asyncio.run(self._tail(job_id, log))
@@ -230,42 +230,42 @@ class JobServer:
                     if job.is_over:
                         return job
                     answered = time.monotonic()
-                if time.monotonic() - answered > PATIENCE:
+                if time.monotonic() - answered > RECONNECT_SECONDS:
                     raise RunError(
-                        f"The connection to {self.address} is lost; the job goes on if the cluster does: 'reid-ray "
-                        f"jobs follow {job_id}' follows it again."
+                        f"Lost the connection to {self.address}; the job continues if the cluster does. Run 'reid-ray "
+                        f"jobs follow {job_id}' to follow it again."
                     )
                 time.sleep(1)
 
     async def _tail(self, job_id: str, log: _Log) -> None:
-        """Follow one connection to its end."""
+        """Read the log until the connection ends."""
         log.begin()
         async for text in self._client.tail_job_logs(job_id):
             log.add(text)
 
     def stop(self, job_id: str) -> bool:
-        """Ask a job to end, as Ctrl-C would; whether it was running."""
-        with self._told():
+        """Ask a job to end, as Ctrl-C does; return whether it was running."""
+        with self._as_run_errors():
             return bool(self._client.stop_job(job_id))
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """What a job server answers, as a sentence."""
+    def _as_run_errors(self) -> Iterator[None]:
+        """Convert errors of the client into `RunError`."""
         try:
             yield
         except AuthenticationError as error:
             raise RunError(
-                f"The cluster at {self.address} does not take this token ({first_line(error)}); set RAY_AUTH_TOKEN, or "
-                f"RAY_AUTH_TOKEN_PATH to a file, to the token that the cluster was started with."
+                f"The cluster at {self.address} rejects this token ({first_line(error)}); set RAY_AUTH_TOKEN to the "
+                f"token that the cluster was started with, or RAY_AUTH_TOKEN_PATH to a file with it."
             ) from None
         except OSError as error:  # errors of `requests` too
             raise RunError(_no_answer(self.address, error)) from None
         except (RuntimeError, ValueError) as error:
-            raise RunError(f"The job server at {self.address} refuses: {first_line(error)}.") from error
+            raise RunError(f"The job server at {self.address} refused the request: {first_line(error)}.") from error
 
 
 class _Log:
-    """A text that is written once, however often it is read from its beginning: each connection begins there."""
+    """Writes a log once, although every connection sends it from the beginning."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
@@ -283,8 +283,8 @@ class _Log:
 
 
 def token_header() -> dict[str, str]:
-    """The header that shows this user's token, where there is one: `RAY_AUTH_TOKEN`, the file of `RAY_AUTH_TOKEN_PATH`,
-    or `~/.ray/auth_token`. Unlike Ray's client it does not ask for RAY_AUTH_MODE=token too."""
+    """The header with this user's token, if any: `RAY_AUTH_TOKEN`, the file at `RAY_AUTH_TOKEN_PATH`, or
+    `~/.ray/auth_token`. Unlike Ray's client, it does not require RAY_AUTH_MODE=token."""
     token = os.environ.get("RAY_AUTH_TOKEN", "")
     path = os.environ.get("RAY_AUTH_TOKEN_PATH")
     file = Path(path).expanduser() if path else Path.home() / ".ray" / "auth_token"
@@ -293,7 +293,7 @@ def token_header() -> dict[str, str]:
             token = file.read_text(encoding="utf-8")
         except OSError as error:
             raise RunError(
-                f"Cannot read the token in {file} ({error.strerror}); mend RAY_AUTH_TOKEN_PATH, or set RAY_AUTH_TOKEN."
+                f"Cannot read the token in {file} ({error.strerror}); fix RAY_AUTH_TOKEN_PATH, or set RAY_AUTH_TOKEN."
             ) from error
     token = token.strip()
     return {"Authorization": f"Bearer {token}"} if token else {}
@@ -314,18 +314,18 @@ def _url(address: str | None) -> str:
     return (found if "://" in found else f"http://{found}").rstrip("/")
 
 
-def _reach(url: str) -> None:
-    """Raise OSError where nobody answers, within `ANSWER_SECONDS`; Ray's client would wait for minutes."""
+def _check_reachable(url: str) -> None:
+    """Raise OSError if the server does not answer within `ANSWER_SECONDS`; Ray's client would wait for minutes."""
     try:
         urllib.request.urlopen(f"{url}/api/version", timeout=ANSWER_SECONDS).close()
     except urllib.error.HTTPError:
-        return  # somebody does; what he thinks of us the client hears
+        return  # the server answers; the client reports the error
 
 
 def _no_answer(address: str, error: Exception) -> str:
     cause = getattr(error, "reason", None) or error
     reason = getattr(cause, "strerror", None) or first_line(cause if isinstance(cause, Exception) else error)
     return (
-        f"No Ray job server answers at {address} ({reason}); give --address http://HOST:8265 of the cluster's head, or "
-        f"start one with 'ray start --head'."
+        f"No Ray job server answers at {address} ({reason}); pass --address http://HOST:8265 of the head node, or "
+        f"start a cluster with 'ray start --head'."
     )

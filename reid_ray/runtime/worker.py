@@ -1,4 +1,4 @@
-"""What runs inside each Ray Train worker."""
+"""The training function of each Ray Train worker."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from reid_ray.training.rundir import RunDirectory
 
 @dataclass(frozen=True)
 class Assignment:
-    """All that a worker needs; small, for the rest is read from the run directory."""
+    """Arguments of a worker. Small: everything else is read from the run directory."""
 
     config: Config
     readers: Mapping[str, ImageReader]
@@ -34,13 +34,13 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Failure:
-    """A `UserError` that all workers met together, as a value: raising it would make Ray try again."""
+    """A `UserError` of all workers, returned as a value: raising it would make Ray retry."""
 
     kind: str
     message: str
 
     def error(self) -> UserError:
-        """The error itself, to be raised by the driver."""
+        """The error, for the driver to raise."""
         kind: type[UserError] = getattr(errors, self.kind)
         return kind(self.message)
 
@@ -69,7 +69,7 @@ def train_worker(loop_config: dict[str, Assignment]) -> Failure | None:
             fence=assignment.lease.check,
         ).run()
     except (errors.LoaderError, errors.OutOfMemoryError, errors.StorageError):
-        raise  # met by this worker alone: the others wait in a collective, and only Ray can end them
+        raise  # on this worker only: the others wait in a collective, and only Ray can end them
     except UserError as error:
         return Failure(type(error).__name__, str(error))
     return None

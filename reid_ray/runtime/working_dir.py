@@ -1,4 +1,4 @@
-"""What a job's working directory holds once Ray has packed it, known before anything is sent."""
+"""The files of a job's working directory that Ray will upload, listed before the upload."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
 from reid_ray.errors import ConfigError
 
 LIMIT_MB = 100
-"""What the dashboard of a Ray cluster takes in one request. Ray's own limit of 512 MB comes after it."""
+"""Largest request that a Ray dashboard accepts; lower than Ray's own limit of 512 MB."""
 
 SECRETS = (
     *(".env", ".env.*", "*.env", ".envrc", ".netrc", ".pypirc", ".git-credentials", ".git", ".ssh/", ".aws/"),
@@ -26,17 +26,17 @@ EXCLUDES = ("/runs/", "*.egg-info/", ".mypy_cache/", ".pytest_cache/", ".ruff_ca
 """Left out besides what Ray leaves out and what .gitignore and .rayignore name. Runs hold checkpoints."""
 
 N_NAMED = 5
-"""Of the largest files, in a message."""
+"""Number of largest files to name in a message."""
 
 
 @dataclass(frozen=True)
 class WorkingDir:
-    """Files that Ray would send.
+    """Files that Ray would upload.
 
     Attributes:
         folder: absolute.
         files: path below the folder and bytes of each, in order of path.
-        left_out: entries of the folder itself of which nothing is sent.
+        left_out: top-level entries that are not uploaded at all.
     """
 
     folder: Path
@@ -45,14 +45,14 @@ class WorkingDir:
 
     @classmethod
     def of(cls, folder: Path) -> WorkingDir:
-        """Look through a folder as Ray will, by its default excludes, `EXCLUDES`, .gitignore and .rayignore.
+        """List a folder as Ray does, with its default excludes, `EXCLUDES`, .gitignore and .rayignore.
 
         Raises:
             ConfigError: there is no such folder.
         """
         folder = folder.expanduser().absolute()
         if not folder.is_dir():
-            raise ConfigError(f"The working directory {folder} is not a folder; give another --working-dir.")
+            raise ConfigError(f"The working directory {folder} is not a folder; pass another --working-dir.")
         files: list[tuple[str, int]] = []
 
         def note(path: Path) -> None:
@@ -60,7 +60,7 @@ class WorkingDir:
                 files.append((path.relative_to(folder).as_posix(), path.stat().st_size))
 
         patterns = [*get_runtime_env_default_excludes(), *EXCLUDES]
-        # Ray's own walk, for only that is sure to find what Ray sends; it is private, and Ray's version is pinned.
+        # Ray's own function, to get exactly what Ray uploads. It is private; Ray's version is pinned.
         _dir_travel(
             folder,
             [_get_excludes(folder, patterns)],
@@ -78,16 +78,16 @@ class WorkingDir:
         return sum(size for _, size in self.files)
 
     def check(self) -> None:
-        """Raise `ConfigError` where the cluster would refuse it. Compression is not counted on: images have none."""
+        """Raise `ConfigError` if the cluster would refuse it. Compression is ignored: images do not compress."""
         if self.size > LIMIT_MB * 2**20:
             raise ConfigError(
-                f"The working directory {self.folder} holds {megabytes(self.size)} in {len(self.files)} files, and a "
-                f"cluster takes {LIMIT_MB} MB; the largest are {self._largest()}. Name what the job does not need in "
+                f"The working directory {self.folder} holds {megabytes(self.size)} in {len(self.files)} files, but a "
+                f"cluster accepts {LIMIT_MB} MB; the largest are {self._largest()}. List what the job does not need in "
                 f".rayignore, and put data on storage that the cluster sees."
             )
 
     def describe(self) -> str:
-        """One line: how much is sent, the largest files, what is left out."""
+        """One line: total size, largest files, excluded entries."""
         largest = f"; largest: {self._largest()}" if self.files else ""
         left_out = f"; left out: {', '.join(self.left_out)}" if self.left_out else ""
         return f"{self.folder}: {len(self.files)} files, {megabytes(self.size)} of {LIMIT_MB} MB{largest}{left_out}"

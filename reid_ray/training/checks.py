@@ -13,10 +13,11 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from reid_ray.config import Config, DataConfig, LabelsConfig, StageConfig
 from reid_ray.data.images import Dataset
+from reid_ray.data.meshes.table import available_rows
 from reid_ray.data.views import make_view
 from reid_ray.errors import ConfigError, DataError, MethodError
 from reid_ray.labels.arguments import check_neighbourhood
-from reid_ray.methods import Method, Stage, stages_of
+from reid_ray.methods import METHODS, Method, Stage, stages_of
 from reid_ray.models import GroupBatchNorm
 from reid_ray.training.modules import Modules, find_module, trainable_parameters
 
@@ -35,7 +36,8 @@ def check_stage_names(config: Config, stages: Iterable[Stage]) -> None:
     """Raise `ConfigError` where the configuration names a stage or an optimizer that the method does not have."""
     *earlier, main = stages
     skipped = stages_of(config.model_copy(update={"source_stage": True}))[:-1]  # settings of a stage that is left out
-    names = list(dict.fromkeys(stage.name for stage in (*earlier, *skipped)))
+    optional = METHODS[config.method.name].optional_stages
+    names = list(dict.fromkeys([*(stage.name for stage in (*earlier, *skipped)), *optional]))
     if main.name in config.stages:
         raise ConfigError(
             f"stages.{main.name}: this is the main stage of {config.method.name}, whose settings are training.KEY."
@@ -108,8 +110,8 @@ def check_modules(stage: Stage, modules: Modules) -> None:
             )
 
 
-def check_tables(stages: Iterable[Stage], datasets: Mapping[str, Dataset]) -> None:
-    """Raise `DataError` where a table lacks the identities or columns that a stream reads."""
+def check_tables(stages: Iterable[Stage], datasets: Mapping[str, Dataset], config: Config) -> None:
+    """Raise `DataError` where a table lacks the identities, columns or meshes that a stream reads."""
     for stage in stages:
         for stream in stage.streams.values():
             dataset = datasets[stream.data]
@@ -125,6 +127,14 @@ def check_tables(stages: Iterable[Stage], datasets: Mapping[str, Dataset]) -> No
                 table.column("tracklet")
             if stream.modality is not None:
                 table.column("modality")
+            section = getattr(config, stream.data)
+            views = (make_view(view, config.data) for view in stream.views.values())
+            if any(view.source == "mesh" for view in views) and not available_rows(table, section).any():
+                raise DataError(
+                    f"{dataset.table.name} has no body meshes in its training split, which the stage {stage.name} "
+                    f"turns people by; name them in a column 'mesh', or set {stream.data}.meshes.rendered or "
+                    f"fit_missing."
+                )
 
 
 def check_label_settings(stages: Iterable[Stage], datasets: Mapping[str, Dataset], labels: LabelsConfig) -> None:

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from reid_ray.config import Config
+from reid_ray.config import Config, DataConfig
 from reid_ray.data.images import Dataset
 from reid_ray.data.loader import ImageCache
+from reid_ray.data.meshes import TableMeshes
 from reid_ray.data.readers import read_dataset
 from reid_ray.data.table import ImageTable
-from reid_ray.evaluation.protocols import PROTOCOLS
+from reid_ray.evaluation.protocols import why_not
 from reid_ray.methods import Stage, stages_of
 
 MAIN = "data"
@@ -43,14 +44,14 @@ def sections_of_stage(stage: Stage) -> list[str]:
 
 def evaluation_table(dataset: Dataset, config: Config) -> ImageTable | None:
     """Query rows followed by gallery rows, or None where there is nothing to evaluate, or no evaluation is wanted."""
-    if config.evaluation.every is None or PROTOCOLS[config.evaluation.protocol].evaluable(dataset.table) is not None:
+    if config.evaluation.every is None or why_not(dataset.table, config.evaluation) is not None:
         return None
     splits = np.array(dataset.table.arrow["split"].to_pylist())
     return dataset.table.take(np.concatenate([np.flatnonzero(splits == name) for name in ("query", "gallery")]))
 
 
 class ImageCaches:
-    """Decoded images of a run's tables in this process, made when they are first used.
+    """Decoded images and projected meshes of a run's tables in this process, made when they are first used.
 
     All have the size of `data`.
     """
@@ -59,6 +60,7 @@ class ImageCaches:
         self._datasets = datasets
         self._config = config
         self._caches: dict[str, ImageCache] = {}
+        self._meshes: dict[str, TableMeshes] = {}
 
     def table(self, name: str) -> ImageTable:
         """The training table of a section, or the table of `EVALUATION`."""
@@ -74,12 +76,29 @@ class ImageCaches:
             self._caches[name] = make_cache(self.table(name), dataset, self._config)
         return self._caches[name]
 
+    def meshes(self, name: str) -> TableMeshes:
+        """Projections of the meshes of a section's training table."""
+        if name not in self._meshes:
+            self._meshes[name] = make_meshes(self.table(name), getattr(self._config, name), self._config)
+        return self._meshes[name]
+
     def keep_only(self, names: list[str]) -> None:
         """Free the images of other tables."""
         self._caches = {name: cache for name, cache in self._caches.items() if name in names}
+        self._meshes = {name: cache for name, cache in self._meshes.items() if name in names}
 
 
 def make_cache(table: ImageTable, dataset: Dataset, config: Config) -> ImageCache:
     """The images of a table at the configured size."""
     data = config.data
     return ImageCache(table, dataset.images, height=data.height, width=data.width, cache_mb=data.cache_mb)
+
+
+def make_meshes(table: ImageTable, section: DataConfig, config: Config) -> TableMeshes:
+    """The projections of a table's meshes at the configured size.
+
+    Args:
+        section: the section of the configuration that the table is from.
+    """
+    data = config.data
+    return TableMeshes(table, section, height=data.height, width=data.width, cache_mb=data.cache_mb)

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from reid_ray.config import Config
 from reid_ray.data.images import Dataset
 from reid_ray.devices import memory_errors, parameter_dtype
-from reid_ray.evaluation.protocols import PROTOCOLS
+from reid_ray.evaluation.protocols import protocol_of
 from reid_ray.inference.exported import save_exported
 from reid_ray.inference.retriever import Retriever
 from reid_ray.methods import Batch, Method, Stage, Update, build_method, stages_of, without_weights
@@ -42,6 +42,7 @@ from reid_ray.training.interrupt import Request, deferred_interrupt
 from reid_ray.training.metrics import Event, MetricsLog
 from reid_ray.training.modules import find_module, initialise, prepare_batch_norms, set_modes
 from reid_ray.training.optimizers import make_optimizers, set_rates
+from reid_ray.training.rendering import render, write_pictures
 from reid_ray.training.rundir import RunDirectory
 from reid_ray.training.services import Services, known_labels, label_request, run_on_main
 from reid_ray.training.steps import loss_fields, train_step
@@ -161,7 +162,8 @@ class Trainer:
         self._frozen = set_modes(modules, stage)
         n_images = stage.config.batch_size * stage.streams[stage.primary].frames
         prepare_batch_norms(modules, self.config.model.bn_group, n_images // self.context.size)
-        self._optimizers = make_optimizers(modules, stage, {})
+        resumed = {name: old for name, old in self._optimizers.items() if name in stage.resumes}
+        self._optimizers = make_optimizers(modules, stage, resumed)
         self._labels = known_labels(stage, self._tables) if begun else {}
         self._data = None
         self._caches.keep_only([*sections_of_stage(stage), EVALUATION])
@@ -286,7 +288,10 @@ class Trainer:
             evaluated, self._evaluated = self._evaluated, None
             self._collect_evaluation(evaluated, state.epoch - 1)
         every, last = self.config.evaluation.every, state.epoch == stage.config.epochs
-        if stage.evaluated and (last or (every and state.epoch % every == 0)):
+        due = last or (every and state.epoch % every == 0)
+        if due and every is not None and stage.renders:
+            run_on_main(self.context, lambda: self._draw(state.epoch))
+        if due and stage.evaluated:
             overlap = self.config.evaluation.overlap and not last
             retriever = self._retriever().copied() if overlap else self._retriever()
             self._services.begin_evaluation(retriever)
@@ -301,13 +306,17 @@ class Trainer:
             self._enter_stage()
         self._save()
 
+    def _draw(self, epoch: int) -> None:
+        """Write pictures of what the method generates after `epoch` epochs of the stage."""
+        write_pictures(self._directory, self.stage.name, epoch, render(self.method, self.stage, self._caches))
+
     def _collect_evaluation(self, retriever: Retriever, epoch: int) -> None:
         """Log the metrics of a retriever after `epoch` epochs, once they are there, and keep it if it is the best."""
         metrics = self._services.collect_evaluation()
         if metrics is None:
             return
         self._log_event("evaluate", epoch=epoch, global_step=retriever.global_step, **metrics)
-        value = float(metrics[PROTOCOLS[self.config.evaluation.protocol].primary])
+        value = float(metrics[protocol_of(self.config.evaluation).primary])
         if value > self._state.best:
             self._state.best = value
             self._export("best", retriever)

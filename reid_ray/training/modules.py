@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeAlias
 
 from torch import nn
@@ -52,6 +53,19 @@ def set_modes(modules: Modules, stage: Stage) -> list[nn.Parameter]:
     for path in stage.frozen:
         find_module(modules, path).eval()
     return frozen
+
+
+@contextmanager
+def evaluation_mode(modules: Modules) -> Iterator[None]:
+    """All modules in evaluation mode for the block; afterwards each layer is in the mode that it was in."""
+    training = [layer for module in modules.values() for layer in module.modules() if layer.training]
+    for module in modules.values():
+        module.eval()
+    try:
+        yield
+    finally:
+        for layer in training:
+            layer.training = True
 
 
 def prepare_batch_norms(modules: Modules, group: int | None, local_batch: int) -> None:

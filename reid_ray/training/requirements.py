@@ -1,8 +1,8 @@
-"""What a run will need in memory, estimated from its configuration before anything is decoded or allocated.
+"""Memory requirements of a run, estimated from its configuration before anything is decoded or allocated.
 
-Counted is what one training process holds at the same time: decoded images, prefetched batches, networks with gradients
-and moments, what the forward passes keep for the backward pass, and features. It is a lower bound: workspace of kernels
-and what allocators do not hand back are not counted, so a run that does not fit by this count does not fit.
+Counts what one training process holds at the same time: decoded images, prefetched batches, networks with gradients and
+optimizer moments, and saved activations. It is a lower bound: kernel workspaces and allocator overhead are not counted,
+so a run that does not fit by this estimate does not fit.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limi
 
 @dataclass(frozen=True)
 class Requirements:
-    """Bytes that one training process needs.
+    """Memory of one training process, in bytes.
 
     Attributes:
-        on_host: what is always in the memory of the machine, by its name in messages.
-        on_device: what is in the memory of the GPU, or of the machine without one.
+        on_host: in host memory; name in messages → bytes.
+        on_device: in GPU memory, or in host memory without a GPU.
     """
 
     on_host: Mapping[str, int]
@@ -55,14 +55,14 @@ def estimate(
     n_workers: int | None = None,
     batch_size: int | None = None,
 ) -> Requirements:
-    """What one training process of a run needs.
+    """Estimate the memory of one training process.
 
     Args:
         config: sizes, batch, network, precision.
         n_train: images of the training split.
         n_test: images of query and gallery, if this process evaluates.
-        n_views: views of a batch whose forward passes are kept for one backward pass.
-        n_networks: networks that are held: a student and its teacher.
+        n_views: views of a batch whose activations are held for one backward pass.
+        n_networks: networks in memory, such as a student and its teacher.
         n_workers: processes that share the global batch; default `config.runtime.n_workers`.
         batch_size: images of the global batch; default that of the main stage.
     """
@@ -126,7 +126,7 @@ def _trained_images(stage: Stage) -> int:
 
 
 def check_fits(needed: Requirements, config: Config, *, host_bytes: int, device_bytes: int | None = None) -> None:
-    """Raise `ConfigError` with figures where a run cannot fit.
+    """Raise `ConfigError` with numbers if a run cannot fit.
 
     Args:
         needed: as `estimate` gives it.
@@ -159,9 +159,9 @@ def _check(parts: Mapping[str, int], available: int, what: str, config: Config) 
     named = ", ".join(f"{_gigabytes(size)} for {name}" for name, size in largest if size)
     batch = config.training.batch_size
     raise ConfigError(
-        f"This run needs at least {_gigabytes(total)} of {what} in each process ({named}), and there is "
-        f"{_gigabytes(available)}; take smaller images (data.height={config.data.height}, "
-        f"data.width={config.data.width}), a smaller batch (training.n_pids × n_instances = {batch}), or more workers."
+        f"This run needs at least {_gigabytes(total)} of {what} in each process ({named}), but {_gigabytes(available)} "
+        f"is available; use smaller images (data.height={config.data.height}, data.width={config.data.width}), a "
+        f"smaller batch (training.n_pids × n_instances = {batch}), or more workers."
     )
 
 

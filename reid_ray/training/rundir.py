@@ -6,6 +6,7 @@ images.parquet         the table of images it trains and is evaluated on; images
 metrics.jsonl          one event a line
 labels/epoch-000.parquet   the labels of each epoch of the main stage; STAGE-epoch-000.parquet of an earlier one
 features/              features that a stage trains on
+generated/STAGE-epoch-000-NAME.png   what a method that generates images has rendered after so many epochs of a stage
 checkpoints/           resumable states, and the exported models `model-last.pt`, `model-best.pt`, `model-STAGE.pt`
 diverged-0.pt          the batch of each worker whose loss was not finite, where that ended the run
 """
@@ -61,6 +62,10 @@ class RunDirectory:
     def features_file(self, stage: str, stream: str) -> Location:
         """Features that a stage trains on, float32 [copies, N, D]."""
         return self.path / "features" / f"{stage}-{stream}.npy"
+
+    def generated_file(self, stage: str, epoch: int, name: str) -> Location:
+        """A picture that the method rendered after `epoch` epochs of a stage."""
+        return self.path / "generated" / f"{stage}-epoch-{epoch:03d}-{name}.png"
 
     @property
     def metrics_file(self) -> Location:

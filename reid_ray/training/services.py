@@ -20,7 +20,7 @@ from reid_ray.data.images import Dataset
 from reid_ray.data.table import ImageTable
 from reid_ray.data.views import make_view
 from reid_ray.errors import UserError
-from reid_ray.evaluation.protocols import PROTOCOLS
+from reid_ray.evaluation.protocols import protocol_of
 from reid_ray.inference.extraction import Load, assemble, augmented, batch_rows, extract, model_columns
 from reid_ray.inference.folding import for_extraction
 from reid_ray.inference.retriever import Retriever
@@ -161,8 +161,8 @@ def known_labels(stage: Stage, tables: Mapping[str, ImageTable]) -> dict[str, La
 def score(features: FloatArray, table: ImageTable, config: Config) -> dict[str, Any]:
     """Metrics of a table's query and gallery rows, in that order in `features`, by the configured protocol."""
     n_query = len(table.split("query"))
-    protocol = PROTOCOLS[config.evaluation.protocol]
-    return protocol.evaluate(features[:n_query], features[n_query:], table, config.evaluation.ap)
+    protocol = protocol_of(config.evaluation)
+    return protocol.evaluate(features[:n_query], features[n_query:], table, config.evaluation)
 
 
 class InlineServices:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -72,8 +73,12 @@ class StageData:
                 sources["image"] = caches[spec.data].image
             if name in features:
                 sources["feature"] = _FeatureSource(features[name])
-            seed = self._seed + number * STREAM_SEEDS
-            self._streams[name] = _Stream(spec, caches.table(spec.data), ViewLoader(views, sources, seed))
+            eligible = np.full(len(caches.table(spec.data)), fill_value=True)
+            if any(view.source == "mesh" for view in views.values()):
+                meshes = caches.meshes(spec.data)
+                sources["mesh"], eligible = meshes, meshes.available
+            loader = ViewLoader(views, sources, self._seed + number * STREAM_SEEDS)
+            self._streams[name] = _Stream(spec, caches.table(spec.data), loader, eligible)
 
     def plan(self, labels: Mapping[str, Labels], epoch: int) -> Plan:
         """The rows of an epoch; the same on every worker.
@@ -131,15 +136,21 @@ class StageData:
 
 
 class _Stream:
-    """One stream: what may be drawn, and how its views are loaded."""
+    """One stream: what may be drawn, and how its views are loaded.
 
-    def __init__(self, spec: StreamSpec, table: ImageTable, loader: ViewLoader) -> None:
+    Args:
+        eligible: bool [N]: the rows that have what its views are made from.
+    """
+
+    def __init__(
+        self, spec: StreamSpec, table: ImageTable, loader: ViewLoader, eligible: npt.NDArray[np.bool_]
+    ) -> None:
         self.loader = loader
         self.columns = {name: table.column(name) for name in dict.fromkeys(("camid", *spec.columns))}
         self._spec = spec
-        self._eligible = np.full(len(table), fill_value=True)
+        self._eligible = eligible
         if spec.modality is not None:
-            self._eligible = table.column("modality") == MODALITIES.index(spec.modality)
+            self._eligible = eligible & (table.column("modality") == MODALITIES.index(spec.modality))
         self._items = group_tracklets(table.column("tracklet")) if spec.frames > 1 else None
 
     def pool(self, labels: IntArray) -> Pool:

@@ -1,4 +1,4 @@
-"""Promise 7: bad input gets one sentence, exit code 2, no traceback, and leaves nothing half-written."""
+"""Bad input: a one-line error, exit code 2, no traceback, and no partially written files."""
 
 import struct
 import sys
@@ -16,7 +16,7 @@ from reid_ray.config import dump_config
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """Run `reid-ray` in this process; gives exit code and what it printed, on one line."""
+    """Run `reid-ray` in this process; return the exit code and the output on one line."""
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["reid-ray", *map(str, arguments)])
@@ -31,7 +31,7 @@ def command(monkeypatch, capsys):
 
 @pytest.fixture
 def crops(tmp_path):
-    """A folder of crops as users have them, without identities."""
+    """A folder of crops without identities."""
     folder = tmp_path / "crops"
     for camera in ("a", "b"):
         (folder / camera).mkdir(parents=True)
@@ -69,8 +69,8 @@ def test_corrupt_image(command, tmp_path, crops):
     assert_refused(result, "2.jpg", "data check")
 
 
-def test_a_png_that_holds_fewer_rows_than_it_says(command, tmp_path, crops):
-    """libpng leaves by a long jump, and took the process along: exit code 139, and no image named."""
+def test_truncated_png(command, tmp_path, crops):
+    """libpng exits by longjmp, which used to crash the process with exit code 139 and without naming the image."""
     header = struct.pack(">IIBBBBB", 64, 128, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(5 * (1 + 64 * 3)))), (b"IEND", b""))
     data = b"".join(
@@ -81,9 +81,9 @@ def test_a_png_that_holds_fewer_rows_than_it_says(command, tmp_path, crops):
     assert_refused(result, "5.png", "holds fewer rows than the 128 of its header", "data check")
 
 
-def test_pictures_are_not_written_under_other_names(command, tmp_path, finished_run):
+def test_images_must_be_written_as_png(command, tmp_path, finished_run):
     for arguments in (("rank", finished_run.path, "--out"), ("data", "sheet")):
-        assert_refused(command(*arguments, tmp_path / "result.txt"), "result.txt should end in .png")
+        assert_refused(command(*arguments, tmp_path / "result.txt"), "result.txt must end in .png")
         assert_refused(command(*arguments, tmp_path / "nowhere" / "a.png"), "does not exist")
     assert not list(tmp_path.iterdir())
 
@@ -92,7 +92,7 @@ def test_unknown_recipe(command):
     assert_refused(command("train", "icee"), "icee", "did you mean 'ice'")
 
 
-def test_what_looks_like_markup_is_printed_as_it_is(command):
+def test_markup_in_arguments_is_printed_literally(command):
     assert_refused(command("train", "[red]ice"), "'[red]ice'")
 
 
@@ -117,7 +117,7 @@ def test_query_without_gallery(command, tmp_path, crops, finished_run):
     assert_refused(result, "gallery")
 
 
-def test_a_table_without_identities_says_what_cannot_be_evaluated(command, crops, finished_run):
+def test_table_without_identities_cannot_be_evaluated(command, crops, finished_run):
     result = command("evaluate", finished_run.path, "data.layout=folder", f"data.root={crops}")
     assert_refused(result, "cannot be evaluated", "no query and no gallery")
 
@@ -164,22 +164,22 @@ def test_run_directory_of_another_version(command, tmp_path, tiny):
         )
 
 
-def test_a_disk_that_fills_up(command, tmp_path, tiny, file_size_limit):
-    """The checkpoint before is whole, nothing half-written stays, and with room the same command goes on."""
+def test_full_disk(command, tmp_path, tiny, file_size_limit):
+    """The previous checkpoint is intact, no partial file stays, and with free space the same command resumes."""
     run = train(tiny("training.epochs=1", "training.iterations=1"))
     recipe = tmp_path / "longer.yaml"
     recipe.write_text(dump_config(run.config).replace("epochs: 1\n", "epochs: 2\n"))
     saved = {path: path.read_bytes() for path in run.directory.checkpoints.iterdir()}
     with file_size_limit(2**20):
         result = command("train", recipe)
-    assert_refused(result, "step-00000001-0-1.pt", "File too large", "make room")
+    assert_refused(result, "step-00000001-0-1.pt", "File too large", "free space")
     assert {path: path.read_bytes() for path in run.directory.checkpoints.iterdir()} == saved
     assert not list(run.path.rglob("*.tmp"))
     assert command("train", recipe)[0] == 0
     assert [event["epoch"] for event in run.metrics("epoch")] == [0, 1]
 
 
-def test_a_report_that_cannot_be_written_does_not_hide_the_model(command, tmp_path, tiny):
+def test_unwritable_report_does_not_hide_the_model(command, tmp_path, tiny):
     run = train(tiny("training.epochs=1", "training.iterations=1"))
     (run.path / "report.html").mkdir()
     recipe = tmp_path / "again.yaml"
@@ -190,14 +190,14 @@ def test_a_report_that_cannot_be_written_does_not_hide_the_model(command, tmp_pa
     assert "model-last.pt" in text
 
 
-def test_a_folder_that_is_no_run_directory_is_left_alone(command, tmp_path):
+def test_folder_that_is_not_a_run_directory_is_not_touched(command, tmp_path):
     (tmp_path / "runs" / "demo").mkdir(parents=True)
     (tmp_path / "runs" / "demo" / "thesis.doc").write_text("important")
     assert_refused(command(*small(tmp_path)), "not a run directory")
     assert (tmp_path / "runs" / "demo" / "thesis.doc").read_text() == "important"
 
 
-def test_images_that_changed_since_the_run_began(command, tmp_path, crops):
+def test_images_that_changed_since_the_start_of_the_run(command, tmp_path, crops):
     identities = (r"data.pid_regex=(\d)\.jpg", "method.mode=supervised")
     arguments = small(tmp_path, "data.layout=folder", f"data.root={crops}", *identities)
     assert command(*arguments)[0] == 0
@@ -209,7 +209,7 @@ def test_workers_without_torchrun(command, tmp_path):
     assert_refused(command(*small(tmp_path, "runtime.n_workers=2", "model.bn_group=16")), "torchrun")
 
 
-def test_cuda_where_there_is_none(command, tmp_path, monkeypatch):
+def test_cuda_without_a_gpu(command, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert_refused(command(*small(tmp_path, "runtime.device=cuda")), "cuda", "runtime.device")
 
@@ -228,11 +228,11 @@ def test_settings_of_reranking_without_reranking(command, finished_run):
     assert_refused(command("evaluate", finished_run.path, "--lambda", 0.2), "--rerank")
 
 
-def test_places_where_features_cannot_go(command, finished_run, crops, tmp_path):
+def test_invalid_outputs_for_features(command, finished_run, crops, tmp_path):
     def extract(out, *options):
         return command("extract", finished_run.path, "--out", out, *options)
 
-    assert_refused(extract(tmp_path / "features.txt"), "should end in .npy", "folder")
+    assert_refused(extract(tmp_path / "features.txt"), "must end in .npy", "folder")
     assert_refused(extract(tmp_path / "f.npy", "--extractors", 2), "--extractors", "f.npy is a file")
     assert_refused(extract(tmp_path / "none" / "features"), "does not exist")
     assert_refused(extract(crops), "is not a folder of features")
@@ -240,13 +240,13 @@ def test_places_where_features_cannot_go(command, finished_run, crops, tmp_path)
     assert sorted(tmp_path.iterdir()) == [crops]
 
 
-def test_folders_that_hold_no_features_to_label(command, crops, tmp_path):
+def test_folder_without_features_cannot_be_labelled(command, crops, tmp_path):
     out = tmp_path / "labels.parquet"
     assert_refused(command("label", crops, "--out", out), "is no folder of features", "reid-ray extract")
     assert not out.exists()
 
 
-def test_usage_errors_are_exit_code_2_too(command):
+def test_usage_errors_exit_with_2(command):
     assert command("train")[0] == 2
     assert command("nonsense")[0] == 2
     assert command("train", "demo", "--nonsense")[0] == 2

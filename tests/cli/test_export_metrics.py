@@ -1,4 +1,4 @@
-"""`reid-ray track`: follows runs until they end, and says in one sentence what will not do."""
+"""`reid-ray export-metrics` follows runs until they end, and refuses bad arguments with a one-line message."""
 
 import sys
 from types import SimpleNamespace
@@ -13,11 +13,11 @@ from reid_ray.training.metrics import MetricsLog
 
 @pytest.fixture
 def command(capsys):
-    """Run `reid-ray track`; gives exit code and what it printed, on one line."""
+    """Run `reid-ray export-metrics`; return the exit code and the output on one line."""
 
     def run(*arguments):
         try:
-            main(["track", *map(str, arguments)])
+            main(["export-metrics", *map(str, arguments)])
         except SystemExit as ended:
             code = ended.code or 0
         captured = capsys.readouterr()
@@ -40,7 +40,7 @@ def small(tiny):
 
 @pytest.fixture
 def meanwhile(monkeypatch):
-    """`meanwhile(first, second, …)`: what happens while the command waits between two looks."""
+    """`meanwhile(first, second, …)`: calls to run, one each time the command waits between two polls."""
 
     def happens(*calls):
         coming = iter(calls)
@@ -77,7 +77,7 @@ def test_runs_are_followed_until_all_have_ended(command, small, meanwhile, tmp_p
     assert scalars(tmp_path / "all" / "first") == {"step/loss": [(1, 2.5)], "evaluate/mAP": [(8, 0.5)]}
 
 
-def test_ctrl_c_ends_it_and_a_glance_is_enough(command, small, meanwhile):
+def test_ctrl_c_stops_following_and_no_follow_exports_once(command, small, meanwhile):
     pytest.importorskip("tensorboard")
     path, log = small("run")
     log.write("step", stage="main", epoch=0, step=1, global_step=1, loss=2.5)
@@ -88,14 +88,14 @@ def test_ctrl_c_ends_it_and_a_glance_is_enough(command, small, meanwhile):
     meanwhile(interrupt)
     code, text = command(path, "--to", "tensorboard")
     assert code == 130, text
-    assert "The same command shows them again." in text
+    assert "Rerun the same command to resume the export." in text
     meanwhile()  # it would fail if it waited
     code, text = command(path, "--to", "tensorboard", "--no-follow")
     assert code == 0, text
     assert scalars(path / "tensorboard") == {"step/loss": [(1, 2.5)]}
 
 
-def test_mlflow_at_the_default_place(command, small, tmp_path, monkeypatch):
+def test_mlflow_default_tracking_uri(command, small, tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.chdir(tmp_path)
     uri = f"sqlite:///{tmp_path / 'mine.db'}"
@@ -112,7 +112,7 @@ def test_mlflow_at_the_default_place(command, small, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("to", ["tensorboard", "mlflow"])
-def test_refusals(command, small, tmp_path, monkeypatch, to):
+def test_missing_run_and_missing_package_are_refused(command, small, tmp_path, monkeypatch, to):
     path, log = small("run")
     log.write("step", stage="main", epoch=0, step=1, global_step=1, loss=2.5)
     assert_refused(command(tmp_path / "none", "--to", to), "is not a run directory")
@@ -120,11 +120,11 @@ def test_refusals(command, small, tmp_path, monkeypatch, to):
     assert_refused(command(path, "--to", to), f"{to}, which is not installed; pip install 'reid-ray[track]'")
 
 
-def test_unknown_program(command, small):
+def test_unknown_target_is_refused(command, small):
     assert_refused(command(small("run")[0], "--to", "wandb"), "'wandb'; use --to tensorboard or --to mlflow.")
 
 
-def test_a_folder_that_cannot_be_written(command, small, tmp_path):
+def test_unwritable_folder_is_refused(command, small, tmp_path):
     pytest.importorskip("tensorboard")
     path, log = small("run")
     log.write("step", stage="main", epoch=0, step=1, global_step=1, loss=2.5)
@@ -134,7 +134,7 @@ def test_a_folder_that_cannot_be_written(command, small, tmp_path):
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "nowhere://x", "folder"])
-def test_mlflow_that_does_not_answer(command, small, monkeypatch, tmp_path, uri):
+def test_unreachable_mlflow_is_refused(command, small, monkeypatch, tmp_path, uri):
     pytest.importorskip("mlflow")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

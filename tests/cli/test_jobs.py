@@ -1,4 +1,4 @@
-"""`reid-ray submit` and `jobs`: what would be sent, what is refused before anything is, and the jobs' exit codes."""
+"""`reid-ray submit` and `jobs`: the request, what is refused before it is sent, and exit codes."""
 
 import shlex
 from pathlib import Path
@@ -23,7 +23,7 @@ SHARED = ("data.root=/shared/market", "output=/shared/runs")
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """The working directory: a recipe, and a run that is not sent."""
+    """The working directory: a recipe, and a run that is not uploaded."""
     for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -41,15 +41,15 @@ def run(*arguments):
 
 
 def refused(*arguments):
-    """The sentence with which a command line is refused."""
+    """The one-line error of a refused command line."""
     result = run(*arguments)
     assert isinstance(result.exception, ConfigError), result.output
-    sentence = str(result.exception)
-    assert "\n" not in sentence
-    return sentence
+    message = str(result.exception)
+    assert "\n" not in message
+    return message
 
 
-def test_a_dry_run_prints_exactly_what_would_be_sent(folder):
+def test_dry_run_prints_the_request(folder):
     result = run("submit", "recipes/mine.yaml", *SHARED, "--env", "OMP_NUM_THREADS=2", "--pip", "einops", "--dry-run")
     assert result.exit_code == 0, result.output
     config = load_config("recipes/mine.yaml", SHARED)
@@ -79,8 +79,8 @@ files:
     )
 
 
-def test_a_dry_run_is_what_is_sent(folder):
-    """The same command without --dry-run, to a server that writes down what it is told."""
+def test_submitted_request_equals_the_dry_run(folder):
+    """The same command without --dry-run, to a server that records the request."""
     told = yaml.safe_load(run("submit", "ice", *SHARED, "--dry-run").stdout)
     with job_server() as (url, fake):
         result = run("submit", "ice", *SHARED, "--address", url, "--no-follow")
@@ -111,7 +111,7 @@ def test_other_jobs_have_the_arguments_of_their_commands(job, arguments, run_nam
     assert sent["metadata"].get("output") == (None if job == "evaluate" else arguments[1 + (job != "pack")])
 
 
-def test_every_job_has_a_file_and_a_command():
+def test_every_job_has_a_module_and_a_command():
     whole = typer.main.get_command(app)
     for job, path in JOBS.items():
         assert (Path(jobs.__file__).parents[2] / "jobs" / f"{job}.py").exists()
@@ -123,51 +123,54 @@ def test_every_job_has_a_file_and_a_command():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("ice", "data.root=/shared/market"), "output=runs is taken from the job's working directory, which is gone"),
-        (("ice", "data.root=market", "output=/shared/runs"), "data.root=market is taken from"),
-        (("ice", "model.weights=~/w.pth", *SHARED), "model.weights=~/w.pth is taken from"),
+        (
+            ("ice", "data.root=/shared/market"),
+            "output=runs is relative to the job's working directory, which is deleted",
+        ),
+        (("ice", "data.root=market", "output=/shared/runs"), "data.root=market is relative to"),
+        (("ice", "model.weights=~/w.pth", *SHARED), "model.weights=~/w.pth is relative to"),
         (("ice", *SHARED, "training.epoch=3"), "did you mean 'training.epochs'"),
         (("icee", *SHARED), "did you mean 'ice'"),
         (("ice", *SHARED, "--env", "NO_SUCH_VARIABLE"), "this shell has no such variable"),
         (("ice", *SHARED, "--working-dir", "none"), "none is not a folder"),
-        (("--job", "extract", "runs/ice", "--out", "/shared/f"), "run=runs/ice is taken from"),
-        (("--job", "extract", "/shared/ice", "--out", "f"), "out=f is taken from"),
-        (("--job", "evaluate", "/shared/ice", "data.root=market"), "data.root=market is taken from"),
-        (("--job", "pack", "crops", "/shared/packed"), "source=crops is taken from"),
+        (("--job", "extract", "runs/ice", "--out", "/shared/f"), "run=runs/ice is relative to"),
+        (("--job", "extract", "/shared/ice", "--out", "f"), "out=f is relative to"),
+        (("--job", "evaluate", "/shared/ice", "data.root=market"), "data.root=market is relative to"),
+        (("--job", "pack", "crops", "/shared/packed"), "source=crops is relative to"),
     ],
 )
-def test_what_cannot_go_well_is_refused_here(arguments, words):
+def test_bad_requests_are_refused_locally(arguments, words):
     assert words in refused("submit", *arguments)
 
 
-def test_paths_that_are_uris_are_fine():
+def test_uris_are_accepted_as_paths():
     result = run("submit", "ice", "data.root=s3://bucket/market", "output=s3://bucket/runs", "--dry-run")
     assert result.exit_code == 0, result.output
 
 
-def test_a_recipe_that_is_not_sent_is_refused(folder, tmp_path):
+def test_recipe_that_is_not_uploaded_is_refused(folder, tmp_path):
     (tmp_path / "outside.yaml").write_text("base: ice\n")
-    assert "recipe ../outside.yaml is not among the files" in refused("submit", "../outside.yaml", *SHARED)
+    assert "recipe ../outside.yaml is not among the uploaded files" in refused("submit", "../outside.yaml", *SHARED)
     (folder / ".rayignore").write_text("recipes/\n")
-    assert "recipes/mine.yaml is not among the files" in refused("submit", "recipes/mine.yaml", *SHARED)
+    assert "recipes/mine.yaml is not among the uploaded files" in refused("submit", "recipes/mine.yaml", *SHARED)
     result = run("submit", str(tmp_path / "outside.yaml"), *SHARED, "--dry-run")  # on storage that the cluster sees too
     assert f"jobs.train {tmp_path}/outside.yaml data.root" in result.stdout
 
 
-def test_a_working_directory_that_is_too_large_is_refused_before_anybody_is_asked(folder, monkeypatch):
+def test_too_large_working_directory_is_refused_before_any_request(folder, monkeypatch):
     monkeypatch.setattr(working_dir, "LIMIT_MB", 0.01)
     (folder / "images.npy").write_bytes(bytes(20_000))
-    sentence = refused("submit", "ice", *SHARED, "--address", "http://127.0.0.1:1")
-    assert "a cluster takes 0.01 MB; the largest are images.npy (19.5 kB)" in sentence
+    message = refused("submit", "ice", *SHARED, "--address", "http://127.0.0.1:1")
+    assert "a cluster accepts 0.01 MB; the largest are images.npy (19.5 kB)" in message
 
 
-def test_an_option_of_the_job_that_does_not_exist():
+def test_unknown_option_of_the_job():
     result = run("submit", "ice", *SHARED, "--fast", "--dry-run")
     assert result.exit_code == 2
     assert "No such option" in result.output
 
 
-def test_the_job_s_exit_code_is_that_of_following_it(monkeypatch):
+def test_follow_exits_with_the_code_of_the_job(monkeypatch):
     def follow(server, job_id, write):
         write("error: no such folder\n")
         return server.find(job_id)
@@ -188,7 +191,7 @@ def test_the_job_s_exit_code_is_that_of_following_it(monkeypatch):
             assert f"train-ice-1 {status.lower()}" in result.stderr
 
 
-def test_ctrl_c_ends_the_following_and_not_the_job(monkeypatch):
+def test_ctrl_c_stops_following_and_not_the_job(monkeypatch):
     def follow(server, job_id, write):
         raise KeyboardInterrupt
 
@@ -204,8 +207,8 @@ def test_jobs_are_listed_and_stopped():
     with job_server() as (url, _):
         for _ in range(2):
             result = run("submit", "ice", *SHARED, "--address", url, "--no-follow")
-        assert "'ice' has a job that has not ended: train-ice-1" in result.stderr
-        assert run("jobs", "stop", "ice", "--address", url).stdout == "train-ice-1 is being stopped.\n"
+        assert "'ice' already has an active job: train-ice-1" in result.stderr
+        assert run("jobs", "stop", "ice", "--address", url).stdout == "Stopping train-ice-1.\n"
         assert run("jobs", "stop", "ice", "--address", url).stdout == "train-ice-1 was not running: stopped.\n"
         listed = run("jobs", "list", "--address", url).stdout
         assert [cell.strip() for cell in listed.splitlines()[3].strip("│").split("│")][:3] == [

@@ -1,4 +1,4 @@
-"""`reid-ray label`: what it writes and prints, and one sentence for each mistake."""
+"""`reid-ray label`: what it writes and prints, and the one-line message of each user error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Command = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run `reid-ray label` in this process; gives exit code and what it printed, on one line."""
+    """Run `reid-ray label` in this process; return the exit code and the output on one line."""
 
     def run(*arguments: object) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["reid-ray", "label", *map(str, arguments)])
@@ -39,7 +39,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 @pytest.fixture
 def features(tmp_path: Path) -> Path:
-    """Nine images of each of eight people, by three cameras, with the table of rows beside them."""
+    """Nine images of each of eight people, by three cameras, with the table of rows next to them."""
     rng = np.random.default_rng(0)
     pids = np.arange(N_ROWS) % 8
     values = rng.normal(size=(8, 16))[pids] + 0.2 * rng.normal(size=(N_ROWS, 16))
@@ -59,7 +59,7 @@ def test_more_neighbours_than_images(
 ) -> None:
     out = tmp_path / "labels.parquet"
     assert_refused(
-        command(features, *options, "--out", out), "labels.k1=500 needs at least 501 images, and there are 72"
+        command(features, *options, "--out", out), "labels.k1=500 needs at least 501 images, but there are 72"
     )
     assert not out.exists()
 
@@ -86,11 +86,11 @@ def test_writes_the_labels_of_a_refresh(command: Command, features: Path, tmp_pa
     assert expected.labels.max() == 7
     for stage in expected.seconds:
         assert stage in text
-    for part in ("in all", "Peak memory", "n_clusters", "silhouette", "camera_mix", "pairwise_f1", str(out)):
+    for part in ("total", "Peak memory", "n_clusters", "silhouette", "camera_mix", "pairwise_f1", str(out)):
         assert part in text, part
 
 
-def test_without_a_table_rows_have_numbers(command: Command, features: Path, tmp_path: Path) -> None:
+def test_without_a_table_rows_are_numbered(command: Command, features: Path, tmp_path: Path) -> None:
     features.with_suffix(".parquet").unlink()
     out = tmp_path / "labels.parquet"
     code, text = command(features, "--out", out, *SMALL)
@@ -100,8 +100,8 @@ def test_without_a_table_rows_have_numbers(command: Command, features: Path, tmp
     assert "pairwise_f1" not in text
 
 
-def test_labels_are_replaced(command: Command, features: Path, tmp_path: Path) -> None:
-    """Once more on its own output: one column of labels, and nothing else left in the folder."""
+def test_existing_labels_are_replaced(command: Command, features: Path, tmp_path: Path) -> None:
+    """Run on its own output: one column of labels, and no other file in the folder."""
     out = tmp_path / "labels.parquet"
     command(features, "--out", out, *SMALL)
     first = pq.read_table(out)
@@ -144,16 +144,34 @@ def test_sweep(command: Command, features: Path, tmp_path: Path, suffix: str) ->
     assert f"{best:.4g}*" in text
 
 
-def test_a_sweep_need_not_be_kept(command: Command, features: Path, tmp_path: Path) -> None:
+def test_sweep_without_out_writes_no_file(command: Command, features: Path, tmp_path: Path) -> None:
     assert command(features, "--sweep", "eps=.4:.6:.1", *SMALL)[0] == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.npy", "x.parquet"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("labels.clusterer=kmeans", "labels.n_clusters=8"), ("--sweep", "eps=.4,.5"), ("--neighbours", "ivf")],
+)
+def test_features_are_checked_once(
+    command: Command, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    """A check is a pass over all features, which may be on a slow disk."""
+    if "ivf" in arguments:
+        pytest.importorskip("faiss", reason="the extra 'ann' is not installed")
+    checked = []
+    for module in ("tasks", "sweep", "neighbours.exact", "neighbours.approximate"):
+        monkeypatch.setattr(f"reid_ray.labels.{module}.check_features", checked.append)
+    code, text = command(features, "--out", tmp_path / "labels.parquet", *SMALL, *arguments)
+    assert code == 0, text
+    assert len(checked) == 1
 
 
 def unnormalized(values: Any) -> Any:
     return 2 * values
 
 
-def not_finite(values: Any) -> Any:
+def non_finite(values: Any) -> Any:
     return np.where(np.arange(len(values))[:, None] == 5, np.nan, values)
 
 
@@ -161,15 +179,20 @@ def flat(values: Any) -> Any:
     return values.ravel()
 
 
-def whole(values: Any) -> Any:
+def integers(values: Any) -> Any:
     return values.astype(np.int64)
 
 
 @pytest.mark.parametrize(
     ("change", "parts"),
-    [(unnormalized, ["norm", "row 0"]), (not_finite, ["row 5", "not finite"]), (flat, ["matrix"]), (whole, ["floats"])],
+    [
+        (unnormalized, ["norm", "row 0"]),
+        (non_finite, ["row 5", "not finite"]),
+        (flat, ["matrix"]),
+        (integers, ["floats"]),
+    ],
 )
-def test_features_that_are_none(
+def test_invalid_features_are_refused(
     command: Command, features: Path, tmp_path: Path, change: Callable[[Any], Any], parts: list[str]
 ) -> None:
     np.save(features, change(np.load(features)))
@@ -177,14 +200,14 @@ def test_features_that_are_none(
     assert not (tmp_path / "labels.parquet").exists()
 
 
-def test_a_file_that_is_none(command: Command, tmp_path: Path) -> None:
+def test_missing_and_damaged_files_are_refused(command: Command, tmp_path: Path) -> None:
     out = tmp_path / "labels.parquet"
     assert_refused(command(tmp_path / "none.npy", "--out", out), "none.npy", "does not exist", "extract")
     (tmp_path / "text.npy").write_text("not an array")
     assert_refused(command(tmp_path / "text.npy", "--out", out), "text.npy", "cannot be read")
 
 
-def test_a_table_that_does_not_fit(command: Command, features: Path, tmp_path: Path) -> None:
+def test_table_that_does_not_fit_is_refused(command: Command, features: Path, tmp_path: Path) -> None:
     out = tmp_path / "labels.parquet"
     assert_refused(command(features, "--out", out, "--table", tmp_path / "no.parquet"), "no.parquet", "does not exist")
     short = tmp_path / "short.parquet"
@@ -213,14 +236,14 @@ def test_a_table_that_does_not_fit(command: Command, features: Path, tmp_path: P
         (("--sweep", "eps=.4", "--neighbours", "ivf"), ["--sweep", "exact"]),
     ],
 )
-def test_settings_that_are_none(
+def test_invalid_settings_are_refused(
     command: Command, features: Path, tmp_path: Path, arguments: tuple[str, ...], parts: list[str]
 ) -> None:
     assert_refused(command(features, "--out", tmp_path / "labels.parquet", *arguments), *parts)
 
 
 def test_approximate_neighbours(command: Command, features: Path, tmp_path: Path) -> None:
-    """With faiss they give labels; without it, a sentence says what to install."""
+    """faiss finds the same eight clusters."""
     pytest.importorskip("faiss", reason="the extra 'ann' is not installed")
     out = tmp_path / "labels.parquet"
     code, text = command(features, "--out", out, "--neighbours", "ivf", *SMALL)
@@ -229,7 +252,7 @@ def test_approximate_neighbours(command: Command, features: Path, tmp_path: Path
     assert "labels.neighbours=ivf" in text
 
 
-def test_an_output_that_cannot_be_written(command: Command, features: Path, tmp_path: Path) -> None:
+def test_unwritable_output_is_refused(command: Command, features: Path, tmp_path: Path) -> None:
     assert_refused(command(features), "--out labels.parquet")
     assert_refused(command(features, "--out", tmp_path / "labels.txt"), ".parquet")
     assert_refused(command(features, "--out", tmp_path / "labels.csv"), ".parquet")

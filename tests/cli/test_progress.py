@@ -1,4 +1,4 @@
-"""What a run says of itself: a line for each event, a bar where there is a terminal, and the demo's comparison."""
+"""Progress output of a run: a line per event, a bar on a terminal, and the comparison of the demo."""
 
 import io
 
@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from reid_ray.cli import app, progress
 from reid_ray.cli.progress import RunProgress, counting, describe, make_console
-from reid_ray.cli.train import comparison_table, is_first_process, train_with_progress
+from reid_ray.cli.train import comparison_table, is_main_process, train_with_progress
 
 STEP = {"event": "step", "stage": "main", "epoch": 1, "step": 3, "n_steps": 4, "global_step": 7, "loss": 1.23456}
 START = {
@@ -53,12 +53,12 @@ REFRESH = {
         ({"event": "end", "epochs": 3, "seconds": 61}, ["3 epochs, 61 s"]),
     ],
 )
-def test_an_event_is_a_line(event, parts):
+def test_one_line_per_event(event, parts):
     line = describe(event)
     assert all(part in line for part in parts), line
 
 
-def test_labels_that_are_known_took_no_seconds():
+def test_ground_truth_labels_have_no_timings():
     known = {key: value for key, value in REFRESH.items() if not key.endswith("_seconds")}
     assert describe(known) == "labels    epoch 1: 5 clusters, 2 outliers"
 
@@ -72,7 +72,7 @@ def shown(events, *, terminal):
     return stream.getvalue()
 
 
-def test_without_a_terminal_steps_have_a_line_now_and_then(monkeypatch):
+def test_step_lines_are_throttled_without_a_terminal(monkeypatch):
     clock = iter([100.0, 100.0, 101.0, 120.0, 120.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     steps = [{**STEP, "step": step} for step in (1, 2, 3)]
@@ -82,7 +82,7 @@ def test_without_a_terminal_steps_have_a_line_now_and_then(monkeypatch):
     assert "step 3:" in text
 
 
-def test_on_a_terminal_a_bar_moves_and_steps_have_no_line():
+def test_on_a_terminal_steps_move_a_bar():
     stream = io.StringIO()
     with RunProgress(Console(file=stream, force_terminal=True, width=200)) as bars:
         task = bars._bars.tasks[0]
@@ -104,8 +104,8 @@ def test_on_a_terminal_a_bar_moves_and_steps_have_no_line():
     assert "step 3: loss" not in stream.getvalue()
 
 
-def test_a_bar_covers_one_stage():
-    """Its steps are those of the stage; of one pass they are known at the first step."""
+def test_bar_covers_one_stage():
+    """Its total is that of the stage; with `iterations: null` it is known at the first step."""
     with RunProgress(Console(file=io.StringIO(), force_terminal=True, width=200)) as bars:
         task = bars._bars.tasks[0]
         bars({**START, "stage": "source", "epochs": 3, "iterations": None})
@@ -116,7 +116,7 @@ def test_a_bar_covers_one_stage():
         assert (task.total, task.description) == (8, "refreshing labels")
 
 
-def test_a_console_without_a_terminal_is_wide_enough_for_tables():
+def test_console_without_a_terminal_is_wide_enough_for_tables():
     assert make_console().width == progress.NO_TERMINAL_WIDTH
 
 
@@ -128,10 +128,10 @@ def test_counting_is_silent_without_a_terminal():
     assert stream.getvalue().strip() == ""
 
 
-def test_one_process_of_several_speaks(monkeypatch, tiny):
-    assert is_first_process()
+def test_only_the_main_process_prints(monkeypatch, tiny):
+    assert is_main_process()
     monkeypatch.setenv("RANK", "1")
-    assert not is_first_process()
+    assert not is_main_process()
     asked = []
     monkeypatch.setattr("reid_ray.api.train", lambda config, listener=None: asked.append(listener))
     train_with_progress(tiny(), make_console())
@@ -141,13 +141,13 @@ def test_one_process_of_several_speaks(monkeypatch, tiny):
     assert isinstance(asked[1], RunProgress)
 
 
-def test_the_configuration_shown_has_the_paths_that_a_run_would_have(monkeypatch, tmp_path):
+def test_show_config_resolves_paths_like_a_run(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     shown = CliRunner().invoke(app, ["train", "demo", "output=there", "--show-config"]).output
     assert f"output: {tmp_path / 'there'}" in shown.replace("\n", " ").replace("  ", " ")
 
 
-def test_the_demo_compares_colour_start_and_end(finished_run, monkeypatch):
+def test_demo_compares_histogram_start_and_end(finished_run, monkeypatch):
     table = comparison_table(finished_run)  # it was not evaluated at the start
     assert list(table.columns[0].cells) == ["colour histogram", "network at the end"]
     last = finished_run.metrics("evaluate")[-1]
@@ -160,7 +160,7 @@ def test_the_demo_compares_colour_start_and_end(finished_run, monkeypatch):
     assert list(table.columns[1].cells)[1] == "12.5%"
 
 
-def test_the_demo_runs_and_without_people_to_search_it_trains_all_the_same(tmp_path):
+def test_demo_runs_also_without_query_people(tmp_path):
     overrides = [*TINY, "training.epochs=1", "training.iterations=1", f"output={tmp_path}"]
     result = CliRunner().invoke(app, ["demo", *overrides, "evaluation.at_start=true"], catch_exceptions=False)
     assert result.exit_code == 0, result.output

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from small_runs import WIDTH
 from typer.testing import CliRunner
 
 from reid_ray.cli import app
@@ -23,7 +24,7 @@ def command(*arguments):
     return result
 
 
-def test_evaluate_repeats_the_run_s_own_number(run):
+def test_evaluate_reproduces_the_metrics_of_the_run(run):
     printed = json.loads(command("evaluate", run.path, "--json").stdout)
     logged = run.metrics("evaluate")[-1]
     for key in ("mAP", "R1", "mINP", "n_queries"):
@@ -49,7 +50,7 @@ def test_evaluate_with_reranking_prints_both(run):
 
 
 def test_evaluate_on_several_datasets_in_one_table(run):
-    """Each number is that of the dataset alone."""
+    """Each row equals the evaluation of the dataset alone."""
     worlds = [f"data.synthetic.seed={seed} data.synthetic.n_test_ids=3" for seed in (5, 6)]
     alone = [json.loads(command("evaluate", run.path, *world.split(), "--json").stdout) for world in worlds]
     printed = json.loads(command("evaluate", run.path, "--on", worlds[0], "--on", worlds[1], "--json").stdout)
@@ -59,31 +60,31 @@ def test_evaluate_on_several_datasets_in_one_table(run):
     assert f"{alone[0]['mAP']:.1%}" in shown
 
 
-def test_evaluate_without_cameras_says_what_that_means(run):
+def test_evaluate_without_cameras_prints_a_note(run):
     assert "same-camera matches are not removed" in " ".join(
         command("evaluate", run.path, "data.use_cameras=false").stdout.split()
     )
 
 
-def test_extract_writes_features_and_their_rows(run, tmp_path):
+def test_extract_writes_features_and_the_table_of_rows(run, tmp_path):
     out = tmp_path / "features.npy"
     command("extract", run.path, "--out", out, "--split", "query")
     features = np.load(out)
     table = ImageTable.read(out.with_suffix(".parquet"))
     assert table.paths == run.dataset.query.paths
-    assert features.shape == (len(table), 512)
+    assert features.shape == (len(table), WIDTH)
     assert features.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-5)
 
 
-def test_rank_and_report_draw(run, tmp_path):
+def test_rank_and_report_write_their_files(run, tmp_path):
     command("rank", run.path, "--out", tmp_path / "ranked.png", "--queries", 2, "--top", 3)
     assert (tmp_path / "ranked.png").read_bytes().startswith(b"\x89PNG")
     command("report", run.path)
     assert "<html" in (run.path / "report.html").read_text()
 
 
-def test_show_config_prints_a_recipe_and_trains_nothing(tmp_path):
+def test_show_config_prints_a_recipe_without_training(tmp_path):
     printed = command("train", "demo", f"output={tmp_path / 'runs'}", "--show-config").stdout
     assert "# config hash: " in printed
     assert "iterations: 50" in printed
@@ -91,7 +92,7 @@ def test_show_config_prints_a_recipe_and_trains_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [(), ("train",), ("demo",), ("evaluate",), ("extract",), ("rank",), ("data",)])
-def test_help_teaches(arguments):
+def test_help(arguments):
     text = CliRunner().invoke(app, [*arguments, "--help"]).output
     assert "Usage" in text
     assert len(text) > 400

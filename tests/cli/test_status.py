@@ -1,4 +1,4 @@
-"""`reid-ray status`: the rows and the advice, from directories as runs leave them."""
+"""`reid-ray status`: facts and advice for run directories in different states."""
 
 import json
 import time
@@ -19,11 +19,11 @@ def status(path, *options):
 
 @pytest.fixture
 def directory(tiny):
-    """The directory of a run that has written its configuration and nothing else."""
+    """The directory of a run that has written only its configuration."""
     return begun_directory(tiny("name=small"))
 
 
-def test_a_finished_run(directory):
+def test_finished_run(directory):
     log = MetricsLog(directory.metrics_file)
     log.write("start", stage="main", epoch=0, step=0, n_workers=2, device="cpu")
     log.write("refresh", epoch=1, n_clusters=12, n_outliers=3, n_images=48)
@@ -49,7 +49,7 @@ def test_a_finished_run(directory):
     assert (told["phase"], told["epoch"], told["run"]) == ("finished", 2, str(directory.path))
 
 
-def test_a_run_that_was_killed(directory):
+def test_killed_run(directory):
     assert "Nothing trained yet" in status(directory.path).stdout
     log = MetricsLog(directory.metrics_file)
     log.write("step", epoch=1, step=3, loss=None)
@@ -68,13 +68,13 @@ def test_a_run_that_was_killed(directory):
     directory.metrics_file.write_text(json.dumps(event | {"time": time.time() - 7300}) + "\n")
     silent = status(directory.path).stdout
     assert "Silent for 2.0 h, and its longest pause was 0 s: stopped, killed or hung." in silent
-    assert f"Go on: reid-ray train {directory.path}/config.yaml" in silent
+    assert f"Resume: reid-ray train {directory.path}/config.yaml" in silent
     directory.diverged_file(0).touch()
     assert "diverged-0.pt holds the batch" in status(directory.path).stdout
 
 
-def test_a_stage_before_the_main_one(tiny):
-    """Its own epochs and steps; those of one pass are known once a step is logged."""
+def test_stage_before_the_main_one(tiny):
+    """Epochs and steps are those of the stage; with `iterations: null` they are known after the first step."""
     source = ("source={layout: synthetic}", "stages.source={epochs: 5, iterations: null}")
     directory = begun_directory(tiny("name=uda", *source))
     assert "0 of 5 completed in stage source" in status(directory.path).stdout
@@ -88,7 +88,7 @@ def test_a_stage_before_the_main_one(tiny):
     assert (told["stage"], told["epochs"], told["epoch"], told["iterations"]) == ("source", 5, 2, 7)
 
 
-def test_there_is_no_run(tmp_path):
+def test_missing_run_is_refused(tmp_path):
     assert isinstance(status(tmp_path / "none").exception, RunError)
 
 

@@ -158,8 +158,10 @@ def test_a_job_s_cluster_goes_with_it_and_a_lost_one_is_tried_again(path):
     assert spec["activeDeadlineSeconds"] > 0
     program, module, name, *arguments = shlex.split(spec["entrypoint"])
     assert (program, module) == ("python", "-m")
-    assert name.removeprefix("jobs.") in JOBS
-    assert (ROOT / "jobs" / f"{name.removeprefix('jobs.')}.py").exists()
+    package, _, job = name.rpartition(".")
+    assert package == "reid_ray.jobs"
+    assert job in JOBS
+    assert (ROOT / "jobs" / f"{job}.py").exists()
     assert arguments
 
 

@@ -277,14 +277,14 @@ def test_a_list_of_animals(crops: Path):
         (f"path,pid\na.jpg,{'9' * 6000}\n", None),
         (f"path,attr_x\na.jpg,{'9' * 6000}\n", "is no attribute value"),
         (f"path\n{'x' * 5000}.jpg\n", "not on disk"),
-        ("path\ns3://\n", "names no bucket"),
-        ("path\nftp://host/a.jpg\n", "no storage that can be read"),
+        ("path\ns3://\n", "lacks a bucket"),
+        ("path\nftp://host/a.jpg\n", "is on unsupported storage"),
         ("path\n/dev/zero\n", "not on disk"),
         ("path\n.\n", "not on disk"),
         (f"path\n{'x' * 200_000}\n", "Cannot read .* as CSV|not on disk"),
     ],
 )
-def test_absurd_cells_get_a_sentence(crops: Path, text: str, message: str | None):
+def test_absurd_cells_are_refused(crops: Path, text: str, message: str | None):
     file = written(crops, text)
     if message is None:
         assert rows(file)[0][1] == 0  # more digits than a number has: a name

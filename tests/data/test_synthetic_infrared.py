@@ -36,10 +36,11 @@ INFRARED_CAMERA = {"near_infrared": SYSU_MM01[5], "thermal": REGDB[1]}
 def test_cameras_are_those_of_sysu_mm01() -> None:
     dataset = make_dataset(SYSU)
     table = dataset.table
-    assert set(table.camids.tolist()) == {1, 2, 3, 4, 5, 6}
-    assert np.array_equal(table.modalities == 1, np.isin(table.camids, (3, 6)))
-    assert set(dataset.query.camids.tolist()) == {3, 6}
-    assert set(dataset.gallery.camids.tolist()) == {1, 2, 4, 5}
+    assert set((table.camids + 1).tolist()) == {1, 2, 3, 4, 5, 6}
+    assert all(f"/c{camid + 1}/" in path for camid, path in zip(table.camids, table.paths, strict=True))
+    assert np.array_equal(table.modalities == 1, np.isin(table.camids + 1, (3, 6)))
+    assert set((dataset.query.camids + 1).tolist()) == {3, 6}
+    assert set((dataset.gallery.camids + 1).tolist()) == {1, 2, 4, 5}
     assert len(dataset.query) + len(dataset.gallery) == 12 * 12
     assert len(dataset.train) == 8 * 12
     assert set(dataset.train.modalities.tolist()) == {0, 1}
@@ -50,16 +51,16 @@ def test_every_infrared_query_has_an_answer_that_the_protocol_keeps(images_per_i
     """Queries of camera 3 ignore camera 2, which is in the same room."""
     config = SYSU.model_copy(update={"images_per_id": images_per_id, "n_test_ids": 40})
     dataset = make_dataset(config)
-    gallery = set(zip(dataset.gallery.pids.tolist(), dataset.gallery.camids.tolist(), strict=True))
-    for pid, camid in zip(dataset.query.pids.tolist(), dataset.query.camids.tolist(), strict=True):
+    gallery = set(zip(dataset.gallery.pids.tolist(), (dataset.gallery.camids + 1).tolist(), strict=True))
+    for pid, camid in zip(dataset.query.pids.tolist(), (dataset.query.camids + 1).tolist(), strict=True):
         assert any(p == pid and not (camid == 3 and c == 2) for p, c in gallery)
     assert set(dataset.query.pids.tolist()) == set(range(8, 48))
 
 
 def test_regdb_has_pairs_of_one_moment() -> None:
     dataset = make_dataset(PAIRS)
-    assert set(dataset.query.camids.tolist()) == {1}
-    assert set(dataset.gallery.camids.tolist()) == {2}
+    assert set(dataset.query.camids.tolist()) == {0}
+    assert set(dataset.gallery.camids.tolist()) == {1}
     assert dataset.query.modalities.max() == 0
     assert dataset.gallery.modalities.min() == 1
     assert np.bincount(dataset.table.pids).tolist() == [20] * 12

@@ -1,3 +1,4 @@
+import re
 from typing import get_args
 
 import numpy as np
@@ -11,9 +12,15 @@ from reid_ray.evaluation import (
     camera_note,
     evaluable,
     evaluate_distances,
+    evaluate_regdb,
+    evaluate_sysu_mm01,
     evaluate_table,
+    evaluation_note,
+    protocol_of,
     rank_metrics,
+    why_not,
 )
+from reid_ray.evaluation.trials import sysu_evaluable
 
 
 def table_of(split, pid=None, camid=None) -> ImageTable:
@@ -103,7 +110,110 @@ def test_the_single_query_protocol_is_that_of_the_table():
     query, gallery = unit_features(rng, 2), unit_features(rng, 2)
     protocol = PROTOCOLS["single_query"]
     for ap in ("mean", "trapezoid"):
-        assert protocol.evaluate(query, gallery, table, ap) == evaluate_table(query, gallery, table, ap=ap).as_dict()
+        measured = protocol.evaluate(query, gallery, table, EvaluationConfig(ap=ap))
+        assert measured == evaluate_table(query, gallery, table, ap=ap).as_dict()
     assert protocol.primary == "mAP"
-    assert protocol.evaluable(table) is None
-    assert protocol.evaluable(table_of(["train"])) == evaluable(table_of(["train"]))
+    assert why_not(table, EvaluationConfig()) is None
+    assert why_not(table_of(["train"]), EvaluationConfig()) == evaluable(table_of(["train"]))
+
+
+def test_notes_are_those_of_the_protocol():
+    table = table_of(["query", "gallery"], [1, 1], [-1, -1])
+    assert evaluation_note(table, EvaluationConfig()) == camera_note(table)
+    assert evaluation_note(table, EvaluationConfig(protocol="regdb")) is None
+
+
+# Between visible light and infrared
+
+
+def sysu_table(*rows) -> ImageTable:
+    """(split, pid, camera from 1) of each row."""
+    split, pid, camera = zip(*rows, strict=True)
+    return table_of(list(split), list(pid), [each - 1 for each in camera])
+
+
+def test_sysu_mm01_takes_its_settings():
+    rng = np.random.default_rng(0)
+    rows = [("query", pid, camera) for pid in range(4) for camera in (3, 6)]
+    rows += [("gallery", pid, camera) for pid in range(4) for camera in (1, 2, 4, 5) for _ in range(3)]
+    table = sysu_table(*rows)
+    features = unit_features(rng, 8), unit_features(rng, 48)
+    found = {}
+    for search, shots, trials in (("all", 1, 10), ("indoor", 1, 10), ("all", 2, 3)):
+        settings = EvaluationConfig(protocol="sysu_mm01", search=search, shots=shots, trials=trials)
+        expected = evaluate_sysu_mm01(*features, table, search=search, shots=shots, n_trials=trials)
+        found[search, shots] = protocol_of(settings).evaluate(*features, table, settings)
+        assert found[search, shots] == expected.as_dict()
+        assert found[search, shots]["R1_std"] == expected.deviation()["R1"]
+        assert (found[search, shots]["n_queries"], found[search, shots]["n_skipped"]) == (8, 0)
+        assert "n_queries_std" not in found[search, shots]
+    assert len({metrics["mAP"] for metrics in found.values()}) == 3
+
+
+def test_regdb_takes_its_direction():
+    rng = np.random.default_rng(0)
+    table = table_of(["query"] * 5 + ["gallery"] * 7, pid=[0, 0, 1, 2, 2, 0, 1, 1, 2, 2, 2, 0], camid=[0] * 5 + [1] * 7)
+    features = unit_features(rng, 5), unit_features(rng, 7)
+    expected = evaluate_regdb(*features, table)
+    for direction in ("v2t", "t2v"):
+        settings = EvaluationConfig(protocol="regdb", direction=direction)
+        assert protocol_of(settings).evaluate(*features, table, settings) == expected[direction].as_dict()
+    assert expected["v2t"].n_queries != expected["t2v"].n_queries
+
+
+@pytest.mark.parametrize(
+    ("rows", "search", "sentence"),
+    [
+        ([("query", 1, 3), ("gallery", 1, 1)], "all", None),
+        ([("query", 1, 3), ("gallery", 1, 4)], "all", None),
+        ([("query", 1, 3), ("gallery", 1, 4)], "indoor", "gallery of indoor search holds no image of a query's person"),
+        ([("query", 1, 3), ("gallery", 1, 2)], "all", "gallery of all search holds no image of a query's person"),
+        ([("query", 1, 6), ("gallery", 1, 2)], "indoor", None),
+        ([("query", 1, 6), ("gallery", 2, 2)], "all", "no image of a query's person"),
+        ([("query", 1, 2), ("gallery", 1, 1)], "all", "query images are by cameras 3, 6 there, and it has some of cam"),
+        ([("query", 1, 3), ("gallery", 1, 6)], "all", "gallery images are by cameras 1, 2, 4, 5 there, and it has som"),
+        ([("query", 1, 3), ("gallery", 1, 0)], "all", "gallery images are by cameras .* some of no camera"),
+        ([("query", 1, 3)], "all", "no gallery split"),
+        ([("train", 1, 3)], "all", "no query and no gallery split"),
+    ],
+)
+def test_why_a_table_is_not_sysu_mm01(rows, search, sentence):
+    table = sysu_table(*rows)
+    reason = why_not(table, EvaluationConfig(protocol="sysu_mm01", search=search))
+    if sentence is None:
+        assert reason is None
+        features = [np.ones((len(table.split(name)), 2)) for name in ("query", "gallery")]
+        assert evaluate_sysu_mm01(*features, table, search=search).trials[0].n_queries == 1
+    else:
+        assert re.search(sentence, reason)
+        assert reason.startswith("crops ")
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_sysu_evaluable_is_what_sysu_mm01_can_do(seed):
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 7))
+    rows = [("query", pid, camera) for pid, camera in zip(rng.integers(-1, 4, n), rng.choice([3, 6], n), strict=True)]
+    cameras = rng.choice([1, 2, 4, 5], n)
+    rows += [("gallery", pid, camera) for pid, camera in zip(rng.integers(-1, 4, n), cameras, strict=True)]
+    table = sysu_table(*rows)
+    for search in ("all", "indoor"):
+        try:
+            evaluate_sysu_mm01(np.ones((n, 2)), np.ones((n, 2)), table, search=search)
+        except DataError:
+            assert sysu_evaluable(table, search=search) is not None
+        else:
+            assert sysu_evaluable(table, search=search) is None
+
+
+def test_why_a_table_is_not_regdb():
+    settings = EvaluationConfig(protocol="regdb")
+    assert why_not(table_of(["query", "gallery"], [1, 1], [0, 0]), settings) is None
+    assert "no image of a query's person" in why_not(table_of(["query", "gallery"], [1, 2], [0, 1]), settings)
+    assert "no query split" in why_not(table_of(["gallery"], [1], [0]), settings)
+
+
+def test_permutations_that_cannot_be_read_are_an_error_at_once(tmp_path):
+    settings = EvaluationConfig(protocol="sysu_mm01", permutations=str(tmp_path / "nowhere.mat"))
+    with pytest.raises(DataError, match=r"Cannot read .*nowhere\.mat"):
+        why_not(sysu_table(("query", 1, 3), ("gallery", 1, 1)), settings)

@@ -25,6 +25,7 @@ from reid_ray.evaluation import (
     sysu_galleries,
     sysu_mm01,
 )
+from reid_ray.evaluation.trials import sysu_evaluable
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +255,11 @@ def test_the_synthetic_infrared_worlds_fit_the_protocols() -> None:
         table = read_dataset(DataConfig(synthetic=world)).table
         features = [unit(rng, len(table.split(name))) for name in ("query", "gallery")]
         if spectrum == "near_infrared":
+            assert sysu_evaluable(table) is None
             assert evaluate_sysu_mm01(*features, table).trials[0].n_queries == len(features[0])
+            visible = set(
+                zip(table.split("gallery").pids.tolist(), table.split("gallery").camids.tolist(), strict=True)
+            )
+            assert [len(rows) for rows in sysu_galleries(table.split("gallery"))] == [len(visible)] * 10
         else:
             assert evaluate_regdb(*features, table)["v2t"].n_queries == len(features[0])

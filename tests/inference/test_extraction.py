@@ -1,4 +1,4 @@
-"""Features come in the rows' order, whoever extracts which batch."""
+"""Features are in row order and do not depend on which process extracts which batch."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def filled(rows):
 
 
 class Model(nn.Module):
-    """Features [mean, batch size]: a batch's own size would show if batches were cut otherwise."""
+    """Features [mean, batch size]: shows if batches are split differently."""
 
     def __init__(self, dtype):
         super().__init__()
@@ -40,7 +40,7 @@ def test_batches_cover_all_rows_once():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("n_threads", [1, 3])
-def test_features_are_those_of_the_batches_in_order(dtype, n_threads):
+def test_features_are_in_batch_order(dtype, n_threads):
     seen = []
     batches = [range(4, 8), range(0, 4), range(8, 10)]
     device = torch.device("cpu")
@@ -52,12 +52,12 @@ def test_features_are_those_of_the_batches_in_order(dtype, n_threads):
     np.testing.assert_array_equal(features[:, 1], [4] * 8 + [2] * 2)
 
 
-def test_nothing_to_extract():
+def test_no_batches():
     assert assemble([]).shape == (0, 0)
 
 
 class ByCamera(Model):
-    """Reads a column beside the images."""
+    """Reads a column in addition to the images."""
 
     columns = ("camid",)
 
@@ -66,7 +66,7 @@ class ByCamera(Model):
         return torch.stack([super().embed(images)[:, 0], camid.to(images.dtype)], 1)
 
 
-def test_a_model_gets_the_columns_that_it_names():
+def test_model_gets_the_columns_that_it_names():
     table = ImageTable.from_columns(path=[str(i) for i in range(5)], camid=[4, 3, 2, 1, 0])
     device, model = torch.device("cpu"), ByCamera(torch.float32)
     assert model_columns(Model(torch.float32), table) == {}
@@ -79,7 +79,7 @@ def test_a_model_gets_the_columns_that_it_names():
         model_columns(model, table)
 
 
-def test_images_are_normalised_on_their_way_to_the_model():
+def test_images_are_normalised():
     pixels = torch.randint(0, 256, (2, 3, 4, 2), dtype=torch.uint8)
     found = embed_batch(Model(torch.float32), PixelBatch(pixels, None), device=torch.device("cpu"))
     mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
@@ -87,7 +87,7 @@ def test_images_are_normalised_on_their_way_to_the_model():
     np.testing.assert_allclose(found[:, 0], ((pixels / 255 - mean) / std).mean((1, 2, 3)), rtol=1e-5)
 
 
-def test_augmented_copies_are_the_same_pixels_in_any_process():
+def test_augmented_copies_are_deterministic():
     class Noise:
         def read(self, path):
             return torch.from_numpy(np.random.default_rng(int(path)).integers(0, 256, (3, 32, 16), dtype=np.uint8))

@@ -1,4 +1,4 @@
-"""Features of the network folded for extraction against those of the network itself."""
+"""Features of the folded network against those of the original network."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def trained(backbone: str, *, bf16: bool = False) -> Embedder:
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "ibn_resnet50"])
-def test_folding_changes_no_feature(backbone):
+def test_folding_preserves_features(backbone):
     model = trained(backbone).double()
     images = torch.randn(3, 3, 64, 32, dtype=torch.float64)
     fast = for_extraction(model)
@@ -50,7 +50,7 @@ def test_bfloat16_features_stay_within_its_rounding(backbone):
     assert torch.equal(found, again)
 
 
-def test_the_model_itself_is_left_alone():
+def test_original_model_is_not_modified():
     model = trained("resnet18").train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     for_extraction(model).embed(torch.randn(2, 3, 64, 32))

@@ -1,4 +1,4 @@
-"""A full disk is one sentence, and what was there before is there after."""
+"""Atomic writes: a full disk gives a one-line error and leaves the old file intact."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ def only(folder):
     return entry
 
 
-def test_a_file_is_replaced_as_a_whole(tmp_path):
+def test_file_is_replaced_atomically(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
     with atomic_write(path) as file:
@@ -28,7 +28,7 @@ def test_a_file_is_replaced_as_a_whole(tmp_path):
     assert only(tmp_path) == path
 
 
-def test_a_block_that_fails_changes_nothing(tmp_path):
+def test_failing_block_changes_nothing(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
 
@@ -44,18 +44,18 @@ def test_a_block_that_fails_changes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("room", [0, 1_000, 200_000, 400_000, 401_000, 402_000])
-def test_a_full_disk_is_a_sentence_wherever_torch_meets_it(room, tmp_path, file_size_limit):
+def test_full_disk_is_a_one_line_error_at_any_byte_of_torch_save(room, tmp_path, file_size_limit):
     path = tmp_path / "step.pt"
     save_atomically({"a": torch.ones(3)}, path)
     before = path.read_bytes()
-    with file_size_limit(room), pytest.raises(RunError, match=r"step\.pt \(File too large\); make room") as caught:
+    with file_size_limit(room), pytest.raises(RunError, match=r"step\.pt \(File too large\); free space") as caught:
         save_atomically({"a": torch.zeros(100_000), "b": torch.zeros(100)}, path)
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == before
     assert only(tmp_path) == path
 
 
-def test_a_folder_that_is_gone_or_in_the_way_is_a_sentence_too(tmp_path):
+def test_missing_or_conflicting_folder_is_a_one_line_error(tmp_path):
     with pytest.raises(RunError, match="No such file"), atomic_write(tmp_path / "nowhere" / "file"):
         pass
     (tmp_path / "folder").mkdir()
@@ -63,7 +63,7 @@ def test_a_folder_that_is_gone_or_in_the_way_is_a_sentence_too(tmp_path):
         pass
 
 
-def test_a_line_is_appended_whole_or_not_at_all(tmp_path, file_size_limit):
+def test_append_is_all_or_nothing(tmp_path, file_size_limit):
     path = tmp_path / "log"
     append(path, b"first\n")
     append(path, b"second\n")
@@ -74,7 +74,7 @@ def test_a_line_is_appended_whole_or_not_at_all(tmp_path, file_size_limit):
     assert path.read_bytes() == b"first\nsecond\nthird\n"
 
 
-def test_other_errors_are_not_the_storage_s(tmp_path):
+def test_other_errors_pass_through(tmp_path):
     with pytest.raises(RuntimeError, match="a bug"), storage_errors(tmp_path):
         raise RuntimeError("a bug")
     with pytest.raises(RunError, match=os.strerror(errno.ENOSPC)), storage_errors(tmp_path):

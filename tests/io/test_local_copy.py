@@ -1,4 +1,4 @@
-"""Large objects are copied to a disk once, and anew when they have changed."""
+"""Large objects are copied to a local disk once, and again after they change."""
 
 import os
 import threading
@@ -12,11 +12,11 @@ from reid_ray.io.local_copy import local_copy
 from reid_ray.io.paths import RemotePath, as_path
 
 
-def test_a_file_is_its_own_copy(tmp_path):
+def test_local_file_is_not_copied(tmp_path):
     assert local_copy(tmp_path / "x") == tmp_path / "x"
 
 
-def test_one_copies_and_the_others_wait(bucket, monkeypatch):
+def test_one_process_copies_and_the_others_wait(bucket, monkeypatch):
     path = as_path(f"{bucket}/shard.arrow")
     path.write_bytes(b"0123456789" * 1000)
     opened, barrier = [], threading.Barrier(4)
@@ -35,7 +35,7 @@ def test_one_copies_and_the_others_wait(bucket, monkeypatch):
     assert len(opened) == 1
 
 
-def test_a_changed_object_is_copied_anew_and_half_a_copy_is_none(bucket):
+def test_changed_object_is_copied_again_and_partial_copies_are_ignored(bucket):
     path = as_path(f"{bucket}/shard.arrow")
     path.write_bytes(b"old")
     old = local_copy(path)
@@ -46,9 +46,9 @@ def test_a_changed_object_is_copied_anew_and_half_a_copy_is_none(bucket):
     assert local_copy(path).read_bytes() == b"newer"
 
 
-def test_a_missing_object_and_a_full_disk_are_a_sentence(bucket, file_size_limit):
+def test_missing_object_and_full_disk_are_one_line_errors(bucket, file_size_limit):
     path = as_path(f"{bucket}/shard.arrow")
-    with pytest.raises(DataError, match=r"There is no s3://.*/shard.arrow"):
+    with pytest.raises(DataError, match=r"s3://.*/shard.arrow does not exist"):
         local_copy(path)
     path.write_bytes(b"x" * 100_000)
     with file_size_limit(1000), pytest.raises(DataError, match="set REID_CACHE"):

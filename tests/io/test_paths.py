@@ -1,4 +1,4 @@
-"""A remote path answers as a local one does, and what fails in a store is one sentence."""
+"""Remote paths behave like local ones; failures of a store are one-line errors."""
 
 import pickle
 from pathlib import Path, PurePosixPath
@@ -12,7 +12,7 @@ TREE = {"a.txt": b"a", "deep/b.txt": b"bb", "deep/deeper/c.bin": b"ccc", "deep/.
 
 
 def filled(folder):
-    """The same files on a disk or in a store."""
+    """Create the same files on a disk or in a store."""
     for name, content in TREE.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
@@ -20,7 +20,7 @@ def filled(folder):
 
 
 def answers(folder):
-    """What the code of this project asks of a path."""
+    """Everything that this project does with a path."""
     deep = folder / "deep"
     return {
         "there": [(folder / name).exists() for name in ("", "deep", "a.txt", "deep/b.txt", "none", "dee")],
@@ -46,7 +46,7 @@ def part(path):
         return file.read(1)
 
 
-def test_a_remote_path_answers_as_a_local_one(tmp_path, bucket):
+def test_remote_path_behaves_like_a_local_one(tmp_path, bucket):
     local, remote = filled(tmp_path / "runs"), filled(as_path(f"{bucket}/runs"))
     assert answers(remote) == answers(local)
     assert [str(relative_path(path, remote)) for path in remote.files()] == sorted(TREE)
@@ -54,7 +54,7 @@ def test_a_remote_path_answers_as_a_local_one(tmp_path, bucket):
     assert as_readable(local / "a.txt") == local / "a.txt"
 
 
-def test_what_is_put_replaces_and_what_is_removed_is_gone(bucket):
+def test_writes_replace_and_removed_objects_are_gone(bucket):
     folder = filled(as_path(f"{bucket}/runs"))
     (folder / "a.txt").write_bytes(b"new")
     assert (folder / "a.txt").read_bytes() == b"new"
@@ -74,7 +74,7 @@ def test_what_is_put_replaces_and_what_is_removed_is_gone(bucket):
     assert [path.name for path in folder.files()] == ["b"]
 
 
-def test_from_text_and_back():
+def test_parsing_round_trip():
     for text in ("s3://bucket", "s3://bucket/a/b.pt", "gs://anonymous@bucket/a?scheme=http&endpoint_override=x:1"):
         path = as_path(text)
         assert str(path) == text
@@ -88,7 +88,7 @@ def test_from_text_and_back():
     assert as_path("~/x") == Path.home() / "x"
 
 
-def test_a_list_may_name_what_lies_elsewhere():
+def test_list_may_name_files_elsewhere():
     for folder in (Path("/data"), as_path("s3://bucket/data")):
         assert resolve_beside(folder, "a/b.jpg") == folder / "a/b.jpg"
         assert resolve_beside(folder, "/abs/b.jpg") == Path("/abs/b.jpg")
@@ -99,36 +99,36 @@ def test_a_list_may_name_what_lies_elsewhere():
     ("text", "words"),
     [
         ("http://host/x", "s3:// and gs://"),
-        ("s3://", "names no bucket"),
-        ("s3://key:secret@bucket/x", "holds credentials"),
+        ("s3://", "lacks a bucket"),
+        ("s3://key:secret@bucket/x", "contains credentials"),
         ("s3://bucket/x?endpoint=here", "endpoint"),
     ],
 )
-def test_a_uri_that_cannot_be_is_refused(text, words):
+def test_invalid_uris_are_refused(text, words):
     with pytest.raises(StorageError, match=words) as caught:
         as_path(text).exists()
     assert "secret" not in str(caught.value)
 
 
-def sentence(function, *arguments):
+def error_of(function, *arguments):
     with pytest.raises(StorageError) as caught:
         function(*arguments)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def test_a_bucket_that_does_not_exist(bucket):
-    told = sentence((as_path(f"{bucket}-gone") / "x").write_bytes, b"x")
-    assert told == f"Cannot write {bucket}-gone/x: there is no such bucket; check its name."
+def test_missing_bucket(bucket):
+    told = error_of((as_path(f"{bucket}-gone") / "x").write_bytes, b"x")
+    assert told == f"Cannot write {bucket}-gone/x: the bucket does not exist; check its name."
 
 
-def test_an_endpoint_that_nobody_answers_at(bucket, monkeypatch):
+def test_unreachable_endpoint(bucket, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    assert "nobody answers" in sentence(as_path(f"{bucket}/x").read_bytes)
+    assert "no answer" in error_of(as_path(f"{bucket}/x").read_bytes)
 
 
-def test_credentials_that_are_not_accepted(bucket, object_store):
-    """The store is made to look at credentials, which it does not do by itself."""
+def test_rejected_credentials(bucket, object_store):
+    """Makes the test store check credentials, which it does not do by default."""
     import urllib.request
 
     def look_at_credentials(after):
@@ -138,12 +138,12 @@ def test_credentials_that_are_not_accepted(bucket, object_store):
     look_at_credentials(b"0")
     try:
         for failing in (lambda path: path.write_bytes(b"x"), RemotePath.read_bytes, RemotePath.exists):
-            assert "credentials" in sentence(failing, as_path(f"{bucket}/x"))
+            assert "credentials" in error_of(failing, as_path(f"{bucket}/x"))
     finally:
         look_at_credentials(b"inf")
 
 
-def test_google_s_store_is_not_asked_for_a_quarter_of_an_hour():
+def test_gcs_retries_are_limited():
     filesystem = as_path("gs://anonymous@bucket/x").filesystem
     limit = filesystem.__reduce__()[1][0]["retry_time_limit"]
     assert (filesystem.type_name, limit.total_seconds()) == ("gcs", GCS_RETRY_SECONDS)

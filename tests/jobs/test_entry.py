@@ -1,4 +1,4 @@
-"""The entry points: the commands themselves, in a process as a cluster starts them."""
+"""The entry points run the commands, in a process as a cluster starts it."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ FOLDER = Path(jobs.__file__).parent
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_an_entry_point_runs_its_command_on_the_cluster_of_its_machine(job, monkeypatch):
+def test_entry_point_runs_its_command_on_the_local_cluster(job, monkeypatch):
     told = []
     monkeypatch.setattr(entry, "main", told.append)
     monkeypatch.setattr(sys, "argv", [f"jobs/{job}.py", "ice", "output=/shared/runs"])

@@ -49,7 +49,7 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def documented(cluster):
-    """The page's commands by their first two words, as they are given on this cluster."""
+    """The page's commands by their first two words, adapted to this cluster."""
     (block,) = re.findall(
         r"^```console cluster\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
     )
@@ -63,11 +63,11 @@ def documented(cluster):
     return commands
 
 
-def test_the_cluster_is_looked_at(cluster, documented):
+def test_cluster_check(cluster, documented):
     command = documented["python cluster/check_cluster.py"]
     told = cluster.run(1, sys.executable, ROOT / command[1], "--address", cluster.address, *command[2:])
     assert "on all 3 nodes" in told
-    assert f"{cluster.folder}/shared/runs is the same, and can be written to, from every node." in told
+    assert f"every node sees {cluster.folder}/shared/runs and can write to it." in told
     if not cluster.in_namespaces:
         return
     assert all(f"10.77.0.{machine}" in told for machine in (1, 2, 3))
@@ -91,7 +91,7 @@ def test_submitted_followed_a_node_killed_finished(cluster, documented, tmp_path
     (raylet, *_) = cluster.raylets_of("ray::RayTrainWorker")
     os.kill(raylet, signal.SIGKILL)
     again = cluster.run(LAPTOP, *submit, *work, "--no-follow", **environment)
-    assert "'first' has a job that has not ended: train-first-1" in again
+    assert "'first' already has an active job: train-first-1" in again
 
     output, _ = following.communicate(timeout=240)
     assert following.returncode == 0, output

@@ -1,4 +1,4 @@
-"""Features that hit the corners: exact ties, duplicates, rows of zeros."""
+"""Features for corner cases: exact ties, duplicates, rows of zeros."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def clustered(n_rows: int, seed: int, *, per_cluster: int = 8, noise: float = 0.
 
 
 def duplicates(n_rows: int, seed: int) -> FloatArray:
-    """A third of the rows, drawn over and over."""
+    """Rows sampled with replacement from a third as many."""
     rng = np.random.default_rng(seed)
     return tied(n_rows // 3 + 1, seed)[rng.integers(n_rows // 3 + 1, size=n_rows)]
 
@@ -61,7 +61,7 @@ def make_features(request: pytest.FixtureRequest) -> MakeFeatures:
 
 @pytest.fixture(params=EXACT)
 def make_exact_features(request: pytest.FixtureRequest) -> MakeFeatures:
-    """The kinds whose dot products are exact, so that no block size can change a bit."""
+    """The kinds whose dot products are exact, so results are bitwise equal for any block size."""
     return EXACT[request.param]
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from reid_ray.errors import ConfigError, DataError
+from reid_ray.labels.neighbours import approximate
 from reid_ray.labels.neighbours.approximate import nearest_approximate, recall
-from reid_ray.labels.neighbours.exact import Neighbours, approximate, nearest
+from reid_ray.labels.neighbours.exact import Neighbours, nearest
 from reid_ray.types import FloatArray
 
 METHODS = ["ivf", "hnsw"]
@@ -25,7 +26,7 @@ with_faiss = pytest.mark.usefixtures("_faiss")
 
 
 class Parts:
-    """Features that are read by rows and are no array."""
+    """Features that are read by rows and are not an array."""
 
     def __init__(self, features: FloatArray) -> None:
         self._features = features
@@ -36,7 +37,7 @@ class Parts:
 
 
 def assert_lists_are_in_order(features: FloatArray, found: Neighbours) -> None:
-    """Itself first; others by similarity, then by row; each once; −1 at the end; similarities are what they are."""
+    """The row itself first; then by similarity, ties by row number; no repeats; padded with −1; exact similarities."""
     exact = (features.astype(np.float64) @ features.astype(np.float64).T).astype(np.float32)
     for row, (indices, similarities) in enumerate(zip(found.indices, found.similarities, strict=True)):
         n = int((indices >= 0).sum())
@@ -63,7 +64,7 @@ def test_lists_are_in_order(make_features: Callable[..., FloatArray], method: st
 @with_faiss
 @pytest.mark.parametrize("method", METHODS)
 def test_finds_what_the_exact_search_finds(make_clustered: Callable[..., FloatArray], method: str) -> None:
-    """At a breadth of everything nothing is missed, so lists are those of the exact search."""
+    """If every cell is visited, the lists equal those of the exact search."""
     features = make_clustered(400, 2)
     found = nearest_approximate(features, 15, method=method, breadth=400)
     exact = nearest(features, 15, device="cpu")
@@ -81,7 +82,7 @@ def test_fewer_cells_miss_more(make_clustered: Callable[..., FloatArray]) -> Non
 
 
 @with_faiss
-def test_fewer_candidates_than_asked_for_are_padded(make_clustered: Callable[..., FloatArray]) -> None:
+def test_missing_candidates_are_padded(make_clustered: Callable[..., FloatArray]) -> None:
     features = make_clustered(400, 2)
     found = nearest_approximate(features, 200, breadth=1)
     assert (found.indices == -1).any()
@@ -90,7 +91,7 @@ def test_fewer_candidates_than_asked_for_are_padded(make_clustered: Callable[...
 
 @with_faiss
 @pytest.mark.parametrize("method", METHODS)
-def test_rows_may_lie_elsewhere(
+def test_streamed_features_give_the_same_lists(
     make_clustered: Callable[..., FloatArray], method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     features = make_clustered(300, 6)
@@ -116,7 +117,9 @@ def test_ivf_is_deterministic(make_clustered: Callable[..., FloatArray]) -> None
     ("options", "message"),
     [({"method": "lsh"}, "Unknown approximate search"), ({"breadth": 0}, "at least 1"), ({"k": 0}, "at least 1")],
 )
-def test_refuses(make_clustered: Callable[..., FloatArray], options: dict[str, object], message: str) -> None:
+def test_invalid_arguments_are_refused(
+    make_clustered: Callable[..., FloatArray], options: dict[str, object], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         nearest_approximate(make_clustered(20, 0), **{"k": 5} | options)
 
@@ -127,9 +130,7 @@ def test_features_are_checked() -> None:
         nearest_approximate(np.ones((20, 4), dtype=np.float32), 5)
 
 
-def test_without_faiss_a_sentence_says_so(
-    make_clustered: Callable[..., FloatArray], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_faiss_is_refused(make_clustered: Callable[..., FloatArray], monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise ImportError(name)
 

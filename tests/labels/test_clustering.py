@@ -37,7 +37,7 @@ BACKENDS = ["components", "sklearn", "cupy", "cuml"]
 
 
 class FakeArray(np.ndarray):
-    """CuPy's array as far as it matters here: it is not mixed with NumPy's."""
+    """Stand-in for CuPy's array: it does not mix with NumPy's."""
 
     __module__ = "cupy"
 
@@ -76,7 +76,7 @@ def fake_cupy(free_bytes: int = 10**9, n_devices: int = 1) -> ModuleType:
 
 
 class FakeCuml:
-    """cuML's DBSCAN: numbers of its own, and border points as it likes."""
+    """Stand-in for cuML's DBSCAN: its own cluster numbers and arbitrary border points."""
 
     asked: dict[str, Any]
 
@@ -131,7 +131,7 @@ class RandomCase(NamedTuple):
 
 
 def random_case(seed: int) -> RandomCase:
-    """Fewer than 90 rows, from no neighbours to many, labelled by scikit-learn from the dense matrix."""
+    """Up to 90 rows with few or many neighbours, labelled by scikit-learn from the dense matrix."""
     rng = np.random.default_rng(seed)
     n_rows = int(rng.integers(1, 90))
     distance_mat = random_distances(n_rows, float(rng.choice([0.5, 2, 4, 8])) / n_rows, rng)
@@ -154,9 +154,8 @@ def test_equals_scikit_learn(seed: int) -> None:
             np.testing.assert_array_equal(getattr(graph, name), getattr(before, name))
 
 
-def test_random_cases_hold_what_matters() -> None:
-    """The comparison is worth something only if it meets points between two clusters, and clusters whose first
-    member is a border point."""
+def test_random_cases_cover_the_special_cases() -> None:
+    """The random graphs must contain points between two clusters, and clusters whose first member is a border point."""
     n_contested = n_led_by_border = 0
     for seed in range(100):
         distance_mat, min_samples, labels = random_case(seed)
@@ -185,7 +184,7 @@ def test_clusters_are_numbered_by_first_core_point_not_by_first_member(backend: 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("min_samples", "expected"), [(1, [0, 1, 2]), (2, [-1, -1, -1])])
-def test_nothing_near_anything(backend: str, min_samples: int, expected: list[int]) -> None:
+def test_no_pair_within_eps(backend: str, min_samples: int, expected: list[int]) -> None:
     assert dbscan(from_pairs(3, []), eps=0.5, min_samples=min_samples, backend=backend).tolist() == expected
 
 
@@ -203,8 +202,8 @@ def test_no_rows(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_eps_is_included_in_float32_whatever_type_it_has(backend: str) -> None:
-    """float32(0.55) is a little more than 0.55, and still counts as 0.55."""
+def test_eps_is_inclusive_in_float32_for_any_dtype(backend: str) -> None:
+    """float32(0.55) is slightly more than 0.55 and must still count as 0.55."""
     distance_mat = np.array([[0, EPS], [EPS, 0]], dtype=np.float32)
     for eps in (EPS, np.float64(EPS), np.float32(EPS)):
         assert dbscan(to_graph(distance_mat, 0.9), eps=eps, min_samples=2, backend=backend).tolist() == [0, 0]
@@ -218,8 +217,8 @@ def test_long_indices() -> None:
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_any_cut_into_blocks_gives_the_same(seed: int) -> None:
-    """Blocks of one row, empty ones, and forests merged in any order; arrays read-only, as Ray hands them out."""
+def test_any_split_into_blocks_gives_the_same_labels(seed: int) -> None:
+    """Blocks of one row, empty ones, and forests merged in any order; read-only arrays, as in Ray's object store."""
     distance_mat, min_samples, expected = random_case(seed)
     graph = to_graph(distance_mat, 0.8)
     rng = np.random.default_rng(seed)
@@ -262,30 +261,30 @@ def test_hooking_finds_the_first_row_of_each_component(seed: int) -> None:
     assert first_by_hooking(heads, tails, n_rows).tolist() == expected
 
 
-def test_cuml_is_told_how_much_memory_it_has() -> None:
+def test_cuml_gets_a_memory_limit() -> None:
     graph = from_pairs(5, [(0, 1), (1, 2)])
     dbscan(graph, eps=0.5, min_samples=2, backend="cuml")
     assert FakeCuml.asked["metric"] == "precomputed"
     assert 256 <= FakeCuml.asked["max_mbytes_per_batch"] < 900
 
 
-def test_cuml_is_not_asked_where_the_matrix_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuml_is_refused_if_the_matrix_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", fake_cupy(free_bytes=2 * 10**8))
-    with pytest.raises(ConfigError, match=r"matrix, which takes 0\.0 GB .* 0\.2 GB can be used, so use the backend"):
+    with pytest.raises(ConfigError, match=r"matrix, which takes 0\.0 GB .* 0\.2 GB is available, so use the backend"):
         dbscan(from_pairs(5, []), eps=0.5, min_samples=2, backend="cuml")
 
 
 @pytest.mark.parametrize("backend", ["cupy", "cuml"])
-def test_gpu_backends_that_are_not_there_get_a_sentence(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_gpu_backends_are_refused(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", fake_cupy(n_devices=0))
-    with pytest.raises(ConfigError, match=f"backend '{backend}' wants a CUDA device"):
+    with pytest.raises(ConfigError, match=f"backend '{backend}' needs a CUDA device"):
         dbscan(from_pairs(5, []), eps=0.5, min_samples=2, backend=backend)
     monkeypatch.setitem(sys.modules, backend, None)
-    with pytest.raises(ConfigError, match=f"wants {backend} and CuPy, and .* is not installed; pip install"):
+    with pytest.raises(ConfigError, match=f"needs {backend} and CuPy, but .* is not installed; pip install"):
         dbscan(from_pairs(5, []), eps=0.5, min_samples=2, backend=backend)
 
 
-def test_unknown_backend_gets_a_sentence() -> None:
+def test_unknown_backend_is_refused() -> None:
     with pytest.raises(ConfigError, match="Unknown DBSCAN backend 'gpu'; use auto, components, cupy, cuml, sklearn"):
         dbscan(from_pairs(2, []), eps=0.5, min_samples=1, backend="gpu")  # type: ignore[arg-type]
 
@@ -317,6 +316,6 @@ def test_outlier_policies(labels: list[int], singletons: list[int]) -> None:
     assert apply_outlier_policy(given, "singleton").tolist() == singletons
 
 
-def test_unknown_outlier_policy_gets_a_sentence() -> None:
+def test_unknown_outlier_policy_is_refused() -> None:
     with pytest.raises(ConfigError, match="Unknown outlier policy 'keep'; use drop or singleton"):
         apply_outlier_policy(np.array([0]), "keep")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A refresh shared out between workers gives what one process gives, whatever it clusters with."""
+"""A refresh on several workers gives the labels of one process, for every clusterer."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 
 class Handle:
-    """The answer of a call, as bytes in a store."""
+    """The result of a call, as pickled bytes in a store."""
 
     def __init__(self, answer: Any) -> None:
         self.stored = pickle.dumps(answer)
 
 
 class Elsewhere:
-    """Workers in other processes, as far as arguments and answers can tell: everything is pickled."""
+    """Stand-in for workers in other processes: arguments and results are pickled."""
 
     def __init__(self, n_workers: int) -> None:
         self.n_workers = n_workers
@@ -90,7 +90,7 @@ def test_no_rows_at_all() -> None:
         assert labels.n_clusters == len(labels.labels) == 0
 
 
-def test_shares_cover_all_rows_in_order() -> None:
+def test_ranges_cover_all_rows_in_order() -> None:
     for n_rows in (0, 1, 5, 12):
         for n_workers in (1, 3, 5, 40):
             cut = split_rows(n_rows, n_workers)
@@ -110,7 +110,7 @@ def test_stages_are_announced_and_timed(make_clustered: Callable[..., FloatArray
 
 
 def test_rho_takes_the_mean_of_the_closest_pairs(make_clustered: Callable[..., FloatArray]) -> None:
-    """However many of them: the graph is widened until it holds them."""
+    """The graph is widened until it holds enough pairs."""
     features = make_clustered(80, 0)
     for rho in (0.001, 0.03, 0.1):
         config = LabelsConfig(variant="cvpr17", k1=8, k2=3, rho=rho, min_samples=3)
@@ -121,7 +121,7 @@ def test_rho_takes_the_mean_of_the_closest_pairs(make_clustered: Callable[..., F
         assert found.eps == pytest.approx(stored[: round(rho * n_pairs)].mean(), rel=1e-6)
 
 
-def test_rho_that_asks_for_more_pairs_than_have_neighbours_in_common_takes_all_of_those() -> None:
+def test_rho_beyond_the_pairs_with_common_neighbours_averages_those_pairs() -> None:
     """As among few people far apart: a run does not end for it."""
     people = np.eye(20, dtype=np.float32).repeat(2, axis=0)
     people[1::2, :] += 0.1 * np.eye(20, dtype=np.float32)[:, ::-1]

@@ -1,4 +1,4 @@
-"""HDBSCAN on the sparse graph against the paper's algorithm, word for word, and scikit-learn's on the dense matrix."""
+"""Sparse HDBSCAN against a literal implementation of the paper, and against scikit-learn on the dense matrix."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DistanceMat = npt.NDArray[np.float32]
 
 
 def to_graph(distance_mat: DistanceMat) -> csr_array:
-    """All pairs but those at distance 1, zeros stored."""
+    """All pairs except those at distance 1, zeros stored."""
     rows, columns = np.nonzero(distance_mat < 1)
     return csr_array((distance_mat[rows, columns], (rows, columns)), distance_mat.shape)
 
@@ -57,7 +57,7 @@ def mutual_reachability(distance_mat: DistanceMat, min_samples: int) -> Distance
 
 
 class Cluster:
-    """A cluster of the hierarchy, followed down until it parts or dissolves."""
+    """A cluster of the hierarchy, followed down until it splits or dissolves."""
 
     def __init__(self, rows: list[int], birth: float, reachability: DistanceMat, min_cluster_size: int) -> None:
         self.rows, self.stability, self.children = rows, 0.0, []
@@ -76,7 +76,7 @@ class Cluster:
             rows = large[0]
 
     def chosen(self) -> tuple[float, list[list[int]]]:
-        """The most stable choice of clusters in this one, itself or some inside."""
+        """The most stable selection within this cluster: the cluster itself, or clusters inside it."""
         inside = [child.chosen() for child in self.children]
         total = sum(stability for stability, _ in inside)
         if total > self.stability:
@@ -85,7 +85,7 @@ class Cluster:
 
 
 def by_the_paper(distance_mat: DistanceMat, min_cluster_size: int, min_samples: int) -> npt.NDArray[np.int64]:
-    """Remove edges from the longest down, those of one length together, and look at what is left each time."""
+    """Remove edges from the longest down, equal lengths together, and collect the components after each step."""
     reachability = mutual_reachability(distance_mat, min_samples)
     root = Cluster(list(range(len(distance_mat))), 0, reachability, min_cluster_size)
     labels = np.full(len(distance_mat), -1, dtype=np.int64)
@@ -94,7 +94,7 @@ def by_the_paper(distance_mat: DistanceMat, min_cluster_size: int, min_samples: 
     return number_by_first_member(labels)
 
 
-def test_random_cases_have_something_to_find() -> None:
+def test_random_cases_contain_clusters() -> None:
     n_clusters = [by_the_paper(tied_distances(np.random.default_rng(seed)), 3, 2).max() + 1 for seed in range(60)]
     assert sum(n > 1 for n in n_clusters) > 20
     assert sum(n == 0 for n in n_clusters) > 3
@@ -113,7 +113,7 @@ def test_equals_the_paper(make, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(100))
 @pytest.mark.parametrize("min_cluster_size", [2, 3, 6])
-def test_equals_scikit_learn_where_ties_do_not_decide(seed: int, min_cluster_size: int) -> None:
+def test_equals_scikit_learn_without_decisive_ties(seed: int, min_cluster_size: int) -> None:
     """With min_samples=1 only absent pairs are tied. Scikit-learn may put a row that nothing connects into any
     cluster; we into none. And where all parts but one are small, it may take small ones together for a cluster, so that
     the large one is no longer all there is; two more parts see to it that this does not decide."""
@@ -163,8 +163,8 @@ def test_order_of_rows_does_not_matter() -> None:
         np.testing.assert_array_equal(shuffled, number_by_first_member(labels[order]))
 
 
-def test_a_group_of_duplicates_does_not_tear_its_cluster_apart() -> None:
-    """Two persons; three images of the first are the same. Scikit-learn gives them an endless stability."""
+def test_duplicates_do_not_split_their_cluster() -> None:
+    """Two persons; three images of the first are identical. scikit-learn gives them infinite stability."""
     distance_mat = np.ones((14, 14), dtype=np.float32)
     distance_mat[:7, :7] = 0.2
     distance_mat[7:, 7:] = 0.2
@@ -190,6 +190,6 @@ def test_degenerate_graphs(distance_mat: npt.NDArray[np.float64], expected: list
 
 
 @pytest.mark.parametrize(("min_cluster_size", "min_samples"), [(1, 1), (2, 0)])
-def test_impossible_numbers_get_a_sentence(min_cluster_size: int, min_samples: int) -> None:
+def test_invalid_arguments_are_refused(min_cluster_size: int, min_samples: int) -> None:
     with pytest.raises(ConfigError, match=f"min_cluster_size={min_cluster_size}, min_samples={min_samples}"):
         hdbscan(csr_array((2, 2), dtype=np.float32), min_cluster_size=min_cluster_size, min_samples=min_samples)

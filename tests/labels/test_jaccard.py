@@ -90,7 +90,7 @@ def assert_same_bits(a: csr_array, b: csr_array) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(("k1", "k2"), [(5, 2), (6, 1), (7, 4), (9, 6), (13, 3), (2, 5), (3, 1), (1, 1)])
 @pytest.mark.parametrize("max_distance", [0.4, 0.8])
-def test_equals_the_dense_description(
+def test_equals_the_dense_definition(
     make_features: Callable[..., FloatArray], variant: str, k1: int, k2: int, max_distance: float
 ) -> None:
     features = make_features(45, k1)
@@ -156,7 +156,7 @@ def test_independent_of_threads(make_clustered: Callable[..., FloatArray], monke
 
 
 def test_buffers_grow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two thousand rows in one block, of which 600 are one picture: every pair of those is kept."""
+    """2,000 rows in one block, 600 of them identical: every pair of those is stored."""
     features = np.zeros((2000, 64), dtype=np.float32)
     features[:600, 0] = 1
     features[600:] = np.random.default_rng(0).normal(size=(1400, 64)).astype(np.float32)
@@ -168,7 +168,7 @@ def test_buffers_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_same_bits(whole, blocks)
 
 
-def test_a_pair_at_the_limit_is_kept(make_clustered: Callable[..., FloatArray]) -> None:
+def test_pair_at_max_distance_is_stored(make_clustered: Callable[..., FloatArray]) -> None:
     """Compared in float32, as DBSCAN compares: no pair is lost because 0.55 is not a float32 number."""
     features = make_clustered(60, 4, noise=0.6)
 
@@ -191,7 +191,7 @@ def test_read_only_features(make_clustered: Callable[..., FloatArray]) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_nearly_equal_features_give_finite_distances(variant: str) -> None:
-    """A network about to collapse: d² is all rounding, and its largest is what `cvpr17` divides by."""
+    """A nearly collapsed network: d² is rounding error, and `cvpr17` divides by its maximum."""
     rng = np.random.default_rng(0)
     features = 1 + 1e-6 * rng.normal(size=(80, 512))
     features = (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
@@ -201,14 +201,14 @@ def test_nearly_equal_features_give_finite_distances(variant: str) -> None:
     assert (graph.diagonal() == 0).all()
 
 
-def test_scale_lost_in_rounding_does_not_divide_by_nothing() -> None:
-    """Every image alike, with similarities that round to just above 1: there is no distance to scale by."""
+def test_scale_is_never_zero() -> None:
+    """All images identical, with similarities that round to slightly above 1: the largest distance is 0."""
     rows = np.arange(12, dtype=np.int32)
     indices = np.stack([np.roll(rows, -i) for i in rows])
     above = np.full((12, 12), 1 + 1e-6, dtype=np.float32)
     features = np.eye(12, dtype=np.float32)[[0] * 12]
-    scheme = JaccardParams("cvpr17", 4, 2)
-    weights = encode(features, NeighbourLists(Neighbours(indices, similarities=above, least=above[0])), scheme)
+    params = JaccardParams("cvpr17", 4, 2)
+    weights = encode(features, NeighbourLists(Neighbours(indices, similarities=above, least=above[0])), params)
     graph = graph_of_weights(weights, 0.9)
     assert np.isfinite(graph.data).all()
     assert (graph.diagonal() == 0).all()
@@ -238,7 +238,7 @@ def naive_by_camera(
 
 @pytest.mark.parametrize(("k1", "k2", "k1_within", "k2_within"), [(20, 4, 5, 2), (4, 1, 3, 2), (3, 3, 1, 1)])
 @pytest.mark.parametrize("n_cameras", [1, 2, 6])
-def test_camera_variant_equals_the_dense_description(
+def test_camera_variant_equals_the_dense_definition(
     make_features: Callable[..., FloatArray], k1: int, k2: int, k1_within: int, k2_within: int, n_cameras: int
 ) -> None:
     features = make_features(45, k1)
@@ -258,23 +258,23 @@ def test_camera_variant_equals_the_dense_description(
 
 
 @pytest.mark.parametrize("variant", [*VARIANTS, "camera"])
-def test_rows_may_be_shared_out(make_features: Callable[..., FloatArray], variant: str) -> None:
-    """Workers that each take some rows, from search to graph, give the bits of one that takes all."""
+def test_rows_can_be_split_between_workers(make_features: Callable[..., FloatArray], variant: str) -> None:
+    """Workers that process some rows each, from search to graph, give the same bits as one that processes all."""
     features = make_features(60, 7)
     camids = np.random.default_rng(0).integers(3, size=60)
-    scheme = JaccardParams(variant, 9, 4)  # type: ignore[arg-type]
+    params = JaccardParams(variant, 9, 4)  # type: ignore[arg-type]
     whole = jaccard_graph(features, k1=9, k2=4, max_distance=0.8, variant=variant, camids=camids, device="cpu")
     shares = [range(0, 7), range(7, 50), range(50, 60)]
     centre = find_centre(features)
-    lists = join_lists([search(features, scheme, camids, rows=rows, centre=centre, device="cpu") for rows in shares])
-    weights = vstack([reciprocal_weights(features, lists, scheme, rows) for rows in shares], format="csr")
-    weights = vstack([expand_queries(weights, lists, scheme, rows) for rows in shares], format="csr")
+    lists = join_lists([search(features, params, camids, rows=rows, centre=centre, device="cpu") for rows in shares])
+    weights = vstack([reciprocal_weights(features, lists, params, rows) for rows in shares], format="csr")
+    weights = vstack([expand_queries(weights, lists, params, rows) for rows in shares], format="csr")
     transposed = weights.T.tocsr()
     parts = [graph_of_weights(weights, 0.8, transposed=transposed, rows=rows) for rows in shares]
     assert_same_bits(vstack(parts, format="csr"), whole)
 
 
-def test_mistakes_get_a_sentence(make_clustered: Callable[..., FloatArray]) -> None:
+def test_invalid_arguments_are_refused(make_clustered: Callable[..., FloatArray]) -> None:
     features = make_clustered(10, 0)
     with pytest.raises(ConfigError, match="Unknown Jaccard variant 'cosine'; use spcl, cvpr17, camera"):
         jaccard_graph(features, k1=3, k2=1, max_distance=0.5, variant="cosine")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""K-means: what it finds, its numbers, its corners."""
+"""K-means: clusters, numbering and corner cases."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_finds_groups_and_numbers_them_by_first_member(seed: int) -> None:
 def test_every_row_is_in_the_cluster_of_its_nearest_mean(
     n_clusters: int, make_clustered: Callable[..., np.ndarray]
 ) -> None:
-    """Where Lloyd's algorithm has come to rest."""
+    """The fixed point of Lloyd's algorithm."""
     features = make_clustered(200, 0, noise=0.6)
     labels = kmeans(features, n_clusters, seed=0)
     assert sorted(set(labels)) == list(range(n_clusters))
@@ -41,7 +41,7 @@ def test_every_row_is_in_the_cluster_of_its_nearest_mean(
     assert (distances[np.arange(200), labels] <= distances.min(axis=1) + 1e-5).all()
 
 
-def test_a_seed_has_one_answer(make_clustered: Callable[..., np.ndarray]) -> None:
+def test_deterministic_for_a_seed(make_clustered: Callable[..., np.ndarray]) -> None:
     features = make_clustered(600, 1, noise=1.5)
     first = kmeans(features, 20, seed=3)
     np.testing.assert_array_equal(kmeans(features, 20, seed=3), first)
@@ -53,12 +53,12 @@ def test_a_cluster_per_row() -> None:
     assert kmeans(features, 6, seed=0).tolist() == list(range(6))
 
 
-def test_fewer_different_features_than_clusters() -> None:
+def test_fewer_distinct_features_than_clusters() -> None:
     features = np.repeat(np.eye(2, dtype=np.float32), [3, 2], axis=0)
     assert kmeans(features, 4, seed=0).tolist() == [0, 0, 0, 1, 1]
 
 
 @pytest.mark.parametrize(("n_rows", "n_clusters"), [(0, 1), (3, 4), (3, 0)])
-def test_impossible_numbers_get_a_sentence(n_rows: int, n_clusters: int) -> None:
-    with pytest.raises(ConfigError, match=f"here n_clusters={n_clusters} and N={n_rows}"):
+def test_invalid_n_clusters_is_refused(n_rows: int, n_clusters: int) -> None:
+    with pytest.raises(ConfigError, match=f"got n_clusters={n_clusters} and N={n_rows}"):
         kmeans(np.ones((n_rows, 2), dtype=np.float32), n_clusters, seed=0)

@@ -1,4 +1,4 @@
-"""Label-free scores against loops over all pairs, scikit-learn, and what they should say of plain cases."""
+"""Label-free scores against loops over all pairs, against scikit-learn, and on simple cases."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_stability_is_the_rand_index_with_outliers_alone(seed: int) -> None:
     assert stability(current, previous) == pytest.approx(expected, abs=1e-12)
 
 
-def test_stability_of_plain_cases() -> None:
+def test_stability_of_simple_cases() -> None:
     labels = np.array([0, 0, 1, 1, 2, -1])
     assert stability(labels, labels) == 1
     assert stability(labels, np.array([5, 5, 0, 0, 9, -1])) == 1  # other numbers
@@ -142,7 +142,7 @@ def test_camera_mix_of_random_clusters_is_one_whatever_their_size(size: int) -> 
     assert scores["camera_entropy"] == pytest.approx({2: 0.33, 3: 0.51, 20: 0.92}[size], abs=0.03)
 
 
-def test_camera_scores_of_plain_cases() -> None:
+def test_camera_scores_of_simple_cases() -> None:
     camids = np.array([1, 2, 3, 1, 2, 3])
     assert camera_scores(camids, camids) == {"camera_entropy": 0, "camera_mix": 0, "cross_camera_share": 0}
     mixed = camera_scores(np.array([0, 0, 0, 1, 1, 1]), camids)
@@ -203,8 +203,8 @@ def test_scores_that_the_inputs_do_not_allow_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_features_that_tell_people_apart_have_more(make_clustered: Callable[..., FloatArray], seed: int) -> None:
-    """The same label settings on ever noisier features."""
+def test_objective_decreases_with_feature_noise(make_clustered: Callable[..., FloatArray], seed: int) -> None:
+    """The same label settings on increasingly noisy features."""
     scores = []
     for noise in (0.1, 0.5, 1.0):
         features = make_clustered(240, seed, noise=noise)
@@ -214,8 +214,8 @@ def test_features_that_tell_people_apart_have_more(make_clustered: Callable[...,
     assert scores[0] > scores[-1] + 0.2
 
 
-def test_the_objective_asks_for_clusters_that_stand_apart_hold_images_and_mix_cameras() -> None:
-    """Two people before two cameras: by person, by camera, by person with outliers; and with what is not known."""
+def test_objective_rewards_separated_clusters_that_cover_images_and_mix_cameras() -> None:
+    """Two people at two cameras: clustered by person, by camera, by person with outliers; and without cameras."""
     near, far = 0.2, 0.4
     same_person = np.kron(np.eye(2), np.ones((4, 4)))
     same_camera = np.kron(np.ones((4, 4)), np.eye(2))

@@ -1,4 +1,4 @@
-"""Nearest neighbours against a stable sort of each whole row."""
+"""Nearest neighbours against the reference: a stable sort of each row of the full similarity matrix."""
 
 from __future__ import annotations
 
@@ -11,44 +11,49 @@ import pytest
 
 from reid_ray.errors import ConfigError, DataError
 from reid_ray.labels.features import open_features
+from reid_ray.labels.neighbours import Neighbours, nearest, nearest_by_camera, reference, similarities_of_pairs
 from reid_ray.labels.neighbours.candidates import Search
-from reid_ray.labels.neighbours.exact import Neighbours, nearest, nearest_by_camera, similarities_of_pairs
 from reid_ray.labels.neighbours.products import find_centre, prepare, product
 from reid_ray.types import FloatArray
 
 pytestmark = pytest.mark.filterwarnings("error")
 
 
-def naive_ranking(features: FloatArray) -> list[list[int]]:
-    """Rows by similarity, itself first, equal ones by number."""
-    similarity_mat = features.astype(np.float64) @ features.astype(np.float64).T
-    rows = range(len(features))
-    return [sorted(rows, key=lambda j, i=i: (j != i, -similarity_mat[i, j], j)) for i in rows]
+def test_reference_ranks_as_the_definition_says(make_features: Callable[..., FloatArray]) -> None:
+    """The row itself, then by similarity, ties by row number: Python's sort on a few rows."""
+    features = make_features(12, 3)
+    similarity_mat = reference.similarities(features)
+    camids = np.arange(12) % 3
+    indices, similarities = reference.nearest(features, 12)
+    within, across = reference.nearest_by_camera(features, camids, 4, 12)
+    for i in range(12):
+        ranking = sorted(range(12), key=lambda j: (j != i, -similarity_mat[i, j], j))
+        assert indices[i].tolist() == ranking
+        assert similarities[i].tolist() == [similarity_mat[i, j] for j in ranking]
+        assert within[0][i].tolist() == [j for j in ranking if camids[j] == camids[i]]
+        assert across[0][i].tolist() == [j for j in ranking if camids[j] != camids[i]] + 4 * [-1]
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 17, 40, 99])
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("bf16", [False, True])
-def test_equals_a_stable_sort(make_features: Callable[..., FloatArray], k: int, seed: int, bf16: bool) -> None:
+def test_equals_the_reference(make_features: Callable[..., FloatArray], k: int, seed: int, bf16: bool) -> None:
     features = make_features(40, seed)
     found = nearest(features, k, least=True, bf16=bf16, device="cpu")
-    similarity_mat = features.astype(np.float64) @ features.astype(np.float64).T
-    expected = np.array([ranking[:k] for ranking in naive_ranking(features)])
-    np.testing.assert_array_equal(found.indices, expected)
-    np.testing.assert_allclose(found.similarities, np.take_along_axis(similarity_mat, expected, axis=1), atol=1e-7)
-    np.testing.assert_allclose(found.least, similarity_mat.min(axis=1), atol=1e-7)
+    indices, similarities = reference.nearest(features, k)
+    np.testing.assert_array_equal(found.indices, indices)
+    np.testing.assert_allclose(found.similarities, similarities, atol=1e-7)
+    np.testing.assert_allclose(found.least, reference.least(features), atol=1e-7)
     assert (found.indices.dtype, found.similarities.dtype, found.least.dtype) == (np.int32, np.float32, np.float32)
 
 
 @pytest.mark.parametrize("spread", [1.0, 1e-2, 1e-4, 1e-6])
-def test_bfloat16_candidates_miss_nothing_however_close_rows_are(spread: float) -> None:
-    """An untrained network puts all images into one corner: bfloat16 cannot tell them apart, the answer must."""
+def test_bfloat16_candidates_miss_no_neighbour_of_nearly_equal_rows(spread: float) -> None:
+    """An untrained network puts all images into one corner: bfloat16 cannot separate them, the result must."""
     rng = np.random.default_rng(0)
     features = 1 + spread * rng.normal(size=(900, 48))
     features = (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
-    exact = (features.astype(np.float64) @ features.astype(np.float64).T).astype(np.float32)
-    np.fill_diagonal(exact, np.inf)
-    expected = np.argsort(-exact, axis=1, kind="stable")[:, :12]
+    expected = reference.nearest(features, 12)[0]
     np.testing.assert_array_equal(nearest(features, 12, bf16=True, device="cpu").indices, expected)
 
 
@@ -72,7 +77,7 @@ def test_error_of_products_stays_within_its_bound() -> None:
 def test_tiny(make_features: Callable[..., FloatArray], n_rows: int) -> None:
     features = make_features(n_rows, 0)
     found = nearest(features, 30, least=True, device="cpu")
-    assert found.indices.tolist() == naive_ranking(features)
+    assert found.indices.tolist() == reference.nearest(features, 30)[0].tolist()
     assert found.similarities.shape == (n_rows, n_rows)
     assert found.least is not None
     assert found.least.shape == (n_rows,)
@@ -80,17 +85,19 @@ def test_tiny(make_features: Callable[..., FloatArray], n_rows: int) -> None:
 
 @pytest.mark.parametrize(("k_within", "k_across"), [(1, 1), (3, 5), (40, 40)])
 @pytest.mark.parametrize("n_cameras", [1, 3, 20])
-def test_by_camera_equals_a_stable_sort_of_each_part(
+def test_by_camera_equals_the_reference(
     make_features: Callable[..., FloatArray], k_within: int, k_across: int, n_cameras: int
 ) -> None:
     features = make_features(30, 1)
     camids = np.random.default_rng(0).integers(n_cameras, size=30)
     within, across = nearest_by_camera(features, camids, k_within, k_across, device="cpu")
-    for row, ranking in enumerate(naive_ranking(features)):
-        same = [j for j in ranking if camids[j] == camids[row]][:k_within]
-        other = [j for j in ranking if camids[j] != camids[row]][:k_across]
-        assert [j for j in within.indices[row] if j >= 0] == same
-        assert [j for j in across.indices[row] if j >= 0] == other
+    expected = reference.nearest_by_camera(features, camids, k_within, k_across)
+    for found, (indices, similarities) in zip((within, across), expected, strict=True):
+        width = found.indices.shape[1]
+        assert (indices[:, width:] == -1).all()
+        np.testing.assert_array_equal(found.indices[:, : indices.shape[1]], indices[:, :width])
+        np.testing.assert_allclose(found.similarities[:, : indices.shape[1]], similarities[:, :width], atol=1e-7)
+        assert (found.indices[:, indices.shape[1] :] == -1).all()
 
 
 def test_ties_across_the_last_place_go_to_the_lowest_rows() -> None:
@@ -106,7 +113,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reid_ray.labels.neighbours.candidates.BLOCK_ROWS", 12)
     monkeypatch.setattr("reid_ray.labels.neighbours.candidates.BLOCK_COLUMNS", 5)
     monkeypatch.setattr("reid_ray.labels.neighbours.products.ROWS_IN_CACHE", 4)
-    for module in ("candidates", "features", "neighbours"):
+    for module in ("features", "neighbours.candidates", "neighbours.exact"):
         monkeypatch.setattr(f"reid_ray.labels.{module}.READ_ROWS", 7)
 
 
@@ -118,7 +125,7 @@ def assert_equal(a: Neighbours, b: Neighbours, rows: slice = slice(None)) -> Non
     np.testing.assert_array_equal(a.least, b.least[rows])
 
 
-def test_nothing_depends_on_blocks_memory_and_ranges(
+def test_results_do_not_depend_on_blocks_memory_or_ranges(
     make_features: Callable[..., FloatArray], request: pytest.FixtureRequest
 ) -> None:
     features = make_features(41, 5)
@@ -132,7 +139,7 @@ def test_nothing_depends_on_blocks_memory_and_ranges(
 
 
 class Streamed:
-    """Features that are not an array, as an actor pool has them."""
+    """Features that are not an array, like those of an actor pool."""
 
     def __init__(self, features: FloatArray) -> None:
         self._features = features
@@ -164,7 +171,7 @@ def test_features_are_streamed_in_blocks(make_features: Callable[..., FloatArray
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_the_path_of_a_gpu_gives_the_same(
+def test_gpu_path_gives_the_same_result(
     make_features: Callable[..., FloatArray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     features = make_features(60, 4)
@@ -185,7 +192,7 @@ def test_the_path_of_a_gpu_gives_the_same(
         (np.ones((2, 2), int), "int"),
     ],
 )
-def test_file_that_holds_no_features_is_named(tmp_path: Path, content: Any, message: str) -> None:
+def test_invalid_feature_file_is_named_in_the_error(tmp_path: Path, content: Any, message: str) -> None:
     path = tmp_path / "features.npy"
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -196,7 +203,7 @@ def test_file_that_holds_no_features_is_named(tmp_path: Path, content: Any, mess
     assert str(path) in str(caught.value)
 
 
-def test_takes_arrays_as_they_come_and_leaves_them(make_clustered: Callable[..., FloatArray]) -> None:
+def test_any_array_layout_is_accepted_and_not_modified(make_clustered: Callable[..., FloatArray]) -> None:
     """Ray's object store gives read-only memory, a Parquet file float64, a slice strides."""
     features = make_clustered(30, 1)
     expected = nearest(features, 5, device="cpu").indices
@@ -210,14 +217,14 @@ def test_takes_arrays_as_they_come_and_leaves_them(make_clustered: Callable[...,
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
-def test_feature_that_is_not_finite_is_named(make_clustered: Callable[..., FloatArray], bad: float) -> None:
+def test_non_finite_row_is_named_in_the_error(make_clustered: Callable[..., FloatArray], bad: float) -> None:
     features = make_clustered(9, 0)
     features[[4, 7], 2] = bad
     with pytest.raises(DataError, match="row 4 is not finite"):
         nearest(features, 3, device="cpu")
 
 
-def test_feature_that_is_not_normalised_is_named(make_clustered: Callable[..., FloatArray]) -> None:
+def test_unnormalised_row_is_named_in_the_error(make_clustered: Callable[..., FloatArray]) -> None:
     features = make_clustered(9, 0)
     features[3] *= 45
     features[5] *= 0.5
@@ -225,17 +232,17 @@ def test_feature_that_is_not_normalised_is_named(make_clustered: Callable[..., F
         nearest(features, 3, device="cpu")
 
 
-def test_features_of_low_precision_are_taken(make_clustered: Callable[..., FloatArray]) -> None:
+def test_features_rounded_to_bfloat16_are_accepted(make_clustered: Callable[..., FloatArray]) -> None:
     features = make_clustered(50, 0)
     coarse = (features.view(np.uint32) & 0xFFFF0000).view(np.float32)  # cut to bfloat16
     assert nearest(coarse, 3, device="cpu").indices.shape == (50, 3)
 
 
-def test_matrix_is_asked_for() -> None:
+def test_non_matrix_is_refused() -> None:
     with pytest.raises(DataError, match=r"matrix \[N, D\].*\[4\]"):
         nearest(np.ones(4, dtype=np.float32), 2, device="cpu")
 
 
-def test_a_neighbour_at_least_is_asked_for(make_clustered: Callable[..., FloatArray]) -> None:
+def test_k_below_one_is_refused(make_clustered: Callable[..., FloatArray]) -> None:
     with pytest.raises(ConfigError, match="k=0"):
         nearest(make_clustered(9, 0), 0, device="cpu")

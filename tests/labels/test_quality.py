@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from reid_ray.labels import label_statistics, truth_scores
+from reid_ray.labels import ground_truth_scores, label_statistics
 from reid_ray.types import IntArray
 
 pytestmark = pytest.mark.filterwarnings("error")
 
 
 def naive_pairwise(labels: IntArray, pids: IntArray) -> tuple[float, float, float]:
-    """Precision, recall, F1 over pairs of images of known identity; an outlier shares a cluster with nobody."""
+    """Precision, recall, F1 over pairs of images of known identity; an outlier is alone in its cluster."""
     true_positives = in_cluster = of_person = 0
     for i, j in combinations(np.flatnonzero(pids != -1), 2):
         together, same = labels[i] == labels[j] != -1, pids[i] == pids[j]
@@ -36,7 +36,7 @@ def test_scores_equal_pairs_and_scikit_learn(seed: int) -> None:
     labels = rng.integers(-1, rng.integers(1, 30), n_images)
     pids = rng.integers(-1, rng.integers(1, 30), n_images) * 100
     pids[pids < 0] = -1
-    scores = truth_scores(labels, pids)
+    scores = ground_truth_scores(labels, pids)
     found = [scores[f"pairwise_{name}"] for name in ("precision", "recall", "f1")]
     assert found == pytest.approx(naive_pairwise(labels, pids), abs=1e-12)
     counted = (labels != -1) & (pids != -1)
@@ -50,12 +50,12 @@ def test_scores_equal_pairs_and_scikit_learn(seed: int) -> None:
 
 def test_perfect_labels() -> None:
     labels = np.array([0, 0, 1, 1, 1, 2, 2])
-    scores = truth_scores(labels, np.array([9, 9, 4, 4, 4, 7, 7]))
+    scores = ground_truth_scores(labels, np.array([9, 9, 4, 4, 4, 7, 7]))
     assert scores == pytest.approx(dict.fromkeys(scores, 1.0))
 
 
 def test_outliers_lower_recall_but_not_ari() -> None:
-    scores = truth_scores(np.array([0, 0, -1, 1, 1]), np.array([3, 3, 3, 5, 5]))
+    scores = ground_truth_scores(np.array([0, 0, -1, 1, 1]), np.array([3, 3, 3, 5, 5]))
     assert scores["ari"] == scores["nmi"] == scores["pairwise_precision"] == 1
     assert scores["pairwise_recall"] == pytest.approx(2 / 4)
 
@@ -64,7 +64,7 @@ def test_outliers_lower_recall_but_not_ari() -> None:
 @pytest.mark.parametrize("pid", ["one", "each", "unknown"])
 def test_degenerate_labels_give_numbers_and_no_warning(labels: list[int], pid: str) -> None:
     pids = {"one": [5] * len(labels), "each": list(range(len(labels))), "unknown": [-1] * len(labels)}[pid]
-    scores = truth_scores(np.array(labels, dtype=np.int64), np.array(pids, dtype=np.int64))
+    scores = ground_truth_scores(np.array(labels, dtype=np.int64), np.array(pids, dtype=np.int64))
     assert set(scores) == {"ari", "nmi", "pairwise_precision", "pairwise_recall", "pairwise_f1"}
     assert all(type(value) is float and math.isfinite(value) and 0 <= value <= 1 for value in scores.values())
     if -1 in labels[:1] or pid == "unknown" or not labels:
@@ -74,8 +74,8 @@ def test_degenerate_labels_give_numbers_and_no_warning(labels: list[int], pid: s
 def test_pairs_do_not_overflow() -> None:
     """Half a million images: the products in the adjusted Rand index pass 2⁶³."""
     labels = np.repeat(np.arange(2), 250_000)
-    assert truth_scores(labels, labels)["ari"] == 1
-    assert truth_scores(labels, np.tile([0, 1], 250_000))["ari"] == pytest.approx(0, abs=1e-5)
+    assert ground_truth_scores(labels, labels)["ari"] == 1
+    assert ground_truth_scores(labels, np.tile([0, 1], 250_000))["ari"] == pytest.approx(0, abs=1e-5)
 
 
 def test_statistics_of_a_labelling() -> None:

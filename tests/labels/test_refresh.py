@@ -31,7 +31,7 @@ def people(n_ids: int, n_images: int, *, dim: int = 300, seed: int = 0) -> tuple
 
 
 def assert_means_are_right(found: Labels, features: FloatArray, camids: IntArray) -> None:
-    """Everything but the labels, from the labels."""
+    """Check centroids and proxies against loops over the labels."""
     members = [features[found.labels == cluster].astype(np.float64) for cluster in range(found.n_clusters)]
     assert all(len(rows) for rows in members), "labels have no gaps"
     assert found.labels.max(initial=-1) == found.n_clusters - 1
@@ -77,7 +77,7 @@ def test_refresh_finds_people(cameras: str) -> None:
     np.testing.assert_array_equal(found.labels, dbscan(graph, eps=0.55, min_samples=4))
 
 
-def test_settings_are_obeyed(make_clustered: Callable[..., FloatArray]) -> None:
+def test_settings_take_effect(make_clustered: Callable[..., FloatArray]) -> None:
     features, camids = make_clustered(120, 0, noise=0.6), np.zeros(120, dtype=np.int64)
     settings = {"k1": 9, "k2": 3, "eps": 0.7, "min_samples": 3, "variant": "spcl"}
     others = {"k1": 14, "k2": 6, "eps": 0.5, "min_samples": 6, "variant": "cvpr17"}
@@ -97,7 +97,7 @@ def test_settings_are_obeyed(make_clustered: Callable[..., FloatArray]) -> None:
 def test_degenerate_features(
     make_features: Callable[..., FloatArray], n_rows: int, variant: str, min_samples: int
 ) -> None:
-    """All alike, all zero, hardly any: a labelling comes out, with shapes, numbers and no warning."""
+    """Identical, zero or very few features: a valid labelling with finite numbers and no warning."""
     features = make_features(n_rows, 0)
     camids = np.arange(n_rows) % 3 - 1
     config = LabelsConfig(k1=30, k2=6, min_samples=min_samples, variant=variant)
@@ -137,7 +137,7 @@ def test_labels_from_no_ground_truth() -> None:
 
 
 def test_ground_truth_alone_takes_no_features() -> None:
-    """The same numbers and statistics as with features, and nothing that is made from them."""
+    """The same labels and statistics as with features, without centroids and proxies."""
     pids = np.array([7, -1, 3, 7, 9, 3, -1])
     found = ground_truth_labels(pids)
     with_features = labels_from_ground_truth(
@@ -159,7 +159,7 @@ def test_proxy_whose_mean_is_zero_is_zero() -> None:
     assert found.proxies.tolist() == [[0, 0], [0, 1]]
 
 
-def test_digest_is_of_everything_that_training_reads() -> None:
+def test_digest_covers_everything_that_training_reads() -> None:
     features, pids = people(5, 8)
     camids = np.arange(len(pids)) % 3
 
@@ -179,7 +179,7 @@ def test_digest_is_of_everything_that_training_reads() -> None:
 
 
 def test_reliable_members_only_and_the_threshold_of_the_first_refresh():
-    """Against three separate clusterings; later refreshes keep the first one's threshold."""
+    """Against three separate clusterings; later refreshes keep the threshold of the first."""
     from reid_ray.labels.reliability import reliable_labels
 
     rng = np.random.default_rng(4)

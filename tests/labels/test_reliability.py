@@ -45,7 +45,7 @@ def naive(
 
 
 def draw(seed: int, n_images: int, n_clusters: int, outliers: float) -> tuple[IntArray, IntArray, IntArray]:
-    """Clusters that split in one labelling, merge in another, and lose or win single images in both."""
+    """Clusters that split in one labelling, merge in another, and lose or gain single images in both."""
     rng = np.random.default_rng(seed)
     normal = rng.integers(n_clusters, size=n_images)
     tight = 2 * normal + (rng.random(n_images) < 0.3)
@@ -72,7 +72,7 @@ def test_against_sets(n_clusters: int, outliers: float) -> None:
             assert set(found.labels.tolist()) <= {-1, *range(len(expected))}
 
 
-def test_the_order_of_clusters_stays() -> None:
+def test_order_of_clusters_is_kept() -> None:
     tight, normal, loose = draw(3, 200, 20, 0.1)
     labels, _ = reliable_labels(tight, normal, loose)
     order = [int(normal[labels == label][0]) for label in range(labels.max() + 1)]
@@ -107,7 +107,7 @@ def test_position_of_the_threshold(n_clusters: int, position: int) -> None:
     assert threshold == size / (size + 1)
 
 
-def test_nothing_at_all() -> None:
+def test_empty_labelling() -> None:
     empty = np.zeros(0, dtype=np.int64)
     labels, threshold = reliable_labels(empty, empty, empty)
     assert len(labels) == 0

@@ -54,7 +54,7 @@ def naive_reranking(
 
 
 def reranked(query: FloatArray, gallery: FloatArray, **options: float) -> FloatArray:
-    """All blocks as one matrix, after a look at their borders."""
+    """All blocks as one matrix, after checking that they cover all rows in order."""
     found = list(reranked_distances(query, gallery, device="cpu", **options))
     borders = [rows.start for rows, _ in found] + [len(query)]
     assert [rows.stop for rows, _ in found] == borders[1:]
@@ -67,7 +67,7 @@ def reranked(query: FloatArray, gallery: FloatArray, **options: float) -> FloatA
 
 @pytest.mark.parametrize("lambda_value", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize(("k1", "k2"), [(5, 2), (6, 1), (7, 4), (13, 3), (2, 5), (1, 1)])
-def test_equals_the_dense_description(
+def test_equals_the_dense_definition(
     make_features: Callable[..., FloatArray], k1: int, k2: int, lambda_value: float
 ) -> None:
     features = make_features(46, k1)
@@ -135,7 +135,7 @@ def test_read_only_and_float64_features(make_clustered: Callable[..., FloatArray
 
 
 def test_blocks_come_one_at_a_time(make_clustered: Callable[..., FloatArray]) -> None:
-    """Q × G is 12 MB here; no more than a few blocks and the weights may exist."""
+    """Q × G takes 12 MB here; only a few blocks and the weights may exist at a time."""
     features = make_clustered(4000, 0)
     blocks = reranked_distances(features[:1000], features[1000:], k1=6, k2=2, chunk=32, device="cpu")
     next(blocks)
@@ -148,8 +148,8 @@ def test_blocks_come_one_at_a_time(make_clustered: Callable[..., FloatArray]) ->
     assert peak < 6e6
 
 
-def test_mistakes_get_a_sentence(make_clustered: Callable[..., FloatArray]) -> None:
-    """They come with the call, before anything is iterated."""
+def test_invalid_arguments_are_refused(make_clustered: Callable[..., FloatArray]) -> None:
+    """Errors are raised by the call, before any iteration."""
     features = make_clustered(10, 0)
     for options in ({"k1": 0}, {"k2": 0}):
         with pytest.raises(ConfigError, match=r"k1=.*, k2="):
@@ -157,7 +157,7 @@ def test_mistakes_get_a_sentence(make_clustered: Callable[..., FloatArray]) -> N
     with pytest.raises(ValueError, match="chunk=0"):
         reranked_distances(features, features, chunk=0)
     for value in (-0.1, 1.1, np.nan):
-        with pytest.raises(ConfigError, match=r"should be 0 … 1"):
+        with pytest.raises(ConfigError, match=r"must be from 0 to 1"):
             reranked_distances(features, features, lambda_value=value)
     with pytest.raises(DataError, match=r"\[10, 16\].*\[10, 15\]"):
         reranked_distances(features, features[:, 1:])

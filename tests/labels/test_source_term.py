@@ -1,4 +1,4 @@
-"""The source-similarity term against the dense formula, and what it does to the labels."""
+"""The source-similarity term against the dense formula, and its effect on the labels."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_dissimilarity_is_that_of_the_nearest_source_image():
 
 
 @pytest.mark.parametrize("limit", [0.3, 0.6, 1.0])
-def test_the_graph_holds_all_pairs_up_to_its_limit(limit):
+def test_graph_holds_all_pairs_up_to_its_cutoff(limit):
     features, source = unit(70), unit(40, seed=1)
     v = dense_term(features, source).astype(np.float32)
     graph = jaccard_graph(features, k1=8, k2=3, max_distance=limit, variant="cvpr17")

@@ -1,4 +1,4 @@
-"""A sweep gives what a refresh gives for each of its settings, and its ranges say what they seem to say."""
+"""A sweep gives the result of a refresh for each setting, and ranges are parsed as documented."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reid_ray.labels.clustering import dbscan
 from reid_ray.labels.encoding import JaccardParams
 from reid_ray.labels.jaccard import jaccard_graph
 from reid_ray.labels.label_free import common_graph, label_free_objective, label_free_scores
-from reid_ray.labels.quality import truth_scores
+from reid_ray.labels.quality import ground_truth_scores
 from reid_ray.labels.sweep import Setting, parse_grid, sweep
 from reid_ray.types import UNKNOWN, FloatArray, IntArray
 
@@ -40,7 +40,7 @@ def rows_of(n_rows: int, seed: int) -> tuple[IntArray, IntArray, IntArray]:
 def alone(
     features: FloatArray, setting: Setting, camids: IntArray, pids: IntArray, previous: IntArray
 ) -> dict[str, Any]:
-    """One setting, computed from the beginning."""
+    """One setting, computed from scratch."""
     graph = jaccard_graph(
         features,
         k1=setting.k1,
@@ -55,11 +55,11 @@ def alone(
     labels = dbscan(graph, eps=setting.eps, min_samples=setting.min_samples)
     counts = {"n_clusters": int(labels.max(initial=-1)) + 1, "n_outliers": int((labels == -1).sum())}
     scores = label_free_scores(labels, common_graph(features, "cpu"), camids, previous)
-    return counts | scores | truth_scores(labels, pids) | {"label_free": label_free_objective(scores)}
+    return counts | scores | ground_truth_scores(labels, pids) | {"label_free": label_free_objective(scores)}
 
 
 @pytest.mark.parametrize("n_rows", [1, 5, 90])
-def test_each_setting_gives_what_it_gives_alone(make_features: Callable[..., FloatArray], n_rows: int) -> None:
+def test_each_setting_equals_a_separate_run(make_features: Callable[..., FloatArray], n_rows: int) -> None:
     features = make_features(n_rows, 3)
     camids, pids, previous = rows_of(n_rows, 3) if n_rows >= 8 else (np.zeros(n_rows, dtype=np.int64),) * 3
     results = sweep(features, SETTINGS, camids, previous, pids, device="cpu")
@@ -119,13 +119,13 @@ def test_scores_need_what_they_compare_with(make_clustered: Callable[..., FloatA
     assert not {"ari", "camera_mix", "stability"} & plain.keys()
 
 
-def test_nothing_to_do(make_clustered: Callable[..., FloatArray]) -> None:
+def test_no_settings(make_clustered: Callable[..., FloatArray]) -> None:
     assert sweep(make_clustered(60, 1), []) == []
     empty = sweep(np.empty((0, 4), dtype=np.float32), [Setting()], device="cpu")
     assert empty[0]["n_clusters"] == 0
 
 
-def test_camera_needs_cameras(make_clustered: Callable[..., FloatArray]) -> None:
+def test_camera_variant_needs_camids(make_clustered: Callable[..., FloatArray]) -> None:
     with pytest.raises(ConfigError, match="camids"):
         sweep(make_clustered(20, 0), [Setting("camera")])
 
@@ -172,14 +172,14 @@ def test_ranges_make_a_grid() -> None:
         (["eps="], "neither a number nor a range"),
         (["eps=nan"], "neither a number nor a range"),
         (["eps=.4:inf:.1"], "neither a number nor a range"),
-        (["eps=.4:.7:0"], "upwards"),
-        (["eps=.7:.4:.1"], "upwards"),
-        (["eps=.7:.4:-.1"], "upwards"),
+        (["eps=.4:.7:0"], "does not increase"),
+        (["eps=.7:.4:.1"], "does not increase"),
+        (["eps=.7:.4:-.1"], "does not increase"),
         (["k1=2.5"], "whole number"),
         (["k1=10:20:2.5"], "whole number"),
         (["eps=.1,.2", "eps=.3"], "twice"),
-        (["eps=1.5"], "eps lies between 0 and 1"),
-        (["eps=0:.5:.1"], "eps lies between 0 and 1"),
+        (["eps=1.5"], "eps must be between 0 and 1"),
+        (["eps=0:.5:.1"], "eps must be between 0 and 1"),
         (["min_samples=0"], "at least 1"),
         (["k1=0"], "at least 1"),
         (["variant=jaccard"], "Unknown Jaccard variant"),
@@ -187,11 +187,11 @@ def test_ranges_make_a_grid() -> None:
         (["eps=.0001:.9:.0001", "k1=1:100:1"], "900,000 settings"),
     ],
 )
-def test_ranges_that_are_none(texts: list[str], message: str) -> None:
+def test_invalid_ranges_are_refused(texts: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_grid(texts)
 
 
 def test_settings_share_an_encoding_where_the_variant_does_not_read_the_difference() -> None:
-    assert Setting("spcl", k1_within=9).scheme == Setting("spcl").scheme == JaccardParams("spcl")
-    assert Setting("camera", k1_within=9).scheme != Setting("camera").scheme
+    assert Setting("spcl", k1_within=9).params == Setting("spcl").params == JaccardParams("spcl")
+    assert Setting("camera", k1_within=9).params != Setting("camera").params

@@ -35,7 +35,7 @@ def to_graph(distance_mat: npt.NDArray[np.float32], max_distance: float) -> csr_
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_equals_the_rule_on_the_dense_matrix_or_says_that_it_cannot_know(seed: int) -> None:
+def test_equals_the_rule_on_the_dense_matrix_or_is_none(seed: int) -> None:
     rng = np.random.default_rng(seed)
     distance_mat = random_distances(rng)
     n_pairs = int((np.triu(distance_mat, 1) > 0).sum())
@@ -65,17 +65,17 @@ def test_a_pair_at_distance_zero_is_neither_averaged_nor_counted() -> None:
 
 @pytest.mark.parametrize("n_rows", [0, 1, 5])
 def test_nothing_to_average(n_rows: int) -> None:
-    """No pair, or duplicates only: no larger graph would tell more."""
+    """No pairs, or only duplicates: a larger graph would not help."""
     assert eps_for_share(to_graph(np.zeros((n_rows, n_rows), dtype=np.float32), 0.5), 0.1) == 0
 
 
-def test_a_graph_without_pairs_cannot_know() -> None:
+def test_none_if_the_graph_stores_no_pairs() -> None:
     distance_mat = (1 - np.eye(5)).astype(np.float32)
     assert eps_for_share(to_graph(distance_mat, 0.5), 0.1) is None
     assert eps_for_share(to_graph(distance_mat, 0.5), 0.1, complete=True) == 0
 
 
-def test_where_there_are_no_more_pairs_the_mean_is_of_those_there_are() -> None:
+def test_complete_graph_averages_the_stored_pairs() -> None:
     distance_mat = np.ones((6, 6), dtype=np.float32)
     np.fill_diagonal(distance_mat, 0)
     distance_mat[0, 1] = distance_mat[1, 0] = 0.2
@@ -86,12 +86,12 @@ def test_where_there_are_no_more_pairs_the_mean_is_of_those_there_are() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.01, float("nan")])
-def test_a_share_that_is_none_gets_a_sentence(share: float) -> None:
-    with pytest.raises(ConfigError, match="above 0 and up to 1"):
+def test_invalid_share_is_refused(share: float) -> None:
+    with pytest.raises(ConfigError, match="above 0 and at most 1"):
         eps_for_share(to_graph(np.zeros((2, 2), dtype=np.float32), 0.5), share)
 
 
-def test_the_number_of_gcls_reference() -> None:
+def test_value_of_gcl_reference_code() -> None:
     """Distances 0, 0.1, 0.2, 0.3, 0.4: the zero is dropped, and of the other four the closest half is averaged."""
     distance_mat = np.zeros((4, 4), dtype=np.float32)
     distance_mat[np.triu_indices(4, 1)] = [0.0, 0.1, 0.2, 0.3, 0.4, 0.0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,8 @@ from torch import Tensor
 from reid_ray.losses import (
     ContrastDraws,
     draw_contrast,
+    memory_groups,
+    most_negatives,
     original_contrast_loss,
     scaled_negatives,
     update_instance_memory_,
@@ -59,6 +63,16 @@ def test_numbers_of_the_reference_without_a_generator() -> None:
     assert float(original_contrast_loss(FEATURE, MEMORY, draws(1, 1))) == pytest.approx(2.06e-9, rel=5e-3)
 
 
+def drawn_for(
+    rows: np.ndarray | list[int], labels: np.ndarray, *, n_negatives: int, key: tuple[int, ...], **options: Any
+) -> ContrastDraws:
+    """Draws of a batch; as many negatives as there can be where there are fewer."""
+    groups, sizes = memory_groups(labels)
+    keys = torch.from_numpy(np.random.default_rng(key).random((2, len(rows), len(labels)), dtype=np.float32))
+    n_negatives = min(n_negatives, most_negatives(sizes))
+    return draw_contrast(torch.tensor(rows), torch.tensor(groups), keys, n_negatives=n_negatives, **options)
+
+
 def unit(vector: Tensor) -> Tensor:
     return vector / vector.norm()
 
@@ -99,7 +113,7 @@ def random_case(
 def test_losses_and_gradients(seed: int, instance_positive: str, negatives_from: str) -> None:
     memory, features, generated, labels = random_case(seed)
     rows = [3, 0, 7, 3, 11]
-    drawn = draw_contrast(np.array(rows), labels, n_negatives=6, key=(seed,))
+    drawn = drawn_for(rows, labels, n_negatives=6, key=(seed,))
     inputs = [features.requires_grad_(), generated.requires_grad_()]
     found = view_contrast_losses(
         *inputs, torch.tensor(rows), memory, drawn, temperature=0.3,
@@ -130,14 +144,14 @@ def test_who_learns_from_the_instance_loss(instance_positive: str) -> None:
 def test_without_a_generator_positive_and_negatives_are_of_the_feature() -> None:
     memory, features, _, labels = random_case(0)
     rows = [3, 0, 7, 3, 11]
-    drawn = draw_contrast(np.array(rows), labels, n_negatives=6, key=(0,))
+    drawn = drawn_for(rows, labels, n_negatives=6, key=(0,))
     expected = naive_losses(features, features, rows, memory, drawn, 0.04, "memory", "original")[0]
     torch.testing.assert_close(original_contrast_loss(features, memory, drawn), expected)
 
 
 def test_no_negatives_no_loss() -> None:
-    drawn = draw_contrast(np.array([0, 2]), np.zeros(4, dtype=np.int64), n_negatives=5, key=(0,))
-    assert drawn.n_negatives == 0
+    drawn = drawn_for(np.array([0, 2]), np.zeros(4, dtype=np.int64), n_negatives=5, key=(0,))
+    assert drawn.negatives.shape == (2, 0)
     found = view_contrast_losses(MEMORY[:2], MEMORY[2:], torch.tensor([0, 2]), MEMORY, drawn)
     assert [float(term) for term in found] == [0, 0, 0]
 
@@ -151,7 +165,7 @@ def test_draws(seed: int, positives: str) -> None:
     rng = np.random.default_rng(seed)
     labels = rng.integers(-1, 5, 40)
     rows = rng.integers(0, 40, 9)
-    drawn = draw_contrast(rows, labels, n_negatives=10, key=(seed, 1, 2), positives=positives)
+    drawn = drawn_for(rows, labels, n_negatives=10, key=(seed, 1, 2), positives=positives)
     assert drawn.negatives.shape == (9, 10)
     for i, row in enumerate(rows):
         for positive in (int(drawn.positives[i]), int(drawn.generated_positives[i])):
@@ -166,37 +180,21 @@ def test_draws(seed: int, positives: str) -> None:
 
 def test_outliers_are_negatives_and_clusters_of_their_own() -> None:
     labels = np.array([0, 0, -1, -1, 1])
-    drawn = draw_contrast(np.array([0, 2]), labels, n_negatives=3, key=(0,))
+    drawn = drawn_for(np.array([0, 2]), labels, n_negatives=3, key=(0,))
     assert set(drawn.negatives[0].tolist()) == {2, 3, 4}
     assert set(drawn.negatives[1].tolist()) < {0, 1, 3, 4}
     assert drawn.positives[1] == drawn.generated_positives[1] == 2
-    alone = draw_contrast(np.array([1]), np.array([-1, -1]), n_negatives=3, key=(0,))
+    alone = drawn_for(np.array([1]), np.array([-1, -1]), n_negatives=3, key=(0,))
     assert alone.negatives.tolist() == [[0]]
 
 
-def test_all_images_have_as_many_negatives_as_the_one_with_the_fewest() -> None:
-    labels = np.array([0] * 8 + [1] * 3)
-    drawn = draw_contrast(np.array([0, 9]), labels, n_negatives=6, key=(0,))
-    assert drawn.n_negatives == 3
-    assert drawn.negatives.shape == (2, 3)
-    assert draw_contrast(np.array([9]), labels, n_negatives=6, key=(0,)).n_negatives == 6
-
-
-def test_draws_are_a_function_of_their_key() -> None:
-    labels = np.arange(60) // 4
-    rows = np.arange(0, 60, 5)
-
-    def drawn(*key: int) -> list[list[int]]:
-        return [part.tolist() for part in draw_contrast(rows, labels, n_negatives=8, key=key)]
-
-    np.random.seed(5)
-    torch.manual_seed(5)
-    first = drawn(7, 1, 3)
-    np.random.seed(6)
-    torch.manual_seed(6)
-    assert drawn(7, 1, 3) == first
-    for other in ((8, 1, 3), (7, 2, 3), (7, 1, 4)):
-        assert all(a != b for a, b in zip(first, drawn(*other), strict=True))
+def test_there_are_negatives_enough_for_the_largest_cluster() -> None:
+    labels = np.array([0] * 8 + [1] * 3 + [-1])
+    assert most_negatives(memory_groups(labels)[1]) == 4
+    assert most_negatives(memory_groups(np.zeros(5, dtype=np.int64))[1]) == 0
+    drawn = drawn_for([0, 9, 11], labels, n_negatives=6, key=(0,))
+    assert drawn.negatives.shape == (3, 4)
+    assert set(drawn.negatives[0].tolist()) == {8, 9, 10, 11}
 
 
 def test_draws_are_uniform_and_independent() -> None:
@@ -205,7 +203,7 @@ def test_draws_are_uniform_and_independent() -> None:
     negatives = np.zeros(8)
     n_draws = 3000
     for step in range(n_draws):
-        drawn = draw_contrast(np.array([1]), labels, n_negatives=2, key=(0, step))
+        drawn = drawn_for(np.array([1]), labels, n_negatives=2, key=(0, step))
         counts[int(drawn.positives), int(drawn.generated_positives)] += 1
         negatives[drawn.negatives[0].numpy()] += 1
     assert np.abs(counts / n_draws - 1 / 9).max() < 0.03

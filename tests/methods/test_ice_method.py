@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 from small_methods import in_training, inputs, make_batch, parameters_of, stage_of
+from small_runs import WIDTH
 
 from reid_ray.methods import build_method, stages_of
 from reid_ray.methods.stage import LabelSpec
 from reid_ray.training.distributed import DistributedContext
 from reid_ray.types import Labels
 
-B, C, D = 16, 4, 512
+B, C, D = 16, 4, WIDTH
 
 
 @pytest.fixture

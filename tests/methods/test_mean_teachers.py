@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_methods import in_training, inputs, make_batch, parameters_of, stage_of
-from small_runs import BRANCHES
+from small_runs import BRANCHES, WIDTH
 
 from reid_ray.errors import ConfigError
 from reid_ray.losses import soft_cross_entropy, soft_triplet_loss, triplet_loss
@@ -14,7 +14,7 @@ from reid_ray.methods.abmt import teacher_student_pairs
 from reid_ray.training.distributed import DistributedContext
 from reid_ray.types import Labels
 
-B, C, D = 16, 4, 512
+B, C, D = 16, 4, WIDTH
 THREE = "model.branches=[{pooling: avg}, {pooling: max, n_extra: 1}, {pooling: avg, n_extra: 2}]"
 LABELS = torch.arange(C).repeat_interleave(4)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_methods import in_training, inputs, make_batch, parameters_of, stage_of
-from small_runs import METHOD_RUNS
+from small_runs import METHOD_RUNS, WIDTH
 
 from reid_ray.errors import ConfigError, DataError
 from reid_ray.losses import (
@@ -25,7 +25,7 @@ from reid_ray.methods.stage import LabelSpec
 from reid_ray.training.distributed import DistributedContext
 from reid_ray.types import Labels
 
-N, B, C, D = 24, 16, 4, 512
+N, B, C, D = 24, 16, 4, WIDTH
 ROWS = torch.arange(B)
 
 

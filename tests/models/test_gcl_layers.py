@@ -136,3 +136,13 @@ def test_initial_weights() -> None:
     for layer in layers:
         assert float(layer.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
         assert not layer.bias.any()
+
+
+def test_biases_that_a_norm_takes_out_are_not_trained() -> None:
+    """Their gradient is rounding alone; those before other norms, or none, do count."""
+    assert not ConvBlock(2, 2, 3, norm=instance_norm).conv.bias.requires_grad
+    assert ConvBlock(2, 2, 3, norm=ImageLayerNorm).conv.bias.requires_grad
+    assert ConvBlock(2, 2, 3).conv.bias.requires_grad
+    block = AdaptiveResidualBlock(2)
+    assert not block.first.conv.bias.requires_grad
+    assert not block.second.conv.bias.requires_grad

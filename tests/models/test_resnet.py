@@ -14,7 +14,9 @@ BLOCKS = {
     "resnet50": [3, 4, 6, 3],
     "resnet101": [3, 4, 23, 3],
     "ibn_resnet50": [3, 4, 6, 3],
+    "resnet18_narrow": [2, 2, 2, 2],
 }
+BASIC = {"resnet18", "resnet18_narrow"}
 
 
 def stages(backbone: Backbone) -> list[nn.Sequential]:
@@ -27,7 +29,7 @@ def stages(backbone: Backbone) -> list[nn.Sequential]:
 def test_strides_of_every_block(name: str, stride_in: str, last_stride: int) -> None:
     backbone = build_backbone(name, stride_in=stride_in, last_stride=last_stride, norm=nn.BatchNorm2d)
     assert [len(stage) for stage in stages(backbone)] == BLOCKS[name]
-    carrier = "conv1" if name == "resnet18" else stride_in
+    carrier = "conv1" if name in BASIC else stride_in
     for stage, stride in zip(stages(backbone), (1, 2, 2, last_stride), strict=True):
         for position, block in enumerate(stage):
             expected = stride if position == 0 else 1
@@ -35,13 +37,14 @@ def test_strides_of_every_block(name: str, stride_in: str, last_stride: int) -> 
                 assert getattr(block, conv).stride == ((expected,) * 2 if conv == carrier else (1, 1))
             if block.downsample is not None:
                 assert block.downsample[0].stride == (expected, expected)
-    assert backbone.stride_in == (None if name == "resnet18" else stride_in)
+    assert backbone.stride_in == (None if name in BASIC else stride_in)
 
 
 @pytest.mark.parametrize(("last_stride", "height", "width"), [(1, 8, 4), (2, 4, 2)])
 @pytest.mark.parametrize("stride_in", ["conv1", "conv2"])
 @pytest.mark.parametrize(
-    ("name", "channels"), [("resnet18", 512), ("resnet34", 512), ("resnet50", 2048), ("ibn_resnet50", 2048)]
+    ("name", "channels"),
+    [("resnet18", 512), ("resnet34", 512), ("resnet50", 2048), ("ibn_resnet50", 2048), ("resnet18_narrow", 64)],
 )
 def test_output_size(name: str, channels: int, stride_in: str, last_stride: int, height: int, width: int) -> None:
     backbone = build_backbone(name, stride_in=stride_in, last_stride=last_stride, norm=nn.BatchNorm2d).eval()
@@ -49,6 +52,17 @@ def test_output_size(name: str, channels: int, stride_in: str, last_stride: int,
         feature_map = backbone(torch.randn(1, 3, 128, 64))
     assert feature_map.shape == (1, channels, height, width)
     assert backbone.out_channels == channels
+
+
+def test_the_narrow_trunk_has_the_layers_of_resnet18() -> None:
+    narrow, full = (
+        build_backbone(name, stride_in="conv2", last_stride=1, norm=nn.BatchNorm2d)
+        for name in ("resnet18_narrow", "resnet18")
+    )
+    widths = {3: 3, 64: 8, 128: 16, 256: 32, 512: 64}
+    assert [name for name, _ in narrow.named_modules()] == [name for name, _ in full.named_modules()]
+    for (name, small), large in zip(narrow.state_dict().items(), full.state_dict().values(), strict=True):
+        assert small.shape == tuple(widths.get(size, size) for size in large.shape), name
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])

@@ -143,6 +143,8 @@ def test_torchvision_weights_are_loaded(name: str, monkeypatch: pytest.MonkeyPat
 def test_torchvision_has_no_weights_for_other_functions() -> None:
     with pytest.raises(WeightsError, match=r"set model\.stride_in=conv2"):
         load_torchvision_weights(backbone("resnet50", stride_in="conv1"), "resnet50")
+    with pytest.raises(WeightsError, match="torchvision has no weights for resnet18_narrow"):
+        load_torchvision_weights(backbone("resnet18_narrow"), "resnet18_narrow")
     with pytest.raises(WeightsError, match="torchvision has no weights for ibn_resnet50"):
         load_torchvision_weights(backbone("ibn_resnet50"), "ibn_resnet50")
 

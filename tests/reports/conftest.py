@@ -1,4 +1,4 @@
-"""A run's events, and a small dataset of coloured crops."""
+"""Events of a run, and a small dataset of coloured crops."""
 
 from dataclasses import dataclass
 
@@ -40,7 +40,7 @@ def crops() -> tuple[Dataset, np.ndarray, np.ndarray]:
 
 
 def epochs_of(stage: str, n_epochs: int, steps_before: int = 0, *, evaluated: bool = True) -> list[dict]:
-    """The events of a stage after its start: five steps an epoch."""
+    """The events of a stage after its start: five steps per epoch."""
     log: list[dict] = []
     for epoch in range(n_epochs):
         done = steps_before + 5 * epoch

@@ -11,7 +11,7 @@ def printed(table) -> list[str]:
     return console.file.getvalue().splitlines()
 
 
-def test_a_line_an_epoch_and_the_best_in_bold(events):
+def test_one_line_per_epoch_and_the_best_in_bold(events):
     lines = printed(epoch_table(events))
     rows = [line for line in lines if "│" in line]
     assert len(rows) == 4
@@ -23,12 +23,12 @@ def test_a_line_an_epoch_and_the_best_in_bold(events):
 
 
 def test_epochs_of_several_stages_are_named(events, staged_events):
-    """The best is that of the main stage, whose epoch has the number of one of the stage before."""
+    """The best epoch is in the main stage; the stage before has an epoch with the same number."""
     lines = printed(epoch_table(staged_events))
     rows = [line for line in lines if "│" in line]
     assert [("source" in line, "main" in line) for line in rows] == [(True, False)] * 2 + [(False, True)] * 4
     assert [i for i, line in enumerate(rows) if "\x1b[1m" in line] == [4]
-    assert "main" not in "\n".join(printed(epoch_table(events))), "a run of one stage does not name it"
+    assert "main" not in "\n".join(printed(epoch_table(events))), "a run with a single stage does not name it"
 
 
 def test_label_quality_without_evaluation(events):

@@ -16,7 +16,7 @@ def drawn_panels(events) -> dict[str, list[str]]:
     }
 
 
-def test_all_panels_of_a_whole_run(events):
+def test_all_panels_of_a_complete_run(events):
     assert drawn_panels(events) == {
         "Retrieval, %": ["mAP", "R1"],
         "Label quality": ["ARI", "NMI", "pairwise F1"],
@@ -30,7 +30,7 @@ def test_all_panels_of_a_whole_run(events):
 
 
 @pytest.mark.parametrize("kind", ["start", "refresh", "step", "epoch", "evaluate"])
-def test_events_of_one_kind_draw_without_a_warning(kind, events, tmp_path):
+def test_events_of_one_kind_are_drawn_without_warnings(kind, events, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         draw_curves([event for event in events if event["event"] == kind], tmp_path / "curves.png", title="$x")
@@ -38,7 +38,7 @@ def test_events_of_one_kind_draw_without_a_warning(kind, events, tmp_path):
 
 
 @pytest.mark.parametrize("n_events", [0, 1, 2, 3, 4, 9, 100])
-def test_a_run_can_be_drawn_at_any_moment(n_events, events, tmp_path):
+def test_run_can_be_drawn_at_any_time(n_events, events, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         draw_curves(events[:n_events], tmp_path / "curves.png")
@@ -73,20 +73,20 @@ def test_long_series_are_thinned_to_means():
     assert x[0] == 9.5
 
 
-def test_a_single_epoch_stands_in_the_middle():
+def test_single_epoch_is_centred():
     axes = new_figure(4, 3).add_subplot()
     curves._draw(axes, curves.Panel("Clusters", "epoch", {"clusters": [(1.0, 5.0)]}, from_zero=True))
     assert axes.get_xlim() == (0, 2)
     assert axes.get_ylim()[0] == 0
 
 
-def test_the_best_epoch_is_ringed(events):
+def test_best_epoch_is_ringed(events):
     retrieval = curves._panels(events)[0]
     assert retrieval.mark == (2, pytest.approx(30.0), "best mAP 30.0")
 
 
-def test_epochs_of_stages_follow_one_another(staged_events, tmp_path):
-    """The best is marked at its place among the epochs of all stages."""
+def test_epochs_of_stages_are_consecutive(staged_events, tmp_path):
+    """The best epoch is marked at its position among the epochs of all stages."""
     panels = {panel.title: panel for panel in curves._panels(staged_events)}
     assert [x for x, _ in panels["Clusters"].series["clusters"]] == [1, 2, 3, 4, 5]
     assert [x for x, _ in panels["Retrieval, %"].series["mAP"]] == [2, 3, 4, 5]

@@ -49,7 +49,7 @@ def report(tmp_path):
     return write
 
 
-def test_a_finished_run(report, events, tmp_path):
+def test_finished_run(report, events, tmp_path):
     draw_curves(events, tmp_path / "curves.png")
     images = {"Curves": tmp_path / "curves.png", "Ranked gallery": tmp_path / "not-there.png"}
     ended = [*events, {"event": "end", "time": 9.0, "epochs": 3, "seconds": 1234.5678}]
@@ -71,7 +71,7 @@ def test_a_finished_run(report, events, tmp_path):
     assert "prefers-color-scheme: dark" in source
 
 
-def test_a_run_of_several_stages(report, staged_events):
+def test_run_of_several_stages(report, staged_events):
     source, page = report([*staged_events, {"event": "end", "time": 9.0, "stage": "main", "epochs": 3, "seconds": 9.0}])
     words = page.words()
     assert "Best chosen by mAP on query and gallery, after epoch 2 30.0 % mAP" in words
@@ -80,26 +80,26 @@ def test_a_run_of_several_stages(report, staged_events):
     assert words.count("source") >= 2
 
 
-def test_nothing_is_loaded_from_elsewhere(report, events):
+def test_page_is_self_contained(report, events):
     source, page = report(events)
     assert page.addresses == []
     assert not re.search(r"https?://|@import|url\(|<script", source)
 
 
 @pytest.mark.parametrize("n_events", [0, 1, 2, 3, 5, 12])
-def test_a_run_in_progress(report, events, n_events):
+def test_run_in_progress(report, events, n_events):
     _, page = report(events[:n_events])
     assert "market-ice in progress" in page.words()
 
 
-def test_a_run_without_evaluation_says_so(report, events):
+def test_run_without_evaluation(report, events):
     log = [event for event in events if event["event"] != "evaluate"]
     _, page = report(log)
     assert "This run has no evaluation yet" in page.words()
     assert "clusters" in page.words()
 
 
-def test_a_run_with_nothing_says_so(report):
+def test_empty_run(report):
     assert "No epoch has been logged yet" in report([])[1].words()
 
 

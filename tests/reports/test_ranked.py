@@ -1,4 +1,4 @@
-"""The sheets are looked at by people; these tests hold what is drawn: which images, which marks, which texts."""
+"""Ranked galleries: which images, marks and texts are drawn."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ GREEN, VERMILION = np.array([0, 158, 115]), np.array([213, 94, 0])
 
 @pytest.fixture
 def sheets(monkeypatch):
-    """What `draw_ranking` hands to `ranked_sheet`, in place of a picture."""
+    """Captures the arguments of `ranked_sheet` instead of drawing."""
     calls = []
 
     def keep(query_images, gallery_images, correct, out, **more):
@@ -39,7 +39,7 @@ def aps(dataset, q, g):
     return score_queries(q, g, query.pids, gallery.pids, query.camids, gallery.camids).ap
 
 
-def test_draws_a_picture(crops, tmp_path):
+def test_writes_a_png(crops, tmp_path):
     out = tmp_path / "new" / "ranked.png"
     draw_ranking(*crops, out, n=3, k=4)
     height, width, _ = imread(out).shape
@@ -48,7 +48,7 @@ def test_draws_a_picture(crops, tmp_path):
     assert [path.name for path in out.parent.iterdir()] == ["ranked.png"]
 
 
-def test_queries_go_from_the_worst_to_the_best(crops, sheets, tmp_path):
+def test_queries_are_sorted_from_worst_to_best(crops, sheets, tmp_path):
     dataset, q, g = crops
     draw_ranking(dataset, q, g, tmp_path / "x.png", n=4, k=5)
     sheet = sheets[0]
@@ -60,7 +60,7 @@ def test_queries_go_from_the_worst_to_the_best(crops, sheets, tmp_path):
     assert len(sheet["queries"]) == 4
 
 
-def test_marks_are_those_of_the_persons_shown(crops, sheets, tmp_path):
+def test_marks_match_the_persons_shown(crops, sheets, tmp_path):
     dataset, q, g = crops
     draw_ranking(dataset, q, g, tmp_path / "x.png", n=9, k=6)
     sheet = sheets[0]
@@ -79,14 +79,14 @@ def test_similarities_belong_to_the_images(crops, sheets, tmp_path):
     assert set(similarities.ravel().round(5)) <= set((q[[7, 2]] @ g.T).ravel().round(5))
 
 
-def test_asked_for_queries_are_drawn_in_that_order(crops, sheets, tmp_path):
+def test_requested_queries_are_drawn_in_order(crops, sheets, tmp_path):
     dataset, q, g = crops
     draw_ranking(dataset, q, g, tmp_path / "x.png", queries=[4, 0, 1], height=30, width=10)
     assert [person_of(image) for image in sheets[0]["queries"]] == [4, 0, 1]
     assert {tuple(image.shape) for image in sheets[0]["queries"]} == {(3, 30, 10)}
 
 
-def test_without_identities_everything_is_ranked_and_nothing_marked(crops, sheets, tmp_path):
+def test_without_identities_the_whole_gallery_is_ranked_and_nothing_is_marked(crops, sheets, tmp_path):
     dataset, q, g = crops
     unlabelled = Dataset(dataset.table.without_pids(), dataset.images)
     draw_ranking(unlabelled, q, g, tmp_path / "x.png", n=3, k=40)
@@ -96,7 +96,7 @@ def test_without_identities_everything_is_ranked_and_nothing_marked(crops, sheet
     assert sheet["captions"] == ["camera 0"] * 3
 
 
-def test_a_query_of_unknown_identity_is_not_called_wrong(crops, sheets, tmp_path):
+def test_query_of_unknown_identity_is_not_marked(crops, sheets, tmp_path):
     dataset, q, g = crops
     table = dataset.table.arrow.to_pylist()
     pids = [row["pid"] if i else -1 for i, row in enumerate(table)]
@@ -108,7 +108,7 @@ def test_a_query_of_unknown_identity_is_not_called_wrong(crops, sheets, tmp_path
     assert sheets[0]["captions"][0] == "row 0"
 
 
-def test_no_query_with_a_match_still_gives_a_sheet(crops, sheets, tmp_path):
+def test_queries_without_a_match_are_drawn(crops, sheets, tmp_path):
     dataset, q, g = crops
     table = dataset.table
     strangers = np.where(np.arange(len(table)) < 9, table.pids + 100, table.pids)
@@ -119,7 +119,7 @@ def test_no_query_with_a_match_still_gives_a_sheet(crops, sheets, tmp_path):
     assert not any("AP" in caption for caption in sheets[0]["captions"])
 
 
-def test_no_gallery_is_a_sentence(crops, tmp_path):
+def test_missing_gallery_is_refused(crops, tmp_path):
     dataset, q, g = crops
     only_query = Dataset(dataset.query, dataset.images)
     with pytest.raises(DataError, match="gallery split"):
@@ -130,7 +130,7 @@ def test_no_gallery_is_a_sentence(crops, tmp_path):
     ("correct", "green", "vermilion"),
     [([[True, True]], True, False), ([[False, False]], False, True), (None, False, False)],
 )
-def test_frames_tell_right_from_wrong(correct, green, vermilion, tmp_path):
+def test_frames_distinguish_correct_and_wrong(correct, green, vermilion, tmp_path):
     grey = torch.full((3, 32, 16), 128, dtype=torch.uint8)
     marks = None if correct is None else np.array(correct)
     ranked_sheet([grey], [[grey, grey]], marks, tmp_path / "sheet.png", title="a $ in a name")
@@ -146,7 +146,7 @@ def test_rows_may_be_short_or_empty(tmp_path):
     assert (tmp_path / "sheet.png").stat().st_size > 0
 
 
-def test_queries_and_rows_must_fit(tmp_path):
+def test_number_of_rows_must_equal_number_of_queries(tmp_path):
     grey = torch.full((3, 32, 16), 128, dtype=torch.uint8)
     for queries, rows in (([], []), ([grey], [])):
         with pytest.raises(ValueError, match="rows of matches"):

@@ -21,7 +21,7 @@ EVENTS = [
 ]
 
 
-def test_an_epoch_shows_its_labels_its_training_and_the_evaluation_after_it():
+def test_epoch_row_has_labels_training_and_the_evaluation_after_it():
     start, first, second = epoch_rows(EVENTS)
     assert [row.epoch for row in (start, first, second)] == [0, 1, 2]
     assert (start.evaluation["mAP"], start.refresh, start.loss, start.seconds) == (0.05, {}, None, 1.0)
@@ -30,7 +30,7 @@ def test_an_epoch_shows_its_labels_its_training_and_the_evaluation_after_it():
     assert (second.refresh["n_clusters"], second.evaluation, second.seconds) == (9, {}, None)
 
 
-def test_what_was_written_twice_counts_once_and_as_it_was_last():
+def test_of_repeated_events_the_last_counts():
     again = [
         {"event": "step", "epoch": 0, "global_step": 2, "loss": 8.0},
         {"event": "refresh", "epoch": 1, "n_clusters": 11},
@@ -41,7 +41,7 @@ def test_what_was_written_twice_counts_once_and_as_it_was_last():
     assert rows[2].refresh["n_clusters"] == 11
 
 
-def test_headline_takes_the_earlier_of_equal_bests():
+def test_headline_takes_the_earliest_of_ties():
     summary = headline([*EVENTS, evaluate(2, 0.4), evaluate(3, 0.4), evaluate(4, 0.1)])
     assert summary.start is EVENTS[1]
     assert [event and event["epoch"] for event in (summary.best, summary.last)] == [2, 4]
@@ -51,7 +51,7 @@ def test_headline_takes_the_earlier_of_equal_bests():
     ("kinds", "ended"),
     [([], False), (["start"], False), (["start", "end"], True), (["start", "end", "start"], False)],
 )
-def test_a_run_that_was_started_again_has_not_ended(kinds, ended):
+def test_restarted_run_has_not_ended(kinds, ended):
     assert headline([{"event": kind} for kind in kinds]).ended is ended
 
 
@@ -60,7 +60,7 @@ def test_headline_without_evaluation():
     assert (summary.start, summary.best, summary.last) == (None, None, None)
 
 
-def test_table_has_only_columns_that_some_epoch_fills():
+def test_table_leaves_out_empty_columns():
     headings, rows, best = tabulate_epochs(EVENTS)
     assert headings == ["epoch", "mAP", "R1", "clusters", "outliers", "ARI", "loss", "images/s", "seconds"]
     assert rows[0][:4] == ["start", "5.0", "15.0", ""]
@@ -70,13 +70,13 @@ def test_table_has_only_columns_that_some_epoch_fills():
 
 
 @pytest.mark.parametrize("value", [None, "3", True, math.nan, math.inf, [1.0]])
-def test_number_takes_finite_numbers_only(value):
+def test_number_accepts_finite_numbers_only(value):
     assert number({"x": value}, "x") is None
     assert number({}, "x") is None
     assert number({"x": 3}, "x") == 3.0
 
 
-def test_events_of_other_kinds_or_without_an_epoch_are_passed_over():
+def test_events_of_other_kinds_or_without_an_epoch_are_ignored():
     odd = [
         {},
         {"event": "resume", "epoch": 3},
@@ -87,7 +87,7 @@ def test_events_of_other_kinds_or_without_an_epoch_are_passed_over():
     assert epoch_rows(odd) == []
 
 
-def test_epochs_of_stages_are_told_apart(staged_events):
+def test_epochs_of_stages_are_separate(staged_events):
     rows = epoch_rows(staged_events)
     assert [(row.stage, row.epoch, row.position) for row in rows] == [
         *(("source", epoch, epoch) for epoch in (1, 2)),
@@ -99,7 +99,7 @@ def test_epochs_of_stages_are_told_apart(staged_events):
     assert len(steps(staged_events)) == 25
 
 
-def test_the_stage_is_a_column_where_there_are_several(events, staged_events):
+def test_stage_column_with_several_stages(events, staged_events):
     headings, rows, best = tabulate_epochs(staged_events)
     assert headings[:3] == ["stage", "epoch", "mAP"]
     assert [row[:3] for row in rows] == [
@@ -114,8 +114,8 @@ def test_the_stage_is_a_column_where_there_are_several(events, staged_events):
     assert tabulate_epochs(events).headings[0] == "epoch"
 
 
-def test_a_stage_that_was_resumed_has_each_epoch_once(staged_events):
-    """As after a kill in its second epoch, by a process that logs a start of its own."""
+def test_resumed_stage_has_each_epoch_once(staged_events):
+    """Killed in its second epoch; the new process logs another start."""
     first = [event for event in staged_events if event["stage"] == "source"]
     again = [{**first[0], "epoch": 1, "step": 2}, *first[-3:], *staged_events[len(first) :]]
     assert [(row.stage, row.epoch, row.position) for row in epoch_rows([*first, *again])] == [

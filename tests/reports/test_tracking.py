@@ -1,4 +1,4 @@
-"""Trackers hold what metrics.jsonl holds: every number, once, whatever was killed or cut back meanwhile.
+"""Trackers hold every number of metrics.jsonl exactly once, after kills and truncated logs too.
 
 What TensorBoard and MLflow hold is read back with their own readers, and compared with the lines of the log.
 """
@@ -23,7 +23,7 @@ from reid_ray.training.metrics import MetricsLog
 
 
 def numbers_of_log(path, iterations):
-    """How often (tag, step, milliseconds, value) occurs in a log of one stage, told field by field."""
+    """How often (tag, step, milliseconds, value) occurs in a log of one stage, computed field by field."""
     found = []
     for event in map(json.loads, path.read_text().splitlines()):
         kind, at = event.pop("event"), round(1000 * event.pop("time"))
@@ -45,7 +45,7 @@ def numbers_of_log(path, iterations):
 
 
 class TensorBoardReader:
-    """What TensorBoard's own reader finds; it holds values in float32."""
+    """The content according to TensorBoard's own reader; values are float32."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -75,7 +75,7 @@ class TensorBoardReader:
 
 
 class MLflowReader:
-    """What MLflow's client finds in the one run that there is."""
+    """The content of the only run according to MLflow's client."""
 
     def __init__(self, uri):
         self.uri = uri
@@ -109,7 +109,7 @@ class MLflowReader:
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory):
-    """An empty database of MLflow's, which takes seconds to make."""
+    """An empty MLflow database, which takes seconds to create."""
     mlflow = pytest.importorskip("mlflow")
     file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()
@@ -127,13 +127,13 @@ def reader(request, tmp_path):
 
 @pytest.fixture
 def small(tiny):
-    """A run that has written its configuration: 2 epochs of 4 steps."""
+    """A started run of 2 epochs of 4 steps."""
     return load_run(begun_directory(tiny("name=small")).path)
 
 
 @pytest.fixture
 def log(small):
-    """Its log, and a clock that goes on a second at each event."""
+    """The log of the run, with a clock that advances one second per event."""
     return MetricsLog(small.directory.metrics_file)
 
 
@@ -157,7 +157,7 @@ def write_epoch(log, epoch, *, steps=4, loss=1.5):
 
 
 def held(reader, run):
-    """Fail unless the tracker holds the numbers of the log, each once."""
+    """Assert that the tracker holds the numbers of the log, each once."""
     expected = numbers_of_log(run.directory.metrics_file, iterations=4)
     rounded = Counter({(*where, reader.rounded(value)): n for (*where, value), n in expected.items()})
     assert reader.points() == rounded
@@ -165,8 +165,8 @@ def held(reader, run):
     return len(rounded)
 
 
-def test_all_curves_have_the_same_axis():
-    """Steps completed in the run, whatever the stage."""
+def test_all_curves_share_the_x_axis():
+    """The x axis is the number of completed steps over all stages."""
     lines = [
         {"event": "start", "time": 1.0, "stage": "main", "epoch": 1, "step": 0, "global_step": 150},
         {"event": "refresh", "time": 1.0, "stage": "main", "epoch": 1, "global_step": 150, "n_clusters": 7},
@@ -190,8 +190,8 @@ def test_all_curves_have_the_same_axis():
     ]
 
 
-def test_names_of_an_update_of_several_optimizers():
-    """Joined by a plus in the log, which MLflow takes in no name; sizes that end with one are another matter."""
+def test_names_of_updates_of_several_optimizers():
+    """The log joins them with a plus, which MLflow does not allow in names; sizes that end in one differ."""
     line = {"event": "step", "time": 1.0, "global_step": 3, "losses": {"body+head": 0.5}, "sizes": {"129+": 1}}
     first, second = (point.tag for point in points([line]))
     assert re.fullmatch(r"step/losses/body[ \w.:-]+head", first)
@@ -199,90 +199,90 @@ def test_names_of_an_update_of_several_optimizers():
     assert second == "step/sizes/129 or more"
 
 
-def test_of_a_step_that_is_logged_twice_the_later_counts():
+def test_of_a_step_logged_twice_the_later_counts():
     twice = [{"event": "step", "time": t, "global_step": 3, "loss": 1.0 + t} for t in (1.0, 2.0)]
     assert points(twice) == [("step/loss", 3, 2000, 3.0)]
 
 
-def test_what_is_missing():
+def test_missing_points():
     assert missing([1, 2, 3], {2}) == [1, 3]
     assert missing([1, 2, 3], {2, 4}) is None
 
 
-def test_settings_are_numbers_and_short_texts(tiny):
+def test_settings_are_numbers_and_strings(tiny):
     found = settings(tiny("model.branches=[{pooling: avg}]"))
     assert (found["training.epochs"], found["name"], found["data.root"]) == (2, "demo", "null")
     assert json.loads(found["model.branches"])[0]["pooling"] == "avg"
     assert all(isinstance(value, bool | int | float | str) for value in found.values())
 
 
-def test_a_trained_run_is_held_whole(finished_run, reader):
+def test_finished_run_is_exported_completely(finished_run, reader):
     for _ in range(2):  # the second is another process, as far as trackers can tell
         feed = Feed(finished_run, reader.tracker())
-        feed.look()
+        feed.update()
         assert feed.finished
     assert held(reader, finished_run) == feed.n_points > 50
 
 
-def test_a_run_is_followed(small, log, reader):
+def test_run_is_followed(small, log, reader):
     feed = Feed(small, reader.tracker())
-    feed.look()
+    feed.update()
     assert feed.n_points == 0
     log.write("start", stage="main", epoch=0, step=0)
     for epoch in range(2):
         write_epoch(log, epoch)
-        feed.look()
+        feed.update()
         assert not feed.finished
         assert held(reader, small) == feed.n_points
     log.write("end", epochs=2)
-    feed.look()
+    feed.update()
     assert feed.finished
     held(reader, small)
 
 
 @pytest.mark.parametrize("same_process", [True, False])
 @pytest.mark.parametrize("kept", ["nothing", "some"])
-def test_a_run_that_was_cut_back(small, log, reader, same_process, kept):
+def test_run_with_a_truncated_log(small, log, reader, same_process, kept):
     log.write("start", stage="main", epoch=0, step=0)
     position = log.position if kept == "some" else 0
     write_epoch(log, 0)
     feed = Feed(small, reader.tracker())
-    feed.look()
+    feed.update()
     n_before = held(reader, small)
     log.rewind(position)
     log.write("start", stage="main", epoch=0, step=0)
     write_epoch(log, 0, steps=2, loss=2.5)
     if not same_process and kept == "some":  # cut back to nothing it is another run for those who have not seen it
         feed = Feed(small, reader.tracker())
-    feed.look()
+    feed.update()
     assert held(reader, small) < n_before
 
 
-def test_a_tensorboard_that_is_open_sees_what_was_cut_back(small, log, tmp_path, monkeypatch):
+def test_open_tensorboard_sees_a_truncated_log(small, log, tmp_path, monkeypatch):
     writer = pytest.importorskip("tensorboard.summary.writer.event_file_writer")
     seconds = iter(range(1_700_000_000, 1_800_000_000))  # names of files tell their order by the second only
     monkeypatch.setattr(writer, "time", SimpleNamespace(time=lambda: next(seconds)))
     reader = TensorBoardReader(tmp_path / "events")
     feed = Feed(small, reader.tracker())
     write_epoch(log, 0)
-    feed.look()
+    feed.update()
     seen = reader.opened()
     log.rewind(0)
     write_epoch(log, 0, steps=2, loss=2.5)
-    feed.look()
+    feed.update()
     assert reader.scalars(seen.Reload()) == reader.points()
     held(reader, small)
 
 
-def test_a_run_that_began_again_before_its_first_point(small, log, reader):
+def test_run_restarted_before_its_first_point(small, log, reader):
     log.write("start", stage="main", epoch=0, step=0)
     feed = Feed(small, reader.tracker())
-    feed.look()
+    feed.update()
     log.rewind(0)
     log.write("start", stage="main", epoch=0, step=0)
-    feed.look()
+    feed.update()
     write_epoch(log, 0)
-    Feed(small, reader.tracker()).look()
+    Feed(small, reader.tracker()).update()
     held(reader, small)
 
 
@@ -291,17 +291,17 @@ def test_killed_while_writing_events(small, log, tmp_path):
     reader = TensorBoardReader(tmp_path / "events")
     log.write("start", stage="main", epoch=0, step=0)
     write_epoch(log, 0)
-    Feed(small, reader.tracker()).look()
+    Feed(small, reader.tracker()).update()
     (events,) = reader.folder.iterdir()
     events.write_bytes(events.read_bytes()[:-5])
     others = reader.folder / "events.out.tfevents.1.elsewhere"
     others.touch()
     write_epoch(log, 1)
-    Feed(small, reader.tracker()).look()
+    Feed(small, reader.tracker()).update()
     held(reader, small)
     assert others.exists()
     assert events.stat().st_size == 0  # not gone: a TensorBoard that is open would wait there for ever
-    Feed(small, reader.tracker()).look()
+    Feed(small, reader.tracker()).update()
     held(reader, small)
     assert not events.exists()
 
@@ -315,17 +315,17 @@ def test_killed_between_two_requests(small, log, database, tmp_path, monkeypatch
     tracker = reader.tracker()
     monkeypatch.setattr(tracker, "_log", dying(tracker._log))
     with pytest.raises(KeyboardInterrupt):
-        Feed(small, tracker).look()
+        Feed(small, tracker).update()
     assert 0 < len(reader.points()) < 20
     first = reader.run()
     write_epoch(log, 1)
-    Feed(small, reader.tracker()).look()
+    Feed(small, reader.tracker()).update()
     held(reader, small)
     assert reader.run().info.run_id == first.info.run_id
 
 
 def dying(log):
-    """`MLflow._log` of a process that is killed after eight points."""
+    """`MLflow._log` of a process killed after eight points."""
 
     def half(points, params):
         log(points[:8], params)
@@ -339,7 +339,7 @@ def test_settings_and_state_in_mlflow(small, log, database, tmp_path):
     reader = MLflowReader(f"sqlite:///{tmp_path / 'mlflow.db'}")
     log.write("start", stage="main", epoch=0, step=0)
     write_epoch(log, 0)
-    Feed(small, reader.tracker()).look()
+    Feed(small, reader.tracker()).update()
     first = reader.run()
     assert first.info.run_name == "small"
     assert first.info.status == "RUNNING"
@@ -351,7 +351,7 @@ def test_settings_and_state_in_mlflow(small, log, database, tmp_path):
     text = small.directory.config_file.read_text().replace("  epochs: 2", "  epochs: 1")
     small.directory.config_file.write_text(text)
     log.write("end", epochs=1)
-    Feed(load_run(small.path), reader.tracker()).look()
+    Feed(load_run(small.path), reader.tracker()).update()
     last = reader.run()
     assert (last.data.params["training.epochs"], last.data.tags["mine"]) == ("1", "kept")
     assert (last.info.status, last.info.end_time) == ("FINISHED", 1_700_000_008_123)
@@ -364,7 +364,7 @@ def test_settings_in_tensorboard(small, log, tmp_path):
 
     log.write("start", stage="main", epoch=0, step=0)
     reader = TensorBoardReader(tmp_path / "events")
-    Feed(small, reader.tracker()).look()
+    Feed(small, reader.tracker()).update()
     found = reader.opened().SummaryMetadata(SESSION_START_INFO_TAG)
     hparams = parse_session_start_info_plugin_data(found.plugin_data.content).hparams
     assert set(hparams) == set(settings(small.config))
@@ -372,7 +372,7 @@ def test_settings_in_tensorboard(small, log, tmp_path):
     assert hparams["method.name"].string_value == "ice"
 
 
-def test_a_run_in_an_object_store(small, log, bucket, tmp_path):
+def test_run_in_an_object_store(small, log, bucket, tmp_path):
     pytest.importorskip("tensorboard")
     write_epoch(log, 0)
     for file in (small.directory.config_file, small.directory.metrics_file):
@@ -381,11 +381,11 @@ def test_a_run_in_an_object_store(small, log, bucket, tmp_path):
     with pytest.raises(ConfigError, match="--out FOLDER"):
         make_trackers([run], "tensorboard", None)
     (tracker,) = make_trackers([run], "tensorboard", str(tmp_path))
-    Feed(run, tracker).look()
+    Feed(run, tracker).update()
     held(TensorBoardReader(tmp_path / "small"), small)
 
 
-def test_where_event_files_lie(small, tmp_path):
+def test_folders_of_event_files(small, tmp_path):
     pytest.importorskip("tensorboard")
     assert [tracker.where for tracker in make_trackers([small], "tensorboard", None)] == [
         str(small.path / "tensorboard")

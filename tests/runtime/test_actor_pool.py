@@ -1,4 +1,4 @@
-"""The pool's actors as plain objects: what they are asked, what they answer. Ray itself is in test_ray_run.py."""
+"""The pool's actors as plain objects: their requests and results. test_ray_run.py tests them on Ray."""
 
 import re
 from dataclasses import replace
@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import ray
 import torch
-from small_runs import METHOD_RUNS, SOURCE, on_workers
+from small_runs import METHOD_RUNS, SOURCE, WIDTH, on_workers
 
 from reid_ray.data.readers import read_dataset
 from reid_ray.errors import DataError
 from reid_ray.inference.retriever import Retriever
 from reid_ray.methods import METHODS, FeatureCache, build_method, stages_of
 from reid_ray.models import build_embedder, to_numpy
-from reid_ray.runtime import actor_pool as pools
+from reid_ray.runtime import actor_pool
 from reid_ray.runtime.actor_pool import Attempts, Copy, Extractor, Labeller, Pool
 from reid_ray.runtime.pool_services import PoolServices
 from reid_ray.training.datasets import EVALUATION, ImageCaches, evaluation_table, read_datasets
@@ -27,7 +27,7 @@ from reid_ray.types import Weights
 
 
 class Handle:
-    """An actor handle: `handle.method.remote(…)` runs at once and is remembered."""
+    """An actor handle: `handle.method.remote(…)` runs at once and is recorded."""
 
     def __init__(self, actor):
         self.actor = actor
@@ -101,7 +101,7 @@ def evaluate(services, retriever):
     return services.collect_evaluation()
 
 
-def test_the_pool_answers_as_the_inline_services_do(config, dataset, pool, teacher):
+def test_pool_services_equal_inline_services(config, dataset, pool, teacher):
     inline, services = both(config, {"data": dataset}, pool)
     for epoch in (0, 1):
         torch.nn.init.normal_(teacher.neck.weight, 1, 0.5)
@@ -118,7 +118,7 @@ def test_the_pool_answers_as_the_inline_services_do(config, dataset, pool, teach
         assert {**found, "evaluate_seconds": 0} == {**expected, "evaluate_seconds": 0}
 
 
-def test_features_that_the_method_keeps_are_labelled_alike(tiny, dataset):
+def test_labels_with_a_feature_memory_equal_inline_labels(tiny, dataset):
     config = tiny(*METHOD_RUNS["spcl"])
     pool = handles(config, {"data": dataset})
     inline, services = both(config, {"data": dataset}, pool)
@@ -135,7 +135,7 @@ def test_features_that_the_method_keeps_are_labelled_alike(tiny, dataset):
 
 
 @pytest.mark.parametrize("method", ["abmt", "mmt", "spcl-joint"])
-def test_methods_ask_of_the_pool_what_they_ask_of_one_process(tiny, method):
+def test_pool_serves_every_method_like_one_process(tiny, method):
     """Their own networks, the source next to the target, and features where they are needed."""
     source = () if method == "spcl-joint" else (*SOURCE, "labels.source_weight=0.1")
     config = tiny(*METHOD_RUNS[method], *source, "training.precision=float32", "evaluation.batch_size=16")
@@ -156,8 +156,8 @@ def test_methods_ask_of_the_pool_what_they_ask_of_one_process(tiny, method):
         assert found["train"].statistics["source_seconds"] > 0
 
 
-def test_a_part_of_a_method_s_network_is_extracted_with(tiny, dataset):
-    """MMT's source stages retrieve with one of the two networks, which an extractor builds by its path."""
+def test_extraction_with_a_submodule_of_a_method(tiny, dataset):
+    """MMT's source stages retrieve with one of the two networks, which an extractor builds by its module path."""
     config = tiny(*METHOD_RUNS["mmt"], "training.precision=float32")
     extractor = handles(config, {"data": dataset}).extractors[0].actor
     torch.manual_seed(0)
@@ -165,23 +165,23 @@ def test_a_part_of_a_method_s_network_is_extracted_with(tiny, dataset):
     pair = METHODS["mmt"].network(config, "teacher")
     one, _ = extractor.extract("data", weights(member, module="student.members.1"), [range(4)])
     two, _ = extractor.extract("data", weights(pair, module="teacher"), [range(4)])
-    assert one.shape == two.shape == (4, 512)
+    assert one.shape == two.shape == (4, WIDTH)
     assert not np.allclose(one, two)
 
 
-def test_copies_are_those_of_the_inline_services(config, dataset, pool, teacher):
+def test_augmented_copies_equal_those_of_inline_services(config, dataset, pool, teacher):
     cache, retriever = FeatureCache("teacher", view="strong", copies=2), Retriever("teacher", teacher, (0, 0))
     inline, services = both(config, {"data": dataset}, pool)
     expected = inline.extract_copies(retriever, cache, "data")
     found = services.extract_copies(retriever, cache, "data")
     n = len(dataset.train)
-    assert found.shape == expected.shape == (2 * n, 512)
+    assert found.shape == expected.shape == (2 * n, WIDTH)
     for rows in (slice(0, 2 * n), slice(n - 3, n + 5), slice(2 * n - 1, 2 * n)):
         np.testing.assert_array_equal(found[rows], expected[rows])
     assert {call[4] for handle in pool.extractors for call in handle.calls} == {Copy("strong", 0), Copy("strong", 1)}
 
 
-def test_rank_0_alone_asks_the_pool_and_all_get_the_labels(config, dataset, pool, teacher):
+def test_rank_0_sends_the_request_and_all_ranks_get_the_labels(config, dataset, pool, teacher):
     retriever, request = Retriever("teacher", teacher, (0, 0)), LabelRequest(stages_of(config)[-1], ("train",), 0)
     cache = FeatureCache("teacher")
 
@@ -193,14 +193,14 @@ def test_rank_0_alone_asks_the_pool_and_all_get_the_labels(config, dataset, pool
 
     first, second = on_workers(2, work)
     assert first[:2] == second[:2]
-    assert first[2] == (len(dataset.train), 512)
+    assert first[2] == (len(dataset.train), WIDTH)
     assert second[2] == (0, 0), "only rank 0 may read them"
     n_evaluated = len(evaluation_table(dataset, config))
     n_extracted = sum(len(rows) for handle in pool.extractors for call in handle.calls for rows in call[3])
     assert n_extracted == 2 * len(dataset.train) + n_evaluated
 
 
-def test_tasks_are_dealt_round_the_extractors_in_order(config, dataset, pool, teacher):
+def test_tasks_are_distributed_round_robin_in_order(config, dataset, pool, teacher):
     extraction = pool.features("data", len(dataset.train), 2, weights(teacher))
     features = extraction.wait()
     assert len(extraction.images_per_second()) == 2
@@ -211,11 +211,11 @@ def test_tasks_are_dealt_round_the_extractors_in_order(config, dataset, pool, te
     dealt = [task for turn in zip_longest(*tasks, fillvalue=[]) for task in turn]
     rows = [row for task in dealt for batch in task for row in batch]
     assert rows == list(range(len(dataset.train)))
-    assert all(len(task) <= pools.BATCHES_PER_TASK for task in dealt)
+    assert all(len(task) <= actor_pool.BATCHES_PER_TASK for task in dealt)
     assert all(len(batch) == 2 for task in dealt for batch in task)
 
 
-def test_an_extractor_loads_weights_when_their_version_changes(config, dataset, teacher):
+def test_extractor_loads_weights_when_their_version_changes(config, dataset, teacher):
     extractor = handles(config, {"data": dataset}).extractors[0].actor
     first, seconds = extractor.extract("data", weights(teacher), [range(2)])
     assert seconds > 0
@@ -235,7 +235,7 @@ def test_a_task_that_ended_two_extractors_is_searched_for_the_image(config, data
         tried.append((reader, paths, seconds))
         return (paths[3], "signal SIGSEGV") if len(tried) == 1 else None
 
-    monkeypatch.setattr(pools, "find_fatal_image", find)
+    monkeypatch.setattr(actor_pool, "find_fatal_image", find)
     task, table = [range(2, 4), range(4, 6)], evaluation_table(dataset, config)
     for _ in range(2):
         attempts.begin((EVALUATION, "teacher", (0, 0), 2, None))  # by extractors that are gone
@@ -251,7 +251,7 @@ def test_a_task_that_ended_two_extractors_is_searched_for_the_image(config, data
     assert len(tried) == 2, "a task that has ended is forgotten, and others are not blamed"
 
 
-def test_an_extractor_reads_the_table_that_is_named(config, dataset, teacher):
+def test_extractor_reads_the_requested_table(config, dataset, teacher):
     extractor = handles(config, {"data": dataset}).extractors[0].actor
     run_images = ImageCaches({"data": dataset}, config)
     for table in ("data", EVALUATION):
@@ -261,13 +261,13 @@ def test_an_extractor_reads_the_table_that_is_named(config, dataset, teacher):
             np.testing.assert_allclose(features, teacher.eval().embed(images), atol=1e-5)
 
 
-def test_no_evaluation_where_there_is_nothing_to_evaluate(config, dataset, pool):
+def test_no_evaluation_without_query_and_gallery(config, dataset, pool):
     blind = replace(dataset, table=dataset.table.without_pids())
     services = PoolServices(config, {"data": blind}, DistributedContext(), pool)
     assert evaluate(services, None) is None
 
 
-def test_a_pool_is_stopped_whole(pool, monkeypatch):
+def test_stop_ends_all_actors(pool, monkeypatch):
     killed = []
     monkeypatch.setattr(ray, "kill", killed.append)
     pool.stop()

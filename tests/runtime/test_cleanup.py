@@ -1,4 +1,4 @@
-"""Folders that go with the process that made them, however it ends."""
+"""Temporary folders are removed when their process ends, even by SIGKILL."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from reid_ray.runtime import cleanup_process as janitor
+from reid_ray.runtime import cleanup_process
 from reid_ray.runtime.cleanup import ray_folder, short_lived
 
 SLEEPER = """
@@ -38,7 +38,7 @@ def gone(path, seconds=20):
     return not path.exists()
 
 
-def test_after_the_block_they_are_gone(folders):
+def test_folders_are_removed_after_the_block(folders):
     run, ours = folders
     with short_lived(run, ours):
         (ours / "session").mkdir()
@@ -48,14 +48,14 @@ def test_after_the_block_they_are_gone(folders):
 
 @pytest.fixture
 def abandoned(folders):
-    """What a killed worker was writing, long ago."""
+    """A partial file that a killed worker left long ago."""
     file = folders[0] / "checkpoints" / ".step-00000001-1.pt.17.tmp"
     file.write_bytes(b"half")
     os.utime(file, (0, 0))
     return file
 
 
-def test_after_an_error_too_and_then_workers_may_still_be_dying(folders, abandoned):
+def test_folders_are_removed_after_an_error_while_workers_may_still_run(folders, abandoned):
     run, ours = folders
 
     def fail():
@@ -69,8 +69,8 @@ def test_after_an_error_too_and_then_workers_may_still_be_dying(folders, abandon
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_process_leaves_nothing(folders, abandoned, number):
-    """Nor does one that is killed with all of its group, as by a terminal that closes."""
+def test_killed_process_leaves_nothing(folders, abandoned, number):
+    """Also if its whole process group is killed, as when a terminal closes."""
     run, ours = folders
     kept = run / "checkpoints" / "step-00000000-1.pt"
     kept.touch()
@@ -83,19 +83,19 @@ def test_a_killed_process_leaves_nothing(folders, abandoned, number):
     assert kept.exists()
 
 
-def test_what_another_run_is_writing_is_left(folders):
+def test_recent_partial_files_are_kept(folders):
     run, ours = folders
     fresh = run / ".metrics.tmp"
     fresh.touch()
-    janitor.tidy(run, [ours])
+    cleanup_process.clean(run, [ours])
     assert fresh.exists()
     os.utime(fresh, (0, 0))
-    janitor.tidy(run, [ours])
+    cleanup_process.clean(run, [ours])
     assert not fresh.exists()
-    janitor.tidy(run, [ours])  # nothing there is no mistake
+    cleanup_process.clean(run, [ours])  # missing folders are not an error
 
 
-def test_the_path_of_ray_s_folder_is_short_enough_for_sockets(monkeypatch, tmp_path):
+def test_path_of_rays_folder_is_short_enough_for_sockets(monkeypatch, tmp_path):
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     folder = ray_folder()
     try:

@@ -1,4 +1,4 @@
-"""The driver's own parts: following the log, giving signals back, finding the error behind Ray's, joining a cluster."""
+"""The driver without Ray: following the log, restoring signals, unwrapping Ray's errors, joining a cluster."""
 
 import signal
 import time
@@ -12,9 +12,7 @@ from reid_ray import errors
 from reid_ray.data.readers import read_dataset
 from reid_ray.errors import ConfigError, DataError, LoaderError, OutOfMemoryError, RunError
 from reid_ray.io.lease import Fence
-from reid_ray.runtime import cluster
-from reid_ray.runtime import driver as run
-from reid_ray.runtime import worker as workers
+from reid_ray.runtime import cluster, driver, worker
 from reid_ray.runtime.faults import plain_error
 from reid_ray.runtime.worker import Assignment, Failure, train_worker
 from reid_ray.training.metrics import MetricsLog
@@ -26,7 +24,7 @@ def test_every_event_reaches_the_listener_once(tmp_path):
     log = MetricsLog(directory.metrics_file)
     log.write("start")
     seen = []
-    with run.following(directory, seen.append):
+    with driver.following(directory, seen.append):
         log.write("step", step=1)
         deadline = time.monotonic() + 20
         while not seen and time.monotonic() < deadline:
@@ -36,20 +34,20 @@ def test_every_event_reaches_the_listener_once(tmp_path):
     assert [event["event"] for event in seen] == ["step", "end"]  # the last ones too, and none from before
 
 
-def test_nobody_listens(tmp_path):
-    with run.following(RunDirectory(tmp_path), None):
+def test_no_listener(tmp_path):
+    with driver.following(RunDirectory(tmp_path), None):
         pass
 
 
-def test_a_signal_s_handler_comes_back():
+def test_signal_handler_is_restored():
     before = signal.getsignal(signal.SIGINT)
-    with run.restored_signal(signal.SIGINT):
+    with driver.restored_signal(signal.SIGINT):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize("where", ["cause", "__cause__", "itself"])
-def test_the_user_s_mistake_behind_a_failed_training(where):
+def test_user_error_behind_a_failed_training(where):
     mistake = DataError("image 3 is bad")
     failure = RuntimeError("worker died")
     if where == "cause":
@@ -73,7 +71,7 @@ def test_the_user_s_mistake_behind_a_failed_training(where):
         ("Owner's worker crashed: SYSTEM_ERROR connection closed", RunError, "runtime.max_failures"),
     ],
 )
-def test_a_dead_worker_is_one_sentence(reason, kind, part):
+def test_dead_worker_is_a_one_line_error(reason, kind, part):
     error = RuntimeError("training failed")
     error.worker_failures = {0: ray.exceptions.RayActorError(error_msg=reason)}
     found = plain_error(error)
@@ -85,7 +83,7 @@ def test_a_dead_worker_is_one_sentence(reason, kind, part):
 @pytest.mark.parametrize(
     "kind", [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.UserError)]
 )
-def test_a_mistake_travels_as_a_value(kind):
+def test_user_error_survives_as_a_value(kind):
     error = Failure(kind.__name__, "what, where, what to do").error()
     assert type(error) is kind
     assert str(error) == "what, where, what to do"
@@ -93,7 +91,7 @@ def test_a_mistake_travels_as_a_value(kind):
 
 @pytest.fixture
 def train_with(tiny, monkeypatch):
-    """`train_with(error)`: what a Ray Train worker gives back when its training meets `error`, or raises."""
+    """`train_with(error)`: what a Ray Train worker returns or raises if its training raises `error`."""
     config = tiny()
     dataset = read_dataset(config.data)
     directory = RunDirectory.of(config)
@@ -108,15 +106,15 @@ def train_with(tiny, monkeypatch):
                 if error:
                     raise error
 
-        monkeypatch.setattr(workers, "Trainer", Trainer)
-        monkeypatch.setattr(workers, "PreemptionNotice", lambda: None)
+        monkeypatch.setattr(worker, "Trainer", Trainer)
+        monkeypatch.setattr(worker, "PreemptionNotice", lambda: None)
         pool, lease = SimpleNamespace(extractors=(), labellers=()), Fence(directory.lease_file, "token")
         return train_worker({"assignment": Assignment(config, {"data": dataset.images}, pool, 17.0, lease)})
 
     return train
 
 
-def test_a_mistake_that_all_workers_meet_is_returned_and_any_other_error_raised(train_with):
+def test_user_error_of_all_workers_is_returned_and_other_errors_are_raised(train_with):
     assert train_with(None) is None
     assert train_with(RunError("the disk is full")) == Failure("RunError", "the disk is full")
     alone = (LoaderError("image 3, which this worker alone has met"), OutOfMemoryError("here"), ValueError("a bug"))
@@ -127,7 +125,7 @@ def test_a_mistake_that_all_workers_meet_is_returned_and_any_other_error_raised(
 
 @pytest.fixture
 def fake_ray(monkeypatch):
-    """Stands for Ray's start and stop; `state.resources` is what the cluster has."""
+    """Stand-in for `ray.init` and `ray.shutdown`; `state.resources` are the resources of the cluster."""
     state = SimpleNamespace(running=False, started=[], stopped=0, resources={"CPU": 8.0}, refuse=False)
 
     def init(**options):
@@ -148,7 +146,7 @@ def fake_ray(monkeypatch):
     return state
 
 
-def test_a_cluster_is_started_with_room_for_the_run_and_stopped(tiny, fake_ray):
+def test_local_cluster_is_started_with_enough_cpus_and_stopped(tiny, fake_ray):
     with cluster.cluster(tiny("runtime.n_workers=4", "runtime.device=cpu")) as plan:
         assert fake_ray.started[0]["num_cpus"] >= plan.cpus == 4
         folder = Path(fake_ray.started[0]["_temp_dir"])
@@ -160,7 +158,7 @@ def test_a_cluster_is_started_with_room_for_the_run_and_stopped(tiny, fake_ray):
     assert not folder.exists()
 
 
-def test_a_cluster_that_runs_is_joined(tiny, fake_ray, monkeypatch):
+def test_running_cluster_is_joined(tiny, fake_ray, monkeypatch):
     with cluster.cluster(tiny("runtime.address=here:1", "runtime.device=cpu")):
         pass
     monkeypatch.setenv("RAY_ADDRESS", "there:2")
@@ -170,20 +168,20 @@ def test_a_cluster_that_runs_is_joined(tiny, fake_ray, monkeypatch):
     assert not any("num_cpus" in options for options in fake_ray.started)
 
 
-def test_ray_that_the_caller_has_started_is_left_running(tiny, fake_ray):
+def test_ray_started_by_the_caller_keeps_running(tiny, fake_ray):
     fake_ray.running = True
     with cluster.cluster(tiny("runtime.device=cpu")):
         pass
     assert (fake_ray.started, fake_ray.stopped) == ([], 0)
 
 
-def test_no_cluster_answers(tiny, fake_ray):
+def test_unreachable_cluster_is_refused(tiny, fake_ray):
     fake_ray.refuse = True
     with pytest.raises(RunError, match=r"here:1.*ray start --head"), cluster.cluster(tiny("runtime.address=here:1")):
         pass
 
 
-def test_a_cluster_that_cannot_hold_the_run_is_refused_and_left(tiny, fake_ray):
+def test_cluster_that_is_too_small_is_refused_and_left(tiny, fake_ray):
     fake_ray.resources = {"CPU": 2.0}
     three = tiny("runtime.device=cpu", "runtime.placement=separate")
     with pytest.raises(ConfigError, match="1 more CPUs"), cluster.cluster(three):
@@ -193,7 +191,7 @@ def test_a_cluster_that_cannot_hold_the_run_is_refused_and_left(tiny, fake_ray):
     assert fake_ray.stopped == 2
 
 
-def test_gpus_are_used_where_there_are_some(tiny, fake_ray):
+def test_gpus_are_used_if_available(tiny, fake_ray):
     fake_ray.resources = {"CPU": 8.0, "GPU": 4.0}
     with cluster.cluster(tiny("runtime.device=auto", "runtime.n_workers=2")) as plan:
         assert plan.trainers.gpus == 1

@@ -1,4 +1,4 @@
-"""What clusters do to jobs: how the loop hears of it. benchmarks/faults.py does it to real runs."""
+"""Failures of a cluster without Ray: how the training loop reacts. benchmarks/faults.py injects them into real runs."""
 
 import threading
 import time
@@ -7,14 +7,13 @@ import pytest
 import ray
 
 from reid_ray.errors import RunError
-from reid_ray.runtime import actor_pool as pools
-from reid_ray.runtime import gauges, preemption
+from reid_ray.runtime import actor_pool, gauges, preemption
 from reid_ray.runtime.actor_pool import Extraction, Pool
 from reid_ray.runtime.preemption import PreemptionNotice
 from reid_ray.training.interrupt import Request
 
 
-def test_each_notice_is_heard_once(monkeypatch):
+def test_each_preemption_notice_is_reported_once(monkeypatch):
     infos, asked = iter([None, "node 1", "node 1", "nodes 1 and 2", "nodes 1 and 2"]), threading.Semaphore(0)
 
     def info():
@@ -35,7 +34,7 @@ def test_each_notice_is_heard_once(monkeypatch):
 
 
 class Clock:
-    """`ray.wait` of parts that come when their extractor has been started again often enough."""
+    """`ray.wait` whose parts are ready after a number of restarts of their extractor."""
 
     def __init__(self, monkeypatch, needed):
         self.killed, self.needed = [], needed
@@ -48,7 +47,7 @@ class Clock:
         return ready, [part for part in pending if part not in ready]
 
 
-def test_extractors_that_finish_nothing_are_started_again(monkeypatch):
+def test_hung_extractors_are_restarted(monkeypatch):
     clock = Clock(monkeypatch, {"a": 0, "b": 2, "c": 0, "d": 2})
     pool = Pool(("first", "second"), (), timeout=7)
     extraction = Extraction(pool, ["a", "b", "c", "d"], [], [1, 1, 1, 1])
@@ -56,14 +55,14 @@ def test_extractors_that_finish_nothing_are_started_again(monkeypatch):
     assert clock.killed == [("second", False), ("second", False)]
 
 
-def test_extractors_that_never_answer_end_the_run(monkeypatch):
+def test_extractors_without_progress_end_the_run(monkeypatch):
     clock = Clock(monkeypatch, {"a": 99})
-    with pytest.raises(RunError, match=r"nothing for 28 s.*runtime\.timeout_seconds=7"):
+    with pytest.raises(RunError, match=r"no progress for 28 s.*runtime\.timeout_seconds=7"):
         Extraction(Pool(("only",), (), timeout=7), ["a"], [], [64]).wait()
-    assert len(clock.killed) == pools.MAX_STALLS
+    assert len(clock.killed) == actor_pool.MAX_STALLS
 
 
-def test_a_run_s_numbers_are_gauges(monkeypatch):
+def test_metrics_of_a_run_are_ray_gauges(monkeypatch):
     values = {}
 
     class Gauge:

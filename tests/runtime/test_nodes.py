@@ -1,4 +1,4 @@
-"""A cluster of several nodes on this machine, and runs that lose what they stand on. benchmarks/faults.py does more."""
+"""Runs on a cluster of several nodes that lose nodes and processes. benchmarks/faults.py covers more cases."""
 
 import json
 import tempfile
@@ -23,13 +23,13 @@ def trial():
 
 
 @pytest.mark.parametrize("name", ["node"])
-def test_nothing_is_lost_and_nothing_is_left_behind(trial, name):
-    """The weights are those of the undisturbed run; the trial also looks for actors, placement groups and files."""
+def test_weights_are_unchanged_and_nothing_is_left_behind(trial, name):
+    """The weights are those of the undisturbed run; the trial also checks for leftover processes and files."""
     outcome = trial.do(name)
     assert outcome.lost == "nothing", outcome
 
 
-def test_a_run_s_numbers_are_at_ray_s_prometheus_endpoints(trial):
+def test_metrics_of_a_run_are_at_rays_prometheus_endpoints(trial):
     bench = trial.bench
     job = Job(bench, bench.config("watched", "training.iterations=1000", "training.epochs=1"))
     wanted = {"ray_reid_loss{", "ray_reid_clusters{", "ray_reid_refresh_wait_seconds{", "ray_reid_label_staleness{"}

@@ -1,4 +1,4 @@
-"""Packing by Ray: the folder of one process to the last byte, whatever was there before, and sentences for mistakes."""
+"""Packing on Ray: byte for byte the folder of one process, also after an interruption; one-line errors."""
 
 import shutil
 from itertools import pairwise
@@ -26,7 +26,7 @@ N_IMAGES = 400
 
 @pytest.fixture(scope="module")
 def crops(tmp_path_factory):
-    """A folder of noise, so that images of one size differ in their bytes, more than 2 MB in all."""
+    """A folder of noise images that compress to different sizes, more than 2 MB in total."""
     folder = tmp_path_factory.mktemp("crops")
     rng = np.random.default_rng(0)
     for i in range(N_IMAGES):
@@ -46,7 +46,7 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("size", [None, (24, 12)])
-def test_the_folder_is_that_of_one_process_to_the_last_byte(local_ray, dataset, tmp_path, size):
+def test_folder_equals_that_of_one_process_byte_for_byte(local_ray, dataset, tmp_path, size):
     pack(dataset, tmp_path / "one", shard_mb=1, size=size)
     seen = []
     found = pack_on_ray(
@@ -59,7 +59,7 @@ def test_the_folder_is_that_of_one_process_to_the_last_byte(local_ray, dataset, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["many", "one"]
 
 
-def test_shards_that_are_there_are_not_made_again(local_ray, dataset, crops, tmp_path, monkeypatch):
+def test_existing_shards_are_kept(local_ray, dataset, crops, tmp_path, monkeypatch):
     pack(dataset, tmp_path / "one", shard_mb=1)
     broken = crops / "0399.jpg"  # in the last shard
     data = broken.read_bytes()
@@ -85,7 +85,7 @@ def test_shards_that_are_there_are_not_made_again(local_ray, dataset, crops, tmp
         pack_on_ray(dataset, tmp_path / "many")
 
 
-def test_the_command_line(local_ray, crops, tmp_path):
+def test_command_line(local_ray, crops, tmp_path):
     result = CliRunner().invoke(app, ["data", "pack", str(crops), str(tmp_path / "out"), "--packers", "2"])
     assert result.exit_code == 0, result.output
     assert f"{N_IMAGES} images packed" in result.stdout
@@ -93,7 +93,7 @@ def test_the_command_line(local_ray, crops, tmp_path):
     assert isinstance(alone.exception, ConfigError)
 
 
-def test_an_image_that_is_gone(local_ray, dataset, crops, tmp_path):
+def test_missing_image_is_refused(local_ray, dataset, crops, tmp_path):
     gone = crops / "0007.jpg"
     data = gone.read_bytes()
     gone.unlink()
@@ -106,8 +106,8 @@ def test_an_image_that_is_gone(local_ray, dataset, crops, tmp_path):
         pack_on_ray(type(dataset)(dataset.table.split("query"), dataset.images), tmp_path / "none")
 
 
-def test_shards_are_cut_where_one_process_closes_them():
-    """The oracle adds images one by one and closes a shard that is full."""
+def test_shards_end_where_those_of_one_process_do():
+    """The oracle adds images one by one and closes a full shard."""
     rng = np.random.default_rng(0)
     for _ in range(50):
         sizes = rng.integers(1, 10, rng.integers(1, 40)).tolist()

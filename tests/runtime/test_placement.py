@@ -1,4 +1,4 @@
-"""Where Ray puts the processes of a run, with GPUs that it is told of; and storage that not every node sees."""
+"""Placement of the processes of a run on simulated GPUs; and storage that not every node sees."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,8 +11,8 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from reid_ray.data.readers import read_dataset
 from reid_ray.errors import RunError
 from reid_ray.runtime import shared
+from reid_ray.runtime.actor_executor import fetch
 from reid_ray.runtime.actor_pool import Pool
-from reid_ray.runtime.labelling import fetch
 from reid_ray.runtime.resources import plan
 from reid_ray.runtime.shared import check_shared, sees
 from reid_ray.training.rundir import RunDirectory
@@ -32,8 +32,8 @@ def three_gpus(ray_folder):
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("three_gpus")
-def test_every_trainer_finds_a_gpu_beside_the_extractors(tiny):
-    """Ray packs fractions, so without care both extractors would lie on one GPU, and one trainer would have none."""
+def test_every_trainer_finds_a_gpu_next_to_the_extractors(tiny):
+    """Ray packs fractional GPUs: without placeholders both extractors would share one, and a trainer would get none."""
     config = tiny("runtime.n_workers=3", "training.n_pids=3", "runtime.n_extractors=2", "runtime.placement=colocated")
     dataset = read_dataset(config.data)
     RunDirectory.of(config).create(config, {"data": dataset})
@@ -46,8 +46,8 @@ def test_every_trainer_finds_a_gpu_beside_the_extractors(tiny):
     pool.stop()
 
 
-def test_a_node_that_does_not_see_the_storage_is_named(tmp_path, monkeypatch):
-    """Node b has other storage at the same place; node c has gone meanwhile."""
+def test_node_that_does_not_see_the_storage_is_named(tmp_path, monkeypatch):
+    """Node b has different storage at the same path; node c has left the cluster."""
     nodes = [{"NodeID": name, "NodeManagerAddress": f"10.0.0.{name}", "Alive": name != "d"} for name in "abcd"]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     monkeypatch.setattr(
@@ -68,7 +68,7 @@ def test_a_node_that_does_not_see_the_storage_is_named(tmp_path, monkeypatch):
     check_shared(tmp_path)
 
 
-def test_storage_that_can_be_read_only_is_not_enough(tmp_path, monkeypatch):
+def test_read_only_storage_is_refused(tmp_path, monkeypatch):
     def write_bytes(beside, data):
         raise PermissionError(beside)
 
@@ -78,7 +78,7 @@ def test_storage_that_can_be_read_only_is_not_enough(tmp_path, monkeypatch):
     assert not sees(str(tmp_path / "mark"))
 
 
-def test_nodes_may_try_at_the_same_time(tmp_path):
+def test_nodes_can_check_at_the_same_time(tmp_path):
     (tmp_path / "mark").touch()
     with ThreadPoolExecutor(8) as nodes:
         assert all(nodes.map(sees, [str(tmp_path / "mark")] * 400))

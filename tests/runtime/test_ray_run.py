@@ -1,4 +1,4 @@
-"""Training through Ray: the same weights as without it, after whatever is killed, and sentences for mistakes."""
+"""Training on Ray: the same weights as without Ray, even if processes are killed; one-line errors."""
 
 import os
 import shutil
@@ -37,8 +37,10 @@ def at_step(number):
 
 
 @pytest.mark.timeout(600)
-def test_ray_adds_nothing_to_the_weights_whatever_is_killed(tiny, reid_ray_process, cluster, ray_folder, tmp_path):
-    """One run on Ray loses a trainer and an extractor, is interrupted, and goes on on another cluster."""
+def test_weights_equal_those_without_ray_even_if_processes_are_killed(
+    tiny, reid_ray_process, cluster, ray_folder, tmp_path
+):
+    """One run on Ray loses a trainer and an extractor, is interrupted, and resumes on another cluster."""
     inline = tiny("name=inline", *RUN)
     finish(reid_ray_process(inline, n_workers=2))
     expected = newest_state(RunDirectory.of(inline))
@@ -62,7 +64,7 @@ def test_ray_adds_nothing_to_the_weights_whatever_is_killed(tiny, reid_ray_proce
     assert [event["event"] for event in read_metrics(directory.metrics_file)].count("evaluate") == 2
 
 
-def test_a_mistake_met_on_ray_is_one_sentence(tiny, reid_ray_process, cluster, ray_folder, tmp_path):
+def test_user_error_on_ray_is_a_one_line_message(tiny, reid_ray_process, cluster, ray_folder, tmp_path):
     from torchvision.io import write_jpeg
 
     (tmp_path / "crops").mkdir()

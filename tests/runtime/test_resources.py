@@ -1,4 +1,4 @@
-"""The plan of a run is known, and refused in one sentence, before anything starts."""
+"""The resource plan of a run is checked before anything starts."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def config(*runtime, **settings):
         (4, 2, 6, "separate", (1, 1)),
     ],
 )
-def test_gpus_are_separate_where_there_are_enough(n_workers, n_extractors, n_gpus, placement, shares):
+def test_gpus_are_separate_if_there_are_enough(n_workers, n_extractors, n_gpus, placement, shares):
     made = plan(config(f"n_workers={n_workers}", f"n_extractors={n_extractors}"), n_gpus=n_gpus, n_cores=None)
     assert made.placement == placement
     assert (made.trainers.gpus, made.extractors.gpus) == pytest.approx(shares)
@@ -39,7 +39,7 @@ def test_two_processes_of_a_kind_never_share_a_gpu():
     ("settings", "placement"),
     [({}, "colocated"), ({"labels__staleness": 1}, "separate"), ({"evaluation__overlap": "true"}, "separate")],
 )
-def test_on_cpus_those_who_take_turns_share(settings, placement):
+def test_on_cpus_processes_that_take_turns_share(settings, placement):
     made = plan(config("n_workers=2", "n_labellers=3", "cpus_per_worker=2", **settings), n_gpus=0, n_cores=None)
     assert made.placement == placement
     assert made.cpus == (4 if placement == "colocated" else 12)
@@ -60,7 +60,7 @@ def test_on_cpus_those_who_take_turns_share(settings, placement):
         (("cpus_per_worker=0.5",), {}, None, (1, 1, 1)),
     ],
 )
-def test_cores_are_dealt_to_those_who_compute_at_the_same_time(runtime, settings, n_cores, threads):
+def test_cores_are_split_between_concurrent_processes(runtime, settings, n_cores, threads):
     made = plan(config(*runtime, **settings), n_gpus=0, n_cores=n_cores)
     assert (made.trainers.threads, made.extractors.threads, made.labellers.threads) == threads
 
@@ -72,7 +72,7 @@ def test_more_extractors_than_trainers_cannot_share_gpus():
     assert plan(shared, n_gpus=0, n_cores=None).placement == "colocated"
 
 
-def test_what_is_missing_is_named():
+def test_missing_resources_are_named():
     needed = plan(
         config("n_workers=4", "n_extractors=2", "cpus_per_worker=2", "placement=separate"), n_gpus=4, n_cores=None
     )

@@ -1,4 +1,4 @@
-"""Features through Ray Data: the same numbers as in one process, whoever is killed; a folder that is gone on with."""
+"""Features through Ray Data: the same numbers as in one process, even if an actor dies; resuming a folder."""
 
 import os
 import shutil
@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
+from small_runs import WIDTH
 from torchvision.io import write_jpeg
 from typer.testing import CliRunner
 
@@ -47,7 +48,7 @@ def model(finished_run):
 
 @pytest.fixture(scope="module")
 def expected(finished_run):
-    """What one process extracts."""
+    """Features extracted by one process."""
     run = load_run(finished_run.path)
     run.__dict__["config"] = small_batches(run)[0]
     return run.embed_table(run.dataset.table)
@@ -64,7 +65,7 @@ def made(local_ray, finished_run, tmp_path_factory):
 
 @pytest.fixture
 def copied(made, tmp_path):
-    """A copy of it, to spoil."""
+    """A copy of the folder that a test may modify."""
     return shutil.copytree(made, tmp_path / "copied")
 
 
@@ -87,7 +88,7 @@ def assert_features(folder, expected, table):
     np.testing.assert_array_equal(np.stack(found["feature"].to_numpy()), expected)
 
 
-def test_the_features_are_those_of_one_process_to_the_last_bit(made, finished_run, model, expected, tmp_path):
+def test_features_equal_those_of_one_process_bit_for_bit(made, finished_run, model, expected, tmp_path):
     dataset, out, seen = finished_run.dataset, tmp_path / "features", []
     assert_features(made, expected, dataset.table)  # by one extractor
     done = stream_features(*model, dataset.table, dataset.images, out, n_extractors=2, on_images=seen.append)
@@ -97,7 +98,7 @@ def test_the_features_are_those_of_one_process_to_the_last_bit(made, finished_ru
     assert all(rate > 0 for rate in done.rates)
 
 
-def test_a_shard_that_is_gone_is_made_again_and_no_other(finished_run, model, expected, copied):
+def test_only_the_missing_shard_is_written_again(finished_run, model, expected, copied):
     dataset, lost, seen = finished_run.dataset, shards(copied)[3], []
     lost.unlink()
     (copied / f".{lost.name}.123.tmp").write_bytes(b"half")  # what a writer that was killed leaves
@@ -112,7 +113,7 @@ def test_a_shard_that_is_gone_is_made_again_and_no_other(finished_run, model, ex
     assert not leftovers(copied)
 
 
-def test_a_finished_folder_returns_at_once(finished_run, model, made, monkeypatch):
+def test_finished_folder_returns_at_once(finished_run, model, made, monkeypatch):
     dataset = finished_run.dataset
     monkeypatch.setattr(ray, "is_initialized", None)  # Ray is not asked
     done = stream_features(*model, dataset.table, dataset.images, made)
@@ -120,7 +121,7 @@ def test_a_finished_folder_returns_at_once(finished_run, model, made, monkeypatc
 
 
 def slow(images):
-    """A reader that takes a moment, so that there is time to kill somebody. Its class is local: it travels by value."""
+    """A slow reader, so that there is time to kill a process. The class is local, so Ray pickles it by value."""
 
     class SlowImages:
         def read(self, path):
@@ -131,7 +132,7 @@ def slow(images):
 
 
 def extractor_processes(home):
-    """Process ids of the extractors of the Ray that was started with this home directory."""
+    """Process ids of the extractors of the Ray cluster with this home directory."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
@@ -144,7 +145,7 @@ def extractor_processes(home):
     return found
 
 
-def test_a_killed_extractor_is_replaced(local_ray, finished_run, model, expected, tmp_path, ray_folder):
+def test_killed_extractor_is_replaced(local_ray, finished_run, model, expected, tmp_path, ray_folder):
     dataset, out, killed = finished_run.dataset, tmp_path / "features", []
 
     def kill_after_a_shard(n):
@@ -162,7 +163,7 @@ def test_a_killed_extractor_is_replaced(local_ray, finished_run, model, expected
     assert not leftovers(out)
 
 
-def test_a_folder_of_another_model_or_table_is_refused(finished_run, model, tmp_path):
+def test_folder_of_another_model_or_table_is_refused(finished_run, model, tmp_path):
     config, file = model
     dataset, out = finished_run.dataset, tmp_path / "features"
     manifest = Manifest.of(config, file, dataset.table)
@@ -195,7 +196,7 @@ def test_a_folder_of_another_model_or_table_is_refused(finished_run, model, tmp_
         stream_features(config, tmp_path / "none.pt", dataset.table, dataset.images, out)
 
 
-def test_a_folder_that_was_killed_before_its_manifest_begins_again(finished_run, model, tmp_path):
+def test_folder_without_a_manifest_is_started_again(finished_run, model, tmp_path):
     out = tmp_path / "features"
     out.mkdir()
     (out / "_rows.parquet").write_bytes(b"half")
@@ -204,7 +205,7 @@ def test_a_folder_that_was_killed_before_its_manifest_begins_again(finished_run,
     assert folder.rows(0)["path"].to_pylist() == finished_run.dataset.table.paths[:4]
 
 
-def test_an_unreadable_image_is_one_sentence(local_ray, model, tmp_path, capfd):
+def test_unreadable_image_is_a_one_line_error(local_ray, model, tmp_path, capfd):
     files = []
     for i in range(12):
         files.append(str(tmp_path / f"{i}.jpg"))
@@ -218,10 +219,10 @@ def test_an_unreadable_image_is_one_sentence(local_ray, model, tmp_path, capfd):
     assert "Traceback" not in "".join(capfd.readouterr())
     write_jpeg(torch.randint(0, 256, (3, 32, 16), dtype=torch.uint8), files[9])
     stream_features(*model, table, FileImages(), out)
-    assert read_features(out).shape == (12, 512)
+    assert read_features(out).shape == (12, WIDTH)
 
 
-def test_a_mistake_that_an_extractor_meets_is_one_sentence(local_ray, finished_run, model, tmp_path):
+def test_user_error_of_an_extractor_is_a_one_line_message(local_ray, finished_run, model, tmp_path):
     dataset, other = finished_run.dataset, tmp_path / "other.pt"
     torch.save({"model": {}}, other)
     config = model[0]
@@ -229,7 +230,7 @@ def test_a_mistake_that_an_extractor_meets_is_one_sentence(local_ray, finished_r
         stream_features(config, other, dataset.table, dataset.images, tmp_path / "features")
 
 
-def test_a_cluster_that_is_too_small_is_refused(local_ray, finished_run, model, tmp_path):
+def test_cluster_that_is_too_small_is_refused(local_ray, finished_run, model, tmp_path):
     dataset = finished_run.dataset
     with pytest.raises(ConfigError, match=r"4 extractors with 1 CPUs each.* 5 CPUs.* has 4"):
         stream_features(*model, dataset.table, dataset.images, tmp_path / "features", n_extractors=4)
@@ -242,7 +243,7 @@ def test_extractors_share_gpus_so_that_all_fit(n_extractors, n_gpus, share):
     assert gpu_share(n_extractors, n_gpus) == pytest.approx(share)
 
 
-def test_rows_are_read_as_an_array_gives_them(made, copied, expected):
+def test_rows_are_read_like_those_of_an_array(made, copied, expected):
     features = FolderFeatures(made)
     for rows in (slice(0, 3), slice(3, 9), slice(70, 100), slice(-5, None), slice(9, 9), slice(None)):
         np.testing.assert_array_equal(features[rows], expected[rows])
@@ -259,20 +260,20 @@ def test_rows_are_read_as_an_array_gives_them(made, copied, expected):
 
 
 def command(*arguments):
-    """`reid-ray` in this process, which has joined its Ray."""
+    """`reid-ray` in this process, which is connected to Ray."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.stdout
 
 
-def test_the_command_line_streams_into_a_folder_and_labels_it(local_ray, finished_run, tmp_path, monkeypatch):
+def test_command_line_extracts_into_a_folder_and_labels_it(local_ray, finished_run, tmp_path, monkeypatch):
     out = tmp_path / "features"
     first = command("extract", finished_run.path, "--out", out, "--split", "train", "--extractors", 1)
     n = len(finished_run.dataset.train)
     assert f"Features of {n} images: {out}" in first
     assert "images/s of each extractor" in first
     again = command("extract", finished_run.path, "--out", f"{out}/", "--split", "train")
-    assert f"Features of {n} images, {n} of them from before" in again
+    assert f"Features of {n} images, {n} of them extracted earlier" in again
     settings = ("labels.k1=6", "labels.k2=2", "labels.eps=0.7", "labels.min_samples=2")
     command("extract", finished_run.path, "--out", tmp_path / "f.npy", "--split", "train")
     for features in (out, tmp_path / "f.npy"):

@@ -1,4 +1,4 @@
-"""Talking to a job server: which job a run has, what is sent, and sentences for what goes wrong."""
+"""The job server client: one job per run, the submitted request, and one-line errors."""
 
 import socket
 import time
@@ -17,7 +17,7 @@ from reid_ray.runtime.working_dir import WorkingDir
 
 @pytest.fixture(autouse=True)
 def _no_address(monkeypatch, tmp_path):
-    """Neither addresses nor a token of whoever runs the tests."""
+    """Remove the addresses and the token of the user who runs the tests."""
     for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -37,7 +37,7 @@ def request_of(tmp_path):
     return make
 
 
-def test_a_run_has_one_job_at_a_time(request_of):
+def test_run_has_one_job_at_a_time(request_of):
     with job_server() as (url, fake):
         server = JobServer(url)
         assert server.submit(request_of()) == ("train-ice-1", True)
@@ -53,7 +53,7 @@ def test_a_run_has_one_job_at_a_time(request_of):
         assert server.jobs()[-1].id == "train-ice-2"
 
 
-def test_two_who_submit_at_the_same_time_start_one_job(request_of, monkeypatch):
+def test_concurrent_submissions_start_one_job(request_of, monkeypatch):
     with job_server() as (url, fake):
         first, second = JobServer(url), JobServer(url)
         monkeypatch.setattr(second, "jobs", list)  # it looked before the other one's job was there
@@ -62,7 +62,7 @@ def test_two_who_submit_at_the_same_time_start_one_job(request_of, monkeypatch):
         assert len(fake.jobs) == 1
 
 
-def test_what_is_sent_is_what_was_described(request_of):
+def test_submitted_request_equals_its_description(request_of):
     request = request_of(env_vars={"OMP_NUM_THREADS": "1"}, pip=("einops",))
     with job_server() as (url, fake):
         JobServer(url).submit(request)
@@ -76,8 +76,8 @@ def test_what_is_sent_is_what_was_described(request_of):
         assert {entry.filename: entry.file_size for entry in archive.infolist()} == dict(request.working_dir.files)
 
 
-def test_the_address_that_is_given_counts(request_of, monkeypatch):
-    """Ray's client would rather go where its variable says."""
+def test_explicit_address_takes_precedence(request_of, monkeypatch):
+    """Ray's client prefers its environment variable."""
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", f"http://127.0.0.1:{free_port()}")
     with job_server() as (url, fake):
         JobServer(url).submit(request_of())
@@ -93,10 +93,10 @@ def test_stopping_a_job(request_of):
         assert server.find("ice").status == "STOPPED"
 
 
-def test_a_job_that_nobody_knows(request_of):
+def test_unknown_job_is_refused(request_of):
     with job_server() as (url, _):
         server = JobServer(url)
-        with pytest.raises(RunError, match="knows no job or run 'none'; it has had no job yet"):
+        with pytest.raises(RunError, match="has no job or run 'none'; it has had no jobs yet"):
             server.find("none")
         server.submit(request_of())
         with pytest.raises(RunError, match=r"no job or run 'none'; its newest jobs are train-ice-1\.$"):
@@ -104,18 +104,18 @@ def test_a_job_that_nobody_knows(request_of):
 
 
 @pytest.mark.parametrize("token", [None, "wrong"])
-def test_a_wrong_token_is_one_sentence(token, monkeypatch):
+def test_wrong_token_is_a_one_line_error(token, monkeypatch):
     if token:
         monkeypatch.setenv("RAY_AUTH_TOKEN", token)
     with job_server(token="right") as (url, _):
-        with pytest.raises(RunError, match=r"does not take this token .*RAY_AUTH_TOKEN") as caught:
+        with pytest.raises(RunError, match=r"rejects this token .*RAY_AUTH_TOKEN") as caught:
             JobServer(url)
         assert "\n" not in str(caught.value)
         monkeypatch.setenv("RAY_AUTH_TOKEN", "right\n")
         assert JobServer(url).jobs() == []
 
 
-def test_the_token_is_found_where_ray_looks_for_it(monkeypatch, tmp_path):
+def test_token_is_found_where_ray_looks_for_it(monkeypatch, tmp_path):
     assert token_header() == {}
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("default\n")
@@ -131,7 +131,7 @@ def test_the_token_is_found_where_ray_looks_for_it(monkeypatch, tmp_path):
         token_header()
 
 
-def test_nobody_answers(monkeypatch):
+def test_unreachable_server_is_refused(monkeypatch):
     port = free_port()
     with pytest.raises(
         RunError, match=rf"^No Ray job server answers at http://127\.0\.0\.1:{port} \(Connection refused\)"
@@ -139,21 +139,21 @@ def test_nobody_answers(monkeypatch):
         JobServer(f"127.0.0.1:{port}")
 
 
-def test_somebody_who_says_nothing_is_not_waited_for_long(monkeypatch):
+def test_silent_server_times_out(monkeypatch):
     monkeypatch.setattr(submission, "ANSWER_SECONDS", 0.2)
     silent = socket.create_server(("127.0.0.1", 0))
     with silent, pytest.raises(RunError, match=r"No Ray job server answers .*timed out"):
         JobServer(f"127.0.0.1:{silent.getsockname()[1]}")
 
 
-def test_what_the_server_refuses_is_one_sentence(request_of):
+def test_refusal_of_the_server_is_a_one_line_error(request_of):
     with job_server() as (url, fake):
         fake.refuse = 413, "Maximum request body size 104857600 exceeded\nand more"
-        with pytest.raises(RunError, match=r"refuses: .*413.*exceeded\.$"):
+        with pytest.raises(RunError, match=r"refused the request: .*413.*exceeded\.$"):
             JobServer(url).submit(request_of())
 
 
-def test_where_the_address_comes_from(monkeypatch):
+def test_sources_of_the_address(monkeypatch):
     with job_server() as (url, _), job_server() as (other, _):
         monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # of the cluster, not of its dashboard
         assert submission._url(None) == "http://127.0.0.1:8265"
@@ -166,7 +166,7 @@ def test_where_the_address_comes_from(monkeypatch):
 
 
 class Logs:
-    """Stands for Ray's client: connections that each give the log from its beginning, and break."""
+    """Stand-in for Ray's client: each connection sends the log from its beginning, then breaks."""
 
     def __init__(self, *connections, ended_after):
         self.connections, self.ended_after, self.n = connections, ended_after, 0
@@ -186,7 +186,7 @@ class Logs:
         return type("Details", (), {**values, "submission_id": job_id, "status": "FAILED", "driver_exit_code": 2})
 
 
-def test_a_log_is_written_once_however_often_the_connection_breaks(monkeypatch):
+def test_log_is_written_once_if_the_connection_breaks(monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     with job_server() as (url, _):
         server = JobServer(url)
@@ -197,17 +197,17 @@ def test_a_log_is_written_once_however_often_the_connection_breaks(monkeypatch):
     assert (job.status, job.exit_code, job.is_over) == ("FAILED", 2, True)
 
 
-def test_a_connection_that_stays_away_is_given_up(monkeypatch):
+def test_lost_connection_times_out(monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(submission, "PATIENCE", 0.05)
+    monkeypatch.setattr(submission, "RECONNECT_SECONDS", 0.05)
     with job_server() as (url, _):
         server = JobServer(url)
     server._client = Logs("one\n", ended_after=10**9)
-    with pytest.raises(RunError, match=r"is lost; the job goes on .*reid-ray jobs follow train-ice-1"):
+    with pytest.raises(RunError, match=r"Lost the connection .*; the job continues .*reid-ray jobs follow train-ice-1"):
         server.follow("train-ice-1", lambda text: None)
 
 
-def test_the_parts_of_a_log(monkeypatch):
+def test_parts_of_a_log(monkeypatch):
     seen = []
     log = _Log(seen.append)
     for connection in (["ab", "c"], ["a", "bcd"], [], ["abcde"]):
@@ -217,7 +217,7 @@ def test_the_parts_of_a_log(monkeypatch):
     assert seen == ["ab", "c", "d", "e"]
 
 
-def test_a_job_s_times_are_seconds():
+def test_times_of_a_job_are_seconds():
     details = type(
         "Details",
         (),

@@ -1,4 +1,4 @@
-"""What a working directory holds, known before Ray packs it: the same files that Ray packs, and the limit."""
+"""The working directory: the same files that Ray uploads, and the size limit."""
 
 import zipfile
 
@@ -13,7 +13,7 @@ from reid_ray.runtime.working_dir import EXCLUDES, WorkingDir
 
 @pytest.fixture
 def folder(tmp_path):
-    """A project with things of each kind that is left out."""
+    """A project with one file of each excluded kind."""
     root = tmp_path / "project"
     for path, text in {
         "mine.yaml": "base: ice\n",
@@ -35,7 +35,7 @@ def folder(tmp_path):
     return root
 
 
-def test_the_files_are_those_that_ray_packs(folder, tmp_path):
+def test_files_are_those_that_ray_packs(folder, tmp_path):
     found = WorkingDir.of(folder)
     package = tmp_path / "package.zip"
     patterns = [*get_runtime_env_default_excludes(), *EXCLUDES]
@@ -48,7 +48,7 @@ def test_the_files_are_those_that_ray_packs(folder, tmp_path):
     assert found.left_out == (".git/", ".venv/", "big/", "empty/", "notes.txt", "runs/")
 
 
-def test_one_that_is_too_large_is_refused_with_its_largest_files(folder, monkeypatch):
+def test_too_large_folder_is_refused_with_its_largest_files(folder, monkeypatch):
     monkeypatch.setattr(working_dir, "LIMIT_MB", 0.01)
     WorkingDir.of(folder).check()
     (folder / "pkg" / "table.csv").write_bytes(bytes(20_000))
@@ -58,12 +58,12 @@ def test_one_that_is_too_large_is_refused_with_its_largest_files(folder, monkeyp
         WorkingDir.of(folder).check()
 
 
-def test_it_is_described_in_a_line(folder):
+def test_description_is_one_line(folder):
     line = WorkingDir.of(folder).describe()
     assert line.startswith(f"{folder}: 5 files, 0.3 kB of 100 MB; largest: pkg/code.py (0.3 kB), ")
     assert line.endswith("left out: .git/, .venv/, big/, empty/, notes.txt, runs/")
 
 
-def test_there_is_no_such_folder(tmp_path):
+def test_missing_folder_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="is not a folder"):
         WorkingDir.of(tmp_path / "none")

@@ -9,6 +9,7 @@ from torch import nn
 from torchvision.io import write_jpeg
 
 from reid_ray.api import train
+from reid_ray.config import load_config
 from reid_ray.data.images import Dataset
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import ConfigError, DataError, MethodError
@@ -206,6 +207,18 @@ def test_a_parameter_in_no_optimizer(tiny, modules):
     check_modules(stage_with(tiny(), modules=("body.0", "body.1", "head")), modules)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "left_out"), [("havana", "method.baseline=false"), ("gcl", "method.warmup=false"), ("gcl-uda", "seed=1")]
+)
+def test_a_recipe_may_describe_a_stage_that_a_run_leaves_out(recipe, left_out):
+    overrides = ["data.root=crops", "source.root=crops"] if recipe == "gcl-uda" else ["data.root=crops"]
+    config = load_config(recipe, [*overrides, "model.weights=null", left_out])
+    check_stage_names(config, stages_of(config))
+    other = load_config(recipe, [*overrides, "model.weights=null", left_out, "stages.genrate.epochs=2"])
+    with pytest.raises(ConfigError, match="stages\\.genrate: unknown"):
+        check_stage_names(other, stages_of(other))
+
+
 @pytest.fixture
 def dataset():
     table = ImageTable.from_columns(path=["a", "b"], pid=[0, 1], split=["train", "gallery"], name="crops")
@@ -215,16 +228,16 @@ def dataset():
 def test_a_table_without_the_identities_that_a_stage_learns_from(tiny, dataset):
     """Those of its training split count."""
     stage = stage_with(tiny(), {"train": StreamSpec({}, labels=LabelSpec("ground_truth"))})
-    check_tables([stage], {"data": dataset})
+    check_tables([stage], {"data": dataset}, tiny())
     blind = ImageTable.from_columns(path=["a", "b"], pid=[-1, 1], split=["train", "gallery"], name="crops")
     message = (
         "^crops has no identities in its training split, which the stage main learns from; "
         "give data with identities, or a method that learns from clusters\\.$"
     )
     with pytest.raises(DataError, match=message):
-        check_tables([stage], {"data": replace(dataset, table=blind)})
+        check_tables([stage], {"data": replace(dataset, table=blind)}, tiny())
     unlabelled = stage_with(tiny(), {"train": StreamSpec({}, labels=LabelSpec("clusters"))})
-    check_tables([unlabelled], {"data": replace(dataset, table=blind)})
+    check_tables([unlabelled], {"data": replace(dataset, table=blind)}, tiny())
 
 
 @pytest.mark.parametrize(
@@ -238,10 +251,10 @@ def test_a_table_without_the_identities_that_a_stage_learns_from(tiny, dataset):
 def test_a_table_without_a_column_that_a_stream_reads(tiny, dataset, stream, column):
     stage = stage_with(tiny(), {"train": stream})
     with pytest.raises(DataError, match=f"has no column '{column}', which is needed here; it has pid, camid"):
-        check_tables([stage], {"data": dataset})
+        check_tables([stage], {"data": dataset}, tiny())
     extra = {"attr_hat": [0, 1], "tracklet": [0, 1], "modality": ["infrared", "visible"]}
     table = ImageTable.from_columns(path=["a", "b"], pid=[0, 1], split="train", extra=extra)
-    check_tables([stage], {"data": replace(dataset, table=table)})
+    check_tables([stage], {"data": replace(dataset, table=table)}, tiny())
 
 
 def test_parameters_are_named_by_module_and_path(modules):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import toy_system
-from small_runs import METHOD_RUNS, tiny_config
+from small_runs import METHOD_RUNS, WIDTH, tiny_config
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -21,8 +21,8 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from reid_ray.config import load_config
 from reid_ray.data.views import PixelBatch
 from reid_ray.inference.folding import for_extraction
+from reid_ray.labels.neighbours import device as device_search
 from reid_ray.labels.neighbours import kernels
-from reid_ray.labels.neighbours.exact import device as device_search
 from reid_ray.methods import Batch, Inputs, build_method, stages_of
 from reid_ray.models import update_teacher
 from reid_ray.training.distributed import DistributedContext
@@ -68,6 +68,9 @@ def fake_inputs(stream, n, *, feature_dim=0, n_attributes=1):
     def view(name):
         if name == "feature":
             return torch.empty(n, feature_dim, device=CUDA)
+        if name.startswith("projection@"):
+            pixels = torch.empty(n, 1, 32, 16, dtype=torch.uint8)
+            return PixelBatch(pixels, None).to(CUDA, torch.float32)
         frames = (stream.frames,) if stream.frames > 1 else ()
         pixels = torch.empty(n, *frames, 3, 32, 16, dtype=torch.uint8)
         erased = torch.empty(n, *frames, 4, dtype=torch.int64)
@@ -85,7 +88,9 @@ TOY = ("toy", (*toy_system.OVERRIDES, f"data.root={os.devnull}"))
 
 @pytest.mark.parametrize(("name", "overrides"), [*METHOD_RUNS.items(), TOY], ids=[*METHOD_RUNS, "toy"])
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_a_step_of_every_stage(tmp_path, name, overrides, precision):
+def test_a_step_of_every_stage(tmp_path, monkeypatch, name, overrides, precision):
+    # A gradient inside a loss needs a real device, too: here it has a shape only.
+    monkeypatch.setattr(torch.autograd, "grad", lambda _, inputs, **options: (torch.empty_like(inputs),))
     overrides = [*overrides, f"training.precision={precision}"]
     config = load_config("demo", overrides) if name == "toy" else tiny_config(tmp_path, *overrides)
     method = build_method(config, DistributedContext())
@@ -149,6 +154,6 @@ def test_a_step_that_asks_the_device_is_found(tmp_path):
         with pytest.raises(Exception, match="_unique2"):
             torch.unique(inputs.labels)
         views = {name: torch.empty_like(view, device="cpu") for name, view in inputs.views.items()}
-        method.on_labels("main", {"train": labels_of(spec, 512, stage.config.batch_size)})
+        method.on_labels("main", {"train": labels_of(spec, WIDTH, stage.config.batch_size)})
         with pytest.raises(RuntimeError, match="device"):
             next(method.updates("main", Batch({"train": replace(inputs, views=views)}, KEY)))

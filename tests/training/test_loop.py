@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small_runs import METHOD_RUNS, SOURCE
+from small_runs import METHOD_RUNS, SOURCE, WIDTH
 
 from reid_ray.api import train
 from reid_ray.data.readers import read_dataset
@@ -31,7 +31,7 @@ def test_a_run_leaves_what_the_design_promises(tiny):
     assert {"ari", "nmi", "pairwise_f1", "extract_seconds", "label_seconds"} <= refresh.keys()
     assert run.finished
     features = run.embed([np.zeros((50, 20, 3), np.uint8), torch.zeros(3, 10, 10, dtype=torch.uint8)])
-    assert features.shape == (2, 512)
+    assert features.shape == (2, WIDTH)
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-5)
 
 

@@ -134,7 +134,7 @@ def test_old_checkpoints_go_and_damaged_ones_are_passed_over(begun):
 
 
 def test_the_log_is_put_now_and_then_and_whole_before_a_checkpoint(bucket, monkeypatch):
-    monkeypatch.setattr("reid_ray.io.files.SECONDS_BETWEEN_PUTS", 3600.0)  # a busy machine takes its time
+    monkeypatch.setattr("reid_ray.io.files.UPLOAD_SECONDS", 3600.0)  # a busy machine takes its time
     path = as_path(f"{bucket}/runs/x/metrics.jsonl")
     log = MetricsLog(path)
     log.rewind(0)
@@ -175,7 +175,7 @@ def test_a_store_that_fails_ends_the_run_with_one_sentence(tiny, bucket, monkeyp
         main()
     assert ended.value.code == 2
     told = " ".join(capsys.readouterr().err.split())
-    assert "there is no such bucket" in told
+    assert "the bucket does not exist" in told
     assert "start the same command again" in told
     assert latest_checkpoint(directory.checkpoints).name.startswith("step-00000002")
     monkeypatch.setattr(RemotePath, "write_bytes", put)

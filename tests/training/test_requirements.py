@@ -1,4 +1,4 @@
-"""What a run needs is said before it starts, with figures; the count is checked against real networks."""
+"""Memory requirements are checked before a run starts; the estimate is compared with real networks."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def config(*overrides):
 
 
 def really_kept(network, images):
-    """Bytes that a real forward pass keeps, by the addresses of its storages."""
+    """Bytes that a real forward pass saves, by the addresses of their storages."""
     storages = {}
 
     def pack(tensor):
@@ -45,7 +45,7 @@ def really_kept(network, images):
     ],
 )
 @pytest.mark.parametrize("bf16", [False, True])
-def test_the_count_is_that_of_a_real_forward_pass(settings, bf16):
+def test_estimate_equals_a_real_forward_pass(settings, bf16):
     model = ModelConfig.model_validate({"weights": None, "bn_group": 4, **settings})
     found = measure_network(lambda: build_network(model, bf16=bf16), 4)
     network = build_network(model, bf16=bf16).train()
@@ -56,7 +56,7 @@ def test_the_count_is_that_of_a_real_forward_pass(settings, bf16):
     assert found.trainable == 4 * sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
-def test_counting_leaves_the_generator_and_the_memory_alone():
+def test_estimate_changes_neither_random_state_nor_memory():
     model = ModelConfig(weights=None, bn_group=None)
     before = torch.get_rng_state()
     found = measure_network(lambda: build_network(model))
@@ -84,7 +84,7 @@ def test_each_part_of_the_estimate():
     assert double.on_device["networks"] == 2 * needed.on_device["networks"]
 
 
-def test_an_absurd_height_is_refused_with_figures():
+def test_absurd_height_is_refused_with_numbers():
     absurd = config("data.height=1000000")
     needed = estimate(absurd, n_train=12_936, n_views=1)
     with pytest.raises(ConfigError) as caught:
@@ -92,10 +92,10 @@ def test_an_absurd_height_is_refused_with_figures():
     message = str(caught.value)
     assert "needs at least" in message
     assert "GiB for activations" in message
-    assert "and there is 22.0 GiB; take smaller images (data.height=1000000" in message
+    assert "22.0 GiB is available; use smaller images (data.height=1000000" in message
 
 
-def test_what_fits_is_let_through():
+def test_run_that_fits_is_accepted():
     ordinary = config()
     needed = estimate(ordinary, n_train=12_936, n_test=19_281)
     assert 3 * GB < needed.total() < 12 * GB
@@ -115,7 +115,7 @@ def test_this_machine_has_some_memory():
 
 
 def test_a_run_that_cannot_fit_is_refused_before_it_begins(tiny):
-    absurd = tiny("data.height=1000000", "training.precision=bf16")
+    absurd = tiny("data.height=1000000", "data.width=8192")
     with pytest.raises(ConfigError, match=r"needs at least [\d,.]+ GiB of memory in each process .* for activations"):
         train(absurd)
     assert not RunDirectory.of(absurd).path.exists()
@@ -132,6 +132,6 @@ def test_no_recipe_is_refused_on_a_machine_that_can_train_it(recipe):
 
 
 def test_more_neighbours_than_images_are_refused_before_the_run_begins(tiny):
-    with pytest.raises(ConfigError, match=r"labels\.k1=3000 needs at least 3001 images, and there are 48"):
+    with pytest.raises(ConfigError, match=r"labels\.k1=3000 needs at least 3001 images, but there are 48"):
         train(tiny("labels.k1=3000"))
     assert not RunDirectory.of(tiny()).path.exists()

@@ -6,43 +6,20 @@ import numpy as np
 import pytest
 import torch
 from small_runs import METHOD_RUNS
+from small_streams import Data, stage_with
 
 from reid_ray.data.images import Dataset
 from reid_ray.data.table import ImageTable
 from reid_ray.data.views import normalize
 from reid_ray.errors import DataError, LoaderError
-from reid_ray.methods import FeatureCache, LabelSpec, Stage, StreamSpec, stages_of
+from reid_ray.methods import FeatureCache, LabelSpec, StreamSpec, stages_of
 from reid_ray.training.datasets import ImageCaches, read_datasets
 from reid_ray.training.distributed import DistributedContext
-from reid_ray.training.services import known_labels
-from reid_ray.training.streams import StageData
 from reid_ray.types import Labels
 
-CPU = torch.device("cpu")
 TRUTH = LabelSpec("ground_truth")
 SOURCE = "source={layout: synthetic, synthetic: {seed: 7, n_train_ids: 5, images_per_id: 6}}"
 PLAIN = "data.strong={pad: 0, flip: 0, blur: 0, erase: 0}"
-
-
-def stage_with(config, **streams):
-    return Stage("main", config.training, streams, {}, "student")
-
-
-class Data:
-    """A stage's data on one worker, with labels that need no features."""
-
-    def __init__(self, config, stage, datasets=None, *, context=None, features=None, labels=None, dtype=torch.float32):
-        datasets = datasets or read_datasets(config)
-        self.tables = {section: dataset.train for section, dataset in datasets.items()}
-        self.labels = labels or known_labels(stage, self.tables)
-        caches = ImageCaches(datasets, config)
-        self.data = StageData(stage, config, caches, features or {}, context or DistributedContext(), CPU, dtype)
-
-    def plan(self, epoch=0):
-        return self.data.plan(self.labels, epoch)
-
-    def batches(self, epoch=0, start=0):
-        return list(self.data.batches(self.plan(epoch), self.labels, epoch, start))
 
 
 @pytest.fixture

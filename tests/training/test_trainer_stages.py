@@ -282,3 +282,50 @@ def test_images_of_a_table_that_the_stage_does_not_read_are_freed(trainer, metho
     monkeypatch.setattr(ImageCaches, "keep_only", lambda caches, names: kept.append(names) or keep_only(caches, names))
     trainer(*STAGES).run()
     assert kept == [["data", "evaluation"]] * 2
+
+
+class Continued(TwoStages):
+    """Both stages train the same layer on identities, by an optimizer of the same name."""
+
+    resumes = ("main",)
+
+    def __init__(self, config, collectives):
+        super().__init__(config, collectives)
+        self.moments = []
+
+    @classmethod
+    def stages(cls, config):
+        return tuple(
+            cls.stage_of(name, settings, LabelSpec("ground_truth"), frozen=("first",), evaluated=False, resumes=resumed)
+            for name, settings, resumed in (
+                ("first", config.stage_config("first"), ()),
+                ("main", config.training, cls.resumes),
+            )
+        )
+
+    def on_labels(self, stage, labels):
+        self.labels = labels["train"]
+
+    def updates(self, stage, batch):
+        yield from OneLayer.updates(self, stage, batch)
+
+
+@pytest.mark.parametrize("resumes", [("main",), ()])
+def test_an_optimizer_keeps_its_moments_where_the_stage_resumes_it(trainer, method, resumes):
+    """Adam counts its steps; killed at the border of the stages it counts on just the same."""
+    method(type("Resumed", (Continued,), {"resumes": resumes}))
+    options = ("stages.first={epochs: 1, iterations: 3}", "training.epochs=1", "training.iterations=2")
+    whole = trainer("name=whole", *options)
+    whole.run()
+    (count,) = {int(state["step"]) for state in newest_state(whole.directory)["optimizers"]["main"]["state"].values()}
+    assert count == (5 if resumes else 2)
+
+    def at_the_border(event):
+        if event["event"] == "start" and event["stage"] == "main":
+            raise RuntimeError("the machine is gone")
+
+    with pytest.raises(RuntimeError, match="gone"):
+        trainer(*options, listener=at_the_border).run()
+    resumed = trainer(*options)
+    resumed.run()
+    assert_bit_equal(newest_state(whole.directory), newest_state(resumed.directory))

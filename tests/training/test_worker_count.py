@@ -67,7 +67,7 @@ def trained(tmp_path_factory):
 
 def trained_numbers(size, folder):
     common = ("training.precision=float64", f"training.iterations={ITERATIONS}", f"runtime.n_workers={size}")
-    configs = {name: tiny_config(folder, f"name={name}", *common, *options) for name, options in RUNS.items()}
+    configs = {name: tiny_config(folder, f"name={name}", *options, *common) for name, options in RUNS.items()}
     return train_together(configs, size, folder)
 
 

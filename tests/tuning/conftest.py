@@ -1,4 +1,4 @@
-"""Searches without Ray: a stage, its study, and trials that are told what the test says."""
+"""Searches without Ray: a phase, its study, and trials whose results a test chooses."""
 
 import pytest
 from ray.tune.utils.util import flatten_dict
@@ -13,7 +13,7 @@ WANTED = ["labels.eps=.3:.8", "labels.k1=4:12", "method.temperature_hard=.05:.3:
 
 
 class Told:
-    """A stage whose trials end as `tell` says, through the searcher that Ray Tune would call."""
+    """A phase whose trials end with the results passed to `tell`, through the searcher that Ray Tune calls."""
 
     def __init__(self, request):
         self.request = request
@@ -51,7 +51,7 @@ class Told:
 
 
 @pytest.fixture
-def told(tmp_path):
+def make_search(tmp_path):
     def start(*overrides, wanted=WANTED, **options):
         return Told(make_request(tiny_config(tmp_path, *overrides), name="s", wanted=wanted, **options))
 

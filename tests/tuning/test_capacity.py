@@ -1,16 +1,16 @@
-"""How many trials fit is counted beforehand; what does not fit is refused in a sentence."""
+"""The number of concurrent trials is computed before the start; a trial that does not fit is refused."""
 
 import pytest
 from small_runs import tiny_config
 
 from reid_ray.errors import ConfigError
-from reid_ray.tuning import capacity as room
-from reid_ray.tuning.capacity import cpus_to_start, make_capacity
+from reid_ray.tuning import capacity
+from reid_ray.tuning.capacity import PLACEHOLDER_BUNDLE, cpus_to_start, make_capacity
 
 
 @pytest.fixture(autouse=True)
 def _dashboard(monkeypatch):
-    monkeypatch.setattr(room, "list_nodes", lambda **options: [])
+    monkeypatch.setattr(capacity, "list_nodes", lambda **options: [])
 
 
 def config(*runtime):
@@ -26,10 +26,34 @@ def config(*runtime):
         (("device=cpu",), 9, {"CPU": 4}, None, 4, {"CPU": 1}, 1),
         (("device=auto",), None, {"CPU": 8, "GPU": 2}, None, 2, {"CPU": 1, "GPU": 1}, 1),
         (("device=cpu", "threads=3"), 2, {"CPU": 4}, 4, 2, {"CPU": 1}, 3),
-        (("backend=ray", "device=cpu", "n_workers=2"), None, {"CPU": 4}, None, 2, room.STUB, None),
-        (("backend=ray", "device=cpu", "placement=separate"), None, {"CPU": 7}, None, 2, room.STUB, None),
-        (("backend=ray", "device=auto", "n_workers=2"), None, {"CPU": 64, "GPU": 8}, None, 2, room.STUB, None),
-        (("backend=ray", "device=auto", "placement=colocated"), None, {"CPU": 64, "GPU": 8}, None, 8, room.STUB, None),
+        (("backend=ray", "device=cpu", "n_workers=2"), None, {"CPU": 4}, None, 2, PLACEHOLDER_BUNDLE, None),
+        (
+            ("backend=ray", "device=cpu", "placement=separate"),
+            None,
+            {"CPU": 7},
+            None,
+            2,
+            PLACEHOLDER_BUNDLE,
+            None,
+        ),
+        (
+            ("backend=ray", "device=auto", "n_workers=2"),
+            None,
+            {"CPU": 64, "GPU": 8},
+            None,
+            2,
+            PLACEHOLDER_BUNDLE,
+            None,
+        ),
+        (
+            ("backend=ray", "device=auto", "placement=colocated"),
+            None,
+            {"CPU": 64, "GPU": 8},
+            None,
+            8,
+            PLACEHOLDER_BUNDLE,
+            None,
+        ),
     ],
 )
 def test_as_many_trials_as_fit(runtime, wanted, cluster, n_cores, concurrent, bundle, threads):
@@ -54,16 +78,16 @@ def test_hours_count_gpus_or_else_cpus():
         (("n_workers=2",), {"CPU": 4}, "runtime.backend=inline a trial is one process"),
     ],
 )
-def test_a_trial_larger_than_the_cluster_is_refused(runtime, cluster, part):
+def test_trial_larger_than_the_cluster_is_refused(runtime, cluster, part):
     with pytest.raises(ConfigError, match=part):
         make_capacity(config(*runtime), None, cluster, None)
 
 
-def test_without_a_dashboard_stopped_trials_would_keep_what_they_had(monkeypatch):
+def test_cluster_without_a_dashboard_is_refused(monkeypatch):
     def refuse(**options):
         raise ConnectionError
 
-    monkeypatch.setattr(room, "list_nodes", refuse)
+    monkeypatch.setattr(capacity, "list_nodes", refuse)
     with pytest.raises(ConfigError, match="no dashboard"):
         make_capacity(config("backend=ray", "device=cpu"), None, {"CPU": 4}, None)
     make_capacity(config("device=cpu"), None, {"CPU": 4}, None)
@@ -79,5 +103,5 @@ def test_without_a_dashboard_stopped_trials_would_keep_what_they_had(monkeypatch
         (("backend=ray", "n_workers=2", "device=cpu"), 2, 4),
     ],
 )
-def test_a_cluster_of_our_own_has_room_for_what_is_asked(runtime, wanted, cpus):
+def test_local_cluster_has_enough_cpus(runtime, wanted, cpus):
     assert cpus_to_start(config(*runtime), wanted, n_cores=2) == cpus

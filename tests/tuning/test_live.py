@@ -1,4 +1,4 @@
-"""What is seen of a search while it goes on."""
+"""Progress output of a running search."""
 
 import io
 
@@ -18,7 +18,7 @@ def view_of(search):
 
 
 def seen(search, work, *, terminal):
-    """What stands on a console while `work` is done."""
+    """The console output during `work`."""
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=160)
     with Board(console)(view_of(search)):
@@ -26,8 +26,8 @@ def seen(search, work, *, terminal):
     return out.getvalue()
 
 
-def test_a_line_for_each_trial_that_ends(told):
-    search = told()
+def test_one_line_per_finished_trial(make_search):
+    search = make_search()
     before, _ = search.ask()
     search.tell(before, 0.3)
 
@@ -39,14 +39,14 @@ def test_a_line_for_each_trial_that_ends(told):
     text = seen(search, work, terminal=False)
     assert "4 trials, 1 of them from before, 2 at a time on cpu" in text
     assert "trial 2/4" in text
-    assert "label_free 0.5000, the best so far" in text
+    assert "label_free 0.5000, best so far" in text
     assert "degenerate: [because]" in text
     assert "failed: [because]" in text
     assert text.count("trial ") == 3
 
 
-def test_the_table_shows_what_is_under_way_and_the_best(told):
-    search = told()
+def test_table_shows_running_trials_and_the_best(make_search):
+    search = make_search()
     trial, _ = search.ask()
     search.tell(trial, 0.3)
     _, values = search.ask()
@@ -64,8 +64,8 @@ def test_the_table_shows_what_is_under_way_and_the_best(told):
     assert f"eps={values['labels.eps']}" in text
 
 
-def test_a_stopped_trial_says_so(told):
-    search = told(objectives=["map"], stop_early="yes")
+def test_stopped_trial_is_marked(make_search):
+    search = make_search(objectives=["map"], stop_early="yes")
     trial, _ = search.ask()
     search.tell(trial, 0.2, state="running", final=False)
     rows = read_rows(search.study, 0)

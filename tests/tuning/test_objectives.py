@@ -1,4 +1,4 @@
-"""The label-free score of a run: what it is made of, and that it reads no identities."""
+"""The label-free score of a run: its definition, and that it does not read identities."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from reid_ray.run import Run
 from reid_ray.tuning.objectives import label_free_score
 
 
-def test_it_is_that_of_the_labels_of_the_last_model(finished_run: Run) -> None:
+def test_score_of_the_labels_of_the_last_model(finished_run: Run) -> None:
     scores = label_free_score(finished_run)
     table = finished_run.dataset.train
     features = finished_run.embed_table(table)
@@ -29,7 +29,7 @@ def test_it_is_that_of_the_labels_of_the_last_model(finished_run: Run) -> None:
     assert all(type(value) is float for value in scores.values())
 
 
-def test_it_reads_no_identities(finished_run: Run) -> None:
+def test_score_does_not_read_identities(finished_run: Run) -> None:
     known, blind = label_free_score(finished_run), Run(finished_run.path)
     blind.dataset = replace(blind.dataset, table=blind.dataset.table.without_pids())
     unknown = label_free_score(blind)
@@ -37,7 +37,7 @@ def test_it_reads_no_identities(finished_run: Run) -> None:
     assert known.keys() - unknown.keys() == {"ari", "nmi", "pairwise_precision", "pairwise_recall", "pairwise_f1"}
 
 
-def test_a_source_that_is_compared_with_has_its_part(tmp_path: Path) -> None:
+def test_score_with_a_source_similarity_term(tmp_path: Path) -> None:
     """The labels are those that the run would train on next."""
     short = ("training.epochs=1", "training.iterations=1", "evaluation.every=null")
     run = train(tiny_config(tmp_path, *METHOD_RUNS["abmt"], *SOURCE, *short, "labels.source_weight=0.3"))

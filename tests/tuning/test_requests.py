@@ -1,4 +1,4 @@
-"""What may be asked for, and whose a search directory is."""
+"""Validation of search requests, and ownership of search directories."""
 
 import pytest
 from small_runs import tiny_config
@@ -12,7 +12,7 @@ def ask(tmp_path):
     return lambda *overrides, name="s", **options: make_request(tiny_config(tmp_path, *overrides), name=name, **options)
 
 
-def test_by_labels_people_are_held_out_and_without_nothing_is_evaluated(ask):
+def test_map_trials_hold_out_people_and_label_free_trials_are_not_evaluated(ask):
     free = trial_base(ask("evaluation.every=2", "evaluation.at_start=true"))
     assert (free.evaluation.every, free.evaluation.at_start, free.data.holdout) == (None, False, 0)
     held = trial_base(ask("evaluation.every=2", objectives=["map"]))
@@ -34,7 +34,7 @@ def test_by_labels_people_are_held_out_and_without_nothing_is_evaluated(ask):
         (20, ["map", "hours"], "auto", False),
     ],
 )
-def test_long_trials_that_are_evaluated_may_be_stopped_early(ask, epochs, objectives, stop_early, expected):
+def test_long_evaluated_trials_may_be_stopped_early(ask, epochs, objectives, stop_early, expected):
     request = ask(f"training.epochs={epochs}", objectives=objectives, stop_early=stop_early)
     assert request.stop_early is expected
 
@@ -47,22 +47,22 @@ def test_long_trials_that_are_evaluated_may_be_stopped_early(ask, epochs, object
         ({"objectives": ["mAP"]}, "label-free or map"),
         ({"stop_early": "yes"}, "--objective map alone"),
         ({"stop_early": "yes", "objectives": ["map", "hours"]}, "--objective map alone"),
-        ({"sweep": ["eps=.4:.6:.1"], "objectives": ["map"]}, "goes with --objective label-free"),
-        ({"sweep": ["eps=.4:.6:.1"], "wanted": ["labels.eps"]}, "both in --search and in --sweep"),
-        ({"sweep": ["epsilon=.4"]}, "not something to sweep"),
+        ({"sweep": ["eps=.4:.6:.1"], "objectives": ["map"]}, "needs --objective label-free"),
+        ({"sweep": ["eps=.4:.6:.1"], "wanted": ["labels.eps"]}, "in both --search and --sweep"),
+        ({"sweep": ["epsilon=.4"]}, "cannot be swept"),
     ],
 )
-def test_what_does_not_go_together_is_a_sentence(ask, options, part):
+def test_conflicting_options_are_refused(ask, options, part):
     with pytest.raises(ConfigError, match=part):
         ask(**options)
 
 
-def test_what_a_sweep_tries_is_not_searched_besides(ask):
+def test_swept_keys_are_not_searched(ask):
     assert {"labels.eps", "labels.k1"} <= set(ask().space)
     assert not {"labels.eps", "labels.k1"} & set(ask(sweep=["eps=.4:.6:.1", "k1=4,6"]).space)
 
 
-def test_a_request_is_read_back_as_it_was_written(ask, tmp_path):
+def test_request_round_trip(ask, tmp_path):
     wanted = ["labels.eps", "model.pooling=avg,gem", "labels.k1=4:8", "method.weight_soft"]
     request = ask(wanted=wanted, objectives=["map", "hours"])
     with SearchDirectory.of(request).owned(request):
@@ -72,7 +72,7 @@ def test_a_request_is_read_back_as_it_was_written(ask, tmp_path):
         read_request(tmp_path / "s")
 
 
-def test_a_directory_is_one_search_s(ask, tmp_path):
+def test_directory_belongs_to_one_search(ask, tmp_path):
     request = ask()
     directory = SearchDirectory.of(request)
     with directory.owned(request):
@@ -95,11 +95,11 @@ def test_a_directory_is_one_search_s(ask, tmp_path):
     directory.check(ask("runtime.threads=2", "training.log_every=3", "evaluation.every=1"))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
-    with pytest.raises(RunError, match="is no search"):
+    with pytest.raises(RunError, match="is not a search directory"):
         SearchDirectory.of(ask(name="other")).check(ask(name="other"))
 
 
-def test_a_search_that_has_not_begun_may_be_another(ask, tmp_path):
+def test_directory_without_trials_may_change_its_request(ask, tmp_path):
     with SearchDirectory.of(ask()).owned(ask()):
         pass
     other = ask("labels.k2=3")

@@ -1,4 +1,4 @@
-"""What a search leaves: a table, a recipe, pictures and a report, from the journal alone."""
+"""Outputs of a search, computed from its journal: a table, a recipe, plots and a report."""
 
 import re
 
@@ -22,11 +22,11 @@ SCORES = (0.3, 0.5, 0.0, 0.6, 0.2, 0.55)
 
 
 @pytest.fixture
-def finished(told):
-    """A search with six trials, of which the fourth is the best."""
+def finished(make_search):
+    """A search with six trials, the fourth of which is the best."""
 
     def run(*overrides, **options):
-        search = told(*overrides, **options)
+        search = make_search(*overrides, **options)
         for score in SCORES:
             trial, _ = search.ask()
             scores = (score, 1 + score) if "hours" in search.request.objectives else (score,)
@@ -37,7 +37,7 @@ def finished(told):
 
 
 def tell_stage(search, stage, points, score_of):
-    """Run a later stage of a search: all its points, told as `score_of` says."""
+    """Run a later phase of a search: all points, with the scores of `score_of`."""
     search.stage = stage
     search.restart()
     enqueue(search.study, seeded(points, stage))
@@ -63,13 +63,13 @@ def test_the_best_trial_as_a_recipe(finished):
     assert (best.output, best.runtime, best.seed) == (request.output, request.runtime, request.seed)
 
 
-def test_a_hold_out_of_the_search_s_own_is_not_in_the_recipe(finished):
+def test_holdout_of_the_search_is_not_in_the_recipe(finished):
     search = finished(objectives=["map"])
     assert search_phase(search.request).base.data.holdout > 0
     assert best_config(read_results(search.directory.path)).data.holdout == 0
 
 
-def test_a_row_a_trial(finished):
+def test_one_row_per_trial(finished):
     search = finished(objectives=["label-free", "hours"])
     results = read_results(search.directory.path)
     write_results(results)
@@ -89,11 +89,11 @@ def test_more_seeds_choose_the_winner(finished):
     tell_stage(search, seed_phase(search.request, best[:2], 2), best[:2], lambda v: 0.9 if matches(v, best[1]) else 0.1)
     results = read_results(search.directory.path)
     assert results.winner == best[1]
-    assert [point.scores for point in results.again] == [{1: 0.9, 2: 0.9}, {1: 0.1, 2: 0.1}]
+    assert [point.scores for point in results.repeats] == [{1: 0.9, 2: 0.9}, {1: 0.1, 2: 0.1}]
     assert best_config(results).labels.k1 == best[1]["labels.k1"]
 
 
-def test_a_seed_that_failed_counts_in_no_mean():
+def test_failed_seed_is_not_in_the_mean():
     rows = [
         Row(0, "a", "complete", {"labels.k1": 20, "seed": 1}, (0.4,)),
         Row(1, "b", "failed", {"labels.k1": 20, "seed": 2}),
@@ -107,7 +107,7 @@ def test_a_seed_that_failed_counts_in_no_mean():
 @pytest.mark.parametrize(
     ("gain", "part"), [(0.1, "beats the recipe: mAP +10.0"), (-0.1, "does not beat the recipe: mAP -10.0")]
 )
-def test_the_verdict_is_that_of_fresh_seeds(finished, gain, part):
+def test_verdict_uses_new_seeds(finished, gain, part):
     search = finished()
     results = read_results(search.directory.path)
     assert results.winner != results.own
@@ -122,8 +122,8 @@ def test_the_verdict_is_that_of_fresh_seeds(finished, gain, part):
     assert sum(row["mAP"] is not None for row in rows) == 6
 
 
-def test_the_recipe_may_be_the_winner(told):
-    search = told()
+def test_recipe_may_be_the_winner(make_search):
+    search = make_search()
     own = own_values(search.request.config, search.request.space)
     enqueue(search.study, [own])
     for score in (0.5, 0.4):
@@ -134,8 +134,8 @@ def test_the_recipe_may_be_the_winner(told):
     assert "own values are the winner" in verdict(results)
 
 
-def test_what_a_sweep_found_is_part_of_the_recipe(told):
-    search = told(wanted=["method.temperature_hard"], sweep=["eps=.4:.6:.1"])
+def test_swept_settings_are_in_the_recipe(make_search):
+    search = make_search(wanted=["method.temperature_hard"], sweep=["eps=.4:.6:.1"])
     trial, values = search.ask()
     search.tell(trial, 0.4, swept={"labels.eps": 0.4})
     results = read_results(search.directory.path)
@@ -144,8 +144,8 @@ def test_what_a_sweep_found_is_part_of_the_recipe(told):
     assert best_config(results).labels.eps == 0.4
 
 
-def test_a_search_without_a_score_has_no_winner(told):
-    search = told()
+def test_search_without_a_score_has_no_winner(make_search):
+    search = make_search()
     assert read_results(search.directory.path).rows == []
     trial, _ = search.ask()
     search.tell(trial, 0.0, state="failed", reason="no memory in it")
@@ -158,7 +158,7 @@ def test_a_search_without_a_score_has_no_winner(told):
 
 
 @pytest.mark.parametrize("objectives", [["label-free"], ["map", "hours"]])
-def test_the_report_shows_all_of_it(finished, objectives):
+def test_report_is_complete(finished, objectives):
     search = finished(objectives=objectives)
     results = read_results(search.directory.path)
     points = [results.winner, results.own]
@@ -175,8 +175,8 @@ def test_the_report_shows_all_of_it(finished, objectives):
     assert not re.search(r"\bnan\b", page)
 
 
-def test_importance_is_that_of_the_key_that_matters(told):
-    search = told()
+def test_importance_finds_the_relevant_key(make_search):
+    search = make_search()
     for _ in range(12):
         trial, values = search.ask()
         search.tell(trial, values["labels.eps"] - 0.2)
@@ -192,8 +192,8 @@ def matches(values, point):
     return all(values[key] == value for key, value in point.items())
 
 
-def test_values_of_the_recipe_outside_of_the_ranges_can_be_compared(told):
-    search = told("labels.eps=0.9")
+def test_values_of_the_recipe_outside_of_the_ranges_can_be_compared(make_search):
+    search = make_search("labels.eps=0.9")
     trial, _ = search.ask()
     search.tell(trial, 0.4)
     results = read_results(search.directory.path)

@@ -1,4 +1,4 @@
-"""Searches on Ray: killed and continued, two at a time, refused where they do not fit; nothing is left behind."""
+"""Searches on Ray: killed and resumed, concurrent trials, too large for the cluster; nothing is left behind."""
 
 import time
 
@@ -31,7 +31,7 @@ def tune(tmp_path, process_group):
 
 
 def completed(journal):
-    """Trials that the journal knows to be complete."""
+    """Complete trials in the journal."""
     if not journal.exists() or not journal.stat().st_size:
         return []
     storage = open_storage(journal)
@@ -44,7 +44,7 @@ def completed(journal):
 
 
 def gone(paths, seconds=40):
-    """Whether nothing of these is there, or soon will be: processes of Ray die a moment after their driver."""
+    """Whether all of these disappear soon: Ray's processes end a moment after their driver."""
     until = time.monotonic() + seconds
     while (left := [path for found in paths for path in found()]) and time.monotonic() < until:
         time.sleep(0.2)
@@ -52,8 +52,8 @@ def gone(paths, seconds=40):
 
 
 @pytest.mark.timeout(400)
-def test_a_killed_search_goes_on_and_no_trial_is_run_twice(tune, tmp_path, ray_folder):
-    """kill -9 of the driver with a trial done and others under way, then the same command."""
+def test_killed_search_resumes_and_no_trial_runs_twice(tune, tmp_path, ray_folder):
+    """kill -9 of the driver with one trial finished and others running, then the same command."""
     options = ("--trials", "4", "--concurrent", "2")
     journal = tmp_path / "s" / "study.journal"
     process = tune(options=options)
@@ -99,7 +99,7 @@ def four_cpus(logical_cluster):
 
 @pytest.mark.timeout(400)
 def test_two_trials_with_trainers_and_pools_share_four_cpus(tune, four_cpus, tmp_path, monkeypatch):
-    """Each has a trainer with two CPUs, and a pool: two fit. One larger than the cluster is refused at once."""
+    """Each has a trainer with two CPUs and a pool, so two fit. A trial larger than the cluster is refused at once."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     on_ray = ("runtime.backend=ray", f"runtime.address={four_cpus}", "training.epochs=1")
     larger = tiny_config(tmp_path, *on_ray, "runtime.n_workers=4", "runtime.cpus_per_worker=2")

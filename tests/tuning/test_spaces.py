@@ -1,4 +1,4 @@
-"""What a search varies: each recipe has something, within the bounds of its fields, and mistakes get a sentence."""
+"""Search spaces: every recipe has one within the bounds of its fields; mistakes are one-line errors."""
 
 import pickle
 from functools import partial
@@ -31,7 +31,7 @@ ALL = list(ranges())
 
 
 @pytest.mark.parametrize(("field", "search"), [row[1:] for row in ALL], ids=[row[0] for row in ALL])
-def test_a_range_lies_within_the_bounds_of_its_field(field, search):
+def test_range_is_within_the_bounds_of_its_field(field, search):
     assert search.choices or search.low < search.high
     for limit in field.metadata:
         for end in search.choices or (search.low, search.high):
@@ -43,7 +43,7 @@ def test_a_range_lies_within_the_bounds_of_its_field(field, search):
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_has_something_to_search_and_begins_within_it(name):
+def test_every_recipe_has_a_search_space_that_contains_it(name):
     config = recipe(name)
     space = search_space(config)
     assert any(key.startswith("method.") for key in space)
@@ -68,7 +68,7 @@ def test_every_recipe_has_something_to_search_and_begins_within_it(name):
         ("source", ("method.margin=0.3",), {"method.margin"}, set()),
     ],
 )
-def test_keys_that_a_run_does_not_read_are_left_out(name, overrides, there, not_there):
+def test_unused_keys_are_left_out(name, overrides, there, not_there):
     space = set(search_space(recipe(name, *overrides)))
     assert there <= space
     assert not not_there & space
@@ -88,7 +88,7 @@ def test_keys_that_a_run_does_not_read_are_left_out(name, overrides, there, not_
         ("method.own_camera_positive=true,false", Search(choices=(True, False))),
     ],
 )
-def test_what_is_asked_for(text, expected):
+def test_requested_ranges(text, expected):
     (found,) = search_space(recipe("ice"), [text]).values()
     assert found == expected
     assert [type(end) for end in (found.low, found.high)] == [type(end) for end in (expected.low, expected.high)]
@@ -99,41 +99,41 @@ def test_what_is_asked_for(text, expected):
     [
         (["labels.ep"], "did you mean 'labels.eps'"),
         (["temperature_hard"], "did you mean 'method.temperature_hard'"),
-        (["method.temperature"], "no setting of this recipe"),
-        (["labels"], "no setting of this recipe"),
-        (["training.epochs=1:3"], "not for searching"),
-        (["seed=1,2"], "not for searching"),
-        (["runtime.threads=1,2"], "not for searching"),
-        (["data.holdout=0:0.5"], "not for searching"),
-        (["source_stage=true,false"], "not for searching"),
-        (["data.height"], "has no range of its own"),
+        (["method.temperature"], "not a setting of this recipe"),
+        (["labels"], "not a setting of this recipe"),
+        (["training.epochs=1:3"], "cannot be searched"),
+        (["seed=1,2"], "cannot be searched"),
+        (["runtime.threads=1,2"], "cannot be searched"),
+        (["data.holdout=0:0.5"], "cannot be searched"),
+        (["source_stage=true,false"], "cannot be searched"),
+        (["data.height"], "has no default range"),
         (["labels.k1=1.5:3"], "valid integer"),
-        (["labels.eps=.9:.1"], "is no range"),
-        (["labels.eps=.1:.9:exp"], "is no range"),
-        (["labels.eps=0:.9:log"], "is no range"),
-        (["labels.eps=.1:inf"], "is no range"),
+        (["labels.eps=.9:.1"], "is not a range"),
+        (["labels.eps=.1:.9:exp"], "is not a range"),
+        (["labels.eps=0:.9:log"], "is not a range"),
+        (["labels.eps=.1:inf"], "is not a range"),
         (["labels.eps=.5:2"], "less than 1"),
         (["labels.eps=.5,2"], "less than 1"),
         (["labels.eps=low,high"], "labels.eps"),
         (["labels.eps=[.5],.6"], "does not list plain values"),
-        (["model.pooling=0:1"], "is no number"),
+        (["model.pooling=0:1"], "is not a number"),
         (["labels.eps", "labels.eps=.4:.5"], "searched twice"),
     ],
 )
-def test_mistakes_are_sentences(wanted, part):
+def test_mistakes_are_refused(wanted, part):
     with pytest.raises(ConfigError, match=part):
         search_space(recipe("ice"), wanted)
 
 
-def test_settings_of_stages_are_not_for_searching():
-    """They belong to the models that all trials begin from."""
+def test_settings_of_stages_cannot_be_searched():
+    """They belong to the models that all trials start from."""
     config = recipe("abmt-uda")
-    with pytest.raises(ConfigError, match="not for searching"):
+    with pytest.raises(ConfigError, match="cannot be searched"):
         search_space(config, ["stages.source.lr=.001:.01"])
     assert not any(key.startswith("stages.") for key in search_space(config))
 
 
-def test_values_are_drawn_where_they_may_and_are_short():
+def test_samples_are_in_range_and_rounded():
     space = search_space(recipe("ice"), ["labels.k1", "labels.eps", "method.weight_soft", "model.pooling=avg,gem"])
     draw = pickle.loads(pickle.dumps(partial(suggest, space=space)))  # as Ray Tune does it
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
@@ -150,7 +150,7 @@ def test_values_are_drawn_where_they_may_and_are_short():
     assert rounded(7) == 7
 
 
-def test_a_range_that_nobody_chose_is_widened_to_the_recipe_s_value():
+def test_default_range_is_extended_to_the_value_of_the_recipe():
     config = recipe("ice", "labels.k1=6", "method.weight_hard=0", "method.weight_soft=90")
     for space in (
         search_space(config),
@@ -162,7 +162,7 @@ def test_a_range_that_nobody_chose_is_widened_to_the_recipe_s_value():
         assert starting_point(config, space) == own_values(config, space)
 
 
-def test_a_value_outside_of_its_range_is_no_start():
+def test_value_outside_its_range_is_not_a_starting_point():
     config = recipe("ice")
     space = search_space(config, ["labels.eps=.6:.7", "labels.k1"])
     assert starting_point(config, space) == {"labels.k1": 30}

@@ -1,4 +1,4 @@
-"""The journal is the truth: nothing is lost or asked for twice, whenever the process ends, and reasons are kept."""
+"""The journal is authoritative: no trial is lost or duplicated whenever the process ends, and reasons are kept."""
 
 import math
 
@@ -7,15 +7,15 @@ import pytest
 from optuna.trial import TrialState
 
 from reid_ray.tuning.spaces import starting_point
-from reid_ray.tuning.study import best_first, enqueue, mend, n_done, pareto_front, read_rows, recover, sampler
+from reid_ray.tuning.study import best_first, enqueue, n_done, pareto_front, read_rows, recover, repair, sampler
 
 
-def rows(told):
-    return read_rows(told.study, told.stage.base.seed)
+def rows(make_search):
+    return read_rows(make_search.study, make_search.stage.base.seed)
 
 
-def test_the_recipe_s_own_values_come_first_and_once(told):
-    search = told()
+def test_values_of_the_recipe_come_first_and_once(make_search):
+    search = make_search()
     own = starting_point(search.request.config, search.request.space)
     for _ in range(3):
         enqueue(search.study, [own])
@@ -24,8 +24,8 @@ def test_the_recipe_s_own_values_come_first_and_once(told):
     assert search.ask()[1] != own
 
 
-def test_a_search_that_is_killed_between_ask_and_tell_goes_on_with_the_same_values(told):
-    search = told()
+def test_search_killed_between_ask_and_tell_resumes_with_the_same_values(make_search):
+    search = make_search()
     first, _ = search.ask()
     search.tell(first, 0.4)
     _, second = search.ask()
@@ -41,8 +41,8 @@ def test_a_search_that_is_killed_between_ask_and_tell_goes_on_with_the_same_valu
     assert [row.scores for row in best_first(rows(search))] == [(0.4,)]
 
 
-def test_a_process_killed_while_it_recovers_loses_and_doubles_nothing(told, monkeypatch):
-    search = told()
+def test_process_killed_during_recovery_loses_and_duplicates_nothing(make_search, monkeypatch):
+    search = make_search()
     left = [search.ask()[1] for _ in range(2)]
     search.restart()
     with monkeypatch.context() as patch:
@@ -56,8 +56,8 @@ def test_a_process_killed_while_it_recovers_loses_and_doubles_nothing(told, monk
     assert asked[2] not in left
 
 
-def test_draws_are_not_repeated_after_a_restart(told):
-    search = told()
+def test_samples_are_not_repeated_after_a_restart(make_search):
+    search = make_search()
     drawn = []
     for _ in range(3):
         trial, values = search.ask()
@@ -68,8 +68,8 @@ def test_draws_are_not_repeated_after_a_restart(told):
     assert sampler(search.stage, None, 0)._n_startup_trials > sampler(search.stage, 9, 0)._n_startup_trials
 
 
-def test_a_half_written_line_and_a_lock_of_a_killed_process_are_put_right(told):
-    search = told()
+def test_partial_line_and_lock_of_a_killed_process_are_repaired(make_search):
+    search = make_search()
     trial, _ = search.ask()
     search.tell(trial, 0.3)
     journal = search.directory.journal
@@ -77,7 +77,7 @@ def test_a_half_written_line_and_a_lock_of_a_killed_process_are_put_right(told):
         file.write(b'{"op_code": 5, "worker')
     lock = journal.with_name("study.journal.lock")
     lock.symlink_to(journal)
-    mend(journal)
+    repair(journal)
     search.restart()
     trial, _ = search.ask()
     search.tell(trial, 0.5)
@@ -85,8 +85,8 @@ def test_a_half_written_line_and_a_lock_of_a_killed_process_are_put_right(told):
     assert not lock.is_symlink()
 
 
-def test_how_trials_end_is_kept_with_the_reason(told):
-    search = told()
+def test_outcome_is_recorded_with_the_reason(make_search):
+    search = make_search()
     for state, scores, final in (
         ("complete", (0.5,), True),
         ("degenerate", (0.0,), True),
@@ -110,8 +110,8 @@ def test_how_trials_end_is_kept_with_the_reason(told):
     assert not any(math.isnan(trial.value) for trial in search.study.trials if trial.value is not None)
 
 
-def test_two_trials_with_the_same_values_are_not_under_way_together(told):
-    search = told(wanted=["labels.k2=2,3"])
+def test_trials_with_equal_values_do_not_run_together(make_search):
+    search = make_search(wanted=["labels.k2=2,3"])
     asked = {}
     while len(asked) < 2:
         trial, values = search.ask()
@@ -127,16 +127,16 @@ def test_two_trials_with_the_same_values_are_not_under_way_together(told):
     assert later in asked.values()
 
 
-def test_a_search_in_which_all_fails_is_given_up(told):
-    search = told()
+def test_search_in_which_all_trials_fail_gives_up(make_search):
+    search = make_search()
     for _ in range(5):
         trial, _ = search.ask()
         search.tell(trial, 0.0, state="failed", reason="no")
     assert search.ask()[1] == search.searcher.FINISHED
 
 
-def test_quality_and_hours_make_a_front(told):
-    search = told(objectives=["label-free", "hours"])
+def test_pareto_front_of_quality_and_hours(make_search):
+    search = make_search(objectives=["label-free", "hours"])
     for scores in ((0.5, 2.0), (0.6, 3.0), (0.4, 2.5), (0.4, 1.0), (0.6, 3.5), (0.7, 9.0)):
         trial, _ = search.ask()
         search.tell(trial, *scores)
@@ -147,8 +147,8 @@ def test_quality_and_hours_make_a_front(told):
     }
 
 
-def test_a_run_that_was_asked_for_twice_stands_once(told):
-    search = told(wanted=["labels.k2=2,3"])
+def test_run_that_was_requested_twice_is_listed_once(make_search):
+    search = make_search(wanted=["labels.k2=2,3"])
     for score in (0.1, 0.2, 0.3, 0.4, 0.5):
         trial, _ = search.ask()
         search.tell(trial, score)

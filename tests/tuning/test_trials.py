@@ -1,4 +1,4 @@
-"""What a trial is worth, how it ends, and that nothing in it ends the search."""
+"""Scores and outcomes of trials; an error in a trial never ends the search."""
 
 import pytest
 from small_runs import tiny_config
@@ -9,7 +9,7 @@ from reid_ray.tuning.capacity import Capacity
 from reid_ray.tuning.phases import final_phase, run_id, search_phase, seed_phase, seeded
 from reid_ray.tuning.request import make_request
 from reid_ray.tuning.study import Outcome
-from reid_ray.tuning.trial import Task, attempt, judge_labels, run_trial, working_seconds
+from reid_ray.tuning.trial import Task, attempt, run_trial, score_labels, working_seconds
 
 VALUES = {"labels.k1": 5, "labels.eps": 0.6}
 ROOM = Capacity(2, {"CPU": 1.0}, "cpu", 1, 1.0)
@@ -27,7 +27,7 @@ def config_of(stage, values=VALUES):
     return Task(stage, ROOM).config_of(values)
 
 
-def test_a_trial_is_a_run_with_its_values_in_a_directory_of_their_name(ask, tmp_path):
+def test_trial_is_a_run_in_a_directory_named_by_its_values(ask, tmp_path):
     stage = search_phase(ask())
     config = config_of(stage)
     assert (config.labels.k1, config.labels.eps) == (5, 0.6)
@@ -38,7 +38,7 @@ def test_a_trial_is_a_run_with_its_values_in_a_directory_of_their_name(ask, tmp_
     assert run_id({**VALUES, "seed": 1}, 0) == run_id(VALUES, 1)
 
 
-def test_seeds_of_the_stages_are_never_the_same(ask):
+def test_phases_use_different_seeds(ask):
     request = ask()
     points = [VALUES, {**VALUES, "labels.k1": 6}]
     again, final = seed_phase(request, points, 2), final_phase(request, points, 2)
@@ -48,24 +48,24 @@ def test_seeds_of_the_stages_are_never_the_same(ask):
     assert again.name != seed_phase(request, points, 3).name, "a study's choices are fixed"
 
 
-def test_a_label_free_trial_is_judged_by_its_labels_and_never_evaluated(ask):
+def test_label_free_trial_is_scored_by_its_labels_and_never_evaluated(ask):
     stage = search_phase(ask())
     outcome = attempt(config_of(stage), stage)
     assert outcome.state == "complete", outcome.reason
     assert 0 <= outcome.quality <= 1
     run = trial.load_run(stage.folder / config_of(stage).name)
     assert not run.metrics("evaluate")
-    assert judge_labels(run, stage).quality == outcome.quality
-    swept = judge_labels(run, search_phase(ask(sweep=["eps=.4:.8:.1", "k1=3,6"])))
+    assert score_labels(run, stage).quality == outcome.quality
+    swept = score_labels(run, search_phase(ask(sweep=["eps=.4:.8:.1", "k1=3,6"])))
     assert set(swept.swept) == {"labels.eps", "labels.k1"}
-    own = judge_labels(run, search_phase(ask(sweep=["eps=.6", "k1=5"])))
+    own = score_labels(run, search_phase(ask(sweep=["eps=.6", "k1=5"])))
     assert own.quality == pytest.approx(outcome.quality)
     assert swept.quality >= own.quality
     seconds = working_seconds(run.metrics())
     assert seconds == pytest.approx(run.metrics("end")[0]["seconds"], abs=1)
 
 
-def test_a_trial_by_map_is_judged_on_people_held_out(ask):
+def test_map_trial_is_evaluated_on_held_out_people(ask):
     request = ask(objectives=["map"])
     stage = search_phase(request)
     config = config_of(stage)
@@ -88,7 +88,7 @@ def test_a_trial_by_map_is_judged_on_people_held_out(ask):
         (ValueError("a bug"), "failed", 0.0),
     ],
 )
-def test_what_ends_a_trial_is_told_with_the_reason(ask, monkeypatch, error, state, quality):
+def test_outcome_has_the_reason(ask, monkeypatch, error, state, quality):
     def fail(config, listener):
         (stage.folder).mkdir(parents=True)
         raise error
@@ -103,17 +103,17 @@ def test_what_ends_a_trial_is_told_with_the_reason(ask, monkeypatch, error, stat
     assert all("Traceback" in log.read_text() for log in logs)
 
 
-def test_an_objective_that_is_no_number_is_a_failure(ask, monkeypatch):
+def test_non_finite_objective_is_a_failure(ask, monkeypatch):
     stage = search_phase(ask())
     monkeypatch.setattr(trial, "train", lambda config, listener: trial.Run.__new__(trial.Run))
-    monkeypatch.setattr(trial, "_judged", lambda run, config, stage: Outcome("complete", float("nan")))
+    monkeypatch.setattr(trial, "_evaluate", lambda run, config, stage: Outcome("complete", float("nan")))
     monkeypatch.setattr(trial.Run, "path", "somewhere")
     outcome = attempt(config_of(stage), stage)
     assert outcome.state == "failed"
-    assert "no number" in outcome.reason
+    assert "not a finite number" in outcome.reason
 
 
-def test_labels_that_come_to_nothing_are_the_values_own_doing(ask):
+def test_degenerate_labels_are_blamed_on_the_values(ask):
     stage = search_phase(ask())
     outcome = attempt(config_of(stage, {"labels.k1": 27, "labels.eps": 0.7}), stage)
     assert (outcome.state, outcome.quality) == ("degenerate", 0.0)
@@ -140,7 +140,7 @@ def test_reports_carry_every_metric_and_never_fall(ask, monkeypatch):
     assert all({"mAP", "hours"} <= set(report) for report in reports)
 
 
-def test_time_between_a_kill_and_the_next_start_is_no_work():
+def test_time_between_a_kill_and_the_restart_does_not_count():
     def event(kind, time, **fields):
         return {"event": kind, "time": time, **fields}
 

@@ -17,34 +17,34 @@ class AM0BHConfig(MethodConfig):
     name: Literal["am0bh"] = "am0bh"
     """The method."""
     weight_softmax: float = Field(default=1.0, ge=0)
-    """Weight of the normalised softmax (Eq. 2); 0 leaves the triplets alone (the row BH of table 3)."""
+    """Weight of the normalised softmax (Eq. 2); 0 leaves the triplet loss only (the row BH of table 3)."""
     scale: Annotated[float, Search(10, 64, log=True)] = Field(default=30.0, gt=0)
-    """s of the softmax. Not in the paper; SphereReID has 14."""
+    """Scale s of the softmax. Not in the paper; SphereReID uses 14."""
     margin: Annotated[float, Search(0, 0.5)] = Field(default=0.0, ge=0, le=3.2)
-    """m, the additive angular margin, radians: 0 is AM0, 0.5 the paper's AM."""
+    """Additive angular margin m, radians: 0 is AM0, 0.5 is AM."""
     angular_guard: bool = True
-    """Keep the target falling where the angle and the margin exceed π."""
+    """Keep the target logit monotonically decreasing when angle plus margin exceeds π."""
     weight_triplet: Annotated[float, Search(0.1, 1, log=True)] = Field(default=0.43, ge=0)
-    """γ of the batch-hard triplets (Eq. 6): 0.43 on Market-1501, 0.5 on DukeMTMC-reID, 0.4 on MSMT17; 0.33 with
-    attributes."""
+    """Weight γ of the batch-hard triplet loss (Eq. 6): 0.43 on Market-1501, 0.5 on DukeMTMC-reID, 0.4 on MSMT17; 0.33
+    with attributes."""
     triplet_margin: Annotated[float, Search(0.1, 1)] = Field(default=0.3, ge=0)
-    """Margin of the triplets. Not in the paper."""
+    """Margin of the triplet loss. Not in the paper."""
     triplet_surrogate: Literal["hinge", "softplus"] = "hinge"
     """`softplus` is the row AM0BHsp."""
     triplet_normalized: bool = False
-    """Triplets of normalised features (the row AM0BH1); un-normalised ones are the paper's point."""
+    """Triplet loss on normalised features (the row AM0BH1). The paper recommends un-normalised ones."""
     triplet_on: Literal["bn", "pooled"] = "bn"
-    """The vector that triplets compare: after the BN neck, as fig. 1 draws one embedding, or before it."""
+    """Input of the triplet loss: after the BN neck, as in fig. 1, or before it."""
     neck_bias: Literal["free", "frozen"] = "free"
-    """Whether the BN neck's bias is trained. The paper does not say."""
+    """Whether the bias of the BN neck is trained. Not specified in the paper."""
     weight_attributes: Annotated[float, Search(0.05, 1, log=True)] = Field(default=0.0, ge=0)
-    """λ of the attributes (Eq. 7; AM0BH-Attr: 0.25); 0: no attributes."""
+    """Weight λ of the attribute loss (Eq. 7; AM0BH-Attr: 0.25); 0: no attributes."""
     piece_dim: int = Field(default=16, ge=1)
-    """Q, entries of the feature for each attribute."""
+    """Q, dimensions of the feature per attribute."""
     attribute_values: tuple[int, ...] | None = None
-    """Number of values of each attribute; null takes them from the table's `attr_` columns when a run begins."""
+    """Number of values of each attribute; null: from the `attr_` columns of the training table."""
     retrieve: Literal["id", "all"] = "id"
-    """With attributes: the retrieval feature is the identity's part of the vector, or all of it."""
+    """With attributes: the retrieval feature is the identity part of the vector, or the whole vector."""
 
     @model_validator(mode="after")
     def _trains_something(self) -> AM0BHConfig:

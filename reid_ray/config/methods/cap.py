@@ -19,7 +19,7 @@ class CAPConfig(MethodConfig):
     temperature: Annotated[float, Search(0.03, 0.3, log=True)] = Field(default=0.07, gt=0)
     """τ of both softmaxes."""
     momentum: Annotated[float, Search(0, 0.9)] = Field(default=0.2, ge=0, lt=1)
-    """Weight of the old proxy when a feature moves it."""
+    """Momentum of the proxies: weight of the old value in an update."""
     weight_inter: Annotated[float, Search(0.1, 2, log=True)] = Field(default=0.5, ge=0)
     """Weight of the inter-camera loss."""
     inter_from_epoch: int = Field(default=5, ge=0)

@@ -19,7 +19,7 @@ class ClusterContrastConfig(MethodConfig):
     temperature: Annotated[float, Search(0.03, 0.3, log=True)] = Field(default=0.05, gt=0)
     """τ of the softmax over clusters."""
     momentum: Annotated[float, Search(0, 0.9)] = Field(default=0.1, ge=0, lt=1)
-    """Weight of the old row when a feature moves its cluster's row."""
+    """Momentum of the memory: weight of the old value in an update."""
     update: Literal["sequential", "hard", "average"] = "sequential"
-    """Which features of a batch move a row: all, one after another (made the published tables); the least similar one;
-    or their mean."""
+    """Features of a batch that update a cluster: all, one after another (produced the published tables); the least
+    similar one; or their mean."""

@@ -12,7 +12,7 @@ from reid_ray.config.methods.base import MethodConfig, register_method_config
 
 @register_method_config
 class MMTConfig(MethodConfig):
-    """Mutual mean-teaching (Ge et al., ICLR 2020): two students, each taught by the other's mean; see
+    """Mutual mean-teaching (Ge et al., ICLR 2020): two students, each taught by the EMA of the other; see
     docs/methods/mmt.md."""
 
     name: Literal["mmt"] = "mmt"
@@ -22,4 +22,4 @@ class MMTConfig(MethodConfig):
     weight_soft_triplet: Annotated[float, Search(0, 1)] = Field(default=0.8, ge=0, le=1)
     """Share of the teacher's distances in the triplet loss; the cluster labels have the rest."""
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    """Label smoothing of the cross-entropy with cluster labels; in the released code, not in the text."""
+    """Label smoothing of the cross-entropy with cluster labels; in the released code, not in the paper."""

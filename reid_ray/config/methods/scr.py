@@ -17,21 +17,21 @@ class SCRConfig(MethodConfig):
     name: Literal["scr"] = "scr"
     """The method."""
     partitions: str = "p1+p2(s2c2)+p3(s3c3)"
-    """Branches, and of each its stripes (s) and channel groups (c); tables 3.2 and 3.3 in their own notation."""
+    """Branches with their stripes (s) and channel groups (c), in the notation of tables 3.2 and 3.3."""
     reduced_dim: int = Field(default=256, ge=1)
-    """Size that every vector is reduced to."""
+    """Dimension after the reduction of each vector."""
     weight_ce: Annotated[float, Search(0.5, 4, log=True)] = Field(default=2.0, ge=0)
-    """λ of the cross-entropy, a mean over the vectors' classifiers."""
+    """Weight λ of the cross-entropy, averaged over classifiers."""
     weight_triplet: Annotated[float, Search(0.1, 2, log=True)] = Field(default=1.0, ge=0)
-    """Weight of the triplets, a mean over the branches; 0 is the row "without triplet" of table 3.4."""
+    """Weight of the triplet loss, averaged over branches; 0 is the row "without triplet" of table 3.4."""
     margin: Annotated[float, Search(0.3, 2)] = Field(default=1.2, ge=0)
-    """Margin of the triplets."""
+    """Margin of the triplet loss."""
     triplet_on: Literal["reduced", "pooled"] = "reduced"
-    """The global vector of a branch that triplets compare: after its reduction, or before. The thesis does not say."""
+    """Input of the triplet loss: the global vector of a branch after its reduction, or before. Not specified in the
+    thesis."""
     loss_reduction: Literal["mean", "sum"] = "mean"
-    """Over the batch, in both losses; Eq. 3.1 and 3.2 are written as sums."""
+    """Reduction over the batch in both losses; Eq. 3.1 and 3.2 are sums."""
     n_identities: int | None = Field(default=None, ge=1)
-    """Classes of the classifiers; null takes them from the table when a run begins."""
+    """Number of classes; null: from the training table."""
     clip_frames: int = Field(default=1, ge=1)
-    """Frames of an item: 1 trains on images, also those of tracklets; T > 1 on tracklets, as the average of T random
-    frames."""
+    """Frames per item: 1 trains on single images, T > 1 on tracklets, with the mean of T random frames."""

@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from reid_ray.data.angles import ANGLES
 from reid_ray.data.meshes.files import MeshReader
 from reid_ray.data.meshes.images import is_rendered, mesh_keys, read_rendered, rendered_view
-from reid_ray.data.meshes.projection import ANGLES, MeshArrays
+from reid_ray.data.meshes.projection import MeshArrays
 from reid_ray.data.readers.scan import Problem
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import DataError, StorageError

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
+from reid_ray.data.angles import ANGLES
 from reid_ray.data.meshes.average_body import fitted_mesh
 from reid_ray.data.meshes.files import MESH_SUFFIX, MeshReader
-from reid_ray.data.meshes.projection import ANGLES, project
+from reid_ray.data.meshes.projection import project
 from reid_ray.data.table import ImageTable
 from reid_ray.data.views import resize
 from reid_ray.errors import DataError
@@ -92,11 +93,6 @@ class MeshImages:
             if key not in self._cache and self._used + len(data) <= self._capacity:
                 self._cache[key] = data
                 self._used += len(data)
-
-
-def normalize_projection(image: Tensor) -> Tensor:
-    """uint8 [..., 1, H, W] → float32 in −1 … 1; the white background becomes 1."""
-    return image.to(torch.float32) / 127.5 - 1.0
 
 
 def mesh_keys(table: ImageTable) -> list[str | None]:

@@ -7,7 +7,7 @@ lights stay. Two bodies that differ in nothing but texture have the same project
 from __future__ import annotations
 
 import math
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +15,6 @@ import numpy.typing as npt
 from reid_ray.data.meshes.kernels import lambert, rasterise, vertex_normals
 
 Float64Array = npt.NDArray[np.float64]
-Angles = Literal["seven", "six"]
-
-ANGLES = (0, 45, 90, 135, 180, 225, 270, 315)
-"""Degrees that meshes are projected at; 0 is the image's own view."""
-
-NOVEL_ANGLES: dict[Angles, tuple[int, ...]] = {"seven": ANGLES[1:], "six": ANGLES[1:7]}
-"""The views that a new structure is drawn from: the paper's `seven`, and the released code's `six`, without 315°."""
-
 ALBEDO = 0.73
 """Of the body: the luma of the light blue that HMR's renderer paints it with."""
 

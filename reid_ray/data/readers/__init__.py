@@ -79,6 +79,10 @@ def scan_dataset(config: DataConfig) -> Scan:
         found = replace(found, images=replace(found.images, decoding=Decoding.of(config)))
     if config.attributes is not None:
         found = add_attributes(found, as_path(config.attributes), age=config.age)
+    if config.meshes.rendered is not None:
+        from reid_ray.data.meshes import with_rendered  # compiled kernels are imported only where there are meshes
+
+        found = replace(found, table=with_rendered(found.table, as_path(config.meshes.rendered)))
     if config.use_cameras:
         return found
     return replace(found, table=found.table.without_cameras())

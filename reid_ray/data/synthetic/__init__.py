@@ -74,10 +74,11 @@ def make_dataset(config: SyntheticConfig) -> Dataset:
         query += asked
         gallery += answers
     shots = train + query + gallery
+    first_camera = min(stations(config))  # worlds like SYSU-MM01 and RegDB number theirs from 1; a table counts from 0
     table = ImageTable.from_columns(
         path=[shot.key for shot in shots],
         pid=[shot.pid for shot in shots],
-        camid=[shot.camid for shot in shots],
+        camid=[shot.camid - first_camera for shot in shots],
         split=["train"] * len(train) + ["query"] * len(query) + ["gallery"] * len(gallery),
         name="synthetic",
         extra=_columns(config, shots),

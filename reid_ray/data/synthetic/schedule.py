@@ -35,7 +35,7 @@ class Station:
     """A camera of the world, by what it shares with others.
 
     Attributes:
-        camid: its number in the table.
+        camid: its number in keys.
         scene: the camera whose place, floor, wall and furniture it has; most have their own.
         moments: the camera whose walks it sees; another one's where the two take pictures at the same moment.
         spectrum: what it sees.

@@ -1,7 +1,7 @@
-"""Approximate nearest neighbours by faiss, for more rows than an exact search has time for, and how many they miss.
+"""Approximate nearest neighbours by faiss, for sets too large for exact search, and their recall.
 
-faiss proposes candidates; their order is that of `neighbours.nearest`, since similarities are computed exactly. So a
-list may lack a neighbour, but holds no wrong similarity. Nothing here is used unless `labels.neighbours` asks for it.
+faiss proposes candidates; their similarities are then computed exactly, so the order is that of `neighbours.nearest`. A
+list may miss a neighbour but never holds a wrong similarity. Used only with `labels.neighbours=ivf` or `hnsw`.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from reid_ray.types import FeatureRows, FloatArray, IntArray
 Method = Literal["ivf", "hnsw"]
 
 SPARE = 16
-"""Candidates beyond k, since faiss holds features in half precision and may order close ones otherwise."""
+"""Extra candidates beyond k: faiss stores features in half precision and may swap close neighbours."""
 
 ROWS_PER_CELL = 39
-"""Fewest rows that faiss wants to train a cell of an inverted file on."""
+"""Minimum number of training rows per cell of an inverted file that faiss recommends."""
 
 TRAINING_ROWS_PER_CELL = 64
 
 QUERY_ROWS = 16384
-"""Rows that faiss is asked about at a time."""
+"""Rows per faiss query."""
 
 DEFAULT_BREADTH = {"ivf": 64, "hnsw": 128}
 
@@ -41,25 +41,30 @@ HNSW_CONSTRUCTION = 100
 
 
 def nearest_approximate(
-    features: FeatureRows, k: int, *, method: Method = "ivf", breadth: int | None = None, seed: int = 0
+    features: FeatureRows,
+    k: int,
+    *,
+    method: Method = "ivf",
+    breadth: int | None = None,
+    seed: int = 0,
+    checked: bool = False,
 ) -> Neighbours:
-    """Most of the k nearest rows of each row; `recall` says how many.
+    """Most of the k nearest rows of each row; `recall` measures how many.
 
-    A row comes first in its own list, as in `neighbours.nearest`, and others follow by the same rule. −1 fills up lists
-    for which faiss found fewer than k.
+    Order as in `neighbours.nearest`: the row itself first. Lists for which faiss found fewer than k are padded with −1.
 
-    | method | how | memory beside the features |
+    | method | how | additional memory |
     |---|---|---|
     | `ivf` | some 4·√N cells by k-means; a row sees the rows of the cells nearest to it | 2·N·D bytes |
     | `hnsw` | a graph of near rows that is searched greedily; slower to build | 2·N·D + 270·N bytes |
 
-    `ivf` gives the same lists for the same seed and number of threads; `hnsw` is built by threads that race, and may
-    not.
+    `ivf` is deterministic for a given seed and number of threads. `hnsw` is not: its threads race to build the graph.
 
     Args:
         features: float32 [N, D], L2-normalised.
-        breadth: cells visited, or nodes kept in sight (efSearch); more is slower and misses less.
+        breadth: cells visited (nprobe) or candidates kept (efSearch); larger is slower and has a higher recall.
         seed: of the k-means.
+        checked: the features have passed `check_features`; skip the pass over them.
 
     Raises:
         ConfigError: faiss is not installed, an unknown method, k or breadth below 1.
@@ -69,9 +74,10 @@ def nearest_approximate(
         raise ConfigError(f"Unknown approximate search '{method}'; use {' or '.join(get_args(Method))}.")
     breadth = DEFAULT_BREADTH[method] if breadth is None else breadth
     if min(k, breadth) < 1:
-        raise ConfigError(f"A search for neighbours wants at least 1 of them; here k={k}, breadth={breadth}.")
+        raise ConfigError(f"k and breadth must be at least 1; got k={k}, breadth={breadth}.")
     faiss = _faiss()
-    check_features(features)
+    if not checked:
+        check_features(features)
     n_rows = features.shape[0]
     k = min(k, n_rows)
     indices = np.full((n_rows, k), -1, dtype=np.int32)
@@ -91,29 +97,28 @@ def nearest_approximate(
 
 
 def recall(features: FeatureRows, found: Neighbours, *, sample: int = 1000, seed: int = 0) -> float:
-    """The share of the exact neighbours that `found` holds, over some rows drawn at random.
+    """Share of the exact neighbours that `found` contains, estimated on a random sample of rows.
 
-    A row itself is not counted; 1 where there is nothing to find. Costs a float64 product of the sample
-    with all rows.
+    The row itself is not counted. 1 if there are no neighbours. Costs a float64 product of the sample with all rows.
     """
     n_rows, n_others = features.shape[0], found.indices.shape[1] - 1
     if n_rows == 0 or n_others == 0:
         return 1.0
     rows = np.sort(np.random.default_rng(seed).choice(n_rows, min(sample, n_rows), replace=False))
     exact = _exact_others(features, rows, n_others)
-    hits = [np.isin(wanted, lists[1:]).sum() for wanted, lists in zip(exact, found.indices[rows], strict=True)]
+    hits = [np.isin(expected, lists[1:]).sum() for expected, lists in zip(exact, found.indices[rows], strict=True)]
     return float(np.sum(hits) / exact.size)
 
 
 def _build(faiss: Any, features: FeatureRows, method: Method, breadth: int, seed: int) -> Any:
-    """An index of all rows; cosine is its inner product."""
+    """A faiss index of all rows; for unit vectors the inner product is the cosine."""
     n_rows, dim = features.shape
     precision = faiss.ScalarQuantizer.QT_fp16
     if method == "hnsw":
         index = faiss.IndexHNSWSQ(dim, precision, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = HNSW_CONSTRUCTION
         index.hnsw.efSearch = breadth
-        index.train(read(features, slice(0, 1)))  # half precision has nothing to learn
+        index.train(read(features, slice(0, 1)))  # an fp16 quantizer has no parameters to train
     else:
         n_cells = max(1, min(int(4 * n_rows**0.5), n_rows // ROWS_PER_CELL))
         cells = faiss.IndexFlatIP(dim)
@@ -148,11 +153,11 @@ def _choose(
     indices: IndexArray,
     similarities: FloatArray,
 ) -> None:
-    """Score the candidates of some rows exactly, and write down the best."""
+    """Score the candidates of some rows exactly and write the best k into `indices` and `similarities`."""
     n_rows = features.shape[0]
-    barred = (candidates < 0) | (candidates == np.arange(rows.start, rows.stop)[:, None])
-    candidates = np.take_along_axis(candidates, np.argsort(barred, axis=1, kind="stable"), axis=1)
-    counts = (~barred).sum(axis=1).astype(np.int32)
+    excluded = (candidates < 0) | (candidates == np.arange(rows.start, rows.stop)[:, None])
+    candidates = np.take_along_axis(candidates, np.argsort(excluded, axis=1, kind="stable"), axis=1)
+    counts = (~excluded).sum(axis=1).astype(np.int32)
     scores = np.empty(candidates.shape, dtype=np.float32)
     size = n_rows if isinstance(features, np.ndarray) else READ_ROWS
     for block in blocks(n_rows, size):
@@ -164,7 +169,7 @@ def _choose(
 
 
 def _exact_others(features: FeatureRows, rows: IntArray, k: int) -> IntArray:
-    """int64 [S, k]: the nearest other rows of some rows, scored against all."""
+    """int64 [S, k]: the exact nearest neighbours of some rows, without the rows themselves."""
     n_rows = features.shape[0]
     own = np.concatenate([read(features, slice(row, row + 1)) for row in rows])
     values = np.full((len(rows), k), -np.inf, dtype=np.float32)
@@ -175,7 +180,7 @@ def _exact_others(features: FeatureRows, rows: IntArray, k: int) -> IntArray:
         on_threads(kernels.score_rows, len(others), own, others, scores)
         inside = np.flatnonzero((rows >= block.start) & (rows < block.stop))
         scores[inside, rows[inside] - block.start] = -np.inf
-        for at in range(len(rows)):  # a later row does not replace an equal one
+        for at in range(len(rows)):  # at equal similarity the lower row number stays
             new = np.flatnonzero(scores[at] > values[at, -1])
             if len(new):
                 joined = np.concatenate([values[at], scores[at, new]])
@@ -189,8 +194,8 @@ def _faiss() -> Any:
         return import_module("faiss")
     except ImportError as error:
         raise ConfigError(
-            "Approximate neighbours want faiss, which is not installed; pip install 'reid-ray[ann]', or search exactly "
-            "with labels.neighbours=exact."
+            "Approximate neighbours need faiss, which is not installed; pip install 'reid-ray[ann]', or use "
+            "labels.neighbours=exact."
         ) from error
 
 

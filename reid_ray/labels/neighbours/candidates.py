@@ -1,4 +1,4 @@
-"""The search behind `neighbours.nearest`: lists of candidates out of approximate products, then exact scores."""
+"""The search behind `neighbours.nearest`: candidate lists from approximate products, then exact scores."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from reid_ray.types import FeatureRows, FloatArray, IntArray
 IndexArray = npt.NDArray[np.int32]
 
 BLOCK_ROWS = 4096
-"""Rows of a block of similarities, at most."""
+"""Maximum number of rows of a block of similarities."""
 
 BLOCK_COLUMNS = 1024
 """Columns of a block of similarities."""
 
 ROWS_AGAINST_ALL = 256
-"""Rows that are scored against all rows at a time, where the bound excludes too few."""
+"""Rows per batch that are scored against all rows because the bound excludes too few candidates."""
 
 GATHERED_ELEMENTS = 2**27
-"""Elements of feature rows gathered on a device at a time."""
+"""Elements of feature rows gathered on a GPU at a time."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A list that is wanted of each row.
+class ListSpec:
+    """A list of neighbours to find for each row.
 
     Attributes:
-        k: its length; the row itself is not counted.
-        relation: `kernels.ANY`, or `SAME` or `OTHER` for rows of the same or of another group.
-        largest: the largest similarities, or the smallest.
+        k: length of the list, without the row itself.
+        relation: which rows are eligible: `kernels.ANY`, or `SAME` or `OTHER` for rows of the same or another group.
+        largest: find the largest similarities, or the smallest.
     """
 
     k: int
@@ -54,41 +54,41 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched for, and how; `run` answers for a range of rows.
+    """The features, the lists to find and the arithmetic; `run` searches for a range of rows.
 
     Attributes:
         features: [N, D].
-        centre: of all of them.
-        wanted: lists that are filled from the same products.
-        groups: int64 [N]; empty for no groups.
+        centre: of all rows.
+        specs: the lists to find; all are filled from the same products.
+        groups: int64 [N]; empty if no list uses groups.
         device: where products are computed.
-        bf16: whether they are in bfloat16.
+        bf16: compute products in bfloat16.
     """
 
     features: FeatureRows
     centre: Centre
-    wanted: tuple[Wanted, ...]
+    specs: tuple[ListSpec, ...]
     groups: IntArray
     device: torch.device
     bf16: bool
 
     def rows_at_a_time(self, n_rows: int, memory_mb: int) -> int:
-        """Rows whose lists fit into the memory, together with the blocks."""
+        """Number of rows whose lists fit into `memory_mb` together with the blocks."""
         dim = self.features.shape[1]
         blocks_mb = 4 * (2 * BLOCK_COLUMNS * dim + BLOCK_ROWS * (dim + BLOCK_COLUMNS)) / 2**20
-        list_mb = 8 * sum(_capacity(wanted.k) for wanted in self.wanted) / 2**20
+        list_mb = 8 * sum(_capacity(spec.k) for spec in self.specs) / 2**20
         return int(min(max(BLOCK_ROWS, (memory_mb - blocks_mb) / list_mb), max(n_rows, 1)))
 
     def run(
         self, rows: range, *, symmetric: bool, on_rows: Callable[[int], None] | None = None
     ) -> list[tuple[IndexArray, FloatArray]]:
-        """Indices and similarities [R, k], best first, of each wanted list; −1 and 0 where there are fewer.
+        """Indices and similarities [R, k] of each list, best first, padded with −1 and 0.
 
         Args:
-            symmetric: `rows` is all rows, so that each block can serve its rows and its columns.
-            on_rows: called with the number of rows after each block of them.
+            symmetric: `rows` is all rows, so each block updates the lists of its rows and of its columns.
+            on_rows: called after each block with its number of rows.
         """
-        lists = [_Lists(rows, wanted) for wanted in self.wanted]
+        lists = [_Lists(rows, spec) for spec in self.specs]
         for block in blocks(len(rows), BLOCK_ROWS):
             own = range(rows.start + block.start, rows.start + block.stop)
             if self.device.type == "cpu":
@@ -103,13 +103,13 @@ class Search:
         return prepare(read(self.features, slice(rows.start, rows.stop)), self.centre, bf16=self.bf16)
 
     def _scan(self, lists: list[_Lists], own: range, *, symmetric: bool) -> None:
-        """Offer all rows to the lists of the rows `own`, and where symmetric those to the rows after them."""
+        """Offer all rows to the lists of the rows `own`; if symmetric, also offer `own` to the lists of later rows."""
         operand = self._operand(own)
         n_rows, numbers = self.features.shape[0], np.arange(own.start, own.stop, dtype=np.int64)
         ahead = [range(own.start, own.stop), range(own.stop, n_rows)] if symmetric else [range(n_rows)]
         for others in (part[block] for part in ahead for block in blocks(len(part), BLOCK_COLUMNS)):
             if symmetric and others.stop <= own.stop:
-                # A block on the diagonal; what lies right of it in its rows has been, or will be, a column of others.
+                # A block on the diagonal; the other blocks of these rows are covered by symmetry.
                 columns = operand.part(slice(others.start - own.start, others.stop - own.start))
                 height, above = others.stop - own.start, others.start - own.start
             else:
@@ -118,17 +118,17 @@ class Search:
             similarities = product(operand.matrix[:height], columns.matrix, bf16=self.bf16).numpy()
             for found in lists:
                 lists_of_rows, lists_of_columns = found.positions(own), found.positions(others)
-                found.allow(lists_of_rows, operand)
+                found.set_margins(lists_of_rows, operand)
                 head = (similarities, found.sign, columns.offsets, numbers, lists_of_rows.start, others.start)
                 on_threads(kernels.scan_rows, height, *head, self.groups, *found.arrays)
                 if symmetric and above:
-                    found.allow(lists_of_columns, columns)
+                    found.set_margins(lists_of_columns, columns)
                     upper = similarities[:above]
                     head = (upper, found.sign, operand.offsets, numbers, lists_of_columns.start, others.start)
                     on_threads(kernels.scan_columns, len(others), *head, self.groups, *found.arrays)
 
     def _scan_on_device(self, lists: list[_Lists], own: range) -> None:
-        """The same with `topk` on a device, for `own` alone."""
+        """The same with `topk` on a GPU, for the lists of `own` only."""
         device = self.device
         operand = self._operand(own)
         matrix, bounds = operand.matrix.to(device), torch.from_numpy(operand.bounds).to(device)
@@ -146,32 +146,33 @@ class Search:
             ]
         for found, candidates in zip(lists, best, strict=True):
             at = found.positions(own)
-            found.allow(at, operand)
+            found.set_margins(at, operand)
             found.counts[at] = count_candidates(candidates.values, bounds, found.k).cpu().numpy()
             found.values[at] = candidates.values.cpu().numpy()
             found.columns[at] = candidates.rows.int().cpu().numpy()
 
     def _best(self, found: _Lists) -> tuple[IndexArray, FloatArray]:
-        """Score the candidates exactly and choose."""
+        """Score the candidates exactly and select the best k."""
         n = len(found.rows)
         indices = np.full((n, found.k), -1, dtype=np.int32)
         similarities = np.zeros((n, found.k), dtype=np.float32)
         on_threads(kernels.shrink_lists, n, found.k, found.margins, found.values, found.columns, found.counts)
-        scores = found.values  # approximate values have done their work
+        scores = found.values  # reuse the buffer: approximate values are no longer needed
         if self.device.type == "cpu":
             self._score(found, scores)
         else:
             self._score_on_device(found, scores)
         scores *= found.sign
         on_threads(kernels.select_best, n, found.k, found.columns, found.counts, scores, indices, similarities)
-        crowded = np.flatnonzero(found.counts == kernels.FULL)
+        overflowed = np.flatnonzero(found.counts == kernels.FULL)
         if self.bf16:
             parts = [
-                self._again(found, crowded[batch], indices, similarities) for batch in blocks(len(crowded), BLOCK_ROWS)
+                self._search_in_float32(found, overflowed[batch], indices, similarities)
+                for batch in blocks(len(overflowed), BLOCK_ROWS)
             ]
-            crowded = np.concatenate([*parts, crowded[:0]])
-        for batch in blocks(len(crowded), ROWS_AGAINST_ALL):
-            self._against_all(found, crowded[batch], indices, similarities)
+            overflowed = np.concatenate([*parts, overflowed[:0]])
+        for batch in blocks(len(overflowed), ROWS_AGAINST_ALL):
+            self._search_in_float32st_all(found, overflowed[batch], indices, similarities)
         similarities *= found.sign
         return indices, similarities
 
@@ -200,14 +201,16 @@ class Search:
                 exact = exact_similarities(rows, others, at, columns[at, rank] - block.start)
                 scores[own.start + at.cpu().numpy(), rank.cpu().numpy()] = exact.cpu().numpy()
 
-    def _again(self, found: _Lists, at: IntArray, indices: IndexArray, similarities: FloatArray) -> IntArray:
-        """Search for some rows by products in float32, whose bound is much closer; returns the rows still crowded."""
+    def _search_in_float32(
+        self, found: _Lists, at: IntArray, indices: IndexArray, similarities: FloatArray
+    ) -> IntArray:
+        """Repeat the search for some rows in float32, with a tighter bound; return the rows that still overflow."""
         n_rows = self.features.shape[0]
         numbers = found.rows.start + at
         own = self._gather(numbers)
         operand = prepare(own, self.centre, bf16=False)
-        lists = _Lists(range(len(at)), found.wanted)
-        lists.allow(slice(0, len(at)), operand)
+        lists = _Lists(range(len(at)), found.spec)
+        lists.set_margins(slice(0, len(at)), operand)
         for block in blocks(n_rows, BLOCK_COLUMNS):
             columns = prepare(read(self.features, block), self.centre, bf16=False)
             values = product(operand.matrix, columns.matrix, bf16=False).numpy()
@@ -222,13 +225,15 @@ class Search:
         return np.asarray(at[lists.counts == kernels.FULL])
 
     def _gather(self, numbers: IntArray) -> FloatArray:
-        """float32 [len(numbers), D]: single rows."""
+        """float32 [len(numbers), D]: the rows with these numbers."""
         if isinstance(self.features, np.ndarray):
             return np.asarray(self.features[numbers], dtype=np.float32)
         return np.concatenate([read(self.features, slice(row, row + 1)) for row in numbers])
 
-    def _against_all(self, found: _Lists, at: IntArray, indices: IndexArray, similarities: FloatArray) -> None:
-        """Score some rows against all rows."""
+    def _search_in_float32st_all(
+        self, found: _Lists, at: IntArray, indices: IndexArray, similarities: FloatArray
+    ) -> None:
+        """Score some rows exactly against all rows."""
         n_rows = self.features.shape[0]
         rows = found.rows.start + at
         own = self._gather(rows)
@@ -248,16 +253,16 @@ class Search:
 
 
 class _Lists:
-    """Candidates of some rows for a wanted list of each, with approximate values (negated, for the smallest)."""
+    """Candidate lists of some rows with approximate similarities (negated to find the smallest)."""
 
-    def __init__(self, rows: range, wanted: Wanted) -> None:
+    def __init__(self, rows: range, spec: ListSpec) -> None:
         n = len(rows)
         self.rows = rows
-        self.wanted = wanted
-        self.k = wanted.k
-        self.relation = wanted.relation
-        self.capacity = _capacity(wanted.k)
-        self.sign = np.float32(1 if wanted.largest else -1)
+        self.spec = spec
+        self.k = spec.k
+        self.relation = spec.relation
+        self.capacity = _capacity(spec.k)
+        self.sign = np.float32(1 if spec.largest else -1)
         self.margins = np.zeros(n, dtype=np.float32)
         self.values = np.zeros((n, self.capacity), dtype=np.float32)
         self.columns = np.empty((n, self.capacity), dtype=np.int32)
@@ -266,17 +271,17 @@ class _Lists:
 
     @property
     def arrays(self) -> tuple[int, int, FloatArray, FloatArray, IndexArray, IndexArray, FloatArray]:
-        """As the kernels take them."""
+        """Arguments in the order of the kernels."""
         return self.relation, self.k, self.margins, self.values, self.columns, self.counts, self.thresholds
 
     def positions(self, rows: range) -> slice:
         return slice(rows.start - self.rows.start, rows.stop - self.rows.start)
 
-    def allow(self, lists: slice, operand: Operand) -> None:
-        """Keep candidates as far below the k-th as the k-th and they may be wrong."""
+    def set_margins(self, lists: slice, operand: Operand) -> None:
+        """Set the margin below the k-th value within which candidates stay: twice the error bound."""
         self.margins[lists] = 2 * operand.bounds
 
 
 def _capacity(k: int) -> int:
-    """Length of a list: what is wanted, what the bound cannot exclude, and room to work in."""
+    """Buffer length of a list of k: also holds candidates that the bound cannot exclude, and slack between shrinks."""
     return max(4 * k, k + 96)

@@ -1,6 +1,6 @@
-"""What the neighbour search computes on a GPU: candidates by `topk` over blocks, and exact scores of gathered rows.
+"""The neighbour search on a GPU: candidates by `topk` over blocks, and exact scores of gathered rows.
 
-Pure functions of tensors on one device, so that they can be traced without one.
+Pure functions of tensors on one device, so tests can trace them without a GPU.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from reid_ray.labels.neighbours.products import product
 
 
 class Candidates(NamedTuple):
-    """The best rows so far of each of R rows, in any order.
+    """The best candidates so far of each of R rows, in any order.
 
     Attributes:
-        values: float32 [R, capacity], approximate similarities (negated, for the smallest); −inf where there are fewer.
-        rows: int64 [R, capacity], −1 where there are fewer.
+        values: float32 [R, capacity], approximate similarities (negated to find the smallest), padded with −inf.
+        rows: int64 [R, capacity], padded with −1.
     """
 
     values: Tensor
@@ -47,28 +47,28 @@ def offer(
     relation: int,
     sign: float,
 ) -> Candidates:
-    """The best of the candidates so far and of a block.
+    """Merge the candidates so far with those of a block.
 
     Args:
         similarities: float32 [R, C], of the rows `own_rows` [R] to the rows `rows` [C].
         groups: int64 [N]; empty where `relation` is `kernels.ANY`.
         sign: −1 to keep the smallest similarities.
     """
-    barred = own_rows[:, None] == rows
+    excluded = own_rows[:, None] == rows
     if relation != kernels.ANY:
-        barred = barred | ((groups[own_rows][:, None] == groups[rows]) != (relation == kernels.SAME))
-    offered = (similarities * sign).masked_fill(barred, -torch.inf)
+        excluded = excluded | ((groups[own_rows][:, None] == groups[rows]) != (relation == kernels.SAME))
+    offered = (similarities * sign).masked_fill(excluded, -torch.inf)
     values, order = torch.cat([best.values, offered], dim=1).topk(best.values.shape[1], dim=1)
     return Candidates(values, torch.cat([best.rows, rows.expand(len(own_rows), -1)], dim=1).gather(1, order))
 
 
 def count_candidates(values: Tensor, bounds: Tensor, k: int) -> Tensor:
-    """int32 [R]: how many of sorted candidates the bound cannot exclude; `kernels.FULL` where that may be more.
+    """int32 [R]: number of candidates that the bound cannot exclude; `kernels.FULL` if there may be more.
 
     Args:
         values: float32 [R, capacity], descending.
-        bounds: float32 [R], of the error of a row's similarities.
-        k: wanted neighbours.
+        bounds: float32 [R], error bound of each row's similarities.
+        k: neighbours to find.
     """
     kept = values.isfinite() & (values >= values[:, k - 1 : k] - 2 * bounds[:, None])
     counts = kept.sum(dim=1)
@@ -76,5 +76,5 @@ def count_candidates(values: Tensor, bounds: Tensor, k: int) -> Tensor:
 
 
 def exact_similarities(rows: Tensor, others: Tensor, at: Tensor, columns: Tensor) -> Tensor:
-    """float32 [P]: similarities of the rows number `at` [P] of [R, D] with the rows number `columns` [P] of [C, D]."""
+    """float32 [P]: similarities of `rows[at]` with `others[columns]`, for index arrays `at`, `columns` [P]."""
     return (rows[at].double() * others[columns].double()).sum(dim=1).float()

@@ -1,7 +1,7 @@
-"""Numba kernels of the neighbour search: candidates out of blocks of approximate similarities, and exact scores.
+"""Numba kernels of the neighbour search: candidates from blocks of approximate similarities, and exact scores.
 
-None holds the interpreter lock. Each row (or column) of a block belongs to one thread, and what ends up in the lists
-does not depend on the order in which blocks arrive.
+All release the GIL. Each row (or column) of a block belongs to one thread, and the final lists do not depend on the
+order of the blocks.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 CHUNK = 64
-"""Similarities compared with the threshold at once; few chunks hold one that passes."""
+"""Similarities compared with the threshold at once; few chunks contain one above it."""
 
 ANY, SAME, OTHER = 0, 1, 2
-"""Which pairs of rows count, by their groups."""
+"""Which pairs of rows are eligible, by their groups."""
 
 FULL = np.int32(-1)
-"""The count of a list that ran over: more rows lie within the bound than it can hold."""
+"""Count of a list that overflowed: more rows are within the bound than the list can hold."""
 
 
 @numba.njit(cache=True, nogil=True)
 def _shrink(values: Array, columns: Array, n: int, k: int, margin: np.float32) -> tuple[int, np.float32]:
-    """Drop candidates that cannot be among the k best; returns how many stay, and the new threshold."""
+    """Drop candidates that cannot be among the k best; return the number that stay and the new threshold."""
     threshold = np.partition(values[:n], n - k)[n - k] - margin
     kept = 0
     for at in range(n):
@@ -49,7 +49,7 @@ def _push(
     value: np.float32,
     column: int,
 ) -> None:
-    """Add a candidate to a row's list, which shrinks when it is full."""
+    """Append a candidate to a row's list; shrink the list when it is full."""
     n = counts[row]
     if n == values.shape[1]:
         kept, threshold = _shrink(values[row], columns[row], n, k, margin)
@@ -88,10 +88,10 @@ def scan_rows(
     """Offer the columns of a block to the lists of its rows start … stop−1.
 
     Args:
-        product: float32 [R, C], similarities of `rows` [R] with rows `first_column` …, but for `offsets` [C].
-        first_list: the list of the first of `rows`; those of the others follow.
-        sign: 1 to look for the largest, −1 for the smallest (values are then stored negated).
-        groups, relation: int64 [N] and which pairs count: `ANY`, those of one group (`SAME`), or the rest (`OTHER`).
+        product: float32 [R, C]; product + `offsets` [C] is the similarity of `rows` [R] with rows `first_column` ….
+        first_list: index of the list of `rows[0]`; the other lists follow.
+        sign: 1 to find the largest, −1 to find the smallest (values are then stored negated).
+        groups, relation: int64 [N] and the eligible pairs: `ANY`, of one group (`SAME`), or of two groups (`OTHER`).
     """
     n_columns = product.shape[1]
     for r in range(start, stop):
@@ -135,9 +135,9 @@ def scan_columns(
     start: int,
     stop: int,
 ) -> None:
-    """The same the other way round: offer the rows of a block to the lists of its columns start … stop−1.
+    """The transposed `scan_rows`: offer the rows of a block to the lists of its columns start … stop−1.
 
-    `offsets` is [R] here, and `first_list` the list of the first column. No row may be one of the columns.
+    Here `offsets` is [R] and `first_list` is the list of the first column. Rows and columns must be disjoint.
     """
     passed = np.empty(CHUNK, dtype=np.uint8)
     for r in range(product.shape[0]):
@@ -167,7 +167,7 @@ def scan_columns(
 
 @numba.njit(cache=True, nogil=True)
 def shrink_lists(k: int, margins: Array, values: Array, columns: Array, counts: Array, start: int, stop: int) -> None:
-    """Drop from lists start … stop−1 what cannot be among the k best."""
+    """Drop candidates that cannot be among the k best from lists start … stop−1."""
     for at in range(start, stop):
         if counts[at] > k:
             counts[at], _ = _shrink(values[at], columns[at], counts[at], k, margins[at])
@@ -175,9 +175,9 @@ def shrink_lists(k: int, margins: Array, values: Array, columns: Array, counts: 
 
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
 def similarity(a: Array, b: Array) -> np.float32:
-    """The similarity of two rows that all results are made of: their dot product in float64, rounded to float32.
+    """The exact similarity of two rows: their dot product in float64, rounded to float32.
 
-    It is the same for (a, b) and (b, a), and no matter which block, device or worker asked for it.
+    Symmetric, and independent of block, device and worker.
     """
     total = 0.0
     for d in range(len(a)):
@@ -196,12 +196,12 @@ def score_lists(
     start: int,
     stop: int,
 ) -> None:
-    """Exact similarities of lists start … stop−1 with those of their columns that are in `others`.
+    """Exact similarities of rows start … stop−1 with the candidates in their lists that are in `others`.
 
     Args:
-        own: float32 [R, D], the rows the lists belong to.
+        own: float32 [R, D], the rows that own the lists.
         others: float32 [M, D], rows `first_other` … of the matrix.
-        scores: float32, shaped like `columns`; filled in where the column is in `others`.
+        scores: float32, shaped like `columns`; written where the column is in `others`.
     """
     last = first_other + len(others)
     for at in range(start, stop):
@@ -222,7 +222,7 @@ def select_best(
     start: int,
     stop: int,
 ) -> None:
-    """Write down the k best of lists start … stop−1: by score, then by row number."""
+    """Write the k best of lists start … stop−1, by descending score, ties by row number."""
     for at in range(start, stop):
         n = counts[at]
         if n < 0:
@@ -246,7 +246,7 @@ def score_rows(own: Array, others: Array, scores: Array, start: int, stop: int) 
 def pair_similarities(
     own: Array, first_own: int, others: Array, first_other: int, pair_rows: Array, pair_columns: Array
 ) -> Array:
-    """float32 [P]: similarities of pairs of rows, whose numbers begin at `first_own` and `first_other`."""
+    """float32 [P]: similarities of pairs of rows; `own` and `others` start at rows `first_own` and `first_other`."""
     scores = np.empty(len(pair_rows), dtype=np.float32)
     for at in range(len(pair_rows)):
         scores[at] = similarity(own[pair_rows[at] - first_own], others[pair_columns[at] - first_other])

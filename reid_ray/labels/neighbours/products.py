@@ -1,7 +1,7 @@
-"""Blocks of similarities as the hardware computes them fastest, with a bound on their error.
+"""Blocks of similarities in the fastest arithmetic of the hardware, with a bound on their error.
 
-Products are in bfloat16 where the hardware gains from it, of rows with the common mean taken off, so that rounding is
-relative to what tells rows apart.
+Products are in bfloat16 where the hardware supports it. Rows are centred first, so that the rounding error is relative
+to the differences between rows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from reid_ray.labels.threads import on_threads
 from reid_ray.types import FeatureRows, FloatArray
 
 ROWS_IN_CACHE = 512
-"""Rows worked on at a time: what is made of them on the way should not leave the processor's cache."""
+"""Rows processed at a time, so that temporaries stay in the CPU cache."""
 
 FLOAT32_UNIT = 2.0**-24
 """Largest relative error of rounding to float32."""
@@ -29,12 +29,12 @@ FLOAT32_UNIT = 2.0**-24
 
 @dataclass(frozen=True)
 class Centre:
-    """What the bound on approximate similarities needs to know of all rows.
+    """Statistics of all rows that the error bound of approximate similarities needs.
 
     Attributes:
         mean: float32 [D].
         largest_norm: of the centred rows.
-        largest_residual: norm of what a centred row loses in bfloat16.
+        largest_residual: largest norm of the rounding error of a centred row in bfloat16.
     """
 
     mean: FloatArray
@@ -44,12 +44,12 @@ class Centre:
 
 @dataclass(frozen=True)
 class Operand:
-    """Some rows, ready to be multiplied.
+    """Rows prepared for products.
 
     Attributes:
-        matrix: float32 [R, D], centred; rounded to bfloat16 where products are.
-        offsets: float32 [R], what products with the row lack of similarities, but for what depends on the other row.
-        bounds: float32 [R], largest error of a product with the row plus the other's offset.
+        matrix: float32 [R, D], centred; rounded to bfloat16 values if products are in bfloat16.
+        offsets: float32 [R], y_j·mean of each row j: product + offset of the candidate ranks the candidates of a row.
+        bounds: float32 [R], bound on the error of product + offset for queries of this row.
     """
 
     matrix: Tensor
@@ -61,7 +61,7 @@ class Operand:
 
 
 def find_centre(features: FeatureRows) -> Centre:
-    """Mean of all rows, and how far rows are from it."""
+    """Mean of all rows, and the largest distance of a row from it."""
     n_rows, dim = features.shape
     total = np.zeros(dim, dtype=np.float64)
     for rows in blocks(n_rows, ROWS_IN_CACHE):
@@ -78,9 +78,10 @@ def find_centre(features: FeatureRows) -> Centre:
 def prepare(block: FloatArray, centre: Centre, *, bf16: bool) -> Operand:
     """Centre rows [R, D] for products.
 
-    With y = x − mean, x_i·x_j = y_i·y_j + y_j·mean + (y_i·mean + mean·mean). The bracket is common to all candidates of
-    row i and left out. For ỹ, y as it is multiplied, and its error r, |ỹ_i·ỹ_j − y_i·y_j| ≤ |r_i||y_j| + |ỹ_i||r_j|
-    (Cauchy-Schwarz), to which a sum of D products in float32 adds at most 2·D·2⁻²⁴·|ỹ_i||ỹ_j|.
+    With y = x − mean, x_i·x_j = y_i·y_j + y_j·mean + (y_i·mean + mean·mean). The bracket is the same for all candidates
+    of row i and is left out. For ỹ, y in the precision of the product, and its error r,
+    |ỹ_i·ỹ_j − y_i·y_j| ≤
+    |r_i||y_j| + |ỹ_i||r_j| (Cauchy-Schwarz), to which a sum of D products in float32 adds at most 2·D·2⁻²⁴·|ỹ_i||ỹ_j|.
     """
     matrix = torch.empty(block.shape, dtype=torch.float32)
     offsets, bounds = np.empty(len(block), dtype=np.float32), np.empty(len(block), dtype=np.float32)
@@ -98,7 +99,7 @@ def prepare(block: FloatArray, centre: Centre, *, bf16: bool) -> Operand:
 
 
 def product(a: Tensor, b: Tensor, *, bf16: bool) -> Tensor:
-    """float32 [A, B] = a @ b.T, through bfloat16 units where the operands have been rounded to it."""
+    """float32 [A, B] = a @ b.T; in bfloat16 arithmetic if the operands are rounded to it."""
     if a.device.type == "cpu":
         with full_precision(bf16=bf16):
             return a @ b.T
@@ -107,8 +108,8 @@ def product(a: Tensor, b: Tensor, *, bf16: bool) -> Tensor:
     return a @ b.T
 
 
-def gains_from_bf16(device: torch.device) -> bool:
-    """Whether the processor has instructions for bfloat16 products."""
+def supports_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16 products."""
     if device.type != "cpu":
         return bool(torch.cuda.is_bf16_supported())
     able = torch.cpu.get_capabilities()
@@ -117,7 +118,7 @@ def gains_from_bf16(device: torch.device) -> bool:
 
 @contextmanager
 def full_precision(*, bf16: bool = False) -> Iterator[None]:
-    """float32 products on the CPU that are what they say, whatever training has allowed itself; or, asked for, bf16."""
+    """Float32 products on the CPU in full precision, whatever PyTorch's global setting is; or in bf16 on request."""
     setting = _cpu_products()
     before = getattr(setting, "fp32_precision", None)
     try:
@@ -131,5 +132,5 @@ def full_precision(*, bf16: bool = False) -> Iterator[None]:
 
 
 def _cpu_products() -> Any:
-    """PyTorch's setting for products on the CPU, or None before version 2.9."""
+    """PyTorch's setting for CPU matrix products; None before version 2.9."""
     return getattr(torch.backends.mkldnn, "matmul", None)

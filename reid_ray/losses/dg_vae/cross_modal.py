@@ -43,7 +43,7 @@ def draw_triplets(
             superscripts of Eq. 12 read; the positive is another image where there is one, else the anchor itself.
 
     Raises:
-        DataError: an image without a positive or without a negative.
+        DataError: an image without a positive or without a negative, on a CPU.
     """
     positive, negative = _candidates(labels, modality, partners)
     scores = torch.rand(2, len(labels), len(labels), generator=generator).to(labels.device)
@@ -123,6 +123,13 @@ def _candidates(labels: Tensor, modality: Tensor, partners: Partners) -> tuple[T
         negative = ~same_identity & same_modality
     else:
         positive, negative = same_identity & ~same_modality, ~same_identity & ~same_modality
+    if labels.device.type == "cpu":
+        _check_candidates(positive, negative, labels, partners)
+    return positive, negative
+
+
+def _check_candidates(positive: Tensor, negative: Tensor, labels: Tensor, partners: Partners) -> None:
+    """Raise DataError where an image lacks a partner. On a GPU it would wait for the device, so it is left out."""
     for candidates, which in ((positive, "the same identity"), (negative, "another identity")):
         lacking = (~candidates.any(dim=1)).nonzero()
         if len(lacking):
@@ -131,7 +138,6 @@ def _candidates(labels: Tensor, modality: Tensor, partners: Partners) -> tuple[T
                 f"The batch has no image of {which} in {partners} modality for image {anchor} (identity "
                 f"{int(labels[anchor])}); sample images of both modalities of at least two identities."
             )
-    return positive, negative
 
 
 def _distance(x: Tensor, y: Tensor) -> Tensor:

@@ -33,23 +33,23 @@ def draw_positives(labels: Tensor, generator: torch.Generator, *, pairs: Pairs =
     repeats the image of a one-image identity puts it at several positions, which are positives of one another.
 
     Args:
-        labels: int64 [B], on any device.
+        labels: int64 [B], on any device, which is not waited for.
         generator: of the CPU.
         pairs: as above.
     """
-    identities = labels.cpu()
-    n = len(identities)
+    n, device = len(labels), labels.device
+    places = torch.arange(n, device=device)
     if pairs == "per_image":
-        others = (identities[:, None] == identities[None, :]) & ~torch.eye(n, dtype=torch.bool)
-        scores = torch.rand(n, n, generator=generator).masked_fill(~others, -1.0)
-        return torch.where(others.any(dim=1), scores.argmax(dim=1), torch.arange(n)).to(labels.device)
-    positives = torch.arange(n)
-    order = torch.randperm(n, generator=generator)
-    for identity in sorted(set(identities.tolist())):
-        members = order[identities[order] == identity]
-        first, second = members[: len(members) // 2 * 2].view(-1, 2).T
-        positives[first], positives[second] = second, first
-    return positives.to(labels.device)
+        others = (labels[:, None] == labels[None, :]) & (places[:, None] != places[None, :])
+        scores = torch.rand(n, n, generator=generator).to(device).masked_fill(~others, -1.0)
+        return torch.where(others.any(dim=1), scores.argmax(dim=1), places)
+    order = torch.randperm(n, generator=generator).to(device)
+    order = order[torch.argsort(labels[order], stable=True)]  # identity by identity, in random order within each
+    known = labels[order]
+    rank = places - torch.searchsorted(known, known)  # within the identity
+    partner = (places + 1 - 2 * (rank % 2)).clamp(max=n - 1)
+    partner = torch.where(known[partner] == known, partner, places)
+    return torch.empty_like(order).scatter_(0, order, order[partner])
 
 
 def draw_part_mask(n_parts: int, generator: torch.Generator, *, part_shuffle: PartShuffle = "random_mask") -> Tensor:

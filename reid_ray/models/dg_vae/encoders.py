@@ -124,7 +124,13 @@ class LatentClassifier(nn.Module):
 
 
 class DgVaeRetriever(nn.Module):
-    """What retrieves: the trunks and E^D. The feature is μ_φ, L2-normalised, without its mirror image."""
+    """What retrieves: the trunks and E^D. The feature is μ_φ, L2-normalised, without its mirror image.
+
+    Attributes:
+        columns: what `embed` reads of the table in addition to images.
+    """
+
+    columns = ("modality",)
 
     def __init__(self, trunks: ModalityTrunks, identity_encoder: GaussianEncoder) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reid_ray.models.batchnorm import GroupBatchNorm
-from reid_ray.models.embedder import Embedder
+from reid_ray.models.embedder import Embedder, Embedding
 from reid_ray.models.pooling import AveragePooling
 from reid_ray.models.resnet import Backbone
 
@@ -109,15 +109,24 @@ class IdentityEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Identity:
         """Encode images [N, 3, H, W]: RGB, normalised with ImageNet's mean and standard deviation."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
-            feature_map = self.backbone(images)
-        feature_map = feature_map.to(torch.promote_types(feature_map.dtype, torch.float32))
+        feature_map = self._feature_map(images)
         feature = self.neck(self.embedding(self.pooling(feature_map)))
         return Identity(identity_code(feature_map, self.n_stripes), feature)
 
+    def embedded(self, images: Tensor) -> Embedding:
+        """The vectors [N, D] before and after the neck, for losses of networks that generate nothing."""
+        pooled = self.embedding(self.pooling(self._feature_map(images)))
+        return Embedding(pooled, self.neck(pooled))
+
     def embed(self, images: Tensor) -> Tensor:
         """The retrieval feature f/‖f‖ [N, D]; squared Euclidean distances rank as cosines do."""
-        return F.normalize(self(images).feature)
+        return F.normalize(self.embedded(images).feature)
+
+    def _feature_map(self, images: Tensor) -> Tensor:
+        """[N, C, h, w] in float32 or better."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+            feature_map: Tensor = self.backbone(images)
+        return feature_map.to(torch.promote_types(feature_map.dtype, torch.float32))
 
 
 def identity_code(feature_map: Tensor, n_stripes: int) -> Tensor:

@@ -38,7 +38,11 @@ class ImageLayerNorm(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """Reflection padding that keeps the size (but for the stride), convolution with bias, norm, leaky ReLU."""
+    """Reflection padding that keeps the size (but for the stride), convolution with bias, norm, leaky ReLU.
+
+    Before an instance norm the bias stays 0: the norm takes it out again, so that its gradient is rounding alone, which
+    Adam would blow up to steps of the learning rate.
+    """
 
     def __init__(
         self,
@@ -55,6 +59,8 @@ class ConvBlock(nn.Module):
         self.padding = dilation * (kernel // 2)
         self.conv = nn.Conv2d(n_in, n_out, kernel, stride=stride, dilation=dilation)
         self.norm = None if norm is None else norm(n_out)
+        if isinstance(self.norm, nn.InstanceNorm2d):
+            keep_bias(self.conv)
         self.activation = activation
 
     def forward(self, features: Tensor) -> Tensor:
@@ -85,6 +91,8 @@ class AdaptiveResidualBlock(nn.Module):
         super().__init__()
         self.first = ConvBlock(channels, channels, 3, activation=False)
         self.second = ConvBlock(channels, channels, 3, activation=False)
+        keep_bias(self.first.conv)
+        keep_bias(self.second.conv)
 
     def forward(self, features: Tensor, weights: Tensor, biases: Tensor) -> Tensor:
         """Features [N, C, H, W]; weights and biases [N, 2·C], first those of the first norm."""
@@ -101,6 +109,12 @@ def adaptive_instance_norm(features: Tensor, weight: Tensor, bias: Tensor) -> Te
         weight, bias: [N, C].
     """
     return weight[:, :, None, None] * F.instance_norm(features, eps=EPS) + bias[:, :, None, None]
+
+
+def keep_bias(layer: nn.Conv2d) -> None:
+    """Train no bias that a norm takes out again."""
+    if layer.bias is not None:
+        layer.bias.requires_grad_(False)
 
 
 def instance_norm(channels: int) -> nn.Module:

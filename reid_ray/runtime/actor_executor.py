@@ -1,4 +1,4 @@
-"""The label engine's `Workers` over Ray actors, and features that stay in the object store."""
+"""The label engine's `Executor` on Ray actors, and features that stay in the object store."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 import ray
 
 from reid_ray.errors import UserError
-from reid_ray.runtime.faults import DEATHS, MAX_RESTARTS, dead_actor
+from reid_ray.runtime.faults import ACTOR_DEATHS, MAX_RESTARTS, actor_death_error
 from reid_ray.types import FloatArray
 
 
 class StoredFeatures:
-    """Features in parts in Ray's object store, fetched when their rows are read. No process need hold them all.
+    """Features in parts in Ray's object store, fetched when their rows are read; no process needs to hold all of them.
 
     Args:
         parts: references to float32 [n, D], in the order of rows.
@@ -29,7 +29,7 @@ class StoredFeatures:
 
     @classmethod
     def joined(cls, several: Sequence[StoredFeatures]) -> StoredFeatures:
-        """The rows of several, one after the other."""
+        """Concatenate the rows of several."""
         lengths = [np.diff(each._starts).tolist() for each in several]
         return cls([part for each in several for part in each._parts], [n for each in lengths for n in each])
 
@@ -46,13 +46,13 @@ class StoredFeatures:
         first = int(np.searchsorted(self._starts, start, side="right")) - 1
         last = int(np.searchsorted(self._starts, stop, side="left"))
         origin = int(self._starts[first])
-        wanted = slice(start - origin, stop - origin)
+        inside = slice(start - origin, stop - origin)
         parts = fetch(self._parts[first:last])
-        return np.asarray(parts[0][wanted] if len(parts) == 1 else np.concatenate(parts)[wanted], dtype=np.float32)
+        return np.asarray(parts[0][inside] if len(parts) == 1 else np.concatenate(parts)[inside], dtype=np.float32)
 
 
 class ActorExecutor:
-    """`labels.executor.Executor` by actors that have a method `run(function, *arguments)`. Calls go round in turn."""
+    """`labels.executor.Executor` on actors with a method `run(function, *arguments)`. Distributes calls round-robin."""
 
     def __init__(self, actors: Sequence[Any]) -> None:
         self._actors = list(actors)
@@ -75,15 +75,15 @@ class ActorExecutor:
 
 
 def fetch(references: Any) -> Any:
-    """`ray.get`, with a user's mistake in an actor raised as itself and not as a remote traceback."""
+    """`ray.get` that re-raises a `UserError` of an actor as itself, without the remote traceback."""
     try:
         return ray.get(references)
     except ray.exceptions.RayTaskError as error:
         cause: Any = error
-        while isinstance(cause, ray.exceptions.RayTaskError):  # one per actor that it went through
+        while isinstance(cause, ray.exceptions.RayTaskError):  # one per actor in the call chain
             cause = cause.cause
         if isinstance(cause, UserError):
             raise cause from None
         raise
-    except DEATHS as error:
-        raise dead_actor(error, "An extractor or labeller", f"{MAX_RESTARTS} times") from error
+    except ACTOR_DEATHS as error:
+        raise actor_death_error(error, "An extractor or labeller", f"{MAX_RESTARTS} times") from error

@@ -1,4 +1,4 @@
-"""The label engine over actors: features that stay in the store, and workers that may die."""
+"""The label engine on Ray actors: features stay in the object store, and workers may die."""
 
 import os
 
@@ -9,9 +9,9 @@ import ray
 from reid_ray.config import LabelsConfig
 from reid_ray.errors import DataError
 from reid_ray.labels import refresh
-from reid_ray.runtime import labelling
+from reid_ray.runtime import actor_executor
+from reid_ray.runtime.actor_executor import ActorExecutor, StoredFeatures, fetch
 from reid_ray.runtime.faults import MAX_RESTARTS
-from reid_ray.runtime.labelling import ActorExecutor, StoredFeatures, fetch
 from reid_ray.types import Features
 
 
@@ -40,7 +40,7 @@ def test_stored_features_read_like_an_array():
     assert stored[3:5].dtype == np.float32
 
 
-def test_a_user_s_mistake_in_an_actor_comes_out_as_itself(monkeypatch):
+def test_user_error_in_an_actor_is_raised_as_itself(monkeypatch):
     def raising(cause):
         def get(references):
             raise ray.exceptions.RayTaskError("run", "a traceback", cause)
@@ -59,7 +59,7 @@ def test_a_user_s_mistake_in_an_actor_comes_out_as_itself(monkeypatch):
 
 
 class Mortal:
-    """A labeller that can be told to die just before a step."""
+    """A labeller that dies just before a chosen step."""
 
     dies_before = None
 
@@ -86,7 +86,7 @@ def local_ray(ray_folder):
 @pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_actors_share_a_refresh_and_may_die_in_it(tmp_path):
-    """1, 2 and 4 actors, and 2 of which one dies at the search, the graph or the description: the same labels."""
+    """1, 2 and 4 actors, and 2 of which one dies in the search, the graph or the statistics: the same labels."""
     values, camids = people(400), np.arange(400) % 3
     config = LabelsConfig(k1=8, k2=3, eps=0.6, min_samples=3)
     expected = refresh(Features(values, 0), config, camids, version=0, device="cpu")
@@ -109,14 +109,14 @@ def test_actors_share_a_refresh_and_may_die_in_it(tmp_path):
 
 
 @pytest.mark.usefixtures("without_ray")
-def test_calls_go_round_the_actors():
+def test_calls_are_distributed_round_robin():
     turns = []
 
     class Actor:
         def __init__(self, name):
             self.run = type("Method", (), {"remote": staticmethod(lambda *_: turns.append(name))})
 
-    workers = labelling.ActorExecutor([Actor("a"), Actor("b"), Actor("c")])
+    workers = actor_executor.ActorExecutor([Actor("a"), Actor("b"), Actor("c")])
     assert workers.n_workers == 3
     for _ in range(5):
         workers.run(len, [])

@@ -1,0 +1,13 @@
+"""The angles that body meshes are seen at."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Angles = Literal["seven", "six"]
+
+ANGLES = (0, 45, 90, 135, 180, 225, 270, 315)
+"""Degrees that meshes are projected at; 0 is the image's own view."""
+
+NOVEL_ANGLES: dict[Angles, tuple[int, ...]] = {"seven": ANGLES[1:], "six": ANGLES[1:7]}
+"""The views that a new structure is drawn from: the paper's `seven`, and the released code's `six`, without 315°."""

@@ -1,0 +1,281 @@
+"""From a file of features to a file of labels, or to a table of scores for many settings.
+
+This is the work of `reid-ray label`. The label engine (`reid_ray.labels`) takes arrays and knows nothing of files.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import resource
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import torch
+
+from reid_ray.config import LabelsConfig
+from reid_ray.data.feature_folder import ROWS, read_features
+from reid_ray.errors import ConfigError, DataError
+from reid_ray.io.files import atomic_write_bytes, parquet_bytes
+from reid_ray.io.local_copy import local_copy
+from reid_ray.io.paths import Location, as_path, as_readable
+from reid_ray.labels.arguments import check_neighbourhood
+from reid_ray.labels.features import open_features
+from reid_ray.labels.label_free import label_free_scores
+from reid_ray.labels.quality import ground_truth_scores, label_statistics
+from reid_ray.labels.refresh import ClusteringResult, OnStage, cluster_rows
+from reid_ray.labels.sweep import Setting, sweep
+from reid_ray.types import UNKNOWN, FloatArray, IntArray
+
+KIB_PER_MB = 1024
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Features and the table that describes their rows.
+
+    Attributes:
+        features: float32 [N, D], mapped into memory where possible; not checked yet.
+        rows: N rows of any columns; None without a table.
+        camids: int64 [N]; None where no camera is known.
+        pids: int64 [N]; None where no identity is known.
+    """
+
+    features: FloatArray
+    rows: pa.Table | None
+    camids: IntArray | None
+    pids: IntArray | None
+
+
+@dataclass(frozen=True)
+class LabelReport:
+    """Labels of a feature file, their quality and their cost.
+
+    Attributes:
+        result: labels, the Jaccard graph and the seconds of each stage.
+        quality: `label_statistics`, `label_free_scores` and, where a pid is known, `ground_truth_scores`.
+        shape: N and D of the features.
+        seconds: of the clustering, without the scores.
+        peak_mb: peak memory of the clustering in addition to that of the process before it.
+    """
+
+    result: ClusteringResult
+    quality: dict[str, Any]
+    shape: tuple[int, int]
+    seconds: float
+    peak_mb: float
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """Results of a sweep (`labels.sweep.sweep`), in the order of the settings, and their cost."""
+
+    results: list[dict[str, Any]]
+    seconds: float
+    peak_mb: float
+
+
+def open_feature_table(features: str | Location, table: str | Location | None = None) -> FeatureTable:
+    """Open features (a `.npy` file or a feature folder) and the table of their rows.
+
+    Args:
+        table: Parquet file with a row per feature. Default: the file of the same name next to FEATURES.npy, or the
+            table of the feature folder; none where it does not exist.
+
+    Raises:
+        DataError: a file is missing or unreadable, or the table does not fit the features.
+    """
+    source = as_path(features)
+    values = _open_features(source)
+    rows = _read_rows(None if table is None else as_path(table), source, len(values))
+    camids, pids = (_column(rows, name) for name in ("camid", "pid"))
+    return FeatureTable(values, rows, camids, pids)
+
+
+def label_features(
+    features: str | Location,
+    out: str | Location,
+    config: LabelsConfig,
+    *,
+    table: str | Location | None = None,
+    device: str | None = None,
+    on_stage: OnStage | None = None,
+) -> LabelReport:
+    """Cluster the features of a file and write the labels: the table of rows with an int64 column `label`.
+
+    Without a table of rows the labels get a column `row`, 0 … N−1.
+
+    Args:
+        out: Parquet file; replaced atomically.
+        table: as in `open_feature_table`.
+        device: where neighbours are searched; default CUDA where available.
+        on_stage: called with the name of each stage when it starts.
+
+    Raises:
+        ConfigError: the device does not exist here, or settings require more images than there are.
+        DataError: features or table are invalid, `out` is not writable, or `labels.variant=camera` lacks cameras.
+    """
+    target = as_path(out)
+    _check_out(target, (".parquet",))
+    _check_device(device)
+    opened = open_feature_table(features, table)
+    if config.variant == "camera":
+        _check_cameras(opened, features)
+    check_neighbourhood(config, len(opened.features))
+    n_rows, dim = opened.features.shape
+    camids = np.full(n_rows, UNKNOWN, dtype=np.int64) if opened.camids is None else opened.camids
+    memory = _PeakMemory()
+    started = time.perf_counter()
+    result = cluster_rows(opened.features, config, camids, device=device, on_stage=on_stage)
+    seconds = time.perf_counter() - started
+    peak_mb = memory.above_start_mb()
+    if on_stage:
+        on_stage("scores")
+    quality: dict[str, Any] = label_statistics(result.raw)
+    quality |= label_free_scores(result.raw, result.graph, opened.camids)
+    if opened.pids is not None:
+        quality |= ground_truth_scores(result.raw, opened.pids)
+    rows = pa.table({"row": pa.array(np.arange(n_rows))}) if opened.rows is None else opened.rows
+    if "label" in rows.column_names:
+        rows = rows.drop_columns("label")
+    _write(rows.append_column("label", pa.array(result.labels, pa.int64())), target)
+    return LabelReport(result, quality, (n_rows, dim), seconds, peak_mb)
+
+
+def sweep_features(
+    features: str | Location,
+    settings: Sequence[Setting],
+    out: str | Location | None = None,
+    *,
+    table: str | Location | None = None,
+    device: str | None = None,
+    memory_mb: int = 1024,
+    on_setting: Callable[[dict[str, Any]], None] | None = None,
+) -> SweepReport:
+    """Score many settings on the features of a file.
+
+    Args:
+        out: Parquet or CSV file for the results, a row per setting; None to write no file.
+        table, device: as in `label_features`.
+        memory_mb, on_setting: as in `labels.sweep.sweep`.
+
+    Raises:
+        ConfigError: the device does not exist here, or settings require more images than there are.
+        DataError: features or table are invalid, `out` is not writable, or the variant `camera` lacks cameras.
+    """
+    target = None if out is None else as_path(out)
+    if target is not None:
+        _check_out(target, (".parquet", ".csv"))
+    _check_device(device)
+    opened = open_feature_table(features, table)
+    if any(setting.variant == "camera" for setting in settings):
+        _check_cameras(opened, features)
+    for setting in settings:
+        check_neighbourhood(setting, len(opened.features))
+    memory = _PeakMemory()
+    started = time.perf_counter()
+    results = sweep(
+        opened.features,
+        settings,
+        opened.camids,
+        pids=opened.pids,
+        device=device,
+        memory_mb=memory_mb,
+        on_setting=on_setting,
+    )
+    report = SweepReport(results, time.perf_counter() - started, memory.above_start_mb())
+    if target is not None:
+        _write(pa.Table.from_pylist(results), target)
+    return report
+
+
+def _check_out(out: Location, suffixes: tuple[str, ...]) -> None:
+    """Refuse an output that cannot be written, before any work is done."""
+    if out.suffix not in suffixes:
+        raise DataError(f"--out {out} must end in {' or '.join(suffixes)}.")
+    if not isinstance(out, Path):
+        return
+    if not out.parent.is_dir():
+        raise DataError(f"The folder of {out} does not exist; create it, or choose another --out.")
+    if out.is_dir() or not os.access(out.parent, os.W_OK):
+        raise DataError(f"{out} cannot be written; choose another --out.")
+
+
+def _check_device(device: str | None) -> None:
+    if device is None:
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch was built without CUDA
+        raise ConfigError(f"--device {device} cannot be used here: {str(error).splitlines()[0]}") from error
+
+
+def _check_cameras(opened: FeatureTable, features: str | Location) -> None:
+    if opened.camids is None:
+        raise DataError(f"labels.variant=camera needs a column 'camid'; no table with one was found for {features}.")
+
+
+def _open_features(path: Location) -> FloatArray:
+    """Features read on demand; those of a `.npy` file are copied only if they are not float32."""
+    if path.is_dir():
+        return read_features(path).flat()
+    mapped = open_features(local_copy(path))
+    return mapped if mapped.dtype == "float32" else mapped.astype("float32")
+
+
+def _read_rows(table: Location | None, features: Location, n_rows: int) -> pa.Table | None:
+    """The given table of rows, else the one next to the features, else None."""
+    default = features / ROWS if features.is_dir() else features.with_suffix(".parquet")
+    path = table or default
+    if not path.is_file():
+        if table is not None:
+            raise DataError(f"--table {table} does not exist.")
+        return None
+    try:
+        rows = pq.read_table(as_readable(path))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+    if rows.num_rows != n_rows:
+        raise DataError(f"{path} has {rows.num_rows} rows and {features} has {n_rows}; pass the right file as --table.")
+    return rows
+
+
+def _column(rows: pa.Table | None, name: str) -> IntArray | None:
+    """int64 [N] of a column; None if the column is missing or all its values are unknown."""
+    if rows is None or name not in rows.column_names:
+        return None
+    column = rows[name]
+    if not pa.types.is_integer(column.type) or column.null_count:
+        raise DataError(f"The column '{name}' of the table of rows must hold whole numbers, {UNKNOWN} for unknown.")
+    values = np.asarray(column.to_numpy(), dtype=np.int64)
+    return values if (values != UNKNOWN).any() else None
+
+
+def _write(table: pa.Table, out: Location) -> None:
+    if out.suffix == ".parquet":
+        atomic_write_bytes(out, parquet_bytes(table))
+    else:
+        buffer = io.BytesIO()
+        pacsv.write_csv(table, buffer)
+        atomic_write_bytes(out, buffer.getvalue())
+
+
+class _PeakMemory:
+    """Peak resident memory of this process above its peak when the object was created."""
+
+    def __init__(self) -> None:
+        self._start = self._peak_mb()
+
+    def above_start_mb(self) -> float:
+        return self._peak_mb() - self._start
+
+    @staticmethod
+    def _peak_mb() -> float:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIB_PER_MB

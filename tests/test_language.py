@@ -1,0 +1,87 @@
+"""Documentation uses the field's words: the phrases below stay out of it.
+
+The list holds phrases that are wrong wherever they appear; a word that is sometimes right does not belong in it. The
+test scans pages with their fenced blocks, recipes, and build and cluster files.
+"""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+class Phrase(NamedTuple):
+    """A phrase to avoid.
+
+    Attributes:
+        pattern: regular expression, case-insensitive; a space matches any white space, line breaks included.
+        instead: what to write.
+        example: a text that the pattern finds.
+    """
+
+    pattern: str
+    instead: str
+    example: str
+
+
+PHRASES = (
+    Phrase(r"\b(go|goes|going|went|gone) on\b", "resume, continue", "a killed run goes on"),
+    Phrase(r"\basked (for|of)\b", "requested, required", "what is asked for"),
+    Phrase(r"\bbeside\b", "next to, in addition to, while … runs", "beside other work"),
+    Phrase(r"\b(lies?|lay|lying) (in|on|at|under|together)\b", "is in, is stored in", "it lies in a folder"),
+    Phrase(r"\b(stands?|stood|standing) in\b", "is in", "it stands in the table's name"),
+    Phrase(r"\banew\b", "again", "writes it anew"),
+    Phrase(r"\b(no|some)body\b", "no process, the user, any caller", "nobody waits for it"),
+    Phrase(r"\bthose who\b", "users, callers, processes", "those who come later"),
+    Phrase(r"\bmend(s|ed|ing)?\b", "fix", "an error that a user can mend"),
+    Phrase(r"\bdrawn (pedestrian|people|person|crop|source)", "synthetic", "trains on drawn pedestrians"),
+    Phrase(r"\b(a|one) sentence\b", "a one-line error message", "ends with one sentence"),
+    Phrase(r"\b(tells|told) (of|how|that|what|which|whether|apart|by|to)\b", "reports, shows", "the log tells how"),
+    Phrase(r"\bhouse rules?\b", "project, package", "House rules"),
+    Phrase(r"\b(in|the) lanes?\b", "test group", "tests come in lanes"),
+    Phrase(r"\bwho (wants|asks|reaches|gives)\b", "users who …, to …", "who wants to export it"),
+    Phrase(r"\bmakers\b", "authors, developers", "tells its makers"),
+    Phrase(r"\b(gives?|gave|given|giving) out\b", "fails, is full, runs out", "where the storage gives out"),
+    Phrase(r"\b(is|are|was|were) passed over\b", "skipped", "it is passed over for the one before"),
+    Phrase(r"\bseen to\b|\bsees to\b", "handled, removed", "a process sees to the files"),
+    Phrase(r"\bjanitor\b", "cleanup process", "a janitor process"),
+    Phrase(r"\bspeaks its language\b", "S3-compatible, compatible", "what speaks its language"),
+    Phrase(r"\bneeds? (it|them) not\b|\bneed no more\b", "does not need", "a single run needs it not"),
+    Phrase(r"\bpatience\b", "leave it out", "patience ended there"),
+)  # fmt: skip
+
+FILES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff", "Makefile")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "reid_ray" / "recipes").glob("*.yaml")),
+    *sorted(file for file in (ROOT / "cluster").rglob("*") if file.suffix != ".pyc" and file.is_file()),
+]
+
+
+def found_in(text: str) -> list[str]:
+    """`LINE: 'phrase'; write …` for every phrase of the list in a text."""
+    found = []
+    for phrase in PHRASES:
+        for match in re.finditer(phrase.pattern.replace(" ", r"[\s#]+"), text, re.IGNORECASE):
+            line = text.count("\n", 0, match.start()) + 1
+            found.append(f"line {line}: '{match.group()}'; write: {phrase.instead}")
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_documentation_uses_the_words_of_the_field(file):
+    found = found_in(file.read_text(encoding="utf-8"))
+    assert not found, f"{file.relative_to(ROOT)}\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize("phrase", PHRASES, ids=lambda phrase: phrase.example)
+def test_every_phrase_is_found(phrase):
+    assert re.search(phrase.pattern, phrase.example, re.IGNORECASE)
+    assert found_in(phrase.example.upper().replace(" ", "\n# "))
+
+
+def test_the_usual_words_are_not():
+    assert not found_in("Besides, it stands out, lies between two images, and shows which sentences were passed to it.")
