@@ -9,7 +9,7 @@ from reid_ray.data.images import Dataset
 from reid_ray.data.readers import read_dataset
 from reid_ray.methods import METHODS, stages_of
 from reid_ray.run import Run, load_run
-from reid_ray.training.checks import check_tables
+from reid_ray.training.checks import check_label_settings, check_tables
 from reid_ray.training.datasets import MAIN, read_datasets
 from reid_ray.training.metrics import Event
 from reid_ray.training.rundir import RunDirectory
@@ -53,10 +53,12 @@ def prepare(config: Config) -> tuple[Config, dict[str, Dataset]]:
 
     Raises:
         DataError: the data cannot be read, or lacks identities or columns that a stage needs.
+        ConfigError: label settings require more images than there are.
     """
     config = with_absolute_paths(with_models_of_runs(config))
     main = read_dataset(config.data)
     config = METHODS[config.method.name].resolve(config, main.train)
     datasets = read_datasets(config, {MAIN: main})
     check_tables(stages_of(config), datasets, config)
+    check_label_settings(stages_of(config), datasets, config.labels)
     return config, datasets

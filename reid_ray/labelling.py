@@ -26,6 +26,7 @@ from reid_ray.errors import ConfigError, DataError
 from reid_ray.io.files import atomic_write_bytes, parquet_bytes
 from reid_ray.io.local_copy import local_copy
 from reid_ray.io.paths import Location, as_path, as_readable
+from reid_ray.labels.arguments import check_neighbourhood
 from reid_ray.labels.features import open_features
 from reid_ray.labels.label_free import label_free_scores
 from reid_ray.labels.quality import ground_truth_scores, label_statistics
@@ -118,7 +119,7 @@ def label_features(
         on_stage: called with the name of each stage when it starts.
 
     Raises:
-        ConfigError: the device does not exist here.
+        ConfigError: the device does not exist here, or settings require more images than there are.
         DataError: features or table are invalid, `out` is not writable, or `labels.variant=camera` lacks cameras.
     """
     target = as_path(out)
@@ -127,6 +128,7 @@ def label_features(
     opened = open_feature_table(features, table)
     if config.variant == "camera":
         _check_cameras(opened, features)
+    check_neighbourhood(config, len(opened.features))
     n_rows, dim = opened.features.shape
     camids = np.full(n_rows, UNKNOWN, dtype=np.int64) if opened.camids is None else opened.camids
     memory = _PeakMemory()
@@ -165,7 +167,7 @@ def sweep_features(
         memory_mb, on_setting: as in `labels.sweep.sweep`.
 
     Raises:
-        ConfigError: the device does not exist here.
+        ConfigError: the device does not exist here, or settings require more images than there are.
         DataError: features or table are invalid, `out` is not writable, or the variant `camera` lacks cameras.
     """
     target = None if out is None else as_path(out)
@@ -175,6 +177,8 @@ def sweep_features(
     opened = open_feature_table(features, table)
     if any(setting.variant == "camera" for setting in settings):
         _check_cameras(opened, features)
+    for setting in settings:
+        check_neighbourhood(setting, len(opened.features))
     memory = _PeakMemory()
     started = time.perf_counter()
     results = sweep(

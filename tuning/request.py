@@ -11,7 +11,6 @@ report.html       everything, with plots
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from reid_ray.config import Config, Search, hashed_settings, with_absolute_paths
 from reid_ray.config.loading import validate
 from reid_ray.errors import ConfigError, RunError
 from reid_ray.io.files import atomic_write, storage_errors
+from reid_ray.io.lease import LEASE, hold, is_lease
 from reid_ray.io.paths import RemotePath, as_path
 from reid_ray.labels.sweep import Setting, parse_grid, swept_name
 from reid_ray.training.rundir import leaf_changes
@@ -205,7 +205,7 @@ class SearchDirectory:
     def check(self, request: Request) -> None:
         """Raise `RunError` if the directory belongs to another search or holds something else."""
         if not self.request_file.exists():
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            if self.path.exists() and (not self.path.is_dir() or not all(map(is_lease, self.path.iterdir()))):
                 raise RunError(
                     f"{self.path} exists and is not a search directory; choose another --name, or remove it."
                 )
@@ -227,21 +227,20 @@ class SearchDirectory:
             RunError: it cannot be written, belongs to another search, or is locked by another process.
         """
         self.check(request)
+        with hold(self.path / LEASE, f"searching in {self.path}", self._progress):
+            self._begin(request)
+            yield
+
+    def _progress(self) -> str:
+        return f"{sum(entry.is_dir() for entry in self.trials.iterdir())} runs begun" if self._started else ""
+
+    def _begin(self, request: Request) -> None:
         with storage_errors(self.path):
             self.trials.mkdir(parents=True, exist_ok=True)
         if not self._started:
             with atomic_write(self.request_file) as file:
                 file.write(_written(request).encode())
-        with self.request_file.open() as held:
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunError(
-                    f"Another process is using {self.path}; wait for it, or choose another --name."
-                ) from None
-            if not self._started:
-                self.journal.unlink(missing_ok=True)  # of another request, or of a refused one
-            yield
+            self.journal.unlink(missing_ok=True)  # of another request, or one that was refused
 
 
 def read_request(path: Path) -> Request:

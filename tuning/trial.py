@@ -17,6 +17,7 @@ from reid_ray.config import Config
 from reid_ray.devices import prepare_process
 from reid_ray.errors import DegenerateLabelsError, DivergedError, RunError, UserError
 from reid_ray.io.files import first_line
+from reid_ray.io.lease import wait_until_free
 from reid_ray.reports.series import number
 from reid_ray.run import Run, load_run
 from reid_ray.runtime.actor_executor import fetch
@@ -34,6 +35,9 @@ SECONDS_PER_HOUR = 3600
 
 GROUP_START_SECONDS = "900"
 """Timeout for the placement of Ray Train's workers, after which the trial fails; Ray's default is to wait forever."""
+
+ORPHAN_SECONDS = 60.0
+"""A trial of a search that was killed ends within this time; only one search at a time has trials."""
 
 MEASURES = ("n_clusters", "silhouette", "clustered_share", "camera_mix")
 """Label-free scores that are recorded with the objective."""
@@ -57,6 +61,7 @@ def run_trial(values: Mapping[str, Any], task: Task) -> None:
     """Train with these values, or resume, and report the score. Never raises."""
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", GROUP_START_SECONDS)
     config = task.config_of(dict(values))
+    wait_until_free(RunDirectory.of(config).lease_file, ORPHAN_SECONDS)
     report = _Reporter(task, config)
     report.last(attempt(config, task.stage, report))
 

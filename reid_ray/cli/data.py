@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from reid_ray.cli.output import png_file
+from reid_ray.cli.progress import make_console
 from reid_ray.config import DataConfig, SyntheticConfig
 from reid_ray.config.data import Layout
 from reid_ray.errors import ConfigError, DataError
@@ -256,8 +255,8 @@ def _config(source: str, layout: Layout | None, **settings: Any) -> DataConfig:
 @contextmanager
 def _progress(what: str) -> Iterator[Report]:
     """A progress bar on stderr, to keep stdout clean; in a file only its last state is written."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=make_console(stderr=True)) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -265,7 +264,7 @@ def _progress(what: str) -> Iterator[Report]:
 def _print_report(report: CheckReport) -> None:
     from reid_ray.data.images import printable
 
-    console = Console()
+    console = make_console()
     console.print(_counts_table(report))
     if any(split.n_cameras for split in report.splits):
         console.print(_camera_table(report))
@@ -280,7 +279,7 @@ def _print_report(report: CheckReport) -> None:
 
 
 def _counts_table(report: CheckReport) -> Table:
-    table = Table("split", title=escape(f"{report.name} (layout {report.layout})"))
+    table = Table("split", title=f"{report.name} (layout {report.layout})")
     for heading in ("images", "pids", "cameras"):
         table.add_column(heading, justify="right")
     for split in report.splits:

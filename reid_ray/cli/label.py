@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from reid_ray.cli.progress import counting, make_console
 from reid_ray.config import LabelsConfig, load_config
@@ -175,7 +176,7 @@ def _sweep_table(results: list[dict[str, Any]]) -> Table:
         table.add_column(name, justify="right")
     for result in results:
         cells = [
-            f"[bold green]{_format(result[name])}*[/]" if result[name] == best.get(name) else _format(result[name])
+            Text(f"{_format(result[name])}*", "bold green") if result[name] == best.get(name) else _format(result[name])
             for name in scores
         ]
         table.add_row(*(_format(result[name]) for name in varied), *cells)

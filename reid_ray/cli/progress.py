@@ -137,16 +137,19 @@ def describe(event: Event) -> str:
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """A console; without a terminal it is `NO_TERMINAL_WIDTH` wide, so that tables fit."""
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=NO_TERMINAL_WIDTH)
+    """A console; where there is no terminal to ask for its width, tables get enough of it.
+
+    Text is printed as it is: names of files, runs and columns may hold [brackets], which Rich would take for markup.
+    """
+    console = Console(stderr=stderr, markup=False)
+    return console if console.is_terminal else Console(stderr=stderr, markup=False, width=NO_TERMINAL_WIDTH)
 
 
 @contextmanager
 def counting(console: Console, description: str, total: int) -> Iterator[Progress]:
     """A progress bar for work of known length (advance task 0); silent without a terminal."""
     bars = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         Remaining(),

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from reid_ray.cli.output import png_file
@@ -103,7 +102,7 @@ def evaluate(
     columns = [name for name in next(iter(measured.values())) if name not in ("reranked", "attributes")]
     table = Table(
         "by" if len(measured) == 1 else "on",
-        title=escape(f"{opened.config.name} ({model} model) on {names}"),
+        title=f"{opened.config.name} ({model} model) on {names}",
         caption=caption,
     )
     for name in columns:
@@ -112,7 +111,7 @@ def evaluate(
         rows = {"cosine": metrics} | ({"re-ranked": metrics["reranked"]} if rerank else {})
         for by, values in rows.items():
             title = by if len(measured) == 1 else f"{dataset_name}, {by}" if rerank else dataset_name
-            table.add_row(escape(title), *(_shown(name, values[name]) if name in values else "" for name in columns))
+            table.add_row(title, *(_shown(name, values[name]) if name in values else "" for name in columns))
     make_console().print(table)
     for dataset_name, metrics in measured.items():
         if "attributes" in metrics:
@@ -248,7 +247,7 @@ def _extract_into_folder(
 
     console = make_console(stderr=True)
     try:
-        with counting(console, f"Extracting {escape(table.name)}", len(table)) as bars:
+        with counting(console, f"Extracting {table.name}", len(table)) as bars:
             done = stream_features(
                 run.config,
                 run.directory.model_file(model),
@@ -307,7 +306,7 @@ def embed_with_progress(
     run: Run, table: ImageTable, dataset: Dataset, console: Console, *, attributes: bool = False
 ) -> FloatArray:
     """`Run.embed_table` with a progress bar."""
-    with counting(console, f"Extracting {escape(table.name)}", len(table)) as bars:
+    with counting(console, f"Extracting {table.name}", len(table)) as bars:
         return run.embed_table(
             table, dataset, attributes=attributes, on_batch=lambda n: bars.advance(bars.task_ids[0], n)
         )
@@ -337,12 +336,12 @@ def _open_to_measure(path: str, overrides: list[str] | None, model: str) -> tupl
 
 
 def _attribute_table(attributes: dict[str, Any], name: str) -> Table:
-    table = Table("attribute", title=escape(f"Attributes on {name}"))
+    table = Table("attribute", title=f"Attributes on {name}")
     for heading in ("accuracy", "most frequent value", "images"):
         table.add_column(heading, justify="right")
     for attribute, numbers in attributes.items():
         row = (f"{numbers['accuracy']:.1%}", f"{numbers['baseline']:.1%}", str(numbers["n_known"]))
-        table.add_row(escape(attribute), *row)
+        table.add_row(attribute, *row)
     return table
 
 

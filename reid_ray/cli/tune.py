@@ -49,7 +49,7 @@ def tune(
     objective: Annotated[
         list[str] | None,
         typer.Option(
-            help="'label-free' (default; needs no identities), or 'map' on held-out people of the training split "
+            help="'label-free' (default; needs no identities), or 'map' on held-out identities of the training split "
             "(data.holdout). 'hours' (of GPUs, else CPUs) may be the second."
         ),
     ] = None,

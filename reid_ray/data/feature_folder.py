@@ -3,6 +3,7 @@
     features/
       rows-000000000-000000640.parquet   path, pid, camid, split …, row and feature of these rows of the table
       _rows.parquet                      the table; those who make a shard read its rows here
+      _lease.json                        which process fills the folder, while one does
       _manifest.json                     what the features were made of, so that no folder mixes two kinds
 
 The shards are one Parquet dataset: `pyarrow.parquet.read_table("features/")` reads them all, and passes over names
@@ -31,6 +32,7 @@ from reid_ray.types import FloatArray
 
 MANIFEST = "_manifest.json"
 ROWS = "_rows.parquet"
+LEASE = "_lease.json"
 FORMAT = "reid-ray-features 1"
 
 SHARD_MB = 64
@@ -312,4 +314,4 @@ def read_manifest(path: Location) -> Manifest:
 
 def _is_begun(file: Location) -> bool:
     """Whether a file is what a process leaves that was killed before it wrote the manifest."""
-    return file.name == ROWS or file.suffix == ".tmp"
+    return file.name in (ROWS, LEASE) or file.suffix == ".tmp"

@@ -14,7 +14,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from reid_ray.data.integrity import inspect_image
 from reid_ray.data.packed_images import FORMAT, FORMAT_VERSION, MANIFEST, TABLE, PackedImages
 from reid_ray.data.table import SPLITS, ImageTable
 from reid_ray.errors import DataError, StorageError
+from reid_ray.io.lease import LEASE, Fence, hold
 from reid_ray.io.paths import Location, RemotePath
 
 Progress = Callable[[int, int], None]
@@ -74,11 +75,22 @@ def pack(
         raise DataError(f"{dataset.table.name} has no images; there is nothing to pack.")
     refuse_used(out)
     try:
-        with _becoming(out) as folder:
+        with held(out), _becoming(out) as folder:
             _write(dataset, folder, shard_mb * 2**20, size, threads, progress)
     except OSError as error:
         raise DataError(f"Cannot write the packed dataset {out}: {error.strerror or error}.") from error
     return out
+
+
+def held(out: Location) -> AbstractContextManager[Fence]:
+    """Keep other processes from packing into `out` for the block.
+
+    The lease is next to `out`, which must be empty.
+    """
+    out = out.absolute()
+    is_bucket = isinstance(out, RemotePath) and not out.parts
+    file = out / f".{LEASE}" if is_bucket else out.with_name(f".{out.name}.{LEASE}")
+    return hold(file, f"packing into {out}")
 
 
 def without_bad_images(

@@ -98,7 +98,7 @@ def evaluable(table: ImageTable) -> str | None:
         return reason
     query, gallery = table.split("query"), table.split("gallery")
     if not has_valid_match(query, gallery):
-        return f"{table.name} cannot be evaluated: the gallery holds no image of a query's person by another camera."
+        return f"{table.name} cannot be evaluated: the gallery holds no image of a query's identity by another camera."
     return None
 
 

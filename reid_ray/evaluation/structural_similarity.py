@@ -141,7 +141,7 @@ def identity_diversity(images: Tensor, pids: IntArray, *, key: Sequence[int] = (
     """
     pairs = identity_pairs(pids, key=key)
     if not len(pairs):
-        raise DataError("Diversity is measured between images of the same person, but no person has two.")
+        raise DataError("Diversity is measured between images of one identity; here none has two.")
     values = [dssim_lab(images[first], images[second], space=space) for first, second in _chunks(pairs)]
     return float(torch.cat(values).mean())
 

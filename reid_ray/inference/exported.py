@@ -40,8 +40,10 @@ def load_exported(config: Config, file: Location) -> nn.Module:
         model = empty_network(config, content["module"])
         model.load_state_dict(content["model"])
     except (OSError, RuntimeError, LookupError, UnpicklingError) as error:
+        # PyTorch's own message advises to run what is in the file.
+        reason = "it holds other things than tensors" if isinstance(error, UnpicklingError) else first_line(error)
         raise WeightsError(
-            f"Cannot read the model {file} ({first_line(error)}); it must be an exported model of this run, on storage "
+            f"Cannot read the model {file} ({reason}); it must be an exported model of this run, on storage "
             f"that every node sees at the same path."
         ) from error
     return model.to(device=choose_device(config.runtime), dtype=parameter_dtype(config.training)).eval()

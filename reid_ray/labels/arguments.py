@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from scipy.sparse import csr_array, issparse
@@ -78,13 +78,26 @@ def is_count(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 1)
 
 
-def check_neighbourhood(config: LabelsConfig, n_images: int) -> None:
-    """Raise `ConfigError` if the settings require more neighbours or clusters than there are images.
+class Neighbourhood(Protocol):
+    """Settings of DBSCAN on a Jaccard graph, as `LabelsConfig` and a setting of a sweep have them."""
 
-    With N ≤ k1 images every image is a neighbour of every other: all distances are small, and all images form one
-    cluster for any eps.
+    @property
+    def k1(self) -> int: ...
+    @property
+    def k2(self) -> int: ...
+    @property
+    def min_samples(self) -> int: ...
+
+
+def check_neighbourhood(config: LabelsConfig | Neighbourhood, n_images: int) -> None:
+    """Raise `ConfigError` where the settings ask for more neighbours or clusters than there are images.
+
+    For settings that a user chose; `refresh` itself takes any number of images.
+
+    With k1 neighbours of N ≤ k1 images every image is everybody's neighbour, all distances are small, and everything is
+    one cluster whatever eps is.
     """
-    if config.clusterer == "kmeans":
+    if isinstance(config, LabelsConfig) and config.clusterer == "kmeans":
         counted = {"n_clusters": config.n_clusters}
     else:
         counted = {"k1": config.k1 + 1, "k2": config.k2, "min_samples": config.min_samples}

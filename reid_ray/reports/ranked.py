@@ -182,9 +182,9 @@ class _ImageGrid:
         legend_y = y + 0.45
         if judged:
             self.badge(MARGIN + 0.14, legend_y, True)
-            self.text(MARGIN + 0.4, legend_y, "same person", ha="left")
+            self.text(MARGIN + 0.4, legend_y, "same identity", ha="left")
             self.badge(MARGIN + 1.84, legend_y, False)
-            self.text(MARGIN + 2.1, legend_y, "another person", ha="left")
+            self.text(MARGIN + 2.1, legend_y, "another identity", ha="left")
         else:
             self.text(MARGIN, legend_y, "identities are not known: nothing is marked right or wrong", ha="left")
         self.text(self.width - MARGIN, legend_y, note, ha="right")

@@ -7,7 +7,8 @@ deterministic, so a retried task gives the same result.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +17,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import nn
 
 from reid_ray.config import Config
-from reid_ray.data.images import ImageReader
+from reid_ray.data.images import ImageReader, printable
+from reid_ray.data.probing import find_fatal_image
 from reid_ray.data.views import make_view
 from reid_ray.devices import choose_device, memory_errors, parameter_dtype, prepare_process
-from reid_ray.errors import RunError
+from reid_ray.errors import DataError, RunError
 from reid_ray.inference.extraction import Load, assemble, augmented, batch_rows, extract, model_columns
 from reid_ray.inference.folding import for_extraction
 from reid_ray.inference.predictions import EmbedAndPredict
@@ -28,12 +30,15 @@ from reid_ray.models import from_numpy
 from reid_ray.runtime.actor_executor import StoredFeatures, fetch
 from reid_ray.runtime.faults import MAX_RESTARTS
 from reid_ray.runtime.resources import Plan, ProcessResources
-from reid_ray.training.datasets import ImageCaches
+from reid_ray.training.datasets import EVALUATION, MAIN, ImageCaches
 from reid_ray.training.rundir import RunDirectory
 from reid_ray.types import FloatArray, Version, Weights
 
 BATCHES_PER_TASK = 8
 """Small enough for an even load and little lost work if an actor dies, large enough to hide the overhead of a task."""
+
+FATAL_ATTEMPTS = 2
+"""Times that a task ends its extractor before its images are tried one by one."""
 
 MAX_STALLS = 3
 """Consecutive restarts of extractors that make no progress before the run fails."""
@@ -50,9 +55,11 @@ class Copy:
 class Extractor:
     """Actor that computes the features of requested rows. Caches decoded images between epochs."""
 
-    def __init__(self, config: Config, readers: Mapping[str, ImageReader]) -> None:
+    def __init__(self, config: Config, readers: Mapping[str, ImageReader], attempts: Any = None) -> None:
         prepare_process(config.runtime)
         self._config = config
+        self._readers = readers
+        self._attempts = attempts
         self._device = choose_device(config.runtime)
         self._caches = ImageCaches(RunDirectory.of(config).datasets(readers), config)
         self._networks: dict[str, nn.Module] = {}
@@ -70,6 +77,9 @@ class Extractor:
         With `attributes`, the predicted attributes are appended as columns.
         """
         started = time.perf_counter()
+        key = (table, weights.module, weights.version, batches[0].start, copy)
+        if self._asked("begin", key) >= FATAL_ATTEMPTS:
+            self._name_fatal_image(table, range(batches[0].start, batches[-1].stop))
         model = self._model(weights)
         model = EmbedAndPredict(model) if attributes else model
         cache, threads = self._caches[table], self._config.data.loader_threads
@@ -79,7 +89,30 @@ class Extractor:
         columns = model_columns(model, self._caches.table(table))
         with memory_errors("an extractor", "lower evaluation.batch_size"):
             features = assemble(extract(model, load, batches, device=self._device, columns=columns, n_threads=threads))
+        self._asked("end", key)
         return features, time.perf_counter() - started
+
+    def _asked(self, what: str, key: Hashable) -> int:
+        """What `Attempts` answers; 0 where it is gone with its node, since it is only about errors."""
+        if self._attempts is None:
+            return 0
+        try:
+            answer: int = ray.get(getattr(self._attempts, what).remote(key))
+        except ray.exceptions.RayError:
+            return 0
+        return answer
+
+    def _name_fatal_image(self, table: str, rows: range) -> None:
+        """Raise `DataError` with the image that ends every extractor which decodes it, if it is one of these rows."""
+        paths = [self._caches.table(table).paths[row] for row in rows]
+        reader = self._readers[MAIN if table == EVALUATION else table]
+        found = find_fatal_image(reader, paths, self._config.runtime.timeout_seconds)
+        if found is not None:
+            path, fate = found
+            raise DataError(
+                f"The image {printable(path)} ends the process that decodes it ({fate}); remove it, or write it again "
+                f"with another program."
+            )
 
     def _model(self, weights: Weights) -> nn.Module:
         """The network with these weights, prepared for extraction; cached until other weights arrive."""
@@ -93,6 +126,22 @@ class Extractor:
             network.load_state_dict(from_numpy(weights.state))
             self._ready = (*key, for_extraction(network))
         return self._ready[2]
+
+
+class Attempts:
+    """Counts how often a task was begun and not ended, which extractors that die cannot remember."""
+
+    def __init__(self) -> None:
+        self._begun: Counter[Hashable] = Counter()
+
+    def begin(self, key: Hashable) -> int:
+        """Times that the task was begun before without an end."""
+        self._begun[key] += 1
+        return self._begun[key] - 1
+
+    def end(self, key: Hashable) -> int:
+        """Forget the task."""
+        return self._begun.pop(key, 0)
 
 
 class Labeller:
@@ -113,11 +162,13 @@ class Pool:
 
     Attributes:
         timeout: seconds without a finished task after which the busy extractors are considered hung.
+        attempts: actor that counts the attempts of tasks.
     """
 
     extractors: tuple[Any, ...]
     labellers: tuple[Any, ...]
     timeout: float = 600
+    attempts: Any = None
 
     @classmethod
     def start(cls, config: Config, readers: Mapping[str, ImageReader], resources: Plan) -> Pool:
@@ -132,9 +183,10 @@ class Pool:
             return ray.remote(kind).options(num_cpus=share.cpus, num_gpus=share.gpus, **fault_tolerant)
 
         own = with_threads(config, resources.extractors)
+        attempts = ray.remote(Attempts).options(num_cpus=0, max_restarts=-1).remote()
         extractors, placeholders = [], []
         for _ in range(resources.extractors.number):
-            extractors.append(remote(Extractor, resources.extractors).remote(own, readers))
+            extractors.append(remote(Extractor, resources.extractors).remote(own, readers, attempts))
             if resources.placement == "colocated" and resources.extractors.gpus:
                 placeholders.append(_reserve_rest_of_gpu(extractors[-1], 1 - resources.extractors.gpus))
         for placeholder in placeholders:
@@ -143,10 +195,10 @@ class Pool:
         labellers = [
             labeller.remote(with_threads(config, resources.labellers)) for _ in range(config.runtime.n_labellers)
         ]
-        return cls(tuple(extractors), tuple(labellers), config.runtime.timeout_seconds)
+        return cls(tuple(extractors), tuple(labellers), config.runtime.timeout_seconds, attempts)
 
     def stop(self) -> None:
-        for actor in (*self.extractors, *self.labellers):
+        for actor in (*self.extractors, *self.labellers, *([self.attempts] if self.attempts else [])):
             ray.kill(actor)
 
     def features(

@@ -44,7 +44,12 @@ def joined(address: str | None, *, num_cpus: int, partial_writes: Location) -> I
     options: dict[str, Any] = (
         {"address": remote}
         if remote
-        else {"num_cpus": max(n_cores(), num_cpus), "include_dashboard": True, "_temp_dir": str(folder)}
+        else {
+            "num_cpus": max(n_cores(), num_cpus),
+            "include_dashboard": True,
+            "dashboard_host": "127.0.0.1",
+            "_temp_dir": str(folder),
+        }
     )
     with short_lived(partial_writes, *([folder] if folder else [])):
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,12 +24,13 @@ from reid_ray.runtime.cleanup import short_lived
 from reid_ray.runtime.cluster import cluster
 from reid_ray.runtime.faults import plain_error
 from reid_ray.runtime.resources import Plan
-from reid_ray.runtime.shared import check_shared
+from reid_ray.runtime.shared import check_shared, memory_of_nodes
 from reid_ray.runtime.worker import Assignment, Failure, train_worker
 from reid_ray.training.distributed import DistributedContext
 from reid_ray.training.interrupt import put_back, terminated_as_interrupted
 from reid_ray.training.loop import build_modules
 from reid_ray.training.metrics import Event, MetricsFollower
+from reid_ray.training.requirements import check_memory
 from reid_ray.training.rundir import RunDirectory
 
 
@@ -40,7 +42,8 @@ def train_on_ray(
     build_modules(config, DistributedContext())  # raises for weights that do not fit, before anything is started
     directory = RunDirectory.of(config)
     # In this order: Ray installs its own SIGTERM handler when it starts.
-    with cluster(config) as resources, terminated_as_interrupted():
+    with directory.held() as lease, cluster(config) as resources, terminated_as_interrupted():
+        check_memory(config, datasets, **_memory_of_a_worker(config, resources))
         directory.create(config, datasets)
         readers = {section: dataset.images for section, dataset in datasets.items()}
         check_shared(directory.path)
@@ -48,12 +51,19 @@ def train_on_ray(
         try:
             trainers = with_threads(config, resources.trainers)
             with following(directory, listener):
-                result = _fit(config, resources, Assignment(trainers, readers, pool, started))
+                result = _fit(config, resources, Assignment(trainers, readers, pool, started, lease))
         finally:
             pool.stop()
         if isinstance(result, Failure):
             raise result.error()
     directory.remove_abandoned()  # temporary files of workers that died
+
+
+def _memory_of_a_worker(config: Config, resources: Plan) -> dict[str, int]:
+    """Bytes that a training worker may use, as `check_memory` takes them; of GPUs the cluster does not know."""
+    nodes = memory_of_nodes()
+    found = {"host_bytes": min(max(nodes), sum(nodes) // config.runtime.n_workers)}
+    return {**found, "device_bytes": sys.maxsize} if resources.trainers.gpus else found
 
 
 def _fit(config: Config, resources: Plan, assignment: Assignment) -> Failure | None:

@@ -29,6 +29,7 @@ from reid_ray.data.pack import (
     SHARD_SCHEMA,
     Progress,
     finish,
+    held,
     record_batch,
     refuse_used,
     shard_name,
@@ -123,7 +124,24 @@ def pack_on_ray(
     """
     if not len(dataset.table):
         raise DataError(f"{dataset.table.name} has no images; there is nothing to pack.")
-    # Folders in an object store cannot be renamed: there the manifest, written last, marks the dataset as complete.
+    with held(out):
+        return _pack(
+            dataset, out, shard_mb=shard_mb, size=size, n_packers=n_packers, address=address, progress=progress
+        )
+
+
+def _pack(
+    dataset: Dataset,
+    out: Location,
+    *,
+    shard_mb: int,
+    size: tuple[int, int] | None,
+    n_packers: int,
+    address: str | None,
+    progress: Progress | None,
+) -> Location:
+    """`pack_on_ray` of some images into a folder that no other process fills."""
+    # Folders of an object store cannot be renamed: there the manifest, which is put last, makes it a packed dataset.
     folder = out if isinstance(out, RemotePath) else out.absolute().with_name(f".{out.name}.packing")
     if folder != out or not (folder / PLAN).exists():
         refuse_used(out)

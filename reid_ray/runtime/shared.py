@@ -1,8 +1,9 @@
-"""Check that every node of a cluster sees the storage. Imports little: Ray runs it in a new process on each node."""
+"""Check that every node of a cluster sees the storage, and read the memory of each node."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
@@ -11,6 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from reid_ray.errors import RunError, StorageError
 from reid_ray.io.paths import Location, as_path
+from reid_ray.training.requirements import memory_limit
 
 
 def check_shared(folder: Location) -> None:
@@ -33,6 +35,21 @@ def check_shared(folder: Location) -> None:
             f"The node{'s' if len(failing) > 1 else ''} {', '.join(failing)} of the Ray cluster cannot write to "
             f"{folder}; choose an output=FOLDER on storage that all nodes share."
         )
+
+
+def memory_of_nodes() -> list[int]:
+    """Bytes of memory of each node of the cluster; one that is gone by now is left out."""
+    here = ray.get_runtime_context().get_node_id()
+    found = [memory_limit()]
+    answers = [
+        on_node(node["NodeID"], memory_limit).remote()
+        for node in ray.nodes()
+        if node["Alive"] and node["NodeID"] != here
+    ]
+    for answer in answers:
+        with suppress(ray.exceptions.RayError):
+            found.append(ray.get(answer))
+    return found
 
 
 def on_node(node: str, function: Callable[..., Any]) -> Any:

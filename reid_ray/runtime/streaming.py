@@ -24,15 +24,16 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionOptions, 
 from torch import nn
 
 from reid_ray.config import Config, RuntimeConfig
-from reid_ray.data.feature_folder import SHARD_MB, FeatureFolder, Manifest
+from reid_ray.data.feature_folder import LEASE, SHARD_MB, FeatureFolder, Manifest
 from reid_ray.data.images import ImageReader
 from reid_ray.data.table import ImageTable
 from reid_ray.data.views import PixelBatch, resize
 from reid_ray.devices import memory_errors, prepare_process
-from reid_ray.errors import ConfigError
+from reid_ray.errors import ConfigError, DataError
 from reid_ray.inference.exported import load_exported
 from reid_ray.inference.extraction import assemble, embed_batch
 from reid_ray.inference.folding import for_extraction
+from reid_ray.io.lease import hold
 from reid_ray.io.paths import Location
 from reid_ray.runtime.cluster import joined
 from reid_ray.runtime.dataflow import Batch, carry_user_errors, quiet_context, rows_of, silence_ray_data
@@ -93,6 +94,26 @@ def stream_features(
         ConfigError: the cluster is too small.
     """
     out = out.absolute()
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} exists and is not a folder of features; choose another --out, or remove it.")
+    with hold(out / LEASE, f"extracting into {out}"):
+        return _stream(
+            config, model_file, table, images, out, n_extractors=n_extractors, address=address, on_images=on_images
+        )
+
+
+def _stream(
+    config: Config,
+    model_file: Location,
+    table: ImageTable,
+    images: ImageReader,
+    out: Location,
+    *,
+    n_extractors: int,
+    address: str | None,
+    on_images: Callable[[int], None] | None,
+) -> StreamResult:
+    """`stream_features` in a folder that no other process fills."""
     folder = FeatureFolder.begin(out, Manifest.of(config, model_file, table), table)
     pending = folder.missing()
     shards = folder.manifest.shards

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import shlex
 import time
 import urllib.error
@@ -48,6 +49,9 @@ VERBOSE_LOGGERS = (
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
+
+SECRET_NAMES = re.compile("KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
+"""In names of environment variables whose values are not shown."""
 
 N_NAMED = 5
 """Number of a cluster's jobs to name in a message."""
@@ -96,11 +100,21 @@ class Request:
         sent = {
             "submission_id": self.submission_id(),
             "entrypoint": self.entrypoint,
-            "runtime_env": self.runtime_env,
+            "runtime_env": _masked(self.runtime_env),
             "metadata": dict(self.metadata),
             "files": dict(self.working_dir.files),
         }
         return yaml.safe_dump(sent, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def _masked(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
+    """The environment of a job as it is shown: without the values of variables that name a secret."""
+    shown = dict(runtime_env)
+    if "env_vars" in shown:
+        shown["env_vars"] = {
+            name: "***" if SECRET_NAMES.search(name) else value for name, value in shown["env_vars"].items()
+        }
+    return shown
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from reid_ray.config import Config
 from reid_ray.data.images import ImageReader
 from reid_ray.devices import choose_device, local_rank, prepare_process
 from reid_ray.errors import UserError
+from reid_ray.io.lease import Fence
 from reid_ray.runtime.actor_pool import Pool
 from reid_ray.runtime.gauges import Gauges
 from reid_ray.runtime.pool_services import PoolServices
@@ -28,6 +29,7 @@ class Assignment:
     readers: Mapping[str, ImageReader]
     pool: Pool
     started: float
+    lease: Fence
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def train_worker(loop_config: dict[str, Assignment]) -> Failure | None:
             listener=Gauges(config.name) if context.is_main_process else None,
             started=assignment.started,
             notice=PreemptionNotice(),
+            fence=assignment.lease.check,
         ).run()
     except (errors.LoaderError, errors.OutOfMemoryError, errors.StorageError):
         raise  # on this worker only: the others wait in a collective, and only Ray can end them

@@ -15,8 +15,15 @@ from reid_ray.errors import ConfigError
 LIMIT_MB = 100
 """Largest request that a Ray dashboard accepts; lower than Ray's own limit of 512 MB."""
 
-EXCLUDES = ("/runs/", "*.egg-info/", ".mypy_cache/", ".pytest_cache/", ".ruff_cache/")
-"""Excluded in addition to Ray's defaults, .gitignore and .rayignore. Runs hold checkpoints."""
+SECRETS = (
+    *(".env", ".env.*", "*.env", ".envrc", ".netrc", ".pypirc", ".git-credentials", ".git", ".ssh/", ".aws/"),
+    *(".azure/", ".kube/", ".gnupg/", "*.pem", "*.key", "*.p12", "*.pfx", "id_rsa*", "id_ecdsa*"),
+    *("id_ed25519*", "auth_token", "credentials", "credentials.json", "*service_account*.json"),
+)
+"""Never sent: environments, keys, credentials, and the history of the repository, which may hold any of them."""
+
+EXCLUDES = ("/runs/", "*.egg-info/", ".mypy_cache/", ".pytest_cache/", ".ruff_cache/", *SECRETS)
+"""Left out besides what Ray leaves out and what .gitignore and .rayignore name. Runs hold checkpoints."""
 
 N_NAMED = 5
 """Number of largest files to name in a message."""

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -165,7 +166,7 @@ def version_errors(path: Location) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, UnpicklingError) as error:
         raise RunError(
             f"Checkpoint {path} was written by another version of reid_ray, which holds other things in it; finish the "
             f"run with that version, or begin it anew under another name."

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from reid_ray.config import Config, DataConfig, StageConfig
+from reid_ray.config import Config, DataConfig, LabelsConfig, StageConfig
 from reid_ray.data.images import Dataset
 from reid_ray.data.meshes.table import available_rows
 from reid_ray.data.views import make_view
 from reid_ray.errors import ConfigError, DataError, MethodError
+from reid_ray.labels.arguments import check_neighbourhood
 from reid_ray.methods import METHODS, Method, Stage, stages_of
 from reid_ray.models import GroupBatchNorm
 from reid_ray.training.modules import Modules, find_module, trainable_parameters
@@ -135,6 +136,14 @@ def check_tables(stages: Iterable[Stage], datasets: Mapping[str, Dataset], confi
                     f"turns people by; name them in a column 'mesh', or set {stream.data}.meshes.rendered or "
                     f"fit_missing."
                 )
+
+
+def check_label_settings(stages: Iterable[Stage], datasets: Mapping[str, Dataset], labels: LabelsConfig) -> None:
+    """Raise `ConfigError` where clustering a stream's table needs more images than it has."""
+    for stage in stages:
+        for stream in stage.streams.values():
+            if stream.labels.origin == "clusters":
+                check_neighbourhood(labels, len(datasets[stream.data].train))
 
 
 def parameter_names(modules: Modules) -> dict[int, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 
 import torch
@@ -19,6 +19,7 @@ from reid_ray.training.datasets import ImageCaches
 from reid_ray.training.distributed import DistributedContext
 from reid_ray.training.loop import Trainer
 from reid_ray.training.metrics import Event
+from reid_ray.training.requirements import check_memory, memory_limit
 from reid_ray.training.rundir import RunDirectory
 from reid_ray.training.services import InlineServices, run_on_main
 
@@ -28,15 +29,28 @@ def train_inline(
 ) -> None:
     """Run, or resume, in this process. Ctrl-C or SIGTERM inside an epoch writes a checkpoint first."""
     started = time.time()
-    with process_group(config) as context:
+    directory = RunDirectory.of(config)
+    with process_group(config) as context, ExitStack() as stack:
+        lease = run_on_main(context, lambda: stack.enter_context(directory.held()))
         prepare_process(config.runtime)
         device = choose_device(config.runtime, local_rank())
+        run_on_main(context, lambda: check_memory(config, datasets, **_memory(device)))
         caches = ImageCaches(datasets, config)
         services = InlineServices(config, datasets, context, device, caches)
-        trainer = Trainer(config, datasets, context, device, services, caches, listener=listener, started=started)
+        trainer = Trainer(
+            config, datasets, context, device, services, caches, listener=listener, started=started, fence=lease.check
+        )
         # After the network is built: weights that do not fit leave no directory behind.
-        run_on_main(context, lambda: RunDirectory.of(config).create(config, datasets))
+        run_on_main(context, lambda: directory.create(config, datasets))
         trainer.run()
+
+
+def _memory(device: torch.device) -> dict[str, int]:
+    """Bytes that this process may use, as `check_memory` takes them."""
+    found = {"host_bytes": memory_limit() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))}
+    if device.type == "cuda":
+        found["device_bytes"] = torch.cuda.get_device_properties(device).total_memory
+    return found
 
 
 @contextmanager

@@ -70,6 +70,7 @@ class Trainer:
         caches: decoded images.
         listener: called with every logged event (progress bars); rank 0 only.
         started: `time.time()` at which the run was started; the first `start` event reports the seconds since.
+        fence: called on rank 0 before it writes; raises a `UserError` if the run is another process's by now.
         notice: asked after each step whether this machine is about to be taken away.
     """
 
@@ -85,6 +86,7 @@ class Trainer:
         listener: Callable[[Event], None] | None = None,
         started: float | None = None,
         notice: Callable[[], Request] = lambda: Request.NOTHING,
+        fence: Callable[[], None] = lambda: None,
     ) -> None:
         self.config = config
         self.context = context
@@ -94,6 +96,7 @@ class Trainer:
         self.method.to(device, parameter_dtype(config.training))
         self._run_started = self._stage_started = started or time.time()
         self._notice = notice
+        self._fence = fence
         self._services = services
         self._caches = caches
         self._tables = {section: dataset.train for section, dataset in datasets.items()}
@@ -354,6 +357,7 @@ class Trainer:
         folder, keep = self._directory.checkpoints, self.config.training.keep_checkpoints
 
         def write() -> None:
+            self._fence()
             self._log.flush()  # before the checkpoint, which counts on these events
             checkpoint.save(folder, keep)
 
@@ -363,7 +367,12 @@ class Trainer:
     def _log_event(self, event: str, **fields: Any) -> None:
         """Log an event; like every file of the run it is written by rank 0, and all ranks learn if that fails."""
         fields = {"stage": self.stage.name, **fields}
-        run_on_main(self.context, lambda: self._log.write(event, **fields))
+
+        def write() -> None:
+            self._fence()
+            self._log.write(event, **fields)
+
+        run_on_main(self.context, write)
 
     def _resume(self) -> None:
         """Enter the stage of the newest checkpoint with all that it holds, or the first one without any."""

@@ -1,5 +1,6 @@
 """The run directory: what a run leaves on disk, and the rule that one directory is one configuration.
 
+lease.json             which process trains here, while one does
 config.yaml            the format of the directory, the hash of the configuration, and the resolved configuration
 images.parquet         the table of images it trains and is evaluated on; images-source.parquet of a source
 metrics.jsonl          one event a line
@@ -13,6 +14,7 @@ diverged-0.pt          the batch of each worker whose loss was not finite, where
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,7 @@ from reid_ray.data.images import Dataset, ImageReader
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import ConfigError, RunError
 from reid_ray.io.files import atomic_write_bytes, parquet_bytes, storage_errors
+from reid_ray.io.lease import LEASE, Fence, hold, is_lease
 from reid_ray.io.paths import Location, RemotePath, as_path
 from reid_ray.training.checkpoint import FORMAT, checkpoint_files
 from reid_ray.training.datasets import MAIN
@@ -69,6 +72,10 @@ class RunDirectory:
         return self.path / "metrics.jsonl"
 
     @property
+    def lease_file(self) -> Location:
+        return self.path / LEASE
+
+    @property
     def labels(self) -> Location:
         return self.path / "labels"
 
@@ -113,7 +120,7 @@ class RunDirectory:
         A run that has no checkpoint yet has nothing to lose, and may begin again with another configuration.
         """
         if not self.config_file.exists():
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            if self.path.exists() and (not self.path.is_dir() or not all(map(is_lease, self.path.iterdir()))):
                 raise RunError(
                     f"{self.path} exists and is not a run directory; choose another name=… or output=…, or remove it."
                 )
@@ -144,6 +151,18 @@ class RunDirectory:
         """Whether this run has been trained for the configured number of epochs."""
         ended = [event for event in read_metrics(self.metrics_file) if event["event"] == "end"]
         return bool(ended) and bool(ended[-1]["epochs"] >= config.training.epochs)
+
+    def held(self) -> AbstractContextManager[Fence]:
+        """Keep other processes from training into this directory for the block; the directory is created.
+
+        Raises:
+            RunError: another process trains into it, or it cannot be written.
+        """
+        return hold(self.lease_file, f"training into {self.path}", self._progress)
+
+    def _progress(self) -> str:
+        epochs = [event["epoch"] for event in read_metrics(self.metrics_file) if "epoch" in event]
+        return f"in epoch {epochs[-1]}" if epochs else "before its first epoch"
 
     def create(self, config: Config, datasets: Mapping[str, Dataset]) -> None:
         """Make the directory, write configuration and tables; the same again is a resumption.

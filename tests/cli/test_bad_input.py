@@ -44,7 +44,8 @@ def crops(tmp_path):
 def small(tmp_path, *overrides):
     return [
         *("train", "demo", "runtime.backend=inline", "runtime.n_workers=1", f"output={tmp_path / 'runs'}"),
-        *("data.height=32", "data.width=16", "training.epochs=1", "training.iterations=1", *overrides),
+        *("data.height=32", "data.width=16", "training.epochs=1", "training.iterations=1"),
+        *("labels.k1=4", "labels.k2=2", "training.precision=float32", *overrides),
     ]
 
 

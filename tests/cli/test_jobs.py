@@ -2,6 +2,7 @@
 
 import shlex
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 import typer.main
@@ -15,6 +16,7 @@ from reid_ray.config import config_hash, load_config
 from reid_ray.errors import ConfigError
 from reid_ray.runtime import working_dir
 from reid_ray.runtime.submission import JobServer
+from reid_ray.runtime.working_dir import EXCLUDES
 
 SHARED = ("data.root=/shared/market", "output=/shared/runs")
 
@@ -51,6 +53,7 @@ def test_dry_run_prints_the_request(folder):
     result = run("submit", "recipes/mine.yaml", *SHARED, "--env", "OMP_NUM_THREADS=2", "--pip", "einops", "--dry-run")
     assert result.exit_code == 0, result.output
     config = load_config("recipes/mine.yaml", SHARED)
+    excludes = indent(yaml.safe_dump(list(EXCLUDES)).strip(), "  ")
     assert (
         result.stdout
         == f"""\
@@ -59,11 +62,7 @@ entrypoint: python -m reid_ray.jobs.train recipes/mine.yaml data.root=/shared/ma
 runtime_env:
   working_dir: {folder}
   excludes:
-  - /runs/
-  - '*.egg-info/'
-  - .mypy_cache/
-  - .pytest_cache/
-  - .ruff_cache/
+{excludes}
   env_vars:
     OMP_NUM_THREADS: '2'
   pip:

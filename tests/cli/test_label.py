@@ -53,6 +53,17 @@ def features(tmp_path: Path) -> Path:
 SMALL = ("labels.k1=8", "labels.k2=3", "labels.min_samples=3")
 
 
+@pytest.mark.parametrize("options", [("labels.k1=500",), ("--sweep", "k1=8,500", "labels.k2=3")])
+def test_more_neighbours_than_images(
+    command: Command, features: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    out = tmp_path / "labels.parquet"
+    assert_refused(
+        command(features, *options, "--out", out), "labels.k1=500 needs at least 501 images, but there are 72"
+    )
+    assert not out.exists()
+
+
 def assert_refused(result: tuple[int, str], *parts: str) -> None:
     code, text = result
     assert code == 2, text

@@ -143,7 +143,7 @@ def test_hash_names_what_is_computed_not_where():
     for same in (
         *("name=x", "output=elsewhere", "runtime.n_workers=2", "training.epochs=99", "training.checkpoint_every=9"),
         *("training.keep_checkpoints=9", "training.log_every=9", "data.cache_mb=0", "data.loader_threads=9"),
-        *("evaluation.every=9", "evaluation.at_start=true"),
+        *("evaluation.every=9", "evaluation.at_start=true", "data.max_megapixels=500"),
     ):
         assert config_hash(load("ice", same)) == config_hash(base), same
     for other in (

@@ -400,7 +400,7 @@ def test_an_unreadable_image_stops_packing_and_leaves_nothing(market: Path, tmp_
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
 def test_an_interrupted_pack_leaves_nothing(tmp_path: Path, interruption: type[BaseException]):
     def stop(done: int, total: int) -> None:
-        assert len(leftovers(tmp_path)) == 1  # writing has begun, under another name
+        assert any(".partial-" in path for path in leftovers(tmp_path))  # writing has begun, under another name
         assert not (tmp_path / "packed").exists()
         raise interruption
 

@@ -54,7 +54,7 @@ def test_evaluates_the_rows_of_query_and_gallery_only():
         (["query"], [1], [0], "no gallery split"),
         (["query", "gallery"], None, [0, 1], "identities of its query images"),
         (["query", "gallery"], [1, -1], [0, 1], "identities of its gallery images"),
-        (["query", "gallery"], [1, 2], [0, 1], "no image of a query's person"),
+        (["query", "gallery"], [1, 2], [0, 1], "no image of a query's identity"),
         (["query", "gallery"], [1, 1], [0, 0], "by another camera"),
     ],
 )

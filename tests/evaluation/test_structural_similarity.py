@@ -120,7 +120,7 @@ def test_diversity_is_the_mean_over_pairs() -> None:
     assert identity_diversity(images, pids, key=(3,), space="rgb") != pytest.approx(expected)
     same = images[:1].expand(4, -1, -1, -1)
     assert identity_diversity(same, np.zeros(4, dtype=np.int64)) == pytest.approx(0)
-    with pytest.raises(DataError, match="no person has two"):
+    with pytest.raises(DataError, match="here none has two"):
         identity_diversity(images, np.arange(6))
 
 

@@ -1,5 +1,6 @@
 """The pool's actors as plain objects: their requests and results. test_ray_run.py tests them on Ray."""
 
+import re
 from dataclasses import replace
 from itertools import zip_longest
 from types import SimpleNamespace
@@ -11,11 +12,12 @@ import torch
 from small_runs import METHOD_RUNS, SOURCE, WIDTH, on_workers
 
 from reid_ray.data.readers import read_dataset
+from reid_ray.errors import DataError
 from reid_ray.inference.retriever import Retriever
 from reid_ray.methods import METHODS, FeatureCache, build_method, stages_of
 from reid_ray.models import build_embedder, to_numpy
 from reid_ray.runtime import actor_pool
-from reid_ray.runtime.actor_pool import Copy, Extractor, Labeller, Pool
+from reid_ray.runtime.actor_pool import Attempts, Copy, Extractor, Labeller, Pool
 from reid_ray.runtime.pool_services import PoolServices
 from reid_ray.training.datasets import EVALUATION, ImageCaches, evaluation_table, read_datasets
 from reid_ray.training.distributed import DistributedContext
@@ -243,6 +245,31 @@ def test_extractor_loads_weights_when_their_version_changes(config, dataset, tea
     for other in (weights(teacher, (0, 1)), weights(teacher, (1, 0)), weights(teacher, module="student")):
         found, _ = extractor.extract("data", other, [range(2)])
         assert (found != first).any()
+
+
+def test_a_task_that_ended_two_extractors_is_searched_for_the_image(config, dataset, teacher, monkeypatch):
+    """The first two attempts end without a word; the third tries the images in other processes and names one."""
+    plain = handles(config, {"data": dataset}).extractors[0].actor
+    tried, attempts = [], Attempts()
+
+    def find(reader, paths, seconds):
+        tried.append((reader, paths, seconds))
+        return (paths[3], "signal SIGSEGV") if len(tried) == 1 else None
+
+    monkeypatch.setattr(actor_pool, "find_fatal_image", find)
+    task, table = [range(2, 4), range(4, 6)], evaluation_table(dataset, config)
+    for _ in range(2):
+        attempts.begin((EVALUATION, "teacher", (0, 0), 2, None))  # by extractors that are gone
+    extractor = Extractor(config, {"data": dataset.images}, Handle(attempts))
+    with pytest.raises(DataError, match=rf"{re.escape(table.paths[5])} ends the process .*signal SIGSEGV"):
+        extractor.extract(EVALUATION, weights(teacher), task)
+    assert tried == [(dataset.images, table.paths[2:6], config.runtime.timeout_seconds)]
+    found, _ = extractor.extract(EVALUATION, weights(teacher), task)
+    assert len(tried) == 2, "that no image is to blame is no error"
+    np.testing.assert_array_equal(found, plain.extract(EVALUATION, weights(teacher), task)[0])
+    extractor.extract(EVALUATION, weights(teacher), task)
+    extractor.extract("data", weights(teacher), task)
+    assert len(tried) == 2, "a task that has ended is forgotten, and others are not blamed"
 
 
 def test_extractor_reads_the_requested_table(config, dataset, teacher):

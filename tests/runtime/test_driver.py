@@ -11,6 +11,7 @@ import ray
 from reid_ray import errors
 from reid_ray.data.readers import read_dataset
 from reid_ray.errors import ConfigError, DataError, LoaderError, OutOfMemoryError, RunError
+from reid_ray.io.lease import Fence
 from reid_ray.runtime import cluster, driver, worker
 from reid_ray.runtime.faults import plain_error
 from reid_ray.runtime.worker import Assignment, Failure, train_worker
@@ -93,11 +94,12 @@ def train_with(tiny, monkeypatch):
     """`train_with(error)`: what a Ray Train worker returns or raises if its training raises `error`."""
     config = tiny()
     dataset = read_dataset(config.data)
-    RunDirectory.of(config).create(config, {"data": dataset})
+    directory = RunDirectory.of(config)
+    directory.create(config, {"data": dataset})
 
     def train(error):
         class Trainer:
-            def __init__(self, *arguments, started, listener, notice):
+            def __init__(self, *arguments, started, listener, notice, fence):
                 assert started == 17.0
 
             def run(self):
@@ -106,8 +108,8 @@ def train_with(tiny, monkeypatch):
 
         monkeypatch.setattr(worker, "Trainer", Trainer)
         monkeypatch.setattr(worker, "PreemptionNotice", lambda: None)
-        pool = SimpleNamespace(extractors=(), labellers=())
-        return train_worker({"assignment": Assignment(config, {"data": dataset.images}, pool, 17.0)})
+        pool, lease = SimpleNamespace(extractors=(), labellers=()), Fence(directory.lease_file, "token")
+        return train_worker({"assignment": Assignment(config, {"data": dataset.images}, pool, 17.0, lease)})
 
     return train
 

@@ -68,7 +68,7 @@ def test_user_error_on_ray_is_a_one_line_message(tiny, reid_ray_process, cluster
     from torchvision.io import write_jpeg
 
     (tmp_path / "crops").mkdir()
-    for i in range(6):
+    for i in range(8):
         write_jpeg(torch.randint(0, 256, (3, 32, 16), dtype=torch.uint8), str(tmp_path / "crops" / f"{i}.jpg"))
     (tmp_path / "crops" / "3.jpg").write_bytes(b"this is no image")
     images = ("data.layout=folder", f"data.root={tmp_path / 'crops'}")

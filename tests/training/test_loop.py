@@ -112,7 +112,7 @@ def test_supervised_mode_trains_on_identities(tiny):
 
 def test_the_first_clustering_with_nothing_to_train_on_ends_the_run_with_a_sentence(tiny):
     with pytest.raises(DegenerateLabelsError, match=r"first clustering gave 0 clusters.*labels\.eps"):
-        train(tiny("labels.min_samples=50"))
+        train(tiny("labels.min_samples=48"))
 
 
 def test_later_degenerate_labels_keep_the_labels_before_and_end_after_a_while(tiny, monkeypatch):

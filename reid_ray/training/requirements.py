@@ -10,12 +10,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-from reid_ray.config import Config
+from reid_ray.config import Config, ModelConfig
+from reid_ray.data.images import Dataset
 from reid_ray.errors import ConfigError
+from reid_ray.methods import Stage, stages_of
 from reid_ray.models import build_network
-from reid_ray.models.memory_usage import measure_network
+from reid_ray.models.memory_usage import NetworkMemory, measure_network
+from reid_ray.training.datasets import MAIN, evaluation_table
 
 CHANNELS = 3
 PREFETCHED = 2
@@ -49,6 +53,7 @@ def estimate(
     n_views: int = 1,
     n_networks: int = 2,
     n_workers: int | None = None,
+    batch_size: int | None = None,
 ) -> Requirements:
     """Estimate the memory of one training process.
 
@@ -59,14 +64,15 @@ def estimate(
         n_views: views of a batch whose activations are held for one backward pass.
         n_networks: networks in memory, such as a student and its teacher.
         n_workers: processes that share the global batch; default `config.runtime.n_workers`.
+        batch_size: images of the global batch; default that of the main stage.
     """
     data, training = config.data, config.training
     pixels = CHANNELS * data.height * data.width
-    batch = max(1, training.batch_size // (n_workers or config.runtime.n_workers))
+    images = training.batch_size if batch_size is None else batch_size
+    batch = -(-images // (n_workers or config.runtime.n_workers))
     scale = 2 if training.precision == "float64" else 1
-    model = config.model.model_copy(update={"weights": None})
-    network = measure_network(
-        lambda: build_network(model, bf16=training.precision == "bf16"), batch_size=model.bn_group or 2
+    network = _measured(
+        config.model.model_copy(update={"weights": None}).model_dump_json(), training.precision == "bf16"
     )
     activations = network.activations(batch, data.height, data.width)
     cached = sum(min(n * pixels, data.cache_mb * 2**20) for n in (n_train, n_test))
@@ -84,13 +90,48 @@ def estimate(
     )
 
 
+@lru_cache(maxsize=16)
+def _measured(model: str, bf16: bool) -> NetworkMemory:
+    config = ModelConfig.model_validate_json(model)
+    return measure_network(lambda: build_network(config, bf16=bf16), batch_size=config.bn_group or 2)
+
+
+def check_memory(
+    config: Config, datasets: Mapping[str, Dataset], *, host_bytes: int, device_bytes: int | None = None
+) -> None:
+    """Raise `ConfigError` where a training process cannot fit, whatever the method does besides.
+
+    Counted are one network and one view of the largest batch of images that some stage trains on.
+
+    Args:
+        datasets: what the run reads, by section of the configuration.
+        host_bytes, device_bytes: as in `check_fits`.
+    """
+    test = evaluation_table(datasets[MAIN], config)
+    needed = estimate(
+        config,
+        max(len(dataset.train) for dataset in datasets.values()),
+        0 if test is None else len(test),
+        n_networks=1,
+        batch_size=max(map(_trained_images, stages_of(config))),
+    )
+    check_fits(needed, config, host_bytes=host_bytes, device_bytes=device_bytes)
+
+
+def _trained_images(stage: Stage) -> int:
+    """Images in a batch that a stage forwards with gradient; 0 where it trains on cached features."""
+    if stage.streams[stage.primary].cache is not None or stage.retriever in stage.frozen:
+        return 0
+    return stage.config.batch_size
+
+
 def check_fits(needed: Requirements, config: Config, *, host_bytes: int, device_bytes: int | None = None) -> None:
     """Raise `ConfigError` with numbers if a run cannot fit.
 
     Args:
-        needed: from `estimate`.
-        host_bytes: host memory that this process may use (`available_memory`).
-        device_bytes: GPU memory that it may use; None if it trains on the CPU.
+        needed: as `estimate` gives it.
+        host_bytes: memory that this process may use on its machine, its share of `memory_limit`.
+        device_bytes: the same of its GPU; None where it trains on the CPU.
     """
     if device_bytes is None:
         _check({**needed.on_host, **needed.on_device}, host_bytes, "memory", config)
@@ -99,16 +140,15 @@ def check_fits(needed: Requirements, config: Config, *, host_bytes: int, device_
         _check(needed.on_device, device_bytes, "GPU memory", config)
 
 
-def available_memory() -> int:
-    """Free memory of this machine or container, in bytes."""
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        pass  # not Linux
+def memory_limit() -> int:
+    """Bytes of memory of this machine or container.
+
+    Memory that other processes use at the moment is included: it may be free later, and a run that could fit is not
+    refused.
+    """
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [int(text) for name in CGROUP_LIMITS if (text := _read(name)).isdecimal()]
-    return min([free, *limits])
+    return min([installed, *limits])
 
 
 def _check(parts: Mapping[str, int], available: int, what: str, config: Config) -> None:

@@ -3,11 +3,14 @@
 import pytest
 import torch
 
-from reid_ray.config import ModelConfig, load_config
+from reid_ray.api import train
+from reid_ray.config import ModelConfig, load_config, recipe_names
 from reid_ray.errors import ConfigError
+from reid_ray.methods import stages_of
 from reid_ray.models import build_network
 from reid_ray.models.memory_usage import measure_network
-from reid_ray.requirements import available_memory, check_fits, estimate
+from reid_ray.training.requirements import check_fits, estimate, memory_limit
+from reid_ray.training.rundir import RunDirectory
 
 MB, GB = 2**20, 2**30
 
@@ -107,5 +110,28 @@ def test_run_that_fits_is_accepted():
         check_fits(needed, ordinary, host_bytes=needed.total() - 1)
 
 
-def test_available_memory():
-    assert 64 * MB < available_memory() < 2**60
+def test_this_machine_has_some_memory():
+    assert 64 * MB < memory_limit() < 2**60
+
+
+def test_a_run_that_cannot_fit_is_refused_before_it_begins(tiny):
+    absurd = tiny("data.height=1000000", "data.width=8192")
+    with pytest.raises(ConfigError, match=r"needs at least [\d,.]+ GiB of memory in each process .* for activations"):
+        train(absurd)
+    assert not RunDirectory.of(absurd).path.exists()
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_no_recipe_is_refused_on_a_machine_that_can_train_it(recipe):
+    """The least that is counted is far below what a GPU of 24 GB has, for a data set of the size of MSMT17."""
+    roots = ["data.root=x", *(["source.root=x"] if recipe.endswith("-uda") else [])]
+    found = load_config(recipe, [] if "demo" in recipe else roots)
+    stages = stages_of(found)
+    images = [stage.config.batch_size for stage in stages]
+    assert estimate(found, 32_621, 93_820, n_networks=1, batch_size=max(images)).total() < 24 * GB
+
+
+def test_more_neighbours_than_images_are_refused_before_the_run_begins(tiny):
+    with pytest.raises(ConfigError, match=r"labels\.k1=3000 needs at least 3001 images, but there are 48"):
+        train(tiny("labels.k1=3000"))
+    assert not RunDirectory.of(tiny()).path.exists()
