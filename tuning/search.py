@@ -30,10 +30,10 @@ from reid_ray.runtime.cleanup import short_lived
 from reid_ray.runtime.cluster import joined
 from reid_ray.runtime.logging_utils import silenced, variables
 from reid_ray.runtime.shared import check_shared
+from reid_ray.training.checks import build_modules
 from reid_ray.training.datasets import MAIN
 from reid_ray.training.distributed import DistributedContext
 from reid_ray.training.interrupt import terminated_as_interrupted
-from reid_ray.training.loop import build_modules
 from reid_ray.training.rundir import RunDirectory
 from reid_ray.training.source_runs import source_runs, started_from
 from reid_ray.tuning.capacity import Capacity, cpus_to_start, make_capacity, trial_plan

@@ -26,9 +26,9 @@ from reid_ray.runtime.faults import plain_error
 from reid_ray.runtime.resources import Plan
 from reid_ray.runtime.shared import check_shared, memory_of_nodes
 from reid_ray.runtime.worker import Assignment, Failure, train_worker
+from reid_ray.training.checks import build_modules
 from reid_ray.training.distributed import DistributedContext
 from reid_ray.training.interrupt import put_back, terminated_as_interrupted
-from reid_ray.training.loop import build_modules
 from reid_ray.training.metrics import Event, MetricsFollower
 from reid_ray.training.requirements import check_memory
 from reid_ray.training.rundir import RunDirectory

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 
+import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -17,9 +18,11 @@ from reid_ray.data.meshes.table import available_rows
 from reid_ray.data.views import make_view
 from reid_ray.errors import ConfigError, DataError, MethodError
 from reid_ray.labels.arguments import check_neighbourhood
-from reid_ray.methods import METHODS, Method, Stage, stages_of
+from reid_ray.methods import METHODS, Method, Stage, build_method, stages_of, without_weights
 from reid_ray.models import GroupBatchNorm
+from reid_ray.training.distributed import DistributedContext
 from reid_ray.training.modules import Modules, find_module, trainable_parameters
+from reid_ray.training.rundir import RunDirectory
 
 
 def check_method(method: Method) -> None:
@@ -161,3 +164,11 @@ def _refuse_unknown(given: Iterable[str], known: list[str], where: str, what: st
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"{what} {', '.join(known) or '(none)'}."
             raise ConfigError(f"{where}.{name}: unknown; {hint}")
+
+
+def build_modules(config: Config, context: DistributedContext) -> Method:
+    """The method of a run, on the CPU, checked. One that has a checkpoint does not need its initial weights' file."""
+    torch.manual_seed(config.seed)
+    method = build_method(without_weights(config) if RunDirectory.of(config).begun else config, context)
+    check_method(method)
+    return method

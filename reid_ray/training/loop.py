@@ -22,7 +22,7 @@ from reid_ray.devices import memory_errors, parameter_dtype
 from reid_ray.evaluation.protocols import protocol_of
 from reid_ray.inference.exported import save_exported
 from reid_ray.inference.retriever import Retriever
-from reid_ray.methods import Batch, Method, Stage, Update, build_method, stages_of, without_weights
+from reid_ray.methods import Batch, Stage, Update, stages_of
 from reid_ray.models import synchronise_buffers
 from reid_ray.training.checkpoint import (
     Checkpoint,
@@ -32,7 +32,7 @@ from reid_ray.training.checkpoint import (
     restore_local_buffers,
     version_errors,
 )
-from reid_ray.training.checks import check_method
+from reid_ray.training.checks import build_modules
 from reid_ray.training.datasets import EVALUATION, ImageCaches, sections_of_stage
 from reid_ray.training.degenerate import fall_back, is_degenerate
 from reid_ray.training.distributed import DistributedContext
@@ -48,14 +48,6 @@ from reid_ray.training.services import Services, known_labels, label_request, ru
 from reid_ray.training.steps import loss_fields, train_step
 from reid_ray.training.streams import StageData
 from reid_ray.types import Labels
-
-
-def build_modules(config: Config, context: DistributedContext) -> Method:
-    """The method of a run, on the CPU, checked. One that has a checkpoint does not need its initial weights' file."""
-    torch.manual_seed(config.seed)
-    method = build_method(without_weights(config) if RunDirectory.of(config).begun else config, context)
-    check_method(method)
-    return method
 
 
 class Trainer:

@@ -297,7 +297,7 @@ def test_command_prints_json_and_nothing_else(damaged: Path):
         (
             ["x.csv", "--camera-level", "0"],
             ConfigError,
-            "are for the folder layout, but x.csv is read as csv",
+            "need the layout folder, but x.csv is read as csv",
         ),
         ([".", "--camera-level", "0", "--camera-regex", "(a)"], ConfigError, "not both"),
     ],

@@ -86,7 +86,7 @@ def test_submitted_followed_a_node_killed_finished(cluster, documented, tmp_path
     directory = RunDirectory(cluster.folder / "shared" / "runs" / "first")
 
     refused = cluster.run(LAPTOP, "reid-ray", "jobs", "list", code=2, **environment, RAY_AUTH_TOKEN="f" * 64)
-    assert "does not take this token" in refused
+    assert "rejects this token" in refused
     wait_for(directory, lambda event: event["event"] == "step" and event["global_step"] >= 5, following, since)
     (raylet, *_) = cluster.raylets_of("ray::RayTrainWorker")
     os.kill(raylet, signal.SIGKILL)

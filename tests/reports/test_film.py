@@ -63,7 +63,7 @@ def test_what_is_ranked_is_what_the_protocol_compares(tiny, dataset, tmp_path, m
     def keep(query_images, gallery_images, correct, out, **options):
         drawn.update(query=query_images, gallery=gallery_images, correct=correct, **options)
 
-    monkeypatch.setattr(ranked, "ranked_sheet", keep)
+    monkeypatch.setattr(ranked, "draw_ranked_grid", keep)
     # The two people are apart, and tracklet 3 shows the first one's clothes in its first frames.
     features = np.eye(4, dtype=np.float32)[dataset.table.pids]
     config = tiny(f"evaluation.protocol={protocol}")

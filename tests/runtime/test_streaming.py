@@ -212,7 +212,7 @@ def test_unreadable_image_is_a_one_line_error(local_ray, model, tmp_path, capfd)
         write_jpeg(torch.randint(0, 256, (3, 32, 16), dtype=torch.uint8), files[-1])
     (tmp_path / "9.jpg").write_bytes(b"this is no image")
     table, out = ImageTable.from_columns(path=files), tmp_path / "features"
-    with pytest.raises(DataError, match=r"^Cannot decode the image .*9\.jpg .* lists every such file\.$"):
+    with pytest.raises(DataError, match=r"^Cannot decode the image .*9\.jpg: .* lists every such file\.$"):
         stream_features(*model, table, FileImages(), out)
     assert not leftovers(out)
     assert len(shards(out)) <= 2  # those before it, whole

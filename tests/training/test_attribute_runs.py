@@ -21,6 +21,7 @@ ATTR = (
     "training.sampler=random_instances",
     "training.epochs=1",
     "training.iterations=2",
+    "training.precision=float32",  # batches of other sizes then predict the same
 )
 
 

@@ -18,6 +18,7 @@ from reid_ray.methods.stage import OptimizerSpec, optimizers
 from reid_ray.models import GroupBatchNorm, make_teacher
 from reid_ray.training import checks
 from reid_ray.training.checks import (
+    build_modules,
     check_layers,
     check_method,
     check_modules,
@@ -27,7 +28,6 @@ from reid_ray.training.checks import (
     parameter_names,
 )
 from reid_ray.training.distributed import DistributedContext
-from reid_ray.training.loop import build_modules
 
 
 def stage_with(config, streams=None, modules=("body", "head"), **options):
