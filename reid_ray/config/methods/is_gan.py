@@ -61,7 +61,7 @@ class ISGANConfig(MethodConfig):
     """Whether generated images go through the tanh at the discriminator's input, as real ones do (released code)."""
     flip_test: bool = True
     """The retrieval feature is that of the image plus that of its mirror image (released code)."""
-    identity_dim: int = Field(default=256, ge=1)
+    identity_dim: Annotated[int, Search(128, 512)] = Field(default=256, ge=1)
     """p, size of an identity-related part."""
     unrelated_dim: int = Field(default=64, ge=1)
     """Size of an identity-unrelated part."""
