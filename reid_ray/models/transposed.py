@@ -51,6 +51,7 @@ class TransposedDecoder(nn.Module):
         self.dropout_rate = dropout_rate
         self.tanh = tanh
         self.fc = nn.Linear(in_dim, channels[0])
+        self.fc.bias.requires_grad_(False)  # the norm takes it out: its gradient is rounding, which Adam magnifies
         kernels = [start] + [(4, 4)] * (len(channels) - 2)
         self.convolutions = nn.ModuleList(
             nn.ConvTranspose2d(n_in, n_out, kernel, stride=2 if i else 1, padding=1 if i else 0, bias=False)
