@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "methods": {"models", "losses"},
     "inference": {"data", "models", "methods"},
     "training": {"data", "models", "labels", "evaluation", "methods", "inference"},
-    "reports": {"evaluation", "run"},
+    "reports": {"data", "evaluation", "run", "training"},
     "runtime": {"data", "models", "methods", "inference", "training"},
     "tuning": {"api", "data", "evaluation", "labels", "methods", "reports", "run", "runtime", "training"},
     "jobs": {"cli"},

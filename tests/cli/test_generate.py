@@ -59,7 +59,7 @@ def test_another_grid_and_other_images(run, tmp_path):
     [
         (("--angles", "45,50"), ConfigError, "not by '50'"),
         (("--grid", "faces"), ConfigError, "choose one of rotation, interpolation, swap, panel"),
-        (("--out", "grid.jpg"), DataError, "should end in .png"),
+        (("--out", "grid.jpg"), DataError, "must end in .png"),
     ],
 )
 def test_what_cannot_be_drawn(run, options, error, message):
