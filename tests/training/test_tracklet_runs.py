@@ -91,7 +91,7 @@ def test_random_frames_follow_their_seed(tiny):
 
 
 def test_frames_that_do_not_fit_the_parts_are_refused(tiny):
-    with pytest.raises(ConfigError, match="temporal_frames=16 is no multiple of temporal_parts=3"):
+    with pytest.raises(ConfigError, match="temporal_frames=16 is not a multiple of temporal_parts=3"):
         tiny("evaluation.temporal_parts=3", "evaluation.temporal_frames=16")
 
 
