@@ -176,7 +176,7 @@ def test_a_store_that_fails_ends_the_run_with_one_sentence(tiny, bucket, monkeyp
     assert ended.value.code == 2
     told = " ".join(capsys.readouterr().err.split())
     assert "the bucket does not exist" in told
-    assert "rerun the same command" in told
+    assert "rerun the same command to resume from the last checkpoint" in told
     assert latest_checkpoint(directory.checkpoints).name.startswith("step-00000002")
     monkeypatch.setattr(RemotePath, "write_bytes", put)
     assert train(config).finished

@@ -70,7 +70,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on_where_it_was(tiny, tmp_path, monkeypat
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 130
-    assert "Rerun the same command to resume" in capsys.readouterr().out
+    assert "Rerun the same command to resume from the last checkpoint" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert steps_logged(directory) == [1, 2, 3]
     assert newest_state(directory)["state"]["step"] == 3  # not back at the epoch's start
