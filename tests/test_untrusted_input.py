@@ -172,7 +172,7 @@ def test_the_dashboard_of_a_run_s_own_ray_answers_this_machine_only(tmp_path, mo
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **options: told.update(options))
     monkeypatch.setattr(ray, "shutdown", lambda: None)
-    with joined(None, num_cpus=1, leftovers=tmp_path):
+    with joined(None, num_cpus=1, partial_writes=tmp_path):
         assert told["dashboard_host"] == "127.0.0.1"
 
 

@@ -29,10 +29,10 @@ from reid_ray.training.services import run_on_main
 def test_the_second_start_is_refused_and_the_run_resumes_after_a_kill(
     tiny, reid_ray_process, tmp_path, monkeypatch, capsys
 ):
-    config = tiny("training.epochs=400")
+    config = tiny("training.epochs=400", "training.iterations=2")
     directory = RunDirectory.of(config)
     since, first = time.time(), reid_ray_process(config)
-    wait_for(directory, lambda event: event["event"] == "epoch" and event["epoch"] >= 1, first, since)
+    wait_for(directory, lambda event: event["event"] == "epoch", first, since)
     recipe = tmp_path / "again.yaml"
     recipe.write_text(dump_config(config))
     monkeypatch.setattr(sys, "argv", ["reid-ray", "train", str(recipe)])
@@ -46,7 +46,7 @@ def test_the_second_start_is_refused_and_the_run_resumes_after_a_kill(
     first.wait()
     assert directory.lease_file.exists(), "a killed process removes nothing"
     n_epochs = 1 + max(event["epoch"] for event in read_metrics(directory.metrics_file) if event["event"] == "epoch")
-    run = train(tiny(f"training.epochs={n_epochs + 1}"))
+    run = train(tiny(f"training.epochs={n_epochs + 1}", "training.iterations=2"))
     steps = steps_logged(directory)
     assert steps == list(range(1, len(steps) + 1)), "no step is logged twice, and none is missing"
     assert run.finished
