@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 import ray
 import torch
-from reid_ray.runtime.labelling import fetch
+from reid_ray.runtime.actor_executor import fetch
 
 from reid_ray.data.images import ImageReader
 from reid_ray.data.readers import read_dataset
