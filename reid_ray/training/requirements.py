@@ -93,7 +93,10 @@ def estimate(
 @lru_cache(maxsize=16)
 def _measured(model: str, bf16: bool) -> NetworkMemory:
     config = ModelConfig.model_validate_json(model)
-    return measure_network(lambda: build_network(config, bf16=bf16), batch_size=config.bn_group or 2)
+    n_images = config.bn_group or 2
+    # One group of exactly these images: a group of the whole batch would span the other workers, which do not measure.
+    grouped = config.model_copy(update={"bn_group": n_images})
+    return measure_network(lambda: build_network(grouped, bf16=bf16), batch_size=n_images)
 
 
 def check_memory(

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import pytest
 import ray
 import torch
-from reid_ray.runtime.actor_executor import fetch
 
 from reid_ray.data.images import ImageReader
 from reid_ray.data.readers import read_dataset
 from reid_ray.errors import DataError
 from reid_ray.models import build_embedder, to_numpy
+from reid_ray.runtime.actor_executor import fetch
 from reid_ray.runtime.actor_pool import Attempts, Extractor, Pool
 from reid_ray.runtime.faults import MAX_RESTARTS
 from reid_ray.training.rundir import RunDirectory

@@ -9,7 +9,7 @@ from reid_ray.errors import ConfigError
 from reid_ray.methods import stages_of
 from reid_ray.models import build_network
 from reid_ray.models.memory_usage import measure_network
-from reid_ray.training.requirements import check_fits, estimate, memory_limit
+from reid_ray.training.requirements import _measured, check_fits, estimate, memory_limit
 from reid_ray.training.rundir import RunDirectory
 
 MB, GB = 2**20, 2**30
@@ -62,6 +62,16 @@ def test_estimate_changes_neither_random_state_nor_memory():
     found = measure_network(lambda: build_network(model))
     assert torch.equal(torch.get_rng_state(), before)
     assert found.activations(32, 1_000_000, 128) > 5_000 * GB
+
+
+@pytest.mark.parametrize("group", [None, 4])
+def test_estimate_of_one_worker_of_several(monkeypatch, group):
+    """The main process measures alone, whether or not batch-norm groups span the workers in training."""
+    base = config(f"model.bn_group={group or 'null'}")
+    alone = estimate(base, n_train=200)
+    _measured.cache_clear()
+    monkeypatch.setattr("reid_ray.models.batchnorm._world_size", lambda: 2)
+    assert estimate(base, n_train=200) == alone
 
 
 def test_each_part_of_the_estimate():

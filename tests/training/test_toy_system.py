@@ -108,7 +108,6 @@ def worker(rank, size, folder, recipe):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="model.bn_group=null is refused with two workers since the last merges; open defect")
 def test_one_two_and_four_workers_end_with_the_same_weights(toy, tmp_path):
     numbers = {}
     for size in (1, 2, 4):
