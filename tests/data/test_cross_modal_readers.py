@@ -157,6 +157,14 @@ def test_the_counts_of_regdb(tmp_path: Path) -> None:
     assert set(dataset.query.pids.tolist()) == set(dataset.gallery.pids.tolist()) == set(range(206, 412))
 
 
+@pytest.mark.parametrize("entry", ["../../secret.bmp 1", "/etc/secret.bmp 1", "Thermal/../../x.bmp 1"])
+def test_a_list_of_regdb_does_not_lead_out_of_its_folder(tmp_path: Path, entry: str) -> None:
+    root = write_regdb(tmp_path / "RegDB")
+    (root / "idx" / "test_thermal_3.txt").write_text(entry + "\n")
+    with pytest.raises(DataError, match=r"test_thermal_3\.txt, line 1: .* leads out of the dataset's folder"):
+        read("regdb", root, trial=3)
+
+
 def test_wrong_lists_of_regdb(tmp_path: Path) -> None:
     root = write_regdb(tmp_path / "RegDB")
     list_file = root / "idx" / "test_thermal_3.txt"

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from reid_ray.config import DataConfig
+from reid_ray.data.readers.file_lists import read_file_list
 from reid_ray.data.readers.scan import Rows, Scan, existing_root, missing_files
 from reid_ray.errors import DataError
 from reid_ray.io.paths import Location
@@ -24,7 +24,6 @@ LISTS = {
 IMAGE_FOLDERS = {"V1": ("train", "test"), "V2": ("mask_train_v2", "mask_test_v2")}
 NESTED = (".", "MSMT17_V1", "MSMT17_V2", "MSMT17")
 _CAMERA = re.compile(r"\d+_\d+_(?P<camera>\d{1,9})_")
-_LINE = re.compile(r"(?P<file>\S.*?)\s+(?P<pid>\d{1,9})")
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,10 @@ def scan(config: DataConfig) -> Scan:
     """
     root = existing_root(config.root, "the folder of MSMT17, with list_train.txt and the image folders in it")
     copy = _choose(root, find_copies(root), config.version)
-    listed = {split: [row for name in names for row in _read_list(copy.root / name)] for split, names in LISTS.items()}
+    listed = {
+        split: [row for name in names for row in read_file_list(copy.root / name, dataset="MSMT17", number="pid")]
+        for split, names in LISTS.items()
+    }
     first_test_pid = 1 + max((pid for _, pid in listed["train"]), default=-1)
     rows = Rows()
     for split, entries in listed.items():
@@ -94,26 +96,6 @@ def _choose(root: Location, copies: list[Copy], version: str | None) -> Copy:
     if len({copy.version for copy in fitting}) > 1:
         raise DataError(f"{root} holds MSMT17 V1 and V2; say which with data.version, or point data.root at one.")
     return fitting[0]
-
-
-def _read_list(path: Location) -> list[tuple[str, int]]:
-    """(file, pid) of each line, sorted by file."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"Cannot read the list {path} of MSMT17 ({error}); unpack the dataset again.") from error
-    entries = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        match = _LINE.fullmatch(line.strip())
-        if match is None:
-            raise DataError(f"{path}, line {number}: {line.strip()!r} is not 'file pid', as in MSMT17's lists.")
-        inside = PurePosixPath(match["file"])
-        if inside.is_absolute() or ".." in inside.parts:
-            raise DataError(f"{path}, line {number}: {match['file']!r} leads out of the dataset's folder.")
-        entries.append((match["file"], int(match["pid"])))
-    return sorted(entries)
 
 
 def _add_split(rows: Rows, split: str, entries: list[tuple[Location, int]]) -> None:

@@ -6,9 +6,8 @@ those of trial 3; a line is `Visible/…bmp 17`: file, label.
 
 from __future__ import annotations
 
-import re
-
 from reid_ray.config import DataConfig
+from reid_ray.data.readers.file_lists import read_file_list
 from reid_ray.data.readers.scan import Rows, Scan, existing_root, missing_files
 from reid_ray.errors import DataError
 from reid_ray.io.paths import Location
@@ -17,7 +16,6 @@ LISTS = {"visible": "visible", "infrared": "thermal"}
 """Modality → how the lists call it; its position is the camera."""
 
 NESTED = (".", "RegDB")
-_LINE = re.compile(r"(?P<file>\S.*?)\s+(?P<label>\d+)")
 
 
 def scan(config: DataConfig) -> Scan:
@@ -38,7 +36,7 @@ def scan(config: DataConfig) -> Scan:
         for split in ("train", "test")
         for modality, name in LISTS.items()
     }
-    listed = {key: _read_list(path) for key, path in lists.items()}
+    listed = {key: read_file_list(path, dataset="RegDB", number="label") for key, path in lists.items()}
     first_test_pid = 1 + max(
         (label for (split, _), entries in listed.items() if split == "train" for _, label in entries), default=-1
     )
@@ -77,20 +75,3 @@ def find_root(root: Location) -> Location:
     raise DataError(
         f"{root} is not RegDB: it should hold Visible, Thermal and idx/train_visible_1.txt; point data.root at it."
     )
-
-
-def _read_list(path: Location) -> list[tuple[str, int]]:
-    """(file, label) of each line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"Cannot read the list {path} of RegDB ({error}); unpack the dataset again.") from error
-    entries = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        match = _LINE.fullmatch(line.strip())
-        if match is None:
-            raise DataError(f"{path}, line {number}: {line.strip()!r} is not 'file label', as in RegDB's lists.")
-        entries.append((match["file"], int(match["label"])))
-    return entries
