@@ -8,12 +8,7 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
-
-# With AMX tiles, oneDNN's bf16 convolutions (PyTorch 2.14) read past small feature maps: NaN, or other numbers at each
-# call. oneDNN reads the variable once, at its first operation.
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 
 if TYPE_CHECKING:
     from reid_ray.api import train

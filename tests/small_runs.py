@@ -126,7 +126,6 @@ METHOD_RUNS = {
         "training.sampler=random_instances",
         "training.optimizer=amsgrad",
         "training.optimizers.discriminator={optimizer: sgd}",
-        "training.precision=float32",  # oneDNN's bf16 with AMX is wrong for convolutions of stride 2 on small maps
     ),
     "gcl": (
         f"method={{name: gcl, {GCL}}}",

@@ -15,6 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils import mkldnn
 
 from reid_ray.models.batchnorm import GroupBatchNorm
+from reid_ray.models.precision import bf16_autocast
 from reid_ray.models.resnet import Backbone, InstanceBatchNorm
 
 
@@ -55,18 +56,30 @@ def fold_batch_norms(backbone: Backbone) -> None:
             previous = child
 
 
+_TOTAL_STRIDE = 32
+"""Of a ResNet, at most."""
+
+
 class OneDNNBackbone(nn.Module):
-    """A folded backbone that computes in bfloat16 in oneDNN's own layouts. [N, 3, H, W] → bfloat16 [N, C, h, w]."""
+    """A folded backbone that computes in bfloat16 in oneDNN's own layouts. [N, 3, H, W] → bfloat16 [N, C, h, w].
+
+    Images so narrow that a feature map may have a single column use the layers as they are, under `bf16_autocast`,
+    which avoids the convolutions that oneDNN computes wrongly.
+    """
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.out_channels = backbone.out_channels
+        self.plain = backbone
         with warnings.catch_warnings():  # to_mkldnn uses TorchScript, which PyTorch deprecates
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", FutureWarning)
             self.layers = mkldnn.to_mkldnn(backbone, torch.bfloat16)  # type: ignore[no-untyped-call]
 
     def forward(self, images: Tensor) -> Tensor:
+        if images.shape[-1] <= _TOTAL_STRIDE:
+            with bf16_autocast(images, True):
+                return cast(Tensor, self.plain(images).to(torch.bfloat16))
         with torch.autocast(images.device.type, enabled=False):
             return cast(Tensor, self.layers(images.to(torch.bfloat16).to_mkldnn()).to_dense())
 

@@ -16,6 +16,7 @@ from reid_ray.config import BranchConfig, ModelConfig
 from reid_ray.models.batchnorm import GroupBatchNorm
 from reid_ray.models.embedder import Embedder, Embedding, build_embedder
 from reid_ray.models.pooling import build_pooling
+from reid_ray.models.precision import bf16_autocast
 from reid_ray.models.resnet import Backbone, Norm, partial_backbone
 
 ABMT_BRANCHES = (BranchConfig(pooling="avg"), BranchConfig(pooling="max", n_extra=1))
@@ -44,7 +45,7 @@ class AsymmetricEmbedder(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Embedding, ...]:
         """Embed images [N, 3, H, W] (RGB, normalised with ImageNet's mean and standard deviation) by every branch."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+        with bf16_autocast(images, self.bf16):
             feature_map = self.backbone(images)
         return tuple(branch(feature_map) for branch in self.branches)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from reid_ray.config import ModelConfig
 from reid_ray.models.batchnorm import GroupBatchNorm
 from reid_ray.models.pooling import build_pooling
+from reid_ray.models.precision import bf16_autocast
 from reid_ray.models.resnet import Backbone, build_backbone
 from reid_ray.models.weights import load_backbone_weights, load_torchvision_weights
 
@@ -53,7 +54,7 @@ class Embedder(nn.Module):
 
     def forward(self, images: Tensor) -> Embedding:
         """Embed images [N, 3, H, W]: RGB, normalised with ImageNet's mean and standard deviation."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+        with bf16_autocast(images, self.bf16):
             feature_map = self.backbone(images)
         # Under autocast the map is bf16: cast before pooling, so that the mean is not rounded to 8 bits.
         at_least_float32 = torch.promote_types(feature_map.dtype, torch.float32)

@@ -22,6 +22,7 @@ from reid_ray.errors import ConfigError
 from reid_ray.models.batchnorm import GroupBatchNorm
 from reid_ray.models.embedder import build_embedder
 from reid_ray.models.pooling import MaxPooling
+from reid_ray.models.precision import bf16_autocast
 from reid_ray.models.resnet import Backbone, Norm
 from reid_ray.models.splitting import split_backbone
 
@@ -134,7 +135,7 @@ class PartitionBranch(nn.Module):
 
     def forward(self, shared: Tensor) -> tuple[Tensor, Tensor]:
         """The global vector [N, C] before its reduction, and all vectors [N, V, R] after theirs."""
-        with torch.autocast(shared.device.type, torch.bfloat16, enabled=self.bf16):
+        with bf16_autocast(shared, self.bf16):
             feature_map = self.backbone(shared)
         feature_map = feature_map.to(torch.promote_types(feature_map.dtype, torch.float32))
         parts = self.pool_parts(feature_map)
@@ -202,7 +203,7 @@ class PartitionEmbedder(nn.Module):
 
     def forward(self, images: Tensor) -> PartEmbedding:
         """Embed images [N, 3, H, W]: RGB, normalised with ImageNet's mean and standard deviation."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+        with bf16_autocast(images, self.bf16):
             shared = self.backbone(images)
         pooled, vectors = zip(*(branch(shared) for branch in self.branches), strict=True)
         reduced = torch.stack([of_branch[:, 0] for of_branch in vectors], dim=1)

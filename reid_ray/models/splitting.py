@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, cast
 
-import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from reid_ray.models.precision import bf16_autocast
 from reid_ray.models.resnet import Backbone, partial_backbone, set_stride
 
 SplitAt = Literal["conv4_1", "conv4_end"]
@@ -62,8 +61,3 @@ def out_channels(block: nn.Module) -> int:
     """Channels that a residual block gives."""
     residual = cast(Bottleneck | BasicBlock, block)
     return int(residual.conv1.out_channels * residual.expansion)
-
-
-def bf16_autocast(inputs: Tensor, enabled: bool) -> AbstractContextManager[object]:
-    """Autocast to bfloat16 on the device of `inputs`; without it nothing, so that shapes can be had on `meta`."""
-    return torch.autocast(inputs.device.type, torch.bfloat16) if enabled else nullcontext()

@@ -50,6 +50,17 @@ def test_bfloat16_features_stay_within_its_rounding(backbone):
     assert torch.equal(found, again)
 
 
+@pytest.mark.parametrize("width", [8, 16, 32, 33])
+def test_bfloat16_features_of_narrow_images(width):
+    model = trained("resnet18", bf16=True)
+    images = torch.randn(4, 3, 128, width)
+    with torch.inference_mode():
+        found = for_extraction(model).embed(images)
+        model.bf16 = False
+        expected = model.eval().embed(images)
+    assert (found * expected).sum(1).min() > 0.999
+
+
 def test_original_model_is_not_modified():
     model = trained("resnet18").train()
     before = {name: value.clone() for name, value in model.state_dict().items()}

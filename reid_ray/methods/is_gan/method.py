@@ -48,7 +48,7 @@ from reid_ray.models.is_gan import (
     squash,
     unsquash,
 )
-from reid_ray.models.splitting import bf16_autocast
+from reid_ray.models.precision import bf16_autocast
 
 ENCODERS = ("retriever", "classifiers")
 GENERATORS = ("unrelated", "generator", "discriminator")

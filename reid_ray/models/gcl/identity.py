@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from reid_ray.models.batchnorm import GroupBatchNorm
 from reid_ray.models.embedder import Embedder, Embedding
 from reid_ray.models.pooling import AveragePooling
+from reid_ray.models.precision import bf16_autocast
 from reid_ray.models.resnet import Backbone
 
 CodeSplit = Literal["channels", "stripes"]
@@ -124,7 +125,7 @@ class IdentityEncoder(nn.Module):
 
     def _feature_map(self, images: Tensor) -> Tensor:
         """[N, C, h, w] in float32 or better."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+        with bf16_autocast(images, self.bf16):
             feature_map: Tensor = self.backbone(images)
         return feature_map.to(torch.promote_types(feature_map.dtype, torch.float32))
 

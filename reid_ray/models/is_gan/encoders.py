@@ -22,8 +22,9 @@ from reid_ray.models.codes import GaussianCode
 from reid_ray.models.embedder import build_embedder
 from reid_ray.models.partitions import PartClassifiers, Partition, pool_parts
 from reid_ray.models.pooling import build_pooling
+from reid_ray.models.precision import bf16_autocast
 from reid_ray.models.resnet import Norm
-from reid_ray.models.splitting import SharedBackbone, bf16_autocast, copy_stages, split_backbone
+from reid_ray.models.splitting import SharedBackbone, copy_stages, split_backbone
 from reid_ray.models.transposed import initialise_like_mgn
 
 STRIPES = (1, 2, 3)
