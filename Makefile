@@ -18,16 +18,17 @@ tune-demo: $(READY)  ## Search temperatures, weights, eps and k1 of ICE on synth
 		--search method.temperature_soft --search method.weight_cross --search method.weight_hard \
 		--search method.weight_soft --search labels.eps --search labels.k1
 
-# Two processes, one for the tests that start Ray, because two local clusters disturb each other. Each process has its own
-# base folder, because pytest removes the folders of other sessions when it ends.
+# The tests with Ray have a process of their own, because two local clusters disturb each other; the others share the
+# cores, file by file, so that fixtures of a module are built once. Each process has its own base folder, because pytest
+# removes the folders of other sessions when it ends.
 test: $(READY)  ## Run all tests, those with Ray in a process of their own
 	$(MAKE) --jobs=2 test-ray test-others
 
 test-ray: $(READY)
-	$(BIN)/pytest -m ray --basetemp="$$(mktemp -d)/tests"
+	$(BIN)/pytest -m ray --durations=15 --basetemp="$$(mktemp -d)/tests"
 
 test-others: $(READY)
-	$(BIN)/pytest -m 'not ray' --basetemp="$$(mktemp -d)/tests"
+	$(BIN)/pytest -m 'not ray' --numprocesses=2 --dist=loadfile --durations=15 --basetemp="$$(mktemp -d)/tests"
 
 lint: $(READY)  ## Check style and formatting (ruff)
 	$(BIN)/ruff check .
