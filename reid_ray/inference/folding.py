@@ -56,15 +56,11 @@ def fold_batch_norms(backbone: Backbone) -> None:
             previous = child
 
 
-_TOTAL_STRIDE = 32
-"""Of a ResNet, at most."""
-
-
 class OneDNNBackbone(nn.Module):
     """A folded backbone that computes in bfloat16 in oneDNN's own layouts. [N, 3, H, W] → bfloat16 [N, C, h, w].
 
-    Images so narrow that a feature map may have a single column use the layers as they are, under `bf16_autocast`,
-    which avoids the convolutions that oneDNN computes wrongly.
+    Images so narrow that their map has a single column are computed again by the layers as they are, under
+    `bf16_autocast`: oneDNN's strided convolutions to one column are wrong.
     """
 
     def __init__(self, backbone: Backbone) -> None:
@@ -77,11 +73,12 @@ class OneDNNBackbone(nn.Module):
             self.layers = mkldnn.to_mkldnn(backbone, torch.bfloat16)  # type: ignore[no-untyped-call]
 
     def forward(self, images: Tensor) -> Tensor:
-        if images.shape[-1] <= _TOTAL_STRIDE:
-            with bf16_autocast(images, True):
-                return cast(Tensor, self.plain(images).to(torch.bfloat16))
         with torch.autocast(images.device.type, enabled=False):
-            return cast(Tensor, self.layers(images.to(torch.bfloat16).to_mkldnn()).to_dense())
+            feature_map = cast(Tensor, self.layers(images.to(torch.bfloat16).to_mkldnn()).to_dense())
+        if feature_map.shape[-1] > 1:
+            return feature_map
+        with bf16_autocast(images, True):
+            return cast(Tensor, self.plain(images).to(torch.bfloat16))
 
 
 def _is_plain(backbone: Backbone) -> bool:
