@@ -273,7 +273,7 @@ def signal_driver(number: signal.Signals) -> Callable[[Job], str]:
         code, _ = job.finish()
         wait_until_gone(job.bench)
         job.again()
-        return f"exit code {code}, nothing of it left on the cluster; the same command went on"
+        return f"exit code {code}, nothing of it left on the cluster; the same command resumed"
 
     return fault
 
@@ -327,7 +327,7 @@ def preempt(job: Job) -> str:
     assert code == 0, output
     starts = [event for event in job.events() if event["event"] == "start"]
     place = f"epoch {starts[-1]['epoch']}, step {starts[-1]['step']}" if len(starts) > 1 else "its end"
-    return f"noticed at step {before}: a checkpoint was written at once; it went on from {place}"
+    return f"noticed at step {before}: a checkpoint was written at once; it resumed from {place}"
 
 
 def damage_checkpoint(job: Job) -> str:
@@ -354,11 +354,11 @@ def fill_disk(job: Job) -> str:
     wait_until_gone(job.bench)
     ballast.unlink()
     job.again()
-    return "one sentence, exit code 2; room was made, the same command went on"
+    return "one-line message, exit code 2; space was freed, the same command resumed"
 
 
 def lose_nodes(job: Job) -> str:
-    """A node goes and does not come back, and the run may go on with fewer workers."""
+    """A node leaves for good, and the run may continue with fewer workers."""
     job.wait_for("step", 8)
     trainers = job.bench.nodes_of("trainer")
     gone = [node for node in job.bench.nodes if node not in trainers] + trainers[:1]
@@ -371,7 +371,7 @@ def lose_nodes(job: Job) -> str:
             job.bench.add_node()
     assert code == 0, output
     starts = [event["n_workers"] for event in job.events() if event["event"] == "start"]
-    return f"it went on with {starts[-1]} worker"
+    return f"it continued with {starts[-1]} worker"
 
 
 @dataclass(frozen=True)
@@ -393,8 +393,8 @@ FAULTS = {
     "trainer-refresh": Fault("a trainer is killed in a refresh", kill_in_refresh("trainer")),
     "extractor": Fault("an extractor is killed in a refresh", kill_in_refresh("extractor")),
     "labeller": Fault("a labeller is killed in a refresh", kill_in_refresh("labeller")),
-    "beside": Fault(
-        "an extractor is killed beside training, labels.staleness=1",
+    "extractor-in-training": Fault(
+        "an extractor is killed during training, labels.staleness=1",
         kill("extractor", "refresh", 0),
         (*APART, "labels.staleness=1"),
     ),

@@ -4,10 +4,10 @@
     python benchmarks/label_free.py runs runs/unsupervised runs/tuned --log results.jsonl
     python benchmarks/label_free.py plot --log results.jsonl --out label-free.svg
 
-`labellings` makes many labellings of features that `reid-ray extract` wrote (the table of rows beside them, with
+`labellings` makes many labellings of features that `reid-ray extract` wrote (the table of rows next to them, with
 identities) and prints Spearman's rank correlation of every label-free score with pairwise F1 and with ARI; the people
 of the training split and those of query and gallery are two sets. `runs` takes folders of finished runs: it labels the
-features of each run's last model anew, and prints the correlations of their scores with the F1 of those labels and
+features of each run's last model again, and prints the correlations of their scores with the F1 of those labels and
 with the run's mAP. Runs on other images or of another network are another set.
 """
 
@@ -49,10 +49,10 @@ GRIDS = (
     ["variant=cvpr17", "k1=20,30", "k2=6", "eps=.4:.7:.05", "min_samples=2,4,8"],
     ["variant=camera", "k1=20", "k2=4", "eps=.4:.7:.05", "min_samples=2,4,8"],
 )
-"""Settings that somebody could try: from too few images in clusters to too many."""
+"""Settings that a user could try: from too few images in clusters to too many."""
 
 DISTRACTOR = 0
-"""Market-1501's pid of gallery images that show nobody of the queries: not one person."""
+"""Market-1501's pid of gallery images that show no person of the queries: not one identity."""
 
 
 NOT_IMAGES = {"strong", "cache_mb", "loader_threads"}

@@ -1,4 +1,4 @@
-"""The label engine beside a dense implementation of the published description and beside the bare nearest neighbours.
+"""The label engine compared with a dense implementation of the published description and with plain nearest neighbours.
 
 `python benchmarks/labels.py` compares the three at 3,000, 12,936 and 32,621 rows (those of Market-1501 and MSMT17 for
 training) and prints ratios, peak memory and whether labels are the same. `--scale 126441x2048 1000000x256` measures the

@@ -33,7 +33,7 @@ FROM_SOURCE = (
 """A labelled world of other people, lights and backgrounds, with two cameras, so that there is something to adapt."""
 
 DRAWN = ("labels.k1=20", "labels.k2=6")
-"""Of drawn people, who have 16 images each."""
+"""For synthetic people, who have 16 images each."""
 
 CROSS_MODAL = (
     "model.bn_group=null",
@@ -66,8 +66,8 @@ WITHOUT_MODALITIES = (
 WORLD = "n_train_ids: 40, n_test_ids: 30, images_per_id: 24, height: 64, width: 32"
 
 RHO = 0.02
-"""Of drawn people, in place of the recipes' 0.002 and 0.0016: 1.6 % of the pairs of 60 people are of one person, and of
-those of Market-1501 0.13 %."""
+"""For synthetic people, in place of the recipes' 0.002 and 0.0016: 1.6 % of the pairs of 60 people are of one person,
+and of those of Market-1501 0.13 %."""
 
 ABMT = "abmt-uda"
 PLAIN = "model.branches=[]"

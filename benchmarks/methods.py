@@ -1,6 +1,6 @@
-"""Methods side by side with the same small budget: mAP and R1 on drawn people, or on data of yours.
+"""Methods side by side with the same small budget: mAP and R1 on synthetic people, or on your data.
 
-    python benchmarks/methods.py uda                       # source-only, MT-baseline, ABMT, MMT, SpCL from drawn people
+    python benchmarks/methods.py uda                       # source-only, MT-baseline, ABMT, MMT, SpCL on synthetic data
     python benchmarks/methods.py unsupervised --seeds 0    # ICE, ABMT, SpCL, CAP, cluster-contrast … without a source
     python benchmarks/methods.py ablations                 # the rows of thesis tables 4.3 to 4.5
     python benchmarks/methods.py near_infrared             # DG-VAE's rows, AM0BH and ICE in a world like SYSU-MM01
@@ -12,7 +12,7 @@
     python benchmarks/methods.py havana-settings           # α, β, γ, widths and erasing: tables 4, 6, figures 8, 9
     python benchmarks/methods.py video                     # TP and TPP of table 3.5; ICE on tracklets and on frames
 
-Every run is kept in the folder `--out` and not made again; a killed benchmark goes on where it was. Settings after the
+Every run is kept in the folder `--out` and not made again; a killed benchmark resumes. Settings after the
 table's name change all runs. Runs of one network and seed share one source run. The model is that of the last epoch.
 With --images, each run trains on that many images, whatever its batch.
 """

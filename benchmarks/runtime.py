@@ -1,4 +1,4 @@
-"""What Ray costs and what it gives: our loop inside Ray Train beside `torchrun`, start-up, overlap, and extraction.
+"""What Ray costs and what it gives: our loop inside Ray Train against `torchrun`, start-up, overlap, and extraction.
 
 `python benchmarks/runtime.py` prints three tables. Overhead: the same run with both runtimes, in turn, medians of
 seconds per step and of start-up. Overlap: the time that training stands still for labels with `labels.staleness` 0 and

@@ -1,8 +1,8 @@
-"""Two hundred cluster settings beside one refresh of the labels, on the same features.
+"""Two hundred cluster settings against one refresh of the labels, on the same features.
 
     python benchmarks/sweep.py features.npy
 
-Features are those that `reid-ray extract` wrote, with the table of rows beside them. Both run in this process, in turn
+Features are those that `reid-ray extract` wrote, with the table of rows next to them. Both run in this process, in turn
 after a first run on a few rows; medians are compared.
 """
 
@@ -32,7 +32,7 @@ WARM_UP_ROWS = 600
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("features", type=Path, help=".npy, L2-normalised, with a .parquet beside it")
+    parser.add_argument("features", type=Path, help=".npy, L2-normalised, with a .parquet next to it")
     parser.add_argument("--split", default="train", help="rows to take")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)

@@ -1,10 +1,13 @@
-"""Documentation uses the field's words: the phrases below stay out of it.
+"""Documentation and code use the field's words: the phrases below stay out of them.
 
 The list holds phrases that are wrong wherever they appear; a word that is sometimes right does not belong in it. The
-test scans pages with their fenced blocks, recipes, and build and cluster files.
+tests scan pages with their fenced blocks, recipes, build and cluster files, and the comments, docstrings and messages
+of the source.
 """
 
+import io
 import re
+import tokenize
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,6 +63,21 @@ FILES = [
     *sorted(file for file in (ROOT / "cluster").rglob("*") if file.suffix != ".pyc" and file.is_file()),
 ]
 
+SOURCES = [file for folder in ("reid_ray", "benchmarks", "docs") for file in sorted((ROOT / folder).rglob("*.py"))]
+
+PROSE = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
+"""Token types with prose; from Python 3.12 on, the text of an f-string is a token of its own."""
+
+
+def prose_of(source: str) -> str:
+    """Comments and string literals of Python source, each on its line; everything else is blank."""
+    lines = [""] * (source.count("\n") + 2)
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type in PROSE:
+            for number, line in enumerate(token.string.split("\n"), start=token.start[0] - 1):
+                lines[number] += f" {line}"
+    return "\n".join(lines)
+
 
 def found_in(text: str) -> list[str]:
     """`LINE: 'phrase'; write …` for every phrase of the list in a text."""
@@ -75,6 +93,22 @@ def found_in(text: str) -> list[str]:
 def test_documentation_uses_the_words_of_the_field(file):
     found = found_in(file.read_text(encoding="utf-8"))
     assert not found, f"{file.relative_to(ROOT)}\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_code_uses_the_words_of_the_field(file):
+    found = found_in(prose_of(file.read_text(encoding="utf-8")))
+    assert not found, f"{file.relative_to(ROOT)}\n" + "\n".join(found)
+
+
+def test_prose_is_comments_and_strings():
+    source = 'anew = 1  # comment\nbeside(anew, """first\nsecond""", f"{anew} message")\n'
+    assert prose_of(source).split("\n")[0].strip() == "# comment"
+    assert {"first", "second", "message"} <= set(re.findall(r"\w+", prose_of(source)))
+    assert "beside" not in prose_of(source)
+    assert found_in(prose_of("def wait():\n    # Nobody\n    return 1\n")) == [
+        "line 2: 'Nobody'; write: no process, the user, any caller"
+    ]
 
 
 @pytest.mark.parametrize("phrase", PHRASES, ids=lambda phrase: phrase.example)

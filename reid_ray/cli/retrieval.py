@@ -190,8 +190,8 @@ def extract(
 ) -> None:
     """Extract L2-normalised features of images, float32 [N, D], with the table of their rows.
 
-    Into a folder, images and features of any number are streamed and need not fit in memory, and the same command goes
-    on where one before was stopped. 'reid-ray label' reads both.
+    Into a folder, images and features of any number are streamed and need not fit in memory, and the same command
+    resumes where one before was stopped. 'reid-ray label' reads both.
     """
     place = as_path(out)
     streamed = place.is_dir() or not place.suffix

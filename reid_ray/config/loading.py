@@ -1,7 +1,7 @@
 """From a recipe, a file and `key=value` overrides to a `Config`, and back.
 
-A recipe is a YAML mapping of the config tree. `base: NAME` names another recipe that it stands on. Mistakes become one
-sentence that names the key and, for an unknown key, the nearest one that exists.
+A recipe is a YAML mapping of the config tree. `base: NAME` names another recipe that it builds on. Mistakes become a
+one-line message that names the key and, for an unknown key, the nearest one that exists.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Features of a table in a folder of Parquet shards, which can be made in any order, by anybody, and gone on with.
+"""Features of a table in a folder of Parquet shards, written in any order by any process, and resumable.
 
     features/
       rows-000000000-000000640.parquet   path, pid, camid, split …, row and feature of these rows of the table
-      _rows.parquet                      the table; those who make a shard read its rows here
+      _rows.parquet                      the table; a process that makes a shard reads its rows here
       _lease.json                        which process fills the folder, while one does
       _manifest.json                     what the features were made of, so that no folder mixes two kinds
 
 The shards are one Parquet dataset: `pyarrow.parquet.read_table("features/")` reads them all, and passes over names
-that begin with `_`. A shard is written beside and renamed: it is whole, or not there.
+that begin with `_`. A shard is written under a temporary name and renamed: it is complete or absent.
 """
 
 from __future__ import annotations
@@ -128,11 +128,11 @@ def table_digest(table: ImageTable) -> str:
 
 @dataclass(frozen=True)
 class FeatureFolder:
-    """The folder while it is made. Small: it travels to those who make its shards.
+    """The folder while it is made. Small: it is sent to the processes that make its shards.
 
     Attributes:
         path: must lie where all who make shards see it.
-        manifest: as it stands in the folder.
+        manifest: as stored in the folder.
     """
 
     path: Location
@@ -140,7 +140,7 @@ class FeatureFolder:
 
     @classmethod
     def begin(cls, path: Location, manifest: Manifest, table: ImageTable) -> FeatureFolder:
-        """Make the folder, or go on with the one that is there.
+        """Create the folder, or resume an existing one.
 
         Raises:
             DataError: the folder is in use, for other features or something else.
@@ -173,13 +173,13 @@ class FeatureFolder:
         return [i for i, rows in enumerate(self.manifest.shards) if self.shard_file(rows).name not in there]
 
     def rows(self, shard: int) -> pa.Table:
-        """A shard's rows of the table: one row group of the file, so nobody reads the whole."""
+        """A shard's rows of the table: one row group of the file, so no process reads it whole."""
         file = self.path / ROWS
         try:
             return pq.ParquetFile(file.open("rb")).read_row_group(shard)
         except (OSError, pa.ArrowException) as error:
             raise DataError(
-                f"Cannot read {file} ({first_line(error)}); the folder must lie on storage that every node sees at "
+                f"Cannot read {file} ({first_line(error)}); the folder must be on storage that every node sees at "
                 f"the same place."
             ) from error
 
@@ -208,7 +208,7 @@ class FolderFeatures:
         if missing:
             raise DataError(
                 f"{path} lacks {len(missing)} of {len(manifest.shards)} shards; the 'reid-ray extract' command that "
-                f"began it goes on with it."
+                f"began it resumes it."
             )
         self._shards = manifest.shards
         self._files = [folder.shard_file(rows) for rows in self._shards]
@@ -237,9 +237,9 @@ class FolderFeatures:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def flat(self) -> FloatArray:
-        """All features as one array that is mapped into memory, for those who read rows many times, in any order.
+        """All features as one array that is mapped into memory, to read rows many times, in any order.
 
-        It lies in a file without a name beside the shards, as large as all of them, which goes with the array; of
+        It is stored in an unnamed file next to the shards, as large as all of them, which is freed with the array; of
         shards on an object store, in this machine's folder of temporary files.
 
         Raises:

@@ -98,7 +98,7 @@ def _rows_by_pid(pids: IntArray) -> dict[int, IntArray]:
 
 
 def _place(pid: int) -> bytes:
-    """Where an identity stands in the order of being held out."""
+    """Rank of an identity in the order of being held out."""
     return hashlib.sha256(str(pid).encode()).digest()
 
 

@@ -107,7 +107,7 @@ def prefetch(
     Closing the iterator early cancels what has not begun.
     """
     source = iter(items)
-    # One kernel thread each: teams of threads inside these would spin beside the network's and take its cores.
+    # One kernel thread each: thread teams inside these would spin and take cores from the network.
     pool = ThreadPoolExecutor(
         n_threads, thread_name_prefix="reid-loader", initializer=torch.set_num_threads, initargs=(1,)
     )

@@ -55,7 +55,7 @@ def pack(
     """Write `dataset` as a packed dataset and return its folder.
 
     Files are stored byte for byte as they are on disk; images that are drawn, and all images where `size` is
-    given, are stored as PNG. The folder is written beside `out` under another name and renamed at the end:
+    given, are stored as PNG. The folder is written next to `out` under another name and renamed at the end:
     whoever sees `out` sees all of it. On an object store the manifest is put last. A failure leaves nothing behind.
 
     Args:
@@ -64,7 +64,7 @@ def pack(
         shard_mb: a shard is closed once it holds this many MB of images.
         size: resize (bicubic) to (height, width) first, which makes reading cheaper and fixes the resolution.
         threads: threads that read and check images.
-        progress: told how far packing is.
+        progress: reports how far packing is.
 
     Raises:
         DataError: `out` is in use, the dataset is empty, or an image is unreadable or truncated.
@@ -229,7 +229,7 @@ def finish(
     shards: Sequence[dict[str, Any]],
     size: tuple[int, int] | None,
 ) -> None:
-    """Write table and manifest beside the shards, which makes a folder a packed dataset.
+    """Write table and manifest next to the shards, which makes a folder a packed dataset.
 
     Args:
         keys: of the images, in the table's order, as `shard_name` and row make them.

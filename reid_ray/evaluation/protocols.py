@@ -170,7 +170,7 @@ def protocol_of(settings: EvaluationConfig) -> EvaluationProtocol:
 
 
 def why_not(table: ImageTable, settings: EvaluationConfig) -> str | None:
-    """None where the configured protocol can evaluate a table, else one sentence that says why it cannot.
+    """None where the configured protocol can evaluate a table, else a one-line reason.
 
     Raises:
         DataError: a file that the settings name cannot be read.

@@ -108,7 +108,7 @@ def rank_metrics(
     The similarity is the dot product, so features should be L2-normalised; then the order is that of the
     cosine and of the Euclidean distance. It is computed in float32 (float64 where either side is), on the
     gallery's device: tensors on a GPU are ranked there. Similarities that differ by rounding only may swap
-    places with another `chunk`; equal features may be told apart in the same way. Nothing is Q × G: memory
+    places with another `chunk`; equal features may be ranked differently in the same way. Nothing is Q × G: memory
     is O(chunk × G).
 
     Where the query's or the gallery image's camera is `UNKNOWN`, nothing is removed on camera grounds. A

@@ -9,7 +9,7 @@ from reid_ray.types import UNKNOWN
 
 
 def missing_part(table: ImageTable) -> str | None:
-    """None where a table has query and gallery images with identities, else one sentence that says what is missing."""
+    """None where a table has query and gallery images with identities, else a one-line message on what is missing."""
     query, gallery = table.split("query"), table.split("gallery")
     if len(query) == 0 and len(gallery) == 0:
         return f"{table.name} cannot be evaluated: it has no query and no gallery split."

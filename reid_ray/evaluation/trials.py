@@ -115,7 +115,7 @@ def evaluate_sysu_mm01(
 
 
 def sysu_evaluable(table: ImageTable, *, search: Search = "all") -> str | None:
-    """None where `evaluate_sysu_mm01` will give numbers, else one sentence that says why it will not."""
+    """None where `evaluate_sysu_mm01` can evaluate, else a one-line reason."""
     reason = missing_part(table)
     if reason is not None:
         return reason
@@ -137,7 +137,7 @@ def sysu_evaluable(table: ImageTable, *, search: Search = "all") -> str | None:
 
 
 def regdb_evaluable(table: ImageTable) -> str | None:
-    """None where `evaluate_regdb` will give numbers, else one sentence that says why it will not."""
+    """None where `evaluate_regdb` can evaluate, else a one-line reason."""
     reason = missing_part(table)
     if reason is not None:
         return reason

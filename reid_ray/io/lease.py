@@ -253,7 +253,7 @@ def _is_alive(file: Location, found: Holder) -> bool:
 
 
 def _beat(file: Location, holder: Holder, stop: threading.Event) -> None:
-    """Touch the lease until told to stop, or until it is another's."""
+    """Touch the lease until stopped, or until another process owns it."""
     while not stop.wait(BEAT_SECONDS):
         with suppress(OSError, StorageError):
             if _token(file) != holder.token:

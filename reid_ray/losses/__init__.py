@@ -1,7 +1,7 @@
 """Losses as pure functions of the global batch: features, labels and cameras of all ranks, in the same order.
 
-None of them knows about processes: the caller gathers features across ranks, so that the number of workers
-does not change a loss. Similarities are computed in the features' own type, even where autocast is on.
+Losses do not communicate: the caller gathers features across ranks, so that the number of workers does not change a
+loss. Similarities are computed in the features' own type, even where autocast is on.
 """
 
 from reid_ray.losses.adversarial import R1_WEIGHT, GanLoss, discriminator_loss, generator_loss, r1_penalty

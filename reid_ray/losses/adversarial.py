@@ -3,8 +3,8 @@
 GCL, thesis Eq. 5.3: the equation is the logarithmic form, the released code uses least squares with a penalty on the
 gradient at real images (R1; Mescheder et al., ICML 2018), as DG-Net does.
 
-A discriminator's answer to a batch is a list of tensors, one per scale, of any shape: numbers per patch, high for real
-images. Terms are means within a scale, and sums over scales and over generated views.
+A discriminator returns a list of tensors, one per scale, of any shape: scores per patch, high for real images. Terms
+are means within a scale, and sums over scales and over generated views.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ R1_WEIGHT = 0.01
 
 
 def discriminator_loss(real: Scores, *generated: Scores, kind: GanLoss = "lsgan") -> Tensor:
-    """Of the discriminator: mean(D(v)²) + mean((D(x) − 1)²) for each generated view v and each scale.
+    """Discriminator loss: mean(D(v)²) + mean((D(x) − 1)²) for each generated view v and each scale.
 
-    The term of the real images counts once for each generated view. With `log`, which takes scores as logits:
+    The term of the real images counts once for each generated view. With `log` the scores are logits and the loss is
     −mean log D(x) − mean log(1 − D(v)).
 
     Args:
@@ -43,12 +43,13 @@ def discriminator_loss(real: Scores, *generated: Scores, kind: GanLoss = "lsgan"
 
 
 def generator_loss(*generated: Scores, kind: GanLoss = "lsgan") -> Tensor:
-    """Of the generator: 2·mean((D(v) − 1)²) for each generated view v and each scale.
+    """Generator loss: 2·mean((D(v) − 1)²) for each generated view v and each scale.
 
     Args:
         generated: scores of generated images; one list for each view.
-        kind: `lsgan` (released code, with its factor 2); `log`: mean log(1 − D(v)), as Eq. 5.3 is printed, which fades
-            where the discriminator is sure; `log-nonsaturating`: −mean log D(v), as such losses are trained.
+        kind: `lsgan` (released code, with its factor 2); `log`: mean log(1 − D(v)), as Eq. 5.3 is printed, which
+            saturates where the discriminator is confident; `log-nonsaturating`: −mean log D(v), the usual
+            non-saturating form.
     """
     scores = [score for scores in generated for score in scores]
     if kind == "lsgan":

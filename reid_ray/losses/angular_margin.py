@@ -1,4 +1,4 @@
-"""Softmax on the sphere: cosines to class weights, with an additive angular margin at the own class.
+"""Softmax on the sphere: cosines to class weights, with an additive angular margin for the true class.
 
 Sabri et al., *Joint Discriminative and Metric Embedding Learning for Person Re-ID*, Eq. 2, after ArcFace (Deng et al.,
 CVPR 2019). Without a margin it is the plain normalised softmax (NormFace, SphereReID), the AM0 of the paper's table 3.
@@ -33,7 +33,7 @@ def angular_margin_loss(
         features: [B, D], of any norm.
         labels: int64 [B], 0 … C−1.
         weights: [C, D], a row per class, of any norm.
-        scale: s, > 0. The paper does not give it; SphereReID has 14.
+        scale: s, > 0. Not given in the paper; SphereReID uses 14.
         margin: m, radians, 0 … π; 0 is AM0, 0.5 the paper's AM.
         angular_guard: as in `margined_cosines`.
     """
@@ -44,14 +44,14 @@ def angular_margin_loss(
 
 
 def margined_cosines(cosines: Tensor, labels: Tensor, *, margin: float, angular_guard: bool = True) -> Tensor:
-    """Cosines with cos(α + m) in place of cos α at the label; the others stay.
+    """Cosines with cos(α + m) in place of cos α for the labelled class; the others are unchanged.
 
     Args:
         cosines: [..., C].
         labels: int64 [...], 0 … C−1.
         margin: m, radians, 0 … π.
         angular_guard: for α + m > π, where cos(α + m) would rise again as the feature turns away, the target is
-            cos α − m·sin m instead, which keeps falling. Without, the bare cosine of Eq. 2.
+            cos α − m·sin m instead, which keeps falling. If false, the plain cosine of Eq. 2.
     """
     if margin == 0:
         return cosines
@@ -64,7 +64,7 @@ def margined_cosines(cosines: Tensor, labels: Tensor, *, margin: float, angular_
 
 
 def _sine(cosine: Tensor) -> Tensor:
-    """sin α ≥ 0. Where rounding leaves nothing of 1 − cos², it is 0 without gradient, which would be infinite."""
+    """sin α ≥ 0. 0 without gradient where 1 − cos² rounds to 0, since the gradient would be infinite."""
     square = 1 - cosine.square()
     positive = square > 0
     return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)

@@ -1,8 +1,8 @@
 """Camera-aware proxies, a memory with a row per cluster and camera (CAP, Wang et al., AAAI 2021).
 
-All functions take the proxies as `Labels` holds them: a (cluster, camera) pair has at most one. As in
-`reid_ray.losses.memory`: losses first, then update. Outliers count nowhere, images of unknown camera (−1) in the
-inter-camera loss alone, where they are a camera of their own.
+All functions take proxies in the form of `Labels`: at most one per (cluster, camera) pair. As in
+`reid_ray.losses.memory`, compute the losses first, then update. Outliers are ignored. Images of unknown camera (−1)
+contribute to the inter-camera loss only, where they form a camera of their own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def intra_camera_loss(
     *,
     temperature: float,
 ) -> Tensor:
-    """CAP's intra-camera loss: −log softmax(⟨f, p⟩ / τ) at the own proxy, over the proxies of the image's camera.
+    """CAP's intra-camera loss: −log softmax(⟨f, p⟩ / τ) of the own proxy, over the proxies of the image's camera.
 
     The mean is taken over the images of a camera, then these means are summed over the cameras in the batch (released
     code). 0 where no image has a proxy.
@@ -45,7 +45,7 @@ def intra_camera_loss(
     own_camera = camids[:, None] == proxy_camids[None, :]
     own = own_camera & (labels[:, None] == proxy_labels[None, :])
     counted = own.any(dim=1)
-    # An image that does not count still needs a finite logarithm: inf · 0 would be nan.
+    # Ignored images still need a finite logarithm: inf · 0 would be nan.
     in_softmax = own_camera | ~counted[:, None]
     losses = logits.masked_fill(~in_softmax, -torch.inf).logsumexp(dim=1) - (logits * own).sum(dim=1)
     return (losses * counted / mean_sizes(camids, counted, "sum_over_cameras").clamp(min=1)).sum()
@@ -62,11 +62,11 @@ def inter_camera_loss(
     temperature: float,
     n_negatives: int,
 ) -> Tensor:
-    """CAP's inter-camera loss: `cross_camera_loss` as CAP's released code has it (without the weight 0.5).
+    """CAP's inter-camera loss: `cross_camera_loss` as in CAP's released code (without the weight 0.5).
 
     Positives are all proxies of the image's cluster, its own camera's too; the target is uniform over them, and the
-    cameras' means are summed. Where fewer than `n_negatives` proxies belong to other clusters, the released code fills
-    up with positives; here there are fewer negatives.
+    cameras' means are summed. If fewer than `n_negatives` proxies belong to other clusters, the released code adds
+    positives to the negatives; here there are fewer negatives.
 
     Args: as for `intra_camera_loss`, and
         n_negatives: 50 in the paper.
@@ -97,12 +97,12 @@ def updated_proxies(
     *,
     momentum: float,
 ) -> Tensor:
-    """The proxies [M, D] after a batch: p ← momentum·p + (1 − momentum)·f, normalised, image after image.
+    """The proxies [M, D] after a batch: p ← momentum·p + (1 − momentum)·f, normalised, one image at a time.
 
-    An image without a proxy, whose camera is unknown, moves none.
+    Images of unknown camera have no proxy and move none.
 
     Args: as for `intra_camera_loss`, and
-        proxies: unit rows; left as they are.
+        proxies: unit rows; not modified.
         momentum: weight of the old proxy, 0.2 in the released code.
     """
     if not len(proxies):

@@ -1,4 +1,4 @@
-"""Soft consistency: augmentation leaves an image's similarities to the batch as they were (ICE, §6.3.4)."""
+"""Soft consistency: augmentation should not change an image's similarities to the batch (ICE, §6.3.4)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from reid_ray.losses.similarity import cosine_mat
 def soft_consistency_loss(prediction_a: Tensor, prediction_b: Tensor, target: Tensor, *, temperature: float) -> Tensor:
     """Mean over rows of KL(Q‖P), P = softmax(⟨f, m⟩ / τ) (Eq. 6.10), Q = softmax(⟨t, t⟩ / τ) (6.11).
 
-    A row runs over the whole batch, the image itself included. Eq. 6.12 writes D_KL(P‖Q); the released code,
-    which made the published tables, computes KL(Q‖P) as here: the teacher's Q is the target, and no
-    gradient enters it.
+    Each row covers the whole batch, the image itself included. Eq. 6.12 prints D_KL(P‖Q); the released code, which
+    produced the published tables, computes KL(Q‖P) as here. The teacher's Q is the target and receives no gradient.
 
     Args:
         prediction_a: f [B, D], the student's features of a strong view.

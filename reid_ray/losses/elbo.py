@@ -19,9 +19,9 @@ Signs = Literal["equation_13", "algorithm_1"]
 
 
 class ElboTerms(NamedTuple):
-    """What a negative evidence lower bound is made of; scalars, each ≥ 0, the mean over the batch.
+    """Terms of a negative evidence lower bound: scalars, each ≥ 0 and a mean over the batch.
 
-    A term that an ablation leaves out (table 5) is set to zero: `terms._replace(kl_v=zero)`.
+    To ablate a term (table 5), set it to zero: `terms._replace(kl_v=zero)`.
 
     Attributes:
         reconstruction_x: L_reconx, mean squared error of x̃.
@@ -40,14 +40,14 @@ class ElboTerms(NamedTuple):
 def vnae_terms(x: Tensor, x_decoded: Tensor, z: Gaussian, *, kl_reduction: DimReduction = "sum") -> ElboTerms:
     """The terms of Eq. 6.
 
-    E log p(x|z) is −MSE(x, x̃), a Gaussian of fixed variance, as algorithm 1 has it.
+    E log p(x|z) is −MSE(x, x̃), a Gaussian of fixed variance, as in algorithm 1.
 
     Args:
-        x: [B, D], without gradient where the extractor is frozen.
+        x: [B, D], without gradient if the extractor is frozen.
         x_decoded: x̃ [B, D], decoded from a sample of z.
         z: q(z|x), mean and std [B, Z].
-        kl_reduction: over dimensions. `sum` is the divergence, as the equations have it. Next to a *mean* squared error
-            it weighs Z times more than in a likelihood of x; `mean` puts both on one scale.
+        kl_reduction: over dimensions. `sum` is the divergence of the equations. Combined with a *mean* squared error it
+            has D times the weight that it has in a likelihood of x; `mean` puts both on one scale.
     """
     zero = x_decoded.new_zeros(())
     return ElboTerms(F.mse_loss(x_decoded, x), _mean(kl_to_standard_normal(z), kl_reduction), zero, zero)
@@ -63,7 +63,7 @@ def hvd_terms(
     covariance_constraint: bool,
     kl_reduction: DimReduction = "sum",
 ) -> ElboTerms:
-    """The terms of Eq. 13, or those that the covariance constraint z_σ = I puts in their place (section 4.3).
+    """The terms of Eq. 13, or their replacements under the covariance constraint z_σ = I (section 4.3).
 
     Under the constraint the paper replaces KL(q(z|x) ‖ p(z|v,y)) by MSE(z_μ, z̃_μ) + KL(N(z_μ, z_σ²) ‖ N(0, I)). The
     latter is then ½|z_μ|², and z̃_σ is not read.
@@ -72,7 +72,7 @@ def hvd_terms(
         x, x_decoded, z, kl_reduction: as in `vnae_terms`.
         v: q(v|z,y), mean and std [B, V].
         z_decoded: p(z|v,y), mean and std [B, Z].
-        covariance_constraint: z_σ is 1 everywhere, which the network sees to.
+        covariance_constraint: z_σ is 1 everywhere; the network must ensure it.
     """
     reconstruction_x, to_normal, zero, _ = vnae_terms(x, x_decoded, z, kl_reduction=kl_reduction)
     kl_v = _mean(kl_to_standard_normal(v), kl_reduction)
@@ -87,9 +87,9 @@ def negative_elbo(terms: ElboTerms, *, beta: float, signs: Signs = "equation_13"
     Args:
         terms: of `vnae_terms` or `hvd_terms`.
         beta: β; 1 for Market-1501, 2 for MSMT17.
-        signs: `equation_13`, in which the divergences are minimised. `algorithm_1` is as printed there: L_klz and L_klv
-            are defined as −D_KL and *added*, which maximises divergences that have no upper bound, so that training
-            diverges. It is here to show that.
+        signs: `equation_13`, in which the divergences are minimised. `algorithm_1`, as printed: L_klz and L_klv are
+            defined as −D_KL and *added*, which maximises divergences without an upper bound, so that training diverges.
+            It exists to demonstrate that.
     """
     sign = 1 if signs == "equation_13" else -1
     divergences = terms.kl_z + terms.kl_v

@@ -3,15 +3,16 @@
 D_JS(p, q) = ½·KL(p ‖ m) + ½·KL(q ‖ m) with the mixture m = ½(p + q) has no closed form for Gaussians, and the paper
 gives no estimator. The forms differ in what replaces m:
 
-* `gaussian_mean`: the Gaussian of the averaged moments, μ̄ = ½(μ_p + μ_q) and σ̄² = ½(σ_p² + σ_q²). The divergence comes
-  out as the Bhattacharyya distance of p and q. It is not bounded.
+* `gaussian_mean`: the Gaussian of the averaged moments, μ̄ = ½(μ_p + μ_q) and σ̄² = ½(σ_p² + σ_q²). The divergence then
+  equals the Bhattacharyya distance of p and q. It is unbounded.
 * `geometric`: the normalised geometric mean √(p·q), a Gaussian of the averaged precisions (Nielsen, Entropy 2019, skew
-  ½). It is not bounded either.
-* `monte_carlo`: the mixture itself, by samples. Bounded by ln 2, or by 1 in bits, which is what the paper says of D_JS.
+  ½). It is unbounded too.
+* `monte_carlo`: the mixture itself, estimated from samples. Bounded by ln 2, or by 1 in bits, as the paper states for
+  D_JS.
 
 In many dimensions the true divergence saturates. For unit Gaussians it depends on the distance d of the means alone:
 49 % of its bound at d = 2, 91 % at d = 4, 99.4 % at d = 6 and 99.99 % at d = 8. In 2048 dimensions d = 8 is a
-difference of 0.18 per dimension. Nearly all pairs of a batch then have the same divergence, so that a triplet loss is
+difference of 0.18 per dimension. Nearly all pairs of a batch then have the same divergence, so a triplet loss equals
 its margin and has no gradient.
 """
 
@@ -30,7 +31,7 @@ DimReduction = Literal["sum", "mean"]
 Unit = Literal["nats", "bits"]
 
 BLOCK_ELEMENTS = 2**18
-"""Numbers per intermediate result of a block of pairs; so few that a CPU core keeps them in its cache."""
+"""Elements per intermediate result of a block of pairs; small enough for the cache of one CPU core."""
 
 Gaussian: TypeAlias = tuple[Tensor, Tensor]
 """Mean and standard deviation (> 0) of Gaussians with diagonal covariance, both [..., D]."""
@@ -76,8 +77,8 @@ def js_divergence(
         reduction: `sum`: the divergence of the D-dimensional Gaussians, which is a sum over dimensions in the closed
             forms. `mean`: the mean over dimensions of the divergences of their one-dimensional marginals.
         unit: `bits` divides by ln 2.
-        p_noise, q_noise: [S, ..., D], standard normal samples for `monte_carlo`: those of p are μ_p + σ_p·noise. The
-            estimate is their mean; it has no bias, and one of few samples may be negative.
+        p_noise, q_noise: [S, ..., D], standard normal samples for `monte_carlo`: the samples of p are μ_p + σ_p·noise.
+            The estimate is unbiased; from few samples it can be negative.
 
     Returns:
         [...].
@@ -106,9 +107,9 @@ def pairwise_js_divergence(
 ) -> Tensor:
     """`js_divergence` of all pairs of B Gaussians, [B, B], without gradient.
 
-    Memory is O(B² + B·D). The closed forms have a logarithm or a quotient per dimension and pair, which no matrix
-    product gives: they are computed for a block of rows at a time, and for one half of the matrix. `monte_carlo` takes
-    the log-densities of all samples under all Gaussians from two matrix products, in float64 as their differences are
+    Memory is O(B² + B·D). The closed forms need a logarithm or a quotient per dimension and pair, which a matrix
+    product cannot compute: they run over blocks of rows, for one half of the matrix. `monte_carlo` computes the
+    log-densities of all samples under all Gaussians with two matrix products, in float64 because their differences are
     small; with `reduction="mean"` it runs in blocks like the closed forms.
 
     Args:

@@ -1,4 +1,4 @@
-"""The anchor and its least similar companion, against all other identities (ICE, Eq. 6.9)."""
+"""Contrast of an anchor and its hardest positive with all other identities (ICE, Eq. 6.9)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def hard_instance_loss(anchors: Tensor, targets: Tensor, labels: Tensor, *, temp
     """Hard instance contrast: mean over anchors of −log(e^{⟨f,m_k⟩/τ} / (e^{⟨f,m_k⟩/τ} + Σ_j e^{⟨f,m_j⟩/τ})).
 
     The sum runs over all targets m_j of other identities; m_k is the target of the anchor's identity, the
-    anchor's own image included, with the lowest cosine. Identities may have any numbers of images. An
-    anchor without negatives (one identity in the batch) has loss 0.
+    anchor's own image included, with the lowest cosine. Identities may have any number of images. An anchor without
+    negatives (one identity in the batch) has loss 0.
 
     Args:
         anchors: [B, D], the student's features of one view.

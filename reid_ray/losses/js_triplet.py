@@ -1,4 +1,4 @@
-"""Triplets of distributions: batch-hard on a Jensen-Shannon divergence (HAVANA, Eq. 9)."""
+"""Batch-hard triplet loss on distributions, by a Jensen-Shannon divergence (HAVANA, Eq. 9)."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ def js_triplet_loss(
     """Eq. 9: mean over anchors of max(0, D_JS(z_a, z_p) − D_JS(z_a, z_n) + γ), z = N(mean, std²).
 
     p is the distribution of the anchor's identity with the largest divergence from it, n that of another identity with
-    the smallest. The paper does not say how triplets are made; batch-hard is that of `triplet_loss`, on the divergence.
-    The pairs are found without gradient (`pairwise_js_divergence`); only theirs, 2·B of B², are computed with one.
+    the smallest. The paper does not specify how triplets are formed; this is batch-hard mining as in `triplet_loss`.
+    Pairs are mined without gradient (`pairwise_js_divergence`); only the 2·B mined divergences, of B², are computed
+    with gradient.
 
     With std = 1 (the covariance constraint) the closed forms are ⅛·|mean_a − mean_b|². An identity with one image has
     D_JS(z_a, z_p) = 0. With one identity in the batch the loss is 0.
@@ -43,7 +44,7 @@ def js_triplet_loss(
         margin: γ, of divergences; 0.5 in the paper.
         divergence: the form of D_JS; see `reid_ray.losses.gaussian`.
         reduction: over dimensions, as in `js_divergence`.
-        unit: `nats`, or `bits`, in which D_JS is bounded by 1, as the paper says it is; only the form `monte_carlo` is.
+        unit: `nats`, or `bits`, in which the paper states that D_JS is bounded by 1 (true for `monte_carlo` only).
         noise: [S, B, D], standard normal, for `monte_carlo`; the same whatever the number of workers.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Contrast with a memory that follows the batches: of clusters (cluster-contrast), of images (SpCL).
+"""Contrast with a memory bank that is updated by each batch: of clusters (cluster-contrast), of images (SpCL).
 
-A memory is a matrix of unit rows. The losses read it; the updates give a new one and take no gradient. The released
-codes update in the backward pass with the features of that same batch, so: loss first, update after it.
+A memory is a matrix of unit rows. The losses read it; the updates return a new one, without gradient. The released
+codes update in the backward pass with the features of the same batch, so compute the loss first and update afterwards.
 
 * Cluster-contrast: Dai et al., "Cluster Contrast for Unsupervised Person Re-Identification", ACCV 2022.
 * SpCL: Ge et al., "Self-paced Contrastive Learning with Hybrid Memory", NeurIPS 2020.
@@ -24,7 +24,7 @@ ClusterUpdate = Literal["sequential", "hard", "average"]
 
 
 def cluster_memory_loss(features: Tensor, labels: Tensor, memory: Tensor, *, temperature: float) -> Tensor:
-    """Cluster-contrast's loss: mean over the batch of −log softmax(⟨f, φ⟩ / τ) at the own cluster.
+    """Cluster-contrast's loss: mean over the batch of −log softmax(⟨f, φ⟩ / τ) of the own cluster.
 
     Args:
         features: [B, D], of any norm.
@@ -42,13 +42,13 @@ def updated_cluster_memory(
     """The memory [C, D] after a batch: φ ← momentum·φ + (1 − momentum)·f, normalised, for the clusters in the batch.
 
     Args:
-        memory: [C, D], unit rows; left as it is.
+        memory: [C, D], unit rows; not modified.
         features: [B, D], of any norm.
         labels: int64 [B], 0 … C−1.
         momentum: weight of the old row; 0.1 in the published runs.
-        mode: which f. `sequential`: every image, one after another in the order of the batch (released code, made the
-            published tables). `hard`: the image least similar to φ, the first among equals (released as `use_hard`).
-            `average`: the mean of the cluster's unit features in the batch, whatever their order (ours).
+        mode: which f. `sequential`: each image in turn, in batch order (released code, produced the published tables).
+            `hard`: the image least similar to φ, the first in case of a tie (released as `use_hard`). `average`: the
+            mean of the cluster's unit features in the batch, independent of their order (ours).
     """
     if mode == "sequential":
         return updated_instance_memory(memory, features, labels, momentum=momentum)
@@ -69,13 +69,13 @@ def hybrid_memory_loss(
     """SpCL's unified contrastive loss: −log softmax over clusters and outliers of the mean ⟨f, v⟩ / τ of their rows.
 
     A cluster's logit is the mean over its members (the dot product with the cluster's mean, not normalised again); an
-    outlier is a cluster of one. Source classes, where there are any, are groups of one row. The released code adds 1e-6
+    outlier is a cluster of one. Source classes, if there are any, are groups of one row. The released code adds 1e-6
     to the sum of exponentials and to the probability, which bounds the loss at 13.8; here there is no bound.
 
     Args:
         features: [B, D], of any norm.
         rows: int64 [B], the row of the memory that belongs to each feature.
-        memory: v [N, D], unit rows, one an image.
+        memory: v [N, D], unit rows, one per image.
         groups: int64 [N], the group of each row, and
         sizes: [G], the rows of each group; from `memory_groups`.
         temperature: τ, 0.05 in the paper.
@@ -89,7 +89,8 @@ def memory_groups(labels: IntArray) -> tuple[IntArray, IntArray]:
     """Groups int64 [N] of a memory's rows, 0 … G−1, and their sizes int64 [G].
 
     Args:
-        labels: int64 [N], the cluster of each row, negative for outliers, which are a group each; gaps do not matter.
+        labels: int64 [N], the cluster of each row, negative for outliers, each of which becomes a group of its own;
+            gaps are allowed.
     """
     outliers = labels.max(initial=-1) + 1 + np.arange(len(labels))
     _, groups, sizes = np.unique(np.where(labels < 0, outliers, labels), return_inverse=True, return_counts=True)
@@ -105,7 +106,7 @@ def updated_instance_memory(
     renormalise: bool = True,
     moves: Tensor | None = None,
 ) -> Tensor:
-    """The memory [N, D] after a batch; what `update_instance_memory_` does, to a copy."""
+    """The memory [N, D] after a batch: `update_instance_memory_` on a copy."""
     updated = memory.clone()
     update_instance_memory_(updated, features, rows, momentum=momentum, renormalise=renormalise, moves=moves)
     return updated
@@ -123,17 +124,17 @@ def update_instance_memory_(
 ) -> None:
     """Move rows of a memory, in place: v ← momentum·v + (1 − momentum)·f, normalised, for each feature.
 
-    Features of the same row follow one another in the order of the batch. A memory of all images is too large to be
-    copied at each step. One feature at a time: which rows occur twice is known to the device only, and asking it would
-    stop the host at each step.
+    Several features of one row are applied in batch order. In place, because a memory of all images is too large to
+    copy at each step. One feature at a time, because finding repeated rows would synchronise with the device at each
+    step.
 
     Args:
         memory: [N, D], unit rows.
         features: [B, D], of any norm.
         rows: int64 [B], the row that each feature moves.
         momentum: weight of the old row; 0.2 in SpCL, CAP and GCL.
-        renormalise: whether rows get unit norm again, as in all released codes. Without, the mixture stays as it is
-            (GCL's Eq. 5.5), and norms fall below 1.
+        renormalise: whether to normalise rows again, as all released codes do. If false, the mixture is stored as is
+            (GCL's Eq. 5.5) and norms fall below 1.
         moves: bool [B], which features move their row; None: all.
     """
     units = F.normalize(features).to(memory.dtype)
@@ -150,7 +151,8 @@ def _mixed(old: Tensor, latest: Tensor, momentum: float) -> Tensor:
 
 
 def _first_lowest(values: Tensor, labels: Tensor, n_labels: int) -> Tensor:
-    """For each label, the position of its lowest value, the first among equals; of labels that do not occur, any."""
+    """Position of the lowest value of each label, the first in case of a tie; arbitrary for labels that do not
+    occur."""
     lowest = values.new_full((n_labels,), torch.inf).scatter_reduce(0, labels, values, "amin")
     places = torch.arange(len(labels), device=labels.device)
     places = torch.where(values == lowest[labels], places, len(labels) - 1)

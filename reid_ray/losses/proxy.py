@@ -1,6 +1,6 @@
 """Contrast of images with proxies of pseudo-identities: cluster centroids, and camera proxies (ICE, §6.3.2).
 
-Where the released code, which made the published tables, and the text differ, both are here and named.
+Where the text and the released code, which produced the published tables, differ, both variants are available.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def centroid_loss(
     label_smoothing: float,
     normalize: bool,
 ) -> Tensor:
-    """Camera-agnostic proxy loss, Eq. 6.5: mean over the batch of −log softmax(f·p / τ_a) at the own cluster.
+    """Camera-agnostic proxy loss, Eq. 6.5: mean over the batch of −log softmax(f·p / τ_a) of the own cluster.
 
     The published tables: τ_a = 0.5, label smoothing 0.1 (target 0.9 + 0.1/C for the own cluster, 0.1/C for
     others; not in the text), and `normalize=False`: f is the output of the BN neck, whose norm is near √D =
@@ -37,7 +37,7 @@ def centroid_loss(
         labels: int64 [B], the cluster of each image, 0 … C−1; no outliers.
         centroids: [C, D], mean of the members' unit features; used as they are.
         temperature: τ_a.
-        label_smoothing: share of the target that is spread evenly over all clusters.
+        label_smoothing: share of the target that is spread uniformly over all clusters.
         normalize: divide the features by their norm first.
     """
     anchors = F.normalize(features) if normalize else features
@@ -96,7 +96,7 @@ def cross_camera_loss(
     n_positives = positive.sum(dim=1)
     counted = n_positives > 0
     hardest = logits.masked_fill(own_cluster, -torch.inf).topk(min(n_negatives, len(proxies))).values
-    # An anchor that does not count still needs a finite logarithm: inf · 0 would be nan.
+    # Ignored anchors still need a finite logarithm: inf · 0 would be nan.
     in_softmax = positive | ~counted[:, None]
     candidates = torch.cat([logits.masked_fill(~in_softmax, -torch.inf), hardest], dim=1)
     mean_positive = (logits * positive).sum(dim=1) / n_positives.clamp(min=1)
@@ -111,7 +111,7 @@ def _proxy_similarities(features: Tensor, proxies: Tensor, normalization: ProxyN
 
 
 def mean_sizes(camids: Tensor, counted: Tensor, reduction: CrossReduction) -> Tensor:
-    """Number [B] of anchors that count in the mean that each anchor belongs to."""
+    """Number [B] of anchors in the mean that each anchor belongs to."""
     if reduction == "mean":
         return counted.sum().expand(len(camids))
     same_camera = camids[:, None] == camids[None, :]

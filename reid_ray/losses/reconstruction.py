@@ -1,4 +1,4 @@
-"""What a view generator must give back: the image, and the identity code (GCL, thesis Eq. 5.1 and 5.2)."""
+"""Reconstruction losses of a view generator: of the image and of the identity code (GCL, thesis Eq. 5.1 and 5.2)."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def feature_reconstruction_loss(
 ) -> Tensor:
     """L_feat (Eq. 5.2): mean|f_id − E_id(view)| of two generated views, over all images and entries.
 
-    No gradient reaches the codes f_id of the images, which are the targets.
+    The codes f_id of the images are the targets and receive no gradient.
 
     Args:
         codes: f_id [B, D].
         reconstructed: E_id(x'_ori), used by `ori+cycle`.
         novel: E_id(x'_new), used by `new+cycle`.
         cycled: E_id(x''_ori).
-        views: `ori+cycle` as the released code has it, or `new+cycle` as Eq. 5.2 is printed.
+        views: `ori+cycle` as in the released code, or `new+cycle` as Eq. 5.2 is printed.
     """
     first = reconstructed if views == "ori+cycle" else novel
     target = codes.detach()

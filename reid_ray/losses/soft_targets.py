@@ -9,9 +9,9 @@ from torch import Tensor
 def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """Mean over rows of −Σ_c softmax(teacher)_c · log softmax(student)_c (thesis Eq. 4.4 and 4.5).
 
-    The equations sum over the batch; the released code of MMT and ABMT, which made the tables, takes the mean. ABMT's
-    terms are cross-branch: the caller gives one branch's student with the other branch's teacher. The teacher takes
-    no gradient.
+    The equations sum over the batch; the released code of MMT and ABMT, which produced the tables, takes the mean.
+    ABMT's terms are cross-branch: pass one branch of the student with the other branch of the teacher. The teacher
+    receives no gradient.
 
     Args:
         student_logits: [B, C].

@@ -1,7 +1,8 @@
-"""Triplets of an anchor, its farthest image of the same identity and its nearest of another (Hermans et al., 2017).
+"""Batch-hard triplet losses: an anchor, its farthest positive and its nearest negative (Hermans et al., 2017).
 
-Distances are Euclidean, between features that are not normalised unless `normalize` is set. They are summed from
-differences: products, as the released codes compute them, lose half of the digits where features are large and close.
+Distances are Euclidean, between features that are not normalised unless `normalize` is set. They are computed from
+differences: the expansion into dot products, as in the released codes, loses half of the digits if features are large
+and close.
 """
 
 from __future__ import annotations
@@ -15,21 +16,22 @@ from torch import Tensor
 from reid_ray.losses.soft_targets import soft_cross_entropy
 
 Surrogate = Literal["hinge", "softplus"]
-"""What is taken of d_ap − d_an + margin: max(0, ·), or the smooth log(1 + exp(·)), which no triplet ever leaves."""
+"""Function of d_ap − d_an + margin: max(0, ·), or the smooth log(1 + exp(·)), whose gradient never vanishes."""
 
 Reduction = Literal["mean", "sum"]
 
 MIN_SQUARED_DISTANCE = 1e-12
-"""Below it a distance counts as 1e-6 and has no gradient, which would be infinite at 0 (as in the released codes)."""
+"""Lower bound of squared distances: smaller ones become 1e-6 without gradient, as it would be infinite at 0 (released
+codes)."""
 
 
 class HardPairs(NamedTuple):
     """The triplets of a batch.
 
     Attributes:
-        positives: int64 [B], the farthest image of each anchor's identity; the anchor itself where it has no other.
+        positives: int64 [B], the farthest image of each anchor's identity; the anchor itself if there is no other.
         negatives: int64 [B], the nearest image of another identity.
-        exist: bool [], whether the batch has more than one identity; without, `negatives` means nothing.
+        exist: bool [], whether the batch has more than one identity; if not, `negatives` is arbitrary.
     """
 
     positives: Tensor
@@ -39,7 +41,7 @@ class HardPairs(NamedTuple):
 
 @torch.no_grad()
 def hard_pairs(features: Tensor, labels: Tensor) -> HardPairs:
-    """The hardest positive and negative of every image; among equally far ones, either.
+    """The hardest positive and negative of every image; ties are broken arbitrarily.
 
     Args:
         features: [B, D], not normalised.
@@ -49,7 +51,7 @@ def hard_pairs(features: Tensor, labels: Tensor) -> HardPairs:
 
 
 def hard_pairs_of_distances(distances: Tensor, labels: Tensor) -> HardPairs:
-    """The same from distances [B, B] of any kind, in which a row is an anchor.
+    """`hard_pairs` from any distance matrix [B, B], one anchor per row.
 
     An identity's only image is its own positive, whatever its distance to itself.
     """
@@ -70,18 +72,17 @@ def triplet_loss(
     normalize: bool = False,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Batch-hard triplet loss, every image being an anchor once.
+    """Batch-hard triplet loss with every image as an anchor once.
 
     With a margin max(0, d_ap − d_an + margin), or its softplus log(1 + exp(d_ap − d_an + margin)). Without a margin
     (soft margin) the softplus of d_ap − d_an, which is MMT's hard softmax-triplet
     −log(exp(d_an) / (exp(d_ap) + exp(d_an))) and the L_tri of thesis Eq. 4.1 in ABMT's released code (there called
     `margin=0`).
 
-    The variants of AM0BH (Sabri et al., Eq. 5 and table 3): BH is the hinge of features that are not normalised, so
-    that its gradient may leave the sphere, unlike that of a normalised softmax; BH1 has `normalize=True`; BHsp has
-    `surrogate="softplus"`. The paper puts the softplus in the place of the hinge, [margin + …]₊, so the margin stays;
-    Hermans et al. leave it out, which is `margin=None`. Sabri et al. and the thesis (SCR, Eq. 3.2) write a sum over the
-    batch.
+    The variants of AM0BH (Sabri et al., Eq. 5 and table 3): BH is the hinge on un-normalised features, whose gradient,
+    unlike that of a normalised softmax, has a radial part; BH1 has `normalize=True`; BHsp has `surrogate="softplus"`.
+    The paper replaces the hinge [margin + …]₊ by the softplus and keeps the margin; Hermans et al. drop it
+    (`margin=None`). Sabri et al. and the thesis (SCR, Eq. 3.2) write a sum over the batch.
 
     An identity with one image has d_ap ≈ 0, as in the released codes. With one identity in the batch the loss is 0.
 
@@ -89,7 +90,7 @@ def triplet_loss(
         features: [B, D].
         labels: int64 [B].
         margin: of distances, ≥ 0; None for the soft margin.
-        surrogate: `hinge` or `softplus`; not read where there is no margin.
+        surrogate: `hinge` or `softplus`; not used without a margin.
         normalize: distances between the features divided by their norms, 0 … 2.
         reduction: over anchors.
     """
@@ -103,12 +104,12 @@ def triplet_loss(
 def soft_triplet_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     """Softmax-triplet loss with soft targets: mean over anchors of −Σ_k T'_k · log T_k (thesis Eq. 4.6 and 4.7).
 
-    T = softmax(d_ap, d_an) of the student at its own hardest pairs, T' the same of the teacher's features *at the
-    student's pairs*. Eq. 4.6 defines T as the positive's share alone and sums over the batch; the released code of
-    MMT and ABMT, which made the tables, has both shares (a binary cross-entropy) and takes the mean, as here. ABMT's
+    T = softmax(d_ap, d_an) for the student at its own hardest pairs, T' is the same for the teacher's features *at the
+    student's pairs*. Eq. 4.6 defines T as the positive's share alone and sums over the batch; the released code of MMT
+    and ABMT, which produced the tables, has both shares (a binary cross-entropy) and takes the mean, as here. ABMT's
     terms are cross-branch: the teacher's features are those of the other branch.
 
-    The teacher takes no gradient. With one identity in the batch the loss is 0.
+    The teacher receives no gradient. With one identity in the batch the loss is 0.
 
     Args:
         student: [B, D], pooled, not normalised.

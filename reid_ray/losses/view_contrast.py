@@ -4,8 +4,8 @@ Each loss is a cross-entropy over one positive and the same K negatives,
 
     mean over the batch of log(1 + Σ_k exp(sim(a, M_k)/τ) / exp(positive/τ)),
 
-with cosines sim. The memory's rows take no gradient: update them after the loss (`update_instance_memory_`). Which rows
-are positives and negatives is drawn beforehand, by `draw_contrast`, and given to the losses as indices.
+with cosines sim. The memory's rows take no gradient: update them after the loss (`update_instance_memory_`).
+`draw_contrast` draws positives and negatives beforehand and passes them to the losses as row indices.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ NegativesFrom = Literal["generated", "original"]
 TEMPERATURE = 0.04
 MAX_NEGATIVES = 8192
 MARKET_IMAGES = 12936
-"""Of Market-1501's training split, for which the paper found 8192 negatives best."""
+"""Images in Market-1501's training split, for which the paper found 8192 negatives best."""
 
 
 class ContrastDraws(NamedTuple):
-    """Rows of the memory that a batch is contrasted with.
+    """Memory rows that a batch is contrasted with.
 
     Attributes:
         positives: int64 [B], j⁺ of L_vi, a row of the image's own cluster.
@@ -44,7 +44,7 @@ class ContrastDraws(NamedTuple):
 
 
 class ViewContrast(NamedTuple):
-    """The three losses of a batch; the paper's L_all has their sum.
+    """The three losses of a batch; the paper's L_all contains their sum.
 
     Attributes:
         original: L_vi (5.6), image against memory.
@@ -58,14 +58,14 @@ class ViewContrast(NamedTuple):
 
 
 def scaled_negatives(n_images: int) -> int:
-    """K for a training set of `n_images`: the paper's 8192, and for sets smaller than Market-1501 the same share."""
+    """K for a training set of `n_images`: the paper's 8192, or the same fraction of a set smaller than Market-1501."""
     return min(MAX_NEGATIVES, n_images * MAX_NEGATIVES // MARKET_IMAGES)
 
 
 def draw_contrast(
     rows: Tensor, clusters: Tensor, keys: Tensor, *, n_negatives: int, positives: Positives = "independent"
 ) -> ContrastDraws:
-    """Draw positives and negatives for a (global) batch from random keys; nothing waits for the device.
+    """Draw positives and negatives for a (global) batch from random keys, without synchronising with the device.
 
     A positive is drawn uniformly from the image's cluster, the image itself included. Negatives are drawn without
     replacement from all rows of other clusters; each image has its own.
@@ -76,8 +76,8 @@ def draw_contrast(
         keys: [2, B, N], independent and uniform in 0 … 1. The row with the largest key in the cluster is drawn, and the
             rows with the largest keys outside it.
         n_negatives: K, at most `most_negatives`.
-        positives: `independent` draws for original and generated views (released code), or one draw that they share, as
-            the paper's single f_pos reads.
+        positives: `independent` draws for original and generated views (released code), or one draw shared by both, as
+            the paper's single f_pos suggests.
     """
     own = clusters[rows][:, None] == clusters
     first, second = (torch.where(own, part, -1.0).argmax(dim=1) for part in keys)
@@ -86,7 +86,7 @@ def draw_contrast(
 
 
 def most_negatives(sizes: IntArray) -> int:
-    """Negatives that every image has, whatever batch it is in: all rows but those of the largest cluster.
+    """Number of negatives available to every image: all rows except those of the largest cluster.
 
     Args:
         sizes: int64 [G], rows of each cluster.
@@ -114,10 +114,10 @@ def view_contrast_losses(
         memory: M [N, D], as it was before this batch.
         draws: positives and negatives, on the memory's device.
         temperature: τ.
-        instance_positive: what L'_vi draws a generated view to: the image's row of the `memory` (released code), or its
-            current `feature` (Eq. 5.7), which gets a gradient from it too.
-        negatives_from: a in the sum over negatives of all three losses: `generated` views, better in the paper, or
-            `original` images.
+        instance_positive: what L'_vi attracts a generated view to: the image's row of the `memory` (released code), or
+            its current `feature` (Eq. 5.7), which then receives a gradient too.
+        negatives_from: the anchor a in the sum over negatives of all three losses: `generated` views (better in the
+            paper) or `original` images.
     """
     negatives = _negatives(generated if negatives_from == "generated" else features, memory, draws)
     instances = memory[rows] if instance_positive == "memory" else features
@@ -131,7 +131,8 @@ def view_contrast_losses(
 def original_contrast_loss(
     features: Tensor, memory: Tensor, draws: ContrastDraws, *, temperature: float = TEMPERATURE
 ) -> Tensor:
-    """L_vi without a generator (woGAN in table 5.3): positive and negatives of the image's own feature.
+    """L_vi without a generator (woGAN in table 5.3): both positive and negatives are compared with the image's own
+    feature.
 
     Args:
         features: f [B, D], of any norm.

@@ -1,7 +1,7 @@
 """ABMT: asymmetric branched mean teaching (H. Chen, B. Lagadec, F. Bremond, WACV 2021; thesis ch. 4).
 
 L = ½·L_ce + ½·L_sce + L_stri (Eq. 4.8), each a mean over branches. Student and teacher have the branches of
-`model.branches` and a classifier for each, made anew from the means of the clusters whenever there are new labels. The
+`model.branches` and a classifier for each, reinitialised from the cluster means whenever there are new labels. The
 teacher's branches teach the student's other branches (Eq. 4.4–4.7). Without branches it is the MT-baseline (table 4.3).
 """
 

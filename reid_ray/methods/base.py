@@ -169,8 +169,8 @@ class Method(ABC):
     def render(self, stage: str, batch: Batch) -> Mapping[str, Tensor]:
         """Grids of images that the modules generate now, by name; of stages that declare `renders`.
 
-        Called on one process alone, without gradient and with all modules in evaluation mode, so nothing may be asked
-        of `collectives`.
+        Called on one process alone, without gradient and with all modules in evaluation mode, so `collectives` must not
+        be used.
 
         Args:
             batch: training images of the stage's streams without augmentation, at every evaluation the same: of true

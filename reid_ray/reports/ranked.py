@@ -64,8 +64,8 @@ def draw_ranking(
         queries: rows of `dataset.query` to draw instead, in this order.
         n: maximum number of queries to draw.
         k: matches per query.
-        height: height of the drawn crops, pixels.
-        width: width of the drawn crops, pixels.
+        height: height of the crops as drawn, pixels.
+        width: width of the crops as drawn, pixels.
         title: headline of the figure.
         cell: width of a drawn image relative to a single crop; larger for film strips of tracklets.
 

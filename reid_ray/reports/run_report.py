@@ -71,7 +71,7 @@ def draw_compared(
         features: [N, D] of query images followed by gallery images.
         config: sets the protocol and the shape of images.
         n, k: number of queries, and of matches per query.
-        height: of drawn crops, pixels.
+        height: height of the crops as drawn, pixels.
     """
     settings = config.evaluation
     width = max(1, round(height * config.data.width / config.data.height))

@@ -1,7 +1,7 @@
 """Checkpoints: everything a run needs to resume as if it had not been stopped.
 
-Randomness needs no saving: every draw is keyed by (seed, epoch, step, …). Files are written beside and renamed, so a
-kill leaves a whole checkpoint or none; one that cannot be read is passed over for the one before.
+Randomness needs no saving: every draw is keyed by (seed, epoch, step, …). Files are written under a temporary name and
+renamed, so a kill leaves a complete checkpoint or none; an unreadable one is skipped for the previous one.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Checkpoint:
             resumes with as many workers.
         labels: by stream.
         ahead: state dict of the retriever that gives the next epoch's labels; None unless labels are stale.
-        evaluated: state dict of the retriever that is evaluated while training goes on; None where none is.
+        evaluated: state dict of the retriever that is evaluated while training continues; None if none is.
     """
 
     state: TrainState
@@ -169,7 +169,7 @@ def version_errors(path: Location) -> Iterator[None]:
     except (KeyError, TypeError, ValueError, RuntimeError, UnpicklingError) as error:
         raise RunError(
             f"Checkpoint {path} was written by another version of reid_ray, which holds other things in it; finish the "
-            f"run with that version, or begin it anew under another name."
+            f"run with that version, or start it again under another name."
         ) from error
 
 

@@ -24,7 +24,7 @@ def fall_back(found: Labels, before: Labels | None, settings: LabelsConfig, *, n
         n_in_a_row: refreshes that gave degenerate labels since then, this one included.
 
     Raises:
-        DegenerateLabelsError: there are none before, or this has gone on for more than
+        DegenerateLabelsError: there are no earlier labels, or this has lasted for more than
             `settings.max_degenerate_epochs`.
     """
     advice = (

@@ -19,7 +19,7 @@ class Request(IntEnum):
 
     NOTHING = 0
     SAVE = 1
-    """Write a checkpoint now and go on; this machine may be gone soon."""
+    """Write a checkpoint now and continue; this machine may be gone soon."""
     STOP = 2
     """Write a checkpoint and end."""
 
@@ -61,7 +61,7 @@ def deferred_interrupt() -> Iterator[Interrupt]:
 
 @contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """Treat the first SIGTERM in the block as Ctrl-C: who wants the machine back leaves time to tidy up."""
+    """Treat the first SIGTERM in the block as Ctrl-C: the scheduler leaves time to clean up."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

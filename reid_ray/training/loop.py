@@ -100,7 +100,7 @@ class Trainer:
         self._frozen: list[nn.Parameter] = []
         self._data: StageData | None = None
         self._ahead: Retriever | None = None  # gives the next epoch's labels, where they are stale
-        self._evaluated: Retriever | None = None  # is evaluated while training goes on
+        self._evaluated: Retriever | None = None  # is evaluated while training continues
 
     @property
     def stage(self) -> Stage:

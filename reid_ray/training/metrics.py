@@ -74,7 +74,7 @@ class MetricsFollower:
     """Reads what another process appends to a metrics file, from now on.
 
     A resumed run cuts the file back before it appends, perhaps both between two looks. The last line read tells: where
-    it stands no more, the file is read anew for events later than it.
+    it is gone, the file is read again for events later than it.
     """
 
     def __init__(self, path: Location) -> None:

@@ -193,7 +193,7 @@ class RunDirectory:
 
     def remove_abandoned(self) -> None:
         """Remove what killed processes were writing; none of this run may be at work."""
-        if isinstance(self.path, RemotePath):  # no object is half-written, and no janitor sees to Ray Train's folder
+        if isinstance(self.path, RemotePath):  # no half-written objects, but Ray Train's folder is left
             for left in self.path.glob(".*"):
                 left.remove_tree()
             return

@@ -1,4 +1,4 @@
-"""Where a run stands, from what lies in its directory: told anywhere that its storage can be read."""
+"""State of a run, from the files in its directory, on any machine that can read its storage."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ FOLDERS = tuple(f"{outer}{boxes}" for outer in ("", "cuhk03-np/") for boxes in B
 
 
 def scan(config: DataConfig) -> Scan:
-    """Read the detected or the labelled boxes, as `config.detected` says; the table's name tells which."""
+    """Read the detected or the labelled boxes, as `config.detected` selects; the table's name shows which."""
     root = existing_root(config.root, "the folder of CUHK03-np, with detected/ and labeled/ in it")
     boxes = BOX_FOLDERS[config.detected]
     folders = [folder for folder in FOLDERS if folder.endswith(boxes)]

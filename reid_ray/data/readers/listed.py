@@ -63,7 +63,7 @@ _NUMBER = re.compile(r"(-?[0-9]{1,18})(\.0*)?")  # tables that once had gaps wri
 
 @dataclass(frozen=True)
 class Listing:
-    """Columns as they stand in a file.
+    """Columns as written in a file.
 
     Attributes:
         file: the CSV or Parquet file; paths in it are relative to its folder, absolute, or URIs in an object store.

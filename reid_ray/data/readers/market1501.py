@@ -28,7 +28,7 @@ def scan(config: DataConfig) -> Scan:
     """Read Market-1501: 12,936 train, 3,368 query and 15,913 gallery images.
 
     The 3,819 junk images (pid −1: bad boxes of known people) are **dropped** here, as the protocol removes
-    them from every ranking. The 2,798 distractors (pid 0: nobody of the queries) stay: no query has pid 0, so
+    them from every ranking. The 2,798 distractors (pid 0: no person of the queries) stay: no query has pid 0, so
     they are never a match.
 
     With `config.tracklets`, the images of one person, camera and sequence in a split are a tracklet. Images of unknown

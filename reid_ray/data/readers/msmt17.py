@@ -41,7 +41,7 @@ class Copy:
 def scan(config: DataConfig) -> Scan:
     """Read MSMT17; train is the train and val lists together: 32,621 images, query 11,659, gallery 82,161.
 
-    The version is told from the folder names and stands in the table's name, `msmt17-V1` or `msmt17-V2`.
+    The version is inferred from the folder names and is part of the table's name, `msmt17-V1` or `msmt17-V2`.
     The lists number the people of train and of test from 0 each; test pids are shifted past the train pids
     here, so that one pid is one person in the whole table.
 
@@ -84,8 +84,8 @@ def find_copies(root: Location) -> list[Copy]:
 def _choose(root: Location, copies: list[Copy], version: str | None) -> Copy:
     if not copies:
         raise DataError(
-            f"{root} is not MSMT17: it should hold list_train.txt beside train/ and test/ (V1), "
-            f"or beside mask_train_v2/ and mask_test_v2/ (V2)."
+            f"{root} is not MSMT17: it should hold list_train.txt next to train/ and test/ (V1), "
+            f"or next to mask_train_v2/ and mask_test_v2/ (V2)."
         )
     fitting = [copy for copy in copies if version in (None, copy.version)]
     if not fitting:

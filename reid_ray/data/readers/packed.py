@@ -8,7 +8,7 @@ from reid_ray.data.readers.scan import Scan, existing_root
 
 
 def scan(config: DataConfig) -> Scan:
-    """Read a packed dataset: its table and, where an image is asked for, its shards."""
+    """Read a packed dataset: its table and, where an image is requested, its shards."""
     root = existing_root(config.root, f"a folder written by 'reid-ray data pack', with {MANIFEST} in it")
     manifest = read_manifest(root)
     table = read_packed_table(root, manifest)

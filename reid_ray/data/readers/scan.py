@@ -35,7 +35,7 @@ class Problem:
     Attributes:
         kind: the sort of problem.
         path: the file (or folder) it is about.
-        detail: a sentence: what is wrong and what to do.
+        detail: what is wrong and what to do.
     """
 
     kind: Kind

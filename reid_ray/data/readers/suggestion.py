@@ -1,4 +1,4 @@
-"""Regular expressions that fit the names of somebody's crops, for the message that says how to read them."""
+"""Regular expressions that match the names of a user's crops, for the message that explains how to read them."""
 
 from __future__ import annotations
 

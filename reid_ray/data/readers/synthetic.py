@@ -1,4 +1,4 @@
-"""The procedural world as a layout: no disk, every image drawn when it is asked for."""
+"""The procedural world as a layout: no disk, every image rendered on request."""
 
 from __future__ import annotations
 

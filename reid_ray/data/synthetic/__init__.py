@@ -1,7 +1,7 @@
 """A world of procedural pedestrians seen by different cameras: person-ReID data without a download.
 
 It exists so that installing, testing and trying the system need no dataset, and so that a loss of accuracy
-can be traced to its cause: everything in an image is known. Layers are apart so that more can be asked of
+can be traced to its cause: everything in an image is known. Layers are apart so that more can be added to
 the world later: `people` (identity) → `body` (pose, solids) → `cameras` (scene, light) → `render` (G-buffer)
 → `shading` (light; `infrared` has its materials) → `sensor` (bytes). `schedule` says which images exist, `walks` how
 people move, `world` puts one image together. `attributes` and `mesh` say what is in it.
@@ -64,7 +64,7 @@ def make_dataset(config: SyntheticConfig) -> Dataset:
     gallery. Rows are sorted by split, person, camera, tracklet and frame.
 
     Columns: `tracklet` numbers the walks over the whole table; `mesh` has keys for `SyntheticMeshes`; `attr_NAME` are
-    the `ATTRIBUTES`; where some cameras are infrared, `modality` tells which images are theirs.
+    the `ATTRIBUTES`; where some cameras are infrared, `modality` marks their images.
     """
     train = [shot for pid in range(config.n_train_ids) for shot in schedule(config, pid)]
     query: list[Shot] = []

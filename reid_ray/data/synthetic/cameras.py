@@ -165,7 +165,7 @@ def _draw_sensor(rng: np.random.Generator) -> Sensor:
 
 
 def _draw_furniture(rng: np.random.Generator, near: float, far: float, half_width: float) -> tuple[Parts, Array]:
-    """Poles, bins and parked things beside and behind the path, some between it and the camera."""
+    """Poles, bins and parked things next to and behind the path, some between it and the camera."""
     rows, materials = [], []
     for index in range(int(rng.integers(2, 6))):
         place = [

@@ -15,7 +15,7 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
     """`function` as machine code. Without fast-math, so that the same key gives the same bytes in every
     process.
 
-    A kernel and the compiled functions it calls must stand in one file: the disk cache looks at that file
+    A kernel and the compiled functions it calls must be in one file: the disk cache looks at that file
     only.
     """
     return cast("Callable[P, R]", njit(cache=True, nogil=True, error_model="numpy")(function))

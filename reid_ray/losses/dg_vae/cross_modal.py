@@ -1,7 +1,7 @@
 """Triplets across modalities, and the losses of retrieval (DG-VAE, Eq. 16 and 17).
 
-Every image of a batch is an anchor once; its positive and its negative come from the other modality. The same triplets
-serve the swap reconstruction.
+Every image of a batch is an anchor once; its positive and its negative come from the other modality. The swap
+reconstruction uses the same triplets.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class CrossModalTriplets(NamedTuple):
 def draw_triplets(
     labels: Tensor, modality: Tensor, generator: torch.Generator, *, partners: Partners = "other"
 ) -> CrossModalTriplets:
-    """Positives and negatives drawn evenly among all images that may be one (the paper does not say how).
+    """Positives and negatives drawn uniformly from all candidates (the paper does not specify how).
 
     Args:
         labels: int64 [B].
         modality: int64 [B], 0 visible, 1 infrared.
-        generator: of the CPU; keyed by the step, the triplets are the same for any number of workers.
+        generator: on the CPU. Seeded by the step, it gives the same triplets for any number of workers.
         partners: `other`: both come from the other modality (§4.2). `same`: both from the anchor's own, as the
-            superscripts of Eq. 12 read; the positive is another image where there is one, else the anchor itself.
+            superscripts of Eq. 12 suggest; the positive is another image if there is one, else the anchor itself.
 
     Raises:
         DataError: an image without a positive or without a negative, on a CPU.
@@ -54,7 +54,7 @@ def draw_triplets(
 
 @torch.no_grad()
 def hardest_triplets(features: Tensor, labels: Tensor, modality: Tensor) -> CrossModalTriplets:
-    """The farthest positive and the nearest negative of the other modality, by the distance that the loss takes.
+    """The farthest positive and the nearest negative of the other modality, by the loss's distance.
 
     Args:
         features: [B, D], the means of the identity code.
@@ -76,10 +76,10 @@ def hardest_triplets(features: Tensor, labels: Tensor, modality: Tensor) -> Cros
 def cross_modal_triplet_loss(
     features: Tensor, triplets: CrossModalTriplets, modality: Tensor, *, margin: float = 0.1
 ) -> Tensor:
-    """L_cmtl (Eq. 17) of one kind of feature: the mean over visible anchors plus the mean over infrared ones.
+    """L_cmtl (Eq. 17) for one kind of feature: the mean over visible anchors plus the mean over infrared ones.
 
-    The loss of a triplet is max(0, ‖u_a − u_p‖ − ‖u_a − u_n‖ + m) of the L2-normalised features u. The whole L_cmtl is
-    this of the means plus λ_aux = 0.1 times this of the samples. A modality without anchors contributes 0.
+    The loss of a triplet is max(0, ‖u_a − u_p‖ − ‖u_a − u_n‖ + m) of the L2-normalised features u. The full L_cmtl is
+    this loss of the means plus λ_aux = 0.1 times this loss of the samples. A modality without anchors contributes 0.
 
     Args:
         features: μ or d [B, D].
@@ -104,7 +104,7 @@ def latent_identity_loss(
 
     Args:
         mean_logits: D^C(μ_φ) [B, C].
-        sample_logits: D^C(d) [B, C]; None where there are no samples (the baseline, λ_aux = 0).
+        sample_logits: D^C(d) [B, C]; None if there are no samples (the baseline, λ_aux = 0).
         labels: int64 [B].
         aux_weight: λ_aux.
     """
@@ -129,7 +129,8 @@ def _candidates(labels: Tensor, modality: Tensor, partners: Partners) -> tuple[T
 
 
 def _check_candidates(positive: Tensor, negative: Tensor, labels: Tensor, partners: Partners) -> None:
-    """Raise DataError where an image lacks a partner. On a GPU it would wait for the device, so it is left out."""
+    """Raise DataError if an image lacks a partner. Skipped on a GPU, where the check would synchronise with the
+    device."""
     for candidates, which in ((positive, "the same identity"), (negative, "another identity")):
         lacking = (~candidates.any(dim=1)).nonzero()
         if len(lacking):
@@ -141,5 +142,5 @@ def _check_candidates(positive: Tensor, negative: Tensor, labels: Tensor, partne
 
 
 def _distance(x: Tensor, y: Tensor) -> Tensor:
-    """Euclidean distance of rows; below 1e-6 it has no gradient, which would be infinite at 0."""
+    """Euclidean distance of rows, without gradient below 1e-6, as it would be infinite at 0."""
     return (x - y).square().sum(dim=1).clamp(min=MIN_SQUARED_DISTANCE).sqrt()

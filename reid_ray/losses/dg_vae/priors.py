@@ -6,7 +6,7 @@ MM 2020. Two of the printed equations degenerate; the intended form is the defau
 * Eq. 6 adds ln det σ where the KL divergence subtracts it. As printed the loss has no lower bound as σ → 0, the
   opposite of the larger variance for outliers that the text describes.
 * Eq. 8 measures the distance of the sample to its *own encoder's* mean, not to the mean of its identity, and subtracts
-  the margin from it, which makes the own identity easier. No term holds the margin, so that descent takes it to
+  the margin from it, which makes the true identity easier. No term bounds the margin, so gradient descent drives it to
   infinity and the loss to 0.
 """
 
@@ -76,9 +76,9 @@ def large_margin_loss(
     Args:
         mean, log_variance, sample, class_means, labels: as in `mixture_prior_loss`.
         margins: α ≥ 0 [C].
-        form: the logit of the own identity. `intent`: −(‖d − M_y‖² + α_y), so that the margin makes it harder.
+        form: the logit of the true identity. `intent`: −(‖d − M_y‖² + α_y), so that the margin makes it harder.
             `printed`: Eq. 8, −((d − μ)ᵀ σ⁻¹ (d − μ) − α_y). `printed_variance`: the same with σ⁻², the Mahalanobis
-            distance that the text names; it is Σ ε² and depends on no parameter but α.
+            distance named in the text; it equals Σ ε² and depends on no parameter except α.
         reduction: over dimensions; `sum` as printed.
     """
     distances = torch.cdist(sample, class_means, compute_mode="donot_use_mm_for_euclid_dist").square()
@@ -97,7 +97,7 @@ def large_margin_loss(
 def margin_reward(margins: Tensor) -> Tensor:
     """−mean(α), which rewards large margins as AdaptiveFace does (Liu et al., CVPR 2019); its weight is 0.01.
 
-    Eq. 7 and 8 have no such term. With the `intent` form of L_lmc descent takes margins to 0 without it.
+    Eq. 7 and 8 have no such term. Without it, the `intent` form of L_lmc drives the margins to 0.
     """
     return -margins.mean()
 

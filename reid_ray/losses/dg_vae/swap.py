@@ -1,10 +1,10 @@
 """Triplet swap reconstruction (DG-VAE, Eq. 12 to 15) and the weights of all losses (Eq. 9, 18 and 19).
 
-Of each triplet (a, p, n) the decoder sees every combination of an identity code and an ambiguity code: G(d_j, a_i),
-here the `Swap(j, i)`. What it makes of them should be
+For each triplet (a, p, n) the decoder receives every combination of an identity code and an ambiguity code: G(d_j,
+a_i), here the `Swap(j, i)`. Its output should be
 
 * the feature map of i, for i = j and for swaps of anchor and positive, which share their identity (L_rec);
-* a map that has the codes a_i and d_j again, for all nine (L_cyc);
+* a map that encodes to a_i and d_j again, for all nine (L_cyc);
 * a map of the identity of j, for all but swaps of positive and negative, which share their modality (L_idc).
 """
 
@@ -35,20 +35,20 @@ class Swap(NamedTuple):
 
 
 SWAPS: tuple[Swap, ...] = tuple(Swap(j, i) for j, i in product(ROLES, ROLES))
-"""All nine; the decoder makes a map of each for L_cyc."""
+"""All nine swaps; L_cyc decodes a map for each."""
 
 SELF_SWAPS = tuple(Swap(role, role) for role in ROLES)
 POSITIVE_SWAPS = (Swap("positive", "anchor"), Swap("anchor", "positive"))
 NEGATIVE_SWAPS = (Swap("negative", "anchor"), Swap("anchor", "negative"))
 RECONSTRUCTED_SWAPS = (*SELF_SWAPS, *POSITIVE_SWAPS)
-"""Those that L_rec compares; never one that mixes the negative with another."""
+"""Swaps compared by L_rec; none mixes the negative with another role."""
 
 IDENTITY_SWAPS = (*SELF_SWAPS, *POSITIVE_SWAPS, *NEGATIVE_SWAPS)
-"""Those whose identity L_idc checks."""
+"""Swaps whose identity L_idc checks."""
 
 
 def by_role(values: Tensor, triplets: CrossModalTriplets) -> dict[Role, Tensor]:
-    """What belongs to anchor, positive and negative of each triplet, of values [B, ...] of the batch."""
+    """Values [B, ...] of the batch, indexed for the anchor, positive and negative of each triplet."""
     return {"anchor": values, "positive": values[triplets.positives], "negative": values[triplets.negatives]}
 
 
@@ -63,7 +63,7 @@ def swap_reconstruction_loss(
     Args:
         targets: feature maps f [B, C, h, w] by role (or squashed images, for table 3's image decoder).
         decoded: G(d_j, a_i) of `RECONSTRUCTED_SWAPS`; others are not read.
-        target: `detached`: no gradient enters f, which training could shrink otherwise. `live`: it does.
+        target: `detached`: f receives no gradient, as training could shrink it otherwise. `live`: f receives it.
     """
     goal = {role: value.detach() if target == "detached" else value for role, value in targets.items()}
 
@@ -82,7 +82,7 @@ def cycle_loss(
 ) -> Tensor:
     """L_cyc (Eq. 13): the mean over all nine swaps of |a_i − E^A(G(d_j, a_i))| + |d_j − E^D(G(d_j, a_i))|.
 
-    |·| is the mean over dimensions and batch. The codes that were decoded take gradients too.
+    |·| is the mean over dimensions and batch. The decoded codes receive gradients too.
 
     Args:
         identity: d [B, D] by role, as it was decoded (samples; means in the autoencoder rows of table 2).

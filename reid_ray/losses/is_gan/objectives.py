@@ -1,4 +1,4 @@
-"""IS-GAN's other losses and the weights of all (Eq. 1, 5, 7 and 8)."""
+"""IS-GAN's remaining losses and the weights of all losses (Eq. 1, 5, 7 and 8)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ KlReduction = Literal["released", "paper"]
 
 
 def part_identity_loss(logits: Tensor, labels: Tensor, *, reduction: CrossEntropyReduction = "mean") -> Tensor:
-    """L_R (Eq. 1): cross-entropy of the parts' classifiers, mean over the batch, without label smoothing.
+    """L_R (Eq. 1): cross-entropy of the part classifiers, mean over the batch, without label smoothing.
 
     Args:
-        logits: [K, B, C], of K parts, as `PartClassifiers` gives them.
+        logits: [K, B, C], of K parts, from `PartClassifiers`.
         labels: int64 [B].
-        reduction: over parts. `mean` is the released code, whose weight of 20 made the tables; `sum` is Eq. 1, K times
-            as large.
+        reduction: over parts. `mean` is the released code, whose weight of 20 produced the tables; `sum` is Eq. 1, K
+            times as large.
     """
     n_parts = len(logits)
     mean = F.cross_entropy(logits.flatten(0, 1), labels.repeat(n_parts))
@@ -46,7 +46,7 @@ def class_loss(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
     """L_C (Eq. 7): cross-entropy of the class head, mean over each set of images, summed over the sets.
 
     The discriminator's sets are the real images and the (detached) generated ones, the generator's are the generated
-    ones. The released code has all three of them; Eq. 7 leaves out `auto`, and so does a caller who passes the others.
+    ones. The released code uses all three; Eq. 7 leaves out `auto`: to follow it, pass the other two.
 
     Args:
         logits: of each set [B, C].
@@ -87,4 +87,4 @@ STAGE_WEIGHTS = {
     "disentangle": IsGanWeights(identity=0.0, kl=0.001),
     "joint": IsGanWeights(),
 }
-"""Of the three stages (§4.1): 300 epochs for backbone and E_R, 200 for E_U, G and D, 100 for all."""
+"""Epochs of the three stages (§4.1): 300 for backbone and E_R, 200 for E_U, G and D, 100 for all."""

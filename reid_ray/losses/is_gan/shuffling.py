@@ -5,8 +5,8 @@ and another image pos(i) of its identity, three images are generated, each with 
 
     auto_i = G(φ_R(i), φ_U(i)),  swap_i = G(φ_R(pos i), φ_U(i)),  part_i = G(S(φ_R(i), φ_R(pos i)), φ_U(i)).
 
-All three should be image i. S takes some parts from pos(i). Draws are functions of a generator, so that a caller who
-keys it by the step draws the same for any number of workers.
+All three should be image i. S takes some parts from pos(i). All draws come from a given generator; seeded by the step,
+it gives the same draws for any number of workers.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ PartShuffle = Literal["random_mask", "none"]
 def draw_positives(labels: Tensor, generator: torch.Generator, *, pairs: Pairs = "per_image") -> Tensor:
     """pos(i) for every image of a batch: int64 [B], positions of other images of the same identity.
 
-    `per_image` draws one for each image, evenly among all others, as the released code does; the relation is not
-    symmetric. `disjoint` divides the images of an identity in pairs (a, p), as the paper writes; of an odd number, one
-    is left over.
+    `per_image` draws one for each image, uniformly from all others, as the released code does; the relation is not
+    symmetric. `disjoint` divides the images of an identity into pairs (a, p), as in the paper; if their number is odd,
+    one is left over.
 
-    An image that has no other, or is left over, is its own positive; then swap and auto are the same. A sampler that
+    An image without a partner is its own positive; swap and auto are then the same. A sampler that
     repeats the image of a one-image identity puts it at several positions, which are positives of one another.
 
     Args:
-        labels: int64 [B], on any device, which is not waited for.
-        generator: of the CPU.
+        labels: int64 [B], on any device; no synchronisation.
+        generator: on the CPU.
         pairs: as above.
     """
     n, device = len(labels), labels.device
@@ -55,17 +55,17 @@ def draw_positives(labels: Tensor, generator: torch.Generator, *, pairs: Pairs =
 def draw_part_mask(n_parts: int, generator: torch.Generator, *, part_shuffle: PartShuffle = "random_mask") -> Tensor:
     """S's mask: bool [n_parts], true for parts that come from pos(i); one mask for the batch.
 
-    `random_mask` draws evenly among all masks but none and all, which is what the paper means and tables 2 and 3 claim.
-    `none` takes no part, as the released code does: the condition of its redraw loop can never hold, the mask stays all
-    zero, and L_PS is a second autoencoder loss. Say which one made a number.
+    `random_mask` draws uniformly from all masks except the empty and the full one, as the paper describes. `none`
+    exchanges no part, as the released code does: the condition of its redraw loop can never hold, the mask stays all
+    zero, and L_PS is a second autoencoder loss. Report the setting with every published number.
 
     Raises:
-        ConfigError: fewer than two parts, of which no mask takes some but not all.
+        ConfigError: fewer than two parts, for which no such mask exists.
     """
     if part_shuffle == "none":
         return torch.zeros(n_parts, dtype=torch.bool)
     if n_parts < 2:
-        raise ConfigError(f"{n_parts} part cannot be shuffled in part; use more part branches, or part_shuffle=none.")
+        raise ConfigError(f"{n_parts} part cannot be shuffled partially; use more part branches, or part_shuffle=none.")
     code = torch.randint(1, 2**n_parts - 1, (), generator=generator)
     return (code >> torch.arange(n_parts)) % 2 == 1
 

@@ -25,7 +25,8 @@ def apply_to_pieces(network: Callable[[Tensor], Tensor], pieces: Pieces, *, toge
 
     Args:
         together: in one call, so that a batch norm over the whole batch sees all pieces of all workers. Otherwise piece
-            by piece: batch-norm groups of a fixed number of images lie in one piece, whatever the number of workers.
+            by piece: batch-norm groups of a fixed number of images are within one piece, whatever the number of
+            workers.
     """
     if not together:
         return [network(piece) for piece in pieces]
