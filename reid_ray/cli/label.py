@@ -64,6 +64,16 @@ def label(
             help="Score these values instead of writing labels; repeat --sweep for a grid. One neighbour search.",
         ),
     ] = None,
+    ask: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Also write the N pairs of images whose comparison would correct most labels, to "
+            "OUT-questions.csv. Fill in the column 'verdict' (same, different or junk) and pass the file as "
+            "labels.constraints.",
+        ),
+    ] = 0,
     device: Annotated[
         str | None,
         typer.Option(help="Device of the neighbour search, such as cpu or cuda:0. Default: CUDA if available."),
@@ -79,6 +89,8 @@ def label(
 
     config = _labels_config(overrides or [], neighbours)
     if sweep:
+        if ask:
+            raise ConfigError("--ask is about one labelling; remove --sweep.")
         settings = parse_grid(sweep, Setting.of(config))
         with counting(make_console(stderr=True), "Settings", len(settings)) as bars:
             results = sweep_features(
@@ -95,7 +107,7 @@ def label(
     if out is None:
         raise ConfigError("No output file; add --out labels.parquet.")
     with _stages(make_console(stderr=True)) as on_stage:
-        report = label_features(features, out, config, table=table, device=device, on_stage=on_stage)
+        report = label_features(features, out, config, table=table, device=device, on_stage=on_stage, ask=ask)
     _print_labels(report, config, out)
 
 
@@ -136,6 +148,12 @@ def _print_labels(report: LabelReport, config: LabelsConfig, out: str) -> None:
     )
     console.print(_quality_table(report.quality, report.result.eps))
     console.print(f"Labels: {out}", highlight=False, soft_wrap=True)
+    if report.questions:
+        from reid_ray.io.paths import as_path
+        from reid_ray.labelling import questions_file
+
+        file = questions_file(as_path(out))
+        console.print(f"{len(report.questions)} questions: {file}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _print_sweep(report: SweepReport, out: str | None) -> None:

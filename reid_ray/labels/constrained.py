@@ -5,9 +5,12 @@ The definition, of which `tests/labels/test_constrained.py` has a slow version:
 1. **Junk** leaves the graph: it is nobody's neighbour and gets no label. Core points are those of DBSCAN on the rest.
 2. **Same** pairs form groups, and rows without such a pair are groups of one. A `same` pair does not make a row a core
    point.
-3. **Core edges** (between core points, up to eps) are taken in order of (distance, lower row, higher row). Each joins
-   the groups of its two rows, unless a `different` pair has a row in each of them. Without `different` pairs these are
-   the connected components of DBSCAN. With them, a cluster comes apart where its parts are farthest from each other.
+3. **Core points**: the two groups of largest mean closeness are joined, again and again, unless a `different` pair has
+   a row in each. Closeness is 1 − distance between core points, 0 beyond eps, averaged over the pairs of core points;
+   of equal ones the groups with the lowest rows go first. It ends when no closeness above 0 is left to join. Without
+   `different` pairs these are the connected components of DBSCAN. With them, a cluster comes apart by average linkage:
+   every part stays with the side that it is closer to as a whole. (Single linkage, in order of the shortest edges, lets
+   one bridge decide, and cuts small pieces off.)
 4. **Border edges** (from groups without a core point to core points) are taken in order of (number of the core point's
    cluster in DBSCAN without constraints, distance, core row, row). Each adds its group, if it is not in a cluster yet,
    to that of the core point, unless a `different` pair forbids it.
@@ -20,7 +23,9 @@ pair leave the workers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import heapq
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -131,6 +136,54 @@ class Groups:
         return np.array([self.first(row) for row in range(len(self._above))], dtype=np.int64)
 
 
+def link_by_average(groups: Groups, edges: Edges, counted: BoolArray) -> None:
+    """Join groups in descending order of mean closeness, as far as `different` pairs allow.
+
+    Args:
+        edges: between counted rows, each once.
+        counted: bool [N], rows whose pairs the mean is over.
+    """
+    near: dict[int, dict[int, int]] = {}
+    for row, other, weight in zip(edges.rows.tolist(), edges.others.tolist(), _weights(edges), strict=True):
+        one, two = groups.first(row), groups.first(other)
+        if one != two:
+            for here, there in ((one, two), (two, one)):
+                sums = near.setdefault(here, {})
+                sums[there] = sums.get(there, 0) + weight
+    sizes = Counter(map(groups.first, np.flatnonzero(counted).tolist()))
+    dates = dict.fromkeys(near, 0)
+
+    def entry(one: int, other: int) -> tuple[float, int, int, int, int]:
+        low, high = min(one, other), max(one, other)
+        return -(near[low][high] / (sizes[low] * sizes[high])), low, high, dates[low], dates[high]
+
+    heap = [entry(one, other) for one in near for other in near[one] if one < other]
+    heapq.heapify(heap)
+    while heap:
+        _, low, high, low_date, high_date = heapq.heappop(heap)
+        if (dates.get(low), dates.get(high)) != (low_date, high_date):
+            continue
+        own, gone = near[low], near.pop(high)
+        del own[high], gone[low]
+        if not groups.join(low, high):  # never: both only grow
+            near[high] = gone
+            continue
+        del dates[high]
+        dates[low] += 1
+        sizes[low] += sizes.pop(high)
+        for other, weight in gone.items():
+            own[other] = near[other][low] = own.get(other, 0) + weight
+            del near[other][high]
+        for other in own:
+            heapq.heappush(heap, entry(low, other))
+
+
+def _weights(edges: Edges) -> list[int]:
+    """Closeness in units of 2⁻³⁰: sums of whole numbers do not depend on their order."""
+    weights: list[int] = np.rint((1 - edges.distances.astype(np.float64)) * 2**30).astype(np.int64).tolist()
+    return weights
+
+
 def constrained_labels(
     parts: Sequence[Any],
     core: BoolArray,
@@ -157,9 +210,7 @@ def constrained_labels(
     groups = Groups(np.where(contested, by_same, joined), constraints.different)
     chosen = core & contested
     if chosen.any():
-        edges = _gathered(workers, edges_between, parts, rows, chosen, eps)
-        for row, other in _ordered(edges, np.lexsort((edges.others, edges.rows, edges.distances))):
-            groups.join(row, other)
+        link_by_average(groups, _gathered(workers, edges_between, parts, rows, chosen, eps), chosen)
 
     first = groups.firsts()
     has_core = np.zeros(len(core), dtype=np.bool_)
@@ -168,7 +219,7 @@ def constrained_labels(
     paired[np.concatenate([constraints.same.ravel(), constraints.different.ravel()])] = True
     edges = _gathered(workers, edges_to_cores, parts, rows, ~has_core[first], paired, core_labels, eps)
     order = np.lexsort((edges.rows, edges.others, edges.distances, core_labels[edges.others]))
-    for row, other in _ordered(edges, order):
+    for row, other in zip(edges.rows[order].tolist(), edges.others[order].tolist(), strict=True):
         if not has_core[groups.first(row)] and groups.join(row, other):
             has_core[groups.first(row)] = True
     return _numbered(groups.firsts(), core)
@@ -186,10 +237,6 @@ def _gathered(workers: Executor, function: Any, parts: Sequence[Any], rows: Sequ
         [workers.run(function, part, *arguments, own.start) for part, own in zip(parts, rows, strict=True)]
     )
     return Edges(*(np.concatenate(columns) for columns in zip(*found, strict=True)))
-
-
-def _ordered(edges: Edges, order: npt.NDArray[np.intp]) -> Iterable[tuple[int, int]]:
-    return zip(edges.rows[order].tolist(), edges.others[order].tolist(), strict=True)
 
 
 def _numbered(first: IntArray, core: BoolArray) -> IntArray:

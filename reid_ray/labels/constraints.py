@@ -4,6 +4,7 @@
 |---|---|---|
 | `same` | an image | both images show one person: they are in one cluster |
 | `different` | an image | they show two people: they are never in one cluster |
+| none yet | any | a question that is not answered: ignored |
 | `junk` | empty | the image shows no person, or not one: it is in no cluster and counts as no neighbour |
 
 `same` is transitive, and `different` holds between everything that is the same. A file that contradicts itself is
@@ -75,8 +76,8 @@ def parse_verdicts(text: str, source: str) -> list[Verdict]:
         raise DataError(f"{source} does not begin with the line '{','.join(HEADER)}'; add it, or save it as CSV.")
     found = []
     for cells in reader:
-        if not cells:
-            continue
+        if not cells or (len(cells) == len(HEADER) and not cells[2].strip()):
+            continue  # a question without an answer
         line = reader.line_num
         if len(cells) != len(HEADER) or cells[2].strip() not in VERDICTS:
             raise DataError(
@@ -97,12 +98,18 @@ def read_constraints(file: str, paths: Sequence[str], items: IntArray | None = N
         DataError: the file cannot be read or is invalid, or its verdicts contradict one another.
     """
     try:
-        text = as_path(file).read_bytes().decode()
+        text = read_file(file).decode()
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
+    return resolve(parse_verdicts(text, file), paths, source=file, items=items)
+
+
+def read_file(file: str) -> bytes:
+    """The content of a constraints file; `DataError` if it cannot be read."""
+    try:
+        return as_path(file).read_bytes()
     except OSError as error:
         raise DataError(f"labels.constraints={file} cannot be read: {error.strerror or error}.") from error
-    return resolve(parse_verdicts(text, file), paths, source=file, items=items)
 
 
 def resolve(
@@ -138,7 +145,7 @@ def resolve(
 def format_verdicts(verdicts: Sequence[tuple[str, str, str]]) -> str:
     """The text of a constraints file with these rows (path_a, path_b, verdict)."""
     buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
+    writer = csv.writer(buffer, quoting=csv.QUOTE_ALL, lineterminator="\n")  # a bare "\r" in a name needs quotes
     writer.writerows([HEADER, *verdicts])
     return buffer.getvalue()
 

@@ -14,7 +14,7 @@ import torch
 from reid_ray.config import LabelsConfig
 from reid_ray.errors import ConfigError
 from reid_ray.labels import clustering, tasks
-from reid_ray.labels.constrained import constrained_labels, without_rows
+from reid_ray.labels.blockwise import dbscan_in_blocks
 from reid_ray.labels.constraints import Constraints
 from reid_ray.labels.encoding import JaccardParams, expand_queries, reciprocal_weights
 from reid_ray.labels.executor import Executor, SerialExecutor, split_rows
@@ -203,7 +203,7 @@ def cluster_rows(
         with clock("graph"):
             graph, eps = _graph_and_eps(encoded, config.rho, rows, workers)
         with clock("clusters"):
-            labels = _blockwise_dbscan(
+            labels = dbscan_in_blocks(
                 [graph], eps, config.min_samples, [range(features.shape[0])], workers, constraints
             )
     elif config.clusterer == "hdbscan":
@@ -219,10 +219,10 @@ def cluster_rows(
             parts = _graph_parts(encoded, max(eps + (gap or 0), max_distance), rows, workers)
             workers.wait(parts)
         with clock("clusters"):
-            labels = _blockwise_dbscan(parts, eps, config.min_samples, rows, workers, constraints)
+            labels = dbscan_in_blocks(parts, eps, config.min_samples, rows, workers, constraints)
             if gap is not None:
                 tight, loose = (
-                    _blockwise_dbscan(parts, eps + d, config.min_samples, rows, workers, constraints)
+                    dbscan_in_blocks(parts, eps + d, config.min_samples, rows, workers, constraints)
                     for d in (-gap, gap)
                 )
                 labels, threshold = reliable_labels(tight, labels, loose, threshold)
@@ -293,34 +293,6 @@ def _graph_and_eps(encoded: EncodedGraph, rho: float, rows: list[range], workers
             break
     assert eps is not None  # the last graph is complete
     return graph, eps
-
-
-def _blockwise_dbscan(
-    parts: list[Any],
-    eps: float,
-    min_samples: int,
-    rows: list[range],
-    workers: Executor,
-    constraints: Constraints | None = None,
-) -> IntArray:
-    """DBSCAN on row blocks of a graph, which obeys constraints."""
-    if constraints is not None and len(constraints.junk):
-        junk = np.zeros(rows[-1].stop, dtype=np.bool_)
-        junk[constraints.junk] = True
-        parts = [workers.run(without_rows, part, junk, own.start) for part, own in zip(parts, rows, strict=True)]
-    masks = workers.get([workers.run(tasks.core_mask, part, eps, min_samples) for part in parts])
-    core = np.concatenate(masks)
-    forests = workers.get(
-        [workers.run(tasks.local_forest, part, core, eps, own.start) for part, own in zip(parts, rows, strict=True)]
-    )
-    if constraints is not None:
-        return constrained_labels(parts, core, forests, constraints, eps, rows, workers)
-    core_labels = clustering.merge_forests(core, forests)
-    labels = [
-        workers.run(tasks.border_labels, part, core_labels, eps, own.start)
-        for part, own in zip(parts, rows, strict=True)
-    ]
-    return np.concatenate(workers.get(labels))
 
 
 def _after_policy(labels: IntArray, policy: clustering.OutlierPolicy, constraints: Constraints | None) -> IntArray:

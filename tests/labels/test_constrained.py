@@ -63,24 +63,36 @@ def oracle(case: Case) -> list[int]:
 
     group = [{row} for row in range(n_rows)]
 
-    def join(one: int, other: int, *, forced: bool = False) -> None:
+    def join(one: int, other: int, *, forced: bool = False) -> bool:
         if group[one] is group[other]:
-            return
+            return False
         sides = group[one], group[other]
         crossing = any(
             (a in sides[0] and b in sides[1]) or (a in sides[1] and b in sides[0]) for a, b in case.different
         )
         if crossing and not forced:
-            return
+            return False
         union = sides[0] | sides[1]
         for row in union:
             group[row] = union
+        return True
+
+    def weight(distance: np.float32) -> int:
+        return round((1 - float(distance)) * 2**30)
 
     for one, other in case.same:
         join(one, other, forced=True)
-    edges = [(distances[i, j], i, j) for i in range(n_rows) for j in range(i + 1, n_rows) if near[i, j]]
-    for _, one, other in sorted(edge for edge in edges if core[edge[1]] and core[edge[2]]):
-        join(one, other)
+    while True:
+        candidates = []
+        for one in range(n_rows):
+            for other in range(one + 1, n_rows):
+                a, b = ([row for row in group[at] if core[row]] for at in (one, other))
+                close = sum(weight(distances[i, j]) for i in a for j in b if near[i, j])
+                if close and group[one] is not group[other] and (one, other) == (min(group[one]), min(group[other])):
+                    candidates.append((-(close / (len(a) * len(b))), one, other))
+        joined = next((pair for pair in sorted(candidates) if join(*pair[1:])), None)
+        if joined is None:
+            break
     borders = [
         (component[to], distances[row, to], to, row)
         for row in range(n_rows)
@@ -155,7 +167,7 @@ def chain(distances: list[float]) -> npt.NDArray[np.float32]:
     return matrix
 
 
-def test_a_cluster_comes_apart_at_its_longest_edge() -> None:
+def test_a_cluster_comes_apart_where_it_is_thinnest() -> None:
     case = Case(chain([0.1, 0.2, 0.4, 0.1, 0.3]), [], [(0, 5)], [], 2)
     assert labels_of(case).tolist() == [0, 0, 0, 1, 1, 1]
 
