@@ -74,6 +74,12 @@ def label(
             "labels.constraints.",
         ),
     ] = 0,
+    gallery: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="Also write a page that shows the clusters and takes corrections: FOLDER/index.html."
+        ),
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option(help="Device of the neighbour search, such as cpu or cuda:0. Default: CUDA if available."),
@@ -89,8 +95,8 @@ def label(
 
     config = _labels_config(overrides or [], neighbours)
     if sweep:
-        if ask:
-            raise ConfigError("--ask is about one labelling; remove --sweep.")
+        if ask or gallery:
+            raise ConfigError("--ask and --gallery are about one labelling; remove --sweep.")
         settings = parse_grid(sweep, Setting.of(config))
         with counting(make_console(stderr=True), "Settings", len(settings)) as bars:
             results = sweep_features(
@@ -107,8 +113,10 @@ def label(
     if out is None:
         raise ConfigError("No output file; add --out labels.parquet.")
     with _stages(make_console(stderr=True)) as on_stage:
-        report = label_features(features, out, config, table=table, device=device, on_stage=on_stage, ask=ask)
-    _print_labels(report, config, out)
+        report = label_features(
+            features, out, config, table=table, device=device, on_stage=on_stage, ask=ask, gallery=gallery
+        )
+    _print_labels(report, config, out, gallery)
 
 
 def _labels_config(overrides: list[str], neighbours: str | None) -> LabelsConfig:
@@ -133,7 +141,7 @@ def _stages(console: Console) -> Iterator[Callable[[str], None]]:
         yield lambda stage: status.update(stage)
 
 
-def _print_labels(report: LabelReport, config: LabelsConfig, out: str) -> None:
+def _print_labels(report: LabelReport, config: LabelsConfig, out: str, gallery: str | None) -> None:
     n_rows, dim = report.shape
     console = make_console()
     timings = Table("stage", title=f"{n_rows:,} × {dim} features, labels.neighbours={config.neighbours}")
@@ -148,6 +156,8 @@ def _print_labels(report: LabelReport, config: LabelsConfig, out: str) -> None:
     )
     console.print(_quality_table(report.quality, report.result.eps))
     console.print(f"Labels: {out}", highlight=False, soft_wrap=True)
+    if gallery is not None:
+        console.print(f"Gallery: {gallery}/index.html", highlight=False, soft_wrap=True, markup=False)
     if report.questions:
         from reid_ray.io.paths import as_path
         from reid_ray.labelling import questions_file

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from reid_ray.cli.progress import RunProgress, make_console
+from reid_ray.cli.progress import RunProgress, counting, make_console
 from reid_ray.config import Config, config_hash, dump_config, load_config, recipe_names, with_absolute_paths
 from reid_ray.errors import UserError
 
@@ -98,6 +98,14 @@ def report(
     features: Annotated[
         bool, typer.Option("--features", help="Also draw t-SNE of the features of test images, coloured by identity.")
     ] = False,
+    gallery: Annotated[
+        bool,
+        typer.Option(
+            "--gallery",
+            help="Also write RUN/gallery/index.html: the clusters of the last epoch, by what needs a look, and marks "
+            "for corrections. Extracts features of the training images.",
+        ),
+    ] = False,
 ) -> None:
     """Plot a run or a search, and write its report.html."""
     if (Path(run).expanduser() / "search.yaml").is_file():
@@ -113,8 +121,22 @@ def report(
             from reid_ray.reports.embedding import draw_features
 
             draw_features(opened, opened.path / FEATURES_NAME)
+        if gallery:
+            make_console().print(f"Gallery: {_write_gallery(opened)}", soft_wrap=True, markup=False)
         page = report_run(opened)
     make_console().print(f"Report: {page}")
+
+
+def _write_gallery(run: Run) -> Location:
+    """The cluster gallery of a run, with progress."""
+    from reid_ray.cli.retrieval import embed_with_progress
+    from reid_ray.galleries import gallery_of_run
+
+    console = make_console(stderr=True)
+    table = run.dataset.train
+    features = embed_with_progress(run, table, run.dataset, console)
+    with counting(console, "Thumbnails", len(table)) as bars:
+        return gallery_of_run(run, features, on_images=lambda n: bars.advance(bars.task_ids[0], n))
 
 
 def train_with_progress(config: Config, console: Console) -> Run:

@@ -30,6 +30,9 @@ Doubles = npt.NDArray[np.float64]
 ASKED_DISTANCE = 0.9
 """Cutoff of the graph for questions: clusters that should be one are farther apart than eps."""
 
+N_QUESTIONS = 200
+"""Questions of a gallery."""
+
 
 class Question(NamedTuple):
     """Are these two images of one person?
@@ -60,10 +63,28 @@ def questions(graph: csr_array, labels: IntArray, n: int, constraints: Constrain
     """
     constraints = constraints or Constraints()
     units = _units(labels, constraints)
-    closeness = csr_array((1 - graph.data.astype(np.float64), graph.indices, graph.indptr), graph.shape)
+    closeness = _closeness(graph)
     medoids = _medoids(closeness, units)
     found = [*_merges(closeness, units, medoids, constraints), *_splits(closeness, units, medoids, constraints)]
     return _in_turns(sorted(found, key=lambda question: (-question.worth, question[:2])), units, n)
+
+
+def typical_rows(graph: csr_array, labels: IntArray) -> tuple[IntArray, list[Question]]:
+    """The medoid of each cluster, and the question about its halves for each cluster that has two.
+
+    Args:
+        graph, labels: as in `questions`.
+
+    Returns:
+        int64 [n_clusters] rows, and the questions in the order of the clusters.
+    """
+    closeness = _closeness(graph)
+    medoids = _medoids(closeness, labels)
+    return medoids, list(_splits(closeness, labels, medoids, Constraints()))
+
+
+def _closeness(graph: csr_array) -> csr_array:
+    return csr_array((1 - graph.data.astype(np.float64), graph.indices, graph.indptr), graph.shape)
 
 
 def _units(labels: IntArray, constraints: Constraints) -> IntArray:

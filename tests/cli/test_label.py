@@ -299,4 +299,4 @@ def test_questions_are_a_constraints_file(command: Command, features: Path, tmp_
     code, text = command(features, "--out", out, *SMALL, "labels.eps=0.3", f"labels.constraints={asked}")
     assert code == 0, text
     assert pq.read_table(out).equals(before)
-    assert_refused(command(features, "--out", out, *SMALL, "--ask", 3, "labels.rho=0.01"), "--ask needs")
+    assert_refused(command(features, "--out", out, *SMALL, "--ask", 3, "labels.rho=0.01"), "--ask and --gallery need")
