@@ -154,9 +154,9 @@ function row(title, facts, rows) {
 function clusterRow(cluster) {
   const facts = [`${cluster.rows.length} images`];
   if (cameras) facts.push(`${cluster.cameras} cameras`);
-  if (cluster.mixed !== null) facts.push(`${percent(cluster.mixed)} two people`);
-  if (pairsOf.has(cluster)) facts.push(`${percent(pairsOf.get(cluster))} same as another`);
-  if (cluster.purity !== null) facts.push(`${percent(cluster.purity)} identity ${cluster.identity}`);
+  if (cluster.mixed !== null) facts.push(`looks like two people: ${percent(cluster.mixed)}`);
+  if (pairsOf.has(cluster)) facts.push(`same as another: ${percent(pairsOf.get(cluster))}`);
+  if (cluster.purity !== null) facts.push(`identity ${cluster.identity}: ${percent(cluster.purity)}`);
   return row(`Cluster ${cluster.number}`, facts, cluster.rows);
 }
 function question(pair, at) {
