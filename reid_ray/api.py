@@ -10,6 +10,7 @@ from reid_ray.data.readers import read_dataset
 from reid_ray.methods import METHODS, stages_of
 from reid_ray.run import Run, load_run
 from reid_ray.training.checks import check_label_settings, check_tables
+from reid_ray.training.corrections import table_constraints
 from reid_ray.training.datasets import MAIN, read_datasets
 from reid_ray.training.metrics import Event
 from reid_ray.training.rundir import RunDirectory
@@ -53,6 +54,7 @@ def prepare(config: Config) -> tuple[Config, dict[str, Dataset]]:
 
     Raises:
         DataError: the data cannot be read, or lacks identities or columns that a stage needs.
+        DataError: the label constraints are invalid or contradict one another.
         ConfigError: label settings require more images than there are.
     """
     config = with_absolute_paths(with_models_of_runs(config))
@@ -61,4 +63,6 @@ def prepare(config: Config) -> tuple[Config, dict[str, Dataset]]:
     datasets = read_datasets(config, {MAIN: main})
     check_tables(stages_of(config), datasets, config)
     check_label_settings(stages_of(config), datasets, config.labels)
+    if config.labels.constraints is not None:
+        table_constraints(config.labels.constraints, config.labels, main.train)
     return config, datasets

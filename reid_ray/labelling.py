@@ -22,11 +22,14 @@ import torch
 
 from reid_ray.config import LabelsConfig
 from reid_ray.data.feature_folder import ROWS, read_features
+from reid_ray.data.table import ImageTable
 from reid_ray.errors import ConfigError, DataError
 from reid_ray.io.files import atomic_write_bytes, parquet_bytes
 from reid_ray.io.local_copy import local_copy
 from reid_ray.io.paths import Location, as_path, as_readable
-from reid_ray.labels.arguments import check_neighbourhood
+from reid_ray.labels.arguments import check_neighbourhood, within
+from reid_ray.labels.asking import ASKED_DISTANCE, N_QUESTIONS, Question, questions
+from reid_ray.labels.constraints import Constraints, format_verdicts, read_constraints
 from reid_ray.labels.features import open_features
 from reid_ray.labels.label_free import label_free_scores
 from reid_ray.labels.quality import ground_truth_scores, label_statistics
@@ -64,6 +67,7 @@ class LabelReport:
         shape: N and D of the features.
         seconds: of the clustering, without the scores.
         peak_mb: peak memory of the clustering in addition to that of the process before it.
+        questions: pairs of images to compare, if requested.
     """
 
     result: ClusteringResult
@@ -71,6 +75,7 @@ class LabelReport:
     shape: tuple[int, int]
     seconds: float
     peak_mb: float
+    questions: list[Question]
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,8 @@ def label_features(
     table: str | Location | None = None,
     device: str | None = None,
     on_stage: OnStage | None = None,
+    ask: int = 0,
+    gallery: str | Location | None = None,
 ) -> LabelReport:
     """Cluster the features of a file and write the labels: the table of rows with an int64 column `label`.
 
@@ -117,9 +124,12 @@ def label_features(
         table: as in `open_feature_table`.
         device: where neighbours are searched; default CUDA where available.
         on_stage: called with the name of each stage when it starts.
+        ask: number of questions (`labels.asking`) to write next to `out`, into `questions_file(out)`.
+        gallery: folder of a cluster gallery to write (`galleries`), for images in files.
 
     Raises:
-        ConfigError: the device does not exist here, or settings require more images than there are.
+        ConfigError: the device does not exist here, settings require more images than there are, or questions about
+            clusters that are not DBSCAN's with a fixed eps.
         DataError: features or table are invalid, `out` is not writable, or `labels.variant=camera` lacks cameras.
     """
     target = as_path(out)
@@ -129,24 +139,56 @@ def label_features(
     if config.variant == "camera":
         _check_cameras(opened, features)
     check_neighbourhood(config, len(opened.features))
+    compared = bool(ask) or gallery is not None
+    if compared and (config.clusterer != "dbscan" or config.rho is not None):
+        raise ConfigError("--ask and --gallery need labels.clusterer=dbscan with a fixed eps (labels.rho=null).")
+    paths = _paths(opened, "--gallery" if gallery else "--ask") if compared else []
     n_rows, dim = opened.features.shape
     camids = np.full(n_rows, UNKNOWN, dtype=np.int64) if opened.camids is None else opened.camids
+    constraints = _constraints(config, opened)
     memory = _PeakMemory()
     started = time.perf_counter()
-    result = cluster_rows(opened.features, config, camids, device=device, on_stage=on_stage)
+    result = cluster_rows(
+        opened.features,
+        config,
+        camids,
+        device=device,
+        on_stage=on_stage,
+        constraints=constraints,
+        max_distance=ASKED_DISTANCE if compared else 0,
+    )
     seconds = time.perf_counter() - started
     peak_mb = memory.above_start_mb()
     if on_stage:
         on_stage("scores")
     quality: dict[str, Any] = label_statistics(result.raw)
-    quality |= label_free_scores(result.raw, result.graph, opened.camids)
+    quality |= constraints.counts() if constraints else {}
+    quality |= label_free_scores(
+        result.raw, within(result.graph, config.eps) if compared else result.graph, opened.camids
+    )
     if opened.pids is not None:
         quality |= ground_truth_scores(result.raw, opened.pids)
     rows = pa.table({"row": pa.array(np.arange(n_rows))}) if opened.rows is None else opened.rows
     if "label" in rows.column_names:
         rows = rows.drop_columns("label")
     _write(rows.append_column("label", pa.array(result.labels, pa.int64())), target)
-    return LabelReport(result, quality, (n_rows, dim), seconds, peak_mb)
+    asked = questions(result.graph, result.raw, ask or N_QUESTIONS, constraints) if compared else []
+    if ask:
+        rows_of_file = [(paths[question.row], paths[question.other], "") for question in asked]
+        atomic_write_bytes(questions_file(target), format_verdicts(rows_of_file).encode())
+    if gallery is not None:
+        from reid_ray.galleries import gallery_of_labels
+
+        if on_stage:
+            on_stage("gallery")
+        table_of_images = ImageTable.from_columns(path=paths, pid=opened.pids, camid=opened.camids)
+        gallery_of_labels(as_path(gallery), table_of_images, result, asked)
+    return LabelReport(result, quality, (n_rows, dim), seconds, peak_mb, asked if ask else [])
+
+
+def questions_file(out: Location) -> Location:
+    """Where the questions about a file of labels go: a constraints file without verdicts."""
+    return out.with_name(f"{out.stem}-questions.csv")
 
 
 def sweep_features(
@@ -194,6 +236,21 @@ def sweep_features(
     if target is not None:
         _write(pa.Table.from_pylist(results), target)
     return report
+
+
+def _constraints(config: LabelsConfig, opened: FeatureTable) -> Constraints | None:
+    """The constraints of a file; its paths are in the column `path` of the table of rows."""
+    if config.constraints is None:
+        return None
+    return read_constraints(config.constraints, _paths(opened, f"labels.constraints={config.constraints}"))
+
+
+def _paths(opened: FeatureTable, setting: str) -> list[str]:
+    """The paths of the rows; a setting that needs them is named in the error."""
+    if opened.rows is None or "path" not in opened.rows.column_names:
+        raise DataError(f"{setting} names images, so the features need a table with a column 'path'; pass --table.")
+    paths: list[str] = opened.rows["path"].to_pylist()
+    return paths
 
 
 def _check_out(out: Location, suffixes: tuple[str, ...]) -> None:

@@ -94,11 +94,19 @@ class Run:
 
     def labels(self, epoch: int = -1) -> pa.Table:
         """Pseudo-labels of an epoch (negative counts from the last): path, label, camid and, where known, pid."""
-        found: Iterable[Location] = self.directory.labels.glob("epoch-*.parquet")
-        files = sorted(found, key=lambda file: (len(file.name), file.name))
+        files = self._label_files()
         if not -len(files) <= epoch < len(files):
             raise RunError(f"{self.path} has labels of {len(files)} epochs; epoch {epoch} is out of range.")
         return pq.read_table(as_readable(files[epoch]))
+
+    @property
+    def n_label_epochs(self) -> int:
+        """Epochs of the main stage that have labels so far."""
+        return len(self._label_files())
+
+    def _label_files(self) -> list[Location]:
+        found: Iterable[Location] = self.directory.labels.glob("epoch-*.parquet")
+        return sorted(found, key=lambda file: (len(file.name), file.name))
 
     @cached_property
     def dataset(self) -> Dataset:

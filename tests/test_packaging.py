@@ -43,7 +43,7 @@ def test_the_wheel_holds_one_top_level_package(wheel):
 def test_the_wheel_holds_every_module_and_recipe(wheel):
     modules = {
         file.relative_to(ROOT).as_posix()
-        for suffix in ("py", "yaml")
+        for suffix in ("py", "yaml", "html", "css", "js")
         for file in (ROOT / "reid_ray").rglob(f"*.{suffix}")
     }
     for folder in ("jobs", "tuning"):  # reid_ray has links to them, which rglob may not follow

@@ -64,6 +64,22 @@ def label(
             help="Score these values instead of writing labels; repeat --sweep for a grid. One neighbour search.",
         ),
     ] = None,
+    ask: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Also write the N pairs of images whose comparison would correct most labels, to "
+            "OUT-questions.csv. Fill in the column 'verdict' (same, different or junk) and pass the file as "
+            "labels.constraints.",
+        ),
+    ] = 0,
+    gallery: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="Also write a page that shows the clusters and takes corrections: FOLDER/index.html."
+        ),
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option(help="Device of the neighbour search, such as cpu or cuda:0. Default: CUDA if available."),
@@ -79,6 +95,8 @@ def label(
 
     config = _labels_config(overrides or [], neighbours)
     if sweep:
+        if ask or gallery:
+            raise ConfigError("--ask and --gallery are about one labelling; remove --sweep.")
         settings = parse_grid(sweep, Setting.of(config))
         with counting(make_console(stderr=True), "Settings", len(settings)) as bars:
             results = sweep_features(
@@ -95,8 +113,10 @@ def label(
     if out is None:
         raise ConfigError("No output file; add --out labels.parquet.")
     with _stages(make_console(stderr=True)) as on_stage:
-        report = label_features(features, out, config, table=table, device=device, on_stage=on_stage)
-    _print_labels(report, config, out)
+        report = label_features(
+            features, out, config, table=table, device=device, on_stage=on_stage, ask=ask, gallery=gallery
+        )
+    _print_labels(report, config, out, gallery)
 
 
 def _labels_config(overrides: list[str], neighbours: str | None) -> LabelsConfig:
@@ -121,7 +141,7 @@ def _stages(console: Console) -> Iterator[Callable[[str], None]]:
         yield lambda stage: status.update(stage)
 
 
-def _print_labels(report: LabelReport, config: LabelsConfig, out: str) -> None:
+def _print_labels(report: LabelReport, config: LabelsConfig, out: str, gallery: str | None) -> None:
     n_rows, dim = report.shape
     console = make_console()
     timings = Table("stage", title=f"{n_rows:,} × {dim} features, labels.neighbours={config.neighbours}")
@@ -136,6 +156,14 @@ def _print_labels(report: LabelReport, config: LabelsConfig, out: str) -> None:
     )
     console.print(_quality_table(report.quality, report.result.eps))
     console.print(f"Labels: {out}", highlight=False, soft_wrap=True)
+    if gallery is not None:
+        console.print(f"Gallery: {gallery}/index.html", highlight=False, soft_wrap=True, markup=False)
+    if report.questions:
+        from reid_ray.io.paths import as_path
+        from reid_ray.labelling import questions_file
+
+        file = questions_file(as_path(out))
+        console.print(f"{len(report.questions)} questions: {file}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _print_sweep(report: SweepReport, out: str | None) -> None:

@@ -10,9 +10,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from reid_ray.cli.progress import RunProgress, make_console
+from reid_ray.cli.progress import RunProgress, counting, make_console
 from reid_ray.config import Config, config_hash, dump_config, load_config, recipe_names, with_absolute_paths
-from reid_ray.errors import UserError
+from reid_ray.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     from reid_ray.io.paths import Location
@@ -94,12 +94,32 @@ def comparison_table(run: Run) -> Table:
 
 @app.command()
 def report(
-    run: Annotated[str, typer.Argument(help="Directory of a run or a search, finished or not.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="Directory of a run or a search, finished or not; several to compare."),
+    ],
     features: Annotated[
         bool, typer.Option("--features", help="Also draw t-SNE of the features of test images, coloured by identity.")
     ] = False,
+    gallery: Annotated[
+        bool,
+        typer.Option(
+            "--gallery",
+            help="Also write RUN/gallery/index.html: the clusters of the last epoch, by what needs a look, and marks "
+            "for corrections. Extracts features of the training images.",
+        ),
+    ] = False,
 ) -> None:
-    """Plot a run or a search, and write its report.html."""
+    """Plot a run or a search, and write its report.html. Several runs: write comparison.html in this folder."""
+    if len(runs) > 1:
+        if features or gallery:
+            raise ConfigError("--features and --gallery are for one run.")
+        from reid_ray.reports.compare import compare_runs
+        from reid_ray.run import load_run
+
+        make_console().print(f"Comparison: {compare_runs([load_run(each) for each in runs], Path.cwd())}")
+        return
+    (run,) = runs
     if (Path(run).expanduser() / "search.yaml").is_file():
         from reid_ray.tuning.report import report_search
 
@@ -113,8 +133,48 @@ def report(
             from reid_ray.reports.embedding import draw_features
 
             draw_features(opened, opened.path / FEATURES_NAME)
+        if gallery:
+            make_console().print(f"Gallery: {_write_gallery(opened)}", soft_wrap=True, markup=False)
         page = report_run(opened)
     make_console().print(f"Report: {page}")
+
+
+@app.command(epilog="Example:  reid-ray watch runs/ice")
+def watch(
+    run: Annotated[str, typer.Argument(help="A run directory, on this machine or in an object store.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 8300,
+) -> None:
+    """Serve the report of a running run on this machine, always up to date. Ctrl-C ends it."""
+    from tempfile import TemporaryDirectory
+
+    from reid_ray.reports.live import LiveReport, make_server
+    from reid_ray.run import load_run
+
+    opened = load_run(run)
+    with TemporaryDirectory(prefix="reid-ray-watch-") as folder:
+        try:
+            server = make_server(LiveReport(opened, Path(folder)), port)
+        except OSError as error:
+            raise ConfigError(f"Port {port} cannot be used ({error.strerror}); choose another --port.") from error
+        with server:
+            console = make_console()
+            console.print(f"http://127.0.0.1:{server.server_port}/  (Ctrl-C ends it)", highlight=False)
+            try:
+                server.serve_forever()
+            except KeyboardInterrupt:
+                console.print("Ended.")
+
+
+def _write_gallery(run: Run) -> Location:
+    """The cluster gallery of a run, with progress."""
+    from reid_ray.cli.retrieval import embed_with_progress
+    from reid_ray.galleries import gallery_of_run
+
+    console = make_console(stderr=True)
+    table = run.dataset.train
+    features = embed_with_progress(run, table, run.dataset, console)
+    with counting(console, "Thumbnails", len(table)) as bars:
+        return gallery_of_run(run, features, on_images=lambda n: bars.advance(bars.task_ids[0], n))
 
 
 def train_with_progress(config: Config, console: Console) -> Run:

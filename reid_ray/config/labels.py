@@ -46,6 +46,9 @@ class LabelsConfig(Section):
     """Number of clusters of k-means."""
     outliers: Literal["drop", "singleton"] = "drop"
     """Images without a cluster: `drop` excludes them from training, `singleton` makes each a cluster."""
+    constraints: str | None = None
+    """A `constraints.csv` of corrections (path_a, path_b, verdict: same, different or junk) that the clusters obey;
+    requires `clusterer: dbscan`."""
     memory_mb: int = Field(default=1024, ge=64)
     """Memory of the neighbour search in each labeller, in addition to features and results, MB."""
     staleness: Literal[0, 1] = 0
@@ -56,8 +59,10 @@ class LabelsConfig(Section):
     kept."""
 
     @model_validator(mode="after")
-    def _reliability_has_room(self) -> LabelsConfig:
+    def _fits_the_clusterer(self) -> LabelsConfig:
         gap = self.reliability
+        if self.constraints is not None and self.clusterer != "dbscan":
+            raise ValueError(f"labels.constraints goes with labels.clusterer=dbscan, not with {self.clusterer}")
         if gap is None:
             return self
         if self.clusterer != "dbscan" or self.rho is not None:

@@ -32,11 +32,12 @@ NOT_HASHED: dict[str, Any] = {
     "data": {"cache_mb", "loader_threads", "max_megapixels"},
     "source": {"cache_mb", "loader_threads", "max_megapixels"},
     "target": {"cache_mb", "loader_threads", "max_megapixels"},
-    "labels": {"memory_mb"},
+    "labels": {"memory_mb", "constraints"},
     "training": {"epochs", "checkpoint_every", "keep_checkpoints", "log_every"},
     "evaluation": {"every", "at_start", "overlap"},
 }
-"""Settings that do not change what a run computes up to a given step. A run may be resumed with others of these."""
+"""Settings that do not change what a run computes up to a given step. A run may be resumed with others of these.
+(Of `labels.constraints` the content counts, which the run directory keeps, not the name of the file.)"""
 
 
 def recipe_names() -> list[str]:
@@ -128,6 +129,7 @@ def with_absolute_paths(config: Config) -> Config:
             "source": config.source and with_root(config.source),
             "target": config.target and with_root(config.target),
             "model": config.model.model_copy(update={"weights": files}),
+            "labels": config.labels.model_copy(update={"constraints": absolute(config.labels.constraints)}),
             "evaluation": config.evaluation.model_copy(
                 update={"permutations": absolute(config.evaluation.permutations)}
             ),

@@ -33,6 +33,13 @@ def reaching(graph: csr_array, max_distance: float) -> DistanceGraph:
     return known
 
 
+def within(graph: csr_array, max_distance: float) -> DistanceGraph:
+    """The graph of the pairs up to a smaller distance."""
+    kept = graph.data <= np.float32(max_distance)
+    ends = np.concatenate([[0], np.cumsum(kept)])[graph.indptr]
+    return reaching(csr_array((graph.data[kept], graph.indices[kept], ends), graph.shape), max_distance)
+
+
 def check_graph(graph: Any) -> None:
     """Raise `DataError` unless the graph is a square CSR matrix."""
     if not issparse(graph) or graph.format != "csr":

@@ -117,7 +117,7 @@ def local_forest(graph_rows: csr_array, core: BoolArray, *, eps: float, first_ro
     """
     edges = _near(graph_rows, eps)
     xp = _module(edges)
-    rows, columns = _row_of_entry(graph_rows), graph_rows.indices
+    rows, columns = row_of_entry(graph_rows), graph_rows.indices
     rows += np.int32(first_row)
     edges &= columns > rows
     edges &= core[columns]
@@ -156,7 +156,7 @@ def border_labels(graph_rows: csr_array, core_labels: IntArray, *, eps: float, f
     core = core_labels != OUTLIER
     at_border = _near(graph_rows, eps)
     xp = _module(at_border)
-    rows = _row_of_entry(graph_rows)
+    rows = row_of_entry(graph_rows)
     at_border &= core[graph_rows.indices]
     at_border &= (own == OUTLIER)[rows]
     none = len(core_labels)
@@ -217,7 +217,7 @@ def _near(graph_rows: csr_array, eps: float) -> Any:
     return graph_rows.data <= graph_rows.data.dtype.type(eps)
 
 
-def _row_of_entry(graph_rows: csr_array) -> Any:
+def row_of_entry(graph_rows: csr_array) -> Any:
     """int32 [entries]: row of each entry. (CuPy's `repeat` does not accept an array of counts.)"""
     indptr = graph_rows.indptr
     xp = _module(indptr)
@@ -288,7 +288,7 @@ def _core_labels_of_cuml(graph: csr_array, eps: float, min_samples: int) -> IntA
             "'components' or 'cupy'."
         )
     distances = cupy.full((n_rows, n_rows), 1 + eps, dtype=np.float32)  # absent pairs: beyond eps
-    distances[cupy.asarray(_row_of_entry(graph)), cupy.asarray(graph.indices)] = cupy.asarray(graph.data)
+    distances[cupy.asarray(row_of_entry(graph)), cupy.asarray(graph.indices)] = cupy.asarray(graph.data)
     model = cuml.DBSCAN(
         eps=eps,
         min_samples=min_samples,

@@ -12,7 +12,10 @@ import numpy as np
 import torch
 
 from reid_ray.config import LabelsConfig
+from reid_ray.errors import ConfigError
 from reid_ray.labels import clustering, tasks
+from reid_ray.labels.blockwise import dbscan_in_blocks
+from reid_ray.labels.constraints import Constraints
 from reid_ray.labels.encoding import JaccardParams, expand_queries, reciprocal_weights
 from reid_ray.labels.executor import Executor, SerialExecutor, split_rows
 from reid_ray.labels.proxies import Proxies, make_proxies
@@ -81,6 +84,7 @@ def refresh(
     device: torch.device | str | None = None,
     workers: Executor | None = None,
     source: FeatureRows | None = None,
+    constraints: Constraints | None = None,
 ) -> Labels:
     """Cluster features into pseudo-labels.
 
@@ -96,6 +100,7 @@ def refresh(
         device: where neighbours are searched.
         workers: executor; default this process. The labels do not depend on it.
         source: float32 [M, D], features of the source for `config.source_weight`; None without one.
+        constraints: corrections that the clusters obey.
     """
     workers = workers or SerialExecutor()
     found = cluster_rows(
@@ -106,6 +111,7 @@ def refresh(
         workers=workers,
         threshold=previous.threshold if previous else None,
         source=source,
+        constraints=constraints,
     )
     before = previous.labels if previous else None
     described = workers.run(
@@ -115,6 +121,7 @@ def refresh(
     statistics: dict[str, Any]
     proxies, statistics = workers.get([described])[0]
     statistics |= {key: value for key, value in (("eps", found.eps), ("recall", found.recall)) if value is not None}
+    statistics |= constraints.counts() if constraints else {}
     statistics |= {f"{stage}_seconds": seconds for stage, seconds in found.seconds.items()}
     return Labels(version, found.labels, *proxies, statistics=statistics, threshold=found.threshold)
 
@@ -152,6 +159,8 @@ def cluster_rows(
     on_stage: OnStage | None = None,
     threshold: float | None = None,
     source: FeatureRows | None = None,
+    constraints: Constraints | None = None,
+    max_distance: float = 0.0,
 ) -> ClusteringResult:
     """Labels of some features by the configured clusterer.
 
@@ -163,7 +172,15 @@ def cluster_rows(
         on_stage: called with the name of each stage when it begins.
         source: float32 [M, D], features of the source for `config.source_weight`; None without one.
         threshold: reliability threshold of the first refresh, for `config.reliability`; None in the first refresh.
+        constraints: corrections that the clusters obey (`labels.constrained`); DBSCAN only. Reliability may still
+            make a constrained row an outlier.
+        max_distance: with DBSCAN and a fixed eps, the returned graph holds all pairs up to this distance too.
+
+    Raises:
+        ConfigError: constraints with another clusterer than DBSCAN.
     """
+    if constraints is not None and config.clusterer != "dbscan":
+        raise ConfigError(f"Constraints need labels.clusterer=dbscan; this is {config.clusterer}.")
     clock = _Clock(on_stage)
     workers = workers or SerialExecutor()
     if config.clusterer == "kmeans":
@@ -186,7 +203,9 @@ def cluster_rows(
         with clock("graph"):
             graph, eps = _graph_and_eps(encoded, config.rho, rows, workers)
         with clock("clusters"):
-            labels = workers.get([workers.run(tasks.dbscan_labels, graph, eps, config.min_samples)])[0]
+            labels = dbscan_in_blocks(
+                [graph], eps, config.min_samples, [range(features.shape[0])], workers, constraints
+            )
     elif config.clusterer == "hdbscan":
         with clock("graph"):
             graph = workers.run(tasks.stack, *_graph_parts(encoded, HDBSCAN_DISTANCE, rows, workers))
@@ -197,17 +216,18 @@ def cluster_rows(
     else:
         eps, gap = config.eps, config.reliability
         with clock("graph"):
-            parts = _graph_parts(encoded, eps + (gap or 0), rows, workers)
+            parts = _graph_parts(encoded, max(eps + (gap or 0), max_distance), rows, workers)
             workers.wait(parts)
         with clock("clusters"):
-            labels = _blockwise_dbscan(parts, eps, config.min_samples, rows, workers)
+            labels = dbscan_in_blocks(parts, eps, config.min_samples, rows, workers, constraints)
             if gap is not None:
                 tight, loose = (
-                    _blockwise_dbscan(parts, eps + d, config.min_samples, rows, workers) for d in (-gap, gap)
+                    dbscan_in_blocks(parts, eps + d, config.min_samples, rows, workers, constraints)
+                    for d in (-gap, gap)
                 )
                 labels, threshold = reliable_labels(tight, labels, loose, threshold)
             graph = workers.run(tasks.stack, *parts)
-    by_policy = clustering.apply_outlier_policy(labels, config.outliers)
+    by_policy = _after_policy(labels, config.outliers, constraints)
     return ClusteringResult(by_policy, labels, graph, eps, recall, clock.seconds, threshold)
 
 
@@ -275,19 +295,14 @@ def _graph_and_eps(encoded: EncodedGraph, rho: float, rows: list[range], workers
     return graph, eps
 
 
-def _blockwise_dbscan(parts: list[Any], eps: float, min_samples: int, rows: list[range], workers: Executor) -> IntArray:
-    """DBSCAN on row blocks of a graph."""
-    masks = workers.get([workers.run(tasks.core_mask, part, eps, min_samples) for part in parts])
-    core = np.concatenate(masks)
-    forests = [
-        workers.run(tasks.local_forest, part, core, eps, own.start) for part, own in zip(parts, rows, strict=True)
-    ]
-    core_labels = clustering.merge_forests(core, workers.get(forests))
-    labels = [
-        workers.run(tasks.border_labels, part, core_labels, eps, own.start)
-        for part, own in zip(parts, rows, strict=True)
-    ]
-    return np.concatenate(workers.get(labels))
+def _after_policy(labels: IntArray, policy: clustering.OutlierPolicy, constraints: Constraints | None) -> IntArray:
+    """Labels after the outlier policy; junk is never trained on, so it stays an outlier."""
+    clustered = np.ones(len(labels), dtype=np.bool_)
+    if constraints is not None:
+        clustered[constraints.junk] = False
+    after = np.full(len(labels), OUTLIER, dtype=np.int64)
+    after[clustered] = clustering.apply_outlier_policy(labels[clustered], policy)
+    return after
 
 
 class _Clock:

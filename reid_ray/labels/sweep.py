@@ -59,6 +59,8 @@ class Setting:
             raise ConfigError(
                 "--sweep needs exact neighbours and DBSCAN with eps; remove clusterer, rho and neighbours."
             )
+        if labels.constraints is not None:
+            raise ConfigError("--sweep scores settings without constraints; remove labels.constraints.")
         return cls(**{field.name: getattr(labels, field.name) for field in fields(cls)})
 
     @property

@@ -102,10 +102,6 @@ def border_labels(part: csr_array, core_labels: IntArray, eps: float, first_row:
     return clustering.border_labels(part, core_labels, eps=eps, first_row=first_row)
 
 
-def dbscan_labels(graph: csr_array, eps: float, min_samples: int) -> IntArray:
-    return clustering.dbscan(graph, eps=eps, min_samples=min_samples)
-
-
 def hdbscan_labels(graph: csr_array, min_samples: int) -> IntArray:
     return hdbscan(graph, min_cluster_size=max(min_samples, 2), min_samples=min_samples)
 

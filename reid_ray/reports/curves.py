@@ -58,7 +58,12 @@ def draw_curves(events: Sequence[Event], out: Location, *, title: str = "") -> N
         out: the PNG to write.
         title: headline.
     """
-    panels = [panel for panel in _panels(events) if any(panel.series.values())]
+    draw_panels(_panels(events), out, title=title)
+
+
+def draw_panels(panels: Sequence[Panel], out: Location, *, title: str = "") -> None:
+    """Draw panels in a grid to one PNG; those without data are left out."""
+    panels = [panel for panel in panels if any(panel.series.values())]
     n_rows = max(1, -(-len(panels) // N_COLUMNS))
     n_columns = min(N_COLUMNS, max(len(panels), 1))
     panel_width, panel_height = PANEL_INCHES

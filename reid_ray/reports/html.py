@@ -13,7 +13,11 @@ _POSITION_KEYS = ("event", "time", "stage", "epoch", "step", "global_step")
 
 
 def write_report(
-    run_dir: Location, events: Sequence[Event], config_yaml: str, images: Mapping[str, Location]
+    run_dir: Location,
+    events: Sequence[Event],
+    config_yaml: str,
+    images: Mapping[str, Location],
+    out: Location | None = None,
 ) -> Location:
     """Write `report.html` into a run directory, for a finished, running or empty run.
 
@@ -23,6 +27,7 @@ def write_report(
         config_yaml: the resolved configuration.
         images: heading → image (PNG, JPEG or SVG), in display order. A file that does
             not exist is left out: a running run may not have drawn it yet.
+        out: folder to write to; default the run's.
 
     Returns:
         The path of the report.
@@ -37,7 +42,7 @@ def write_report(
         _facts(events),
         f"<section><h2>Configuration</h2><pre>{escape(config_yaml.strip())}</pre></section>",
     ]
-    return write_page(run_dir, body)
+    return write_page(out or run_dir, body, title=run_dir.name)
 
 
 def _headline_cards(summary: Headline) -> str:

@@ -13,18 +13,20 @@ REPORT_NAME = "report.html"
 MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".svg": "image/svg+xml"}
 
 
-def write_page(folder: Location, body: Sequence[str]) -> Location:
-    """Write `report.html` atomically into a folder; the folder's name is the title.
+def write_page(folder: Location, body: Sequence[str], *, name: str = REPORT_NAME, title: str | None = None) -> Location:
+    """Write a page atomically into a folder.
 
     Args:
         body: HTML sections, from the functions below.
+        name: of the file.
+        title: default the folder's name.
 
     Returns:
         The path of the page.
     """
-    out = folder / REPORT_NAME
+    out = folder / name
     with atomic_write(out) as file:
-        file.write(_PAGE.format(title=escape(folder.name), style=_STYLE, body="\n".join(body)).encode())
+        file.write(_PAGE.format(title=escape(title or folder.name), style=_STYLE, body="\n".join(body)).encode())
     return out
 
 

@@ -10,6 +10,7 @@ from reid_ray.reports.curves import draw_curves
 from reid_ray.reports.film import FRAME_WIDTH, N_FRAMES, film_strips
 from reid_ray.reports.generated import generated_pictures, redraw_generated
 from reid_ray.reports.html import write_report
+from reid_ray.reports.label_flow import draw_flow
 from reid_ray.reports.ranked import draw_ranking
 from reid_ray.run import Run
 from reid_ray.training.datasets import query_and_gallery
@@ -19,25 +20,29 @@ from reid_ray.types import FloatArray
 FEATURES_NAME = "features.png"
 
 
-def report_run(run: Run, *, redraw: bool = True) -> Location:
-    """Draw `curves.png` and write `report.html` into the run directory, also for an unfinished run.
+def report_run(run: Run, *, redraw: bool = True, out: Location | None = None) -> Location:
+    """Draw `curves.png` and `labels.png` and write `report.html` into the run directory, also for an unfinished run.
 
     Args:
         redraw: draw generated images again, from the newest checkpoint; otherwise the report shows those that the run
             has written.
+        out: folder to draw and write to; default the run's.
     """
-    curves, ranked = run.path / "curves.png", run.path / "ranked.png"
+    folder = out or run.path
+    curves, ranked, flow = folder / "curves.png", run.path / "ranked.png", folder / "labels.png"
     events = run.metrics()
     draw_curves(events, curves)
+    draw_flow([run.labels(epoch)["label"].to_numpy() for epoch in range(run.n_label_epochs)], flow)
     if redraw:
         redraw_generated(run)
     images = {
         "Curves": curves,
+        "Labels from epoch to epoch": flow,
         **generated_pictures(run),
         "Ranked gallery": ranked,
         "Features": run.path / FEATURES_NAME,
     }
-    return write_report(run.path, events, dump_config(run.config), images)
+    return write_report(run.path, events, dump_config(run.config), images, out)
 
 
 def rank_run(run: Run, out: Location | None = None, *, n: int = 8, k: int = 10) -> Location | None:

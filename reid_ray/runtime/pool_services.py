@@ -19,6 +19,7 @@ from reid_ray.methods import FeatureCache
 from reid_ray.models import to_numpy
 from reid_ray.runtime.actor_executor import ActorExecutor, StoredFeatures
 from reid_ray.runtime.actor_pool import Copy, Extraction, Pool
+from reid_ray.training.corrections import run_constraints
 from reid_ray.training.datasets import EVALUATION, MAIN, evaluation_table
 from reid_ray.training.distributed import DistributedContext
 from reid_ray.training.services import (
@@ -76,7 +77,10 @@ class PoolServices:
             features[MEMORY] = StoredFeatures([ray.put(request.memory)], [len(request.memory)])
         # Labellers reserve CPUs only; a GPU that they see belongs to another process.
         cpu = torch.device("cpu")
-        found = label_streams(request, features, self._tables, self._config, cpu, self._labellers, self._pooled)
+        constraints = run_constraints(self._config, self._tables)
+        found = label_streams(
+            request, features, self._tables, self._config, cpu, self._labellers, self._pooled, constraints
+        )
         for name, labels in found.items():
             rate = rates.get(request.features_of(name))
             found[name] = with_statistics(

@@ -2,6 +2,7 @@
 
 lease.json             which process trains here, while one does
 config.yaml            the format of the directory, the hash of the configuration, and the resolved configuration
+constraints.csv        the corrections that its labels obey, if there are any
 images.parquet         the table of images it trains and is evaluated on; images-source.parquet of a source
 metrics.jsonl          one event a line
 labels/epoch-000.parquet   the labels of each epoch of the main stage; STAGE-epoch-000.parquet of an earlier one
@@ -27,6 +28,7 @@ from reid_ray.errors import ConfigError, RunError
 from reid_ray.io.files import atomic_write_bytes, parquet_bytes, storage_errors
 from reid_ray.io.lease import LEASE, Fence, hold, is_lease
 from reid_ray.io.paths import Location, RemotePath, as_path
+from reid_ray.labels.constraints import read_file
 from reid_ray.training.checkpoint import FORMAT, checkpoint_files
 from reid_ray.training.datasets import MAIN
 from reid_ray.training.metrics import read_metrics
@@ -66,6 +68,11 @@ class RunDirectory:
     def generated_file(self, stage: str, epoch: int, name: str) -> Location:
         """A picture that the method rendered after `epoch` epochs of a stage."""
         return self.path / "generated" / f"{stage}-epoch-{epoch:03d}-{name}.png"
+
+    @property
+    def constraints_file(self) -> Location:
+        """A copy of the file `labels.constraints`: the run does not depend on what becomes of that file."""
+        return self.path / "constraints.csv"
 
     @property
     def metrics_file(self) -> Location:
@@ -134,6 +141,12 @@ class RunDirectory:
                 f"{self.path} holds a run of another configuration ({'; '.join(changes[:3]) or 'of another version'}); "
                 f"choose another name=…, or remove the directory."
             )
+        recorded = self.constraints_file.read_bytes() if self.constraints_file.exists() else None
+        if recorded != _constraints_of(config):
+            raise RunError(
+                f"{self.path} holds a run with other label constraints; choose another name=…, or set "
+                f"labels.constraints={self.constraints_file if recorded is not None else 'null'}."
+            )
 
     def _header(self, prefix: str) -> str | None:
         """What a comment at the head of config.yaml says after this prefix; None without such a line."""
@@ -188,6 +201,11 @@ class RunDirectory:
             self.remove_abandoned()
         for file, table in tables.items():
             atomic_write_bytes(file, parquet_bytes(table.arrow))
+        constraints = _constraints_of(config)
+        if constraints is not None:
+            atomic_write_bytes(self.constraints_file, constraints)
+        else:
+            self.constraints_file.unlink(missing_ok=True)
         header = f"{HASH_PREFIX}{config_hash(config)}\n{FORMAT_PREFIX}{FORMAT}\n"
         atomic_write_bytes(self.config_file, f"{header}{dump_config(config)}".encode())
 
@@ -216,6 +234,12 @@ class RunDirectory:
             columns["pid"] = table.arrow["pid"]
         name = f"{stage}-epoch-{labels.version:03d}" if stage else f"epoch-{labels.version:03d}"
         atomic_write_bytes(self.labels / f"{name}.parquet", parquet_bytes(pa.table(columns)))
+
+
+def _constraints_of(config: Config) -> bytes | None:
+    """The content of the file of constraints."""
+    file = config.labels.constraints
+    return None if file is None else read_file(file)
 
 
 def leaf_changes(old: Any, new: Any, prefix: str = "") -> list[str]:

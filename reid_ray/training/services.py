@@ -36,10 +36,12 @@ from reid_ray.inference.predictions import (
     split_predictions,
 )
 from reid_ray.inference.retriever import Retriever
+from reid_ray.labels.constraints import Constraints
 from reid_ray.labels.executor import Executor
 from reid_ray.labels.quality import ground_truth_scores
 from reid_ray.labels.refresh import ground_truth_labels, labels_from_ground_truth, refresh
 from reid_ray.methods import FeatureCache, LabelSpec, Method, Stage
+from reid_ray.training.corrections import run_constraints
 from reid_ray.training.datasets import EVALUATION, MAIN, ImageCaches, evaluation_table
 from reid_ray.training.distributed import DistributedContext
 from reid_ray.types import FeatureRows, Features, FloatArray, IntArray, Labels
@@ -131,6 +133,7 @@ def label_streams(
     device: torch.device,
     workers: Executor | None = None,
     pool: Pool = tracklet_features,
+    constraints: Constraints | None = None,
 ) -> dict[str, Labels]:
     """The labels that a request asks for, by stream.
 
@@ -138,6 +141,7 @@ def label_streams(
         features: float32 [N, D] of each of `request.tables`, and `MEMORY` where the method keeps features.
         tables: training tables by section.
         pool: computes tracklet features from frame features if tracklets are clustered.
+        constraints: corrections of the clusters of the run's own images.
     """
     found: dict[str, Labels] = {}
     for stream in request.streams:
@@ -153,6 +157,7 @@ def label_streams(
                 device=device,
                 workers=workers,
                 source=features[spec.compare_with] if spec.compare_with else None,
+                constraints=constraints if section == MAIN else None,
             )
             if config.labels.unit == "tracklet":
                 labels = cluster_tracklets(cluster, known, config.labels, table, previous, pool)
@@ -308,7 +313,8 @@ class InlineServices:
             features[MEMORY] = request.memory
 
         def work() -> dict[str, Labels]:
-            return label_streams(request, features, self._tables, self._config, self._device)
+            constraints = run_constraints(self._config, self._tables)
+            return label_streams(request, features, self._tables, self._config, self._device, constraints=constraints)
 
         found: dict[str, Labels] = run_on_main_with_heartbeat(self._context, self._config, work)
         return {name: with_statistics(labels, extract_seconds=extracted) for name, labels in found.items()}

@@ -266,3 +266,37 @@ def test_a_full_disk(command: Command, features: Path, tmp_path: Path, file_size
         result = command(features, "--out", tmp_path / "labels.parquet", *SMALL)
     assert_refused(result, "labels.parquet")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.npy", "x.parquet"]
+
+
+def test_constraints_are_obeyed(command: Command, features: Path, tmp_path: Path) -> None:
+    """Images 0 and 8 are in one cluster without them, 0 and 1 are not."""
+    file = tmp_path / "constraints.csv"
+    out = tmp_path / "labels.parquet"
+    file.write_text("path_a,path_b,verdict\n0.jpg,8.jpg,different\n16.jpg,1.jpg,same\n3.jpg,,junk\n")
+    code, text = command(features, "--out", out, *SMALL, f"labels.constraints={file}")
+    assert code == 0, text
+    labels = pq.read_table(out)["label"].to_pylist()
+    assert labels[0] != labels[8]
+    assert labels[16] == labels[1] != -1
+    assert labels[3] == -1
+    assert "n_different" in text
+    file.write_text("path_a,path_b,verdict\n0.jpg,8.jpg,different\n8.jpg,0.jpg,same\n")
+    refused = command(features, "--out", out, *SMALL, f"labels.constraints={file}")
+    assert_refused(refused, "line 2: '0.jpg' and '8.jpg' are different, but line 3 makes them the same")
+    assert_refused(command(features, "--sweep", "eps=.5", f"labels.constraints={file}"), "remove labels.constraints")
+    features.with_suffix(".parquet").unlink()
+    refused = command(features, "--out", out, *SMALL, f"labels.constraints={file}")
+    assert_refused(refused, "names images, so the features need a table")
+
+
+def test_questions_are_a_constraints_file(command: Command, features: Path, tmp_path: Path) -> None:
+    out, asked = tmp_path / "labels.parquet", tmp_path / "labels-questions.csv"
+    code, text = command(features, "--out", out, *SMALL, "labels.eps=0.3", "--ask", 3)
+    assert code == 0, text
+    assert f"3 questions: {asked}" in text
+    before = pq.read_table(out)
+    assert len(asked.read_text().splitlines()) == 4
+    code, text = command(features, "--out", out, *SMALL, "labels.eps=0.3", f"labels.constraints={asked}")
+    assert code == 0, text
+    assert pq.read_table(out).equals(before)
+    assert_refused(command(features, "--out", out, *SMALL, "--ask", 3, "labels.rho=0.01"), "--ask and --gallery need")

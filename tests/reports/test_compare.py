@@ -1,0 +1,92 @@
+"""Pages of several runs, and the live report of one."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from small_runs import tiny_config
+
+import reid_ray
+from reid_ray.cli import main
+from reid_ray.reports.compare import different_settings, run_names
+from reid_ray.reports.live import LiveReport, make_server
+from reid_ray.run import Run
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    folder = tmp_path_factory.mktemp("runs")
+    return [
+        reid_ray.train(tiny_config(folder / name, "training.epochs=2", f"labels.eps={eps}"))
+        for name, eps in (("a<b", 0.6), ("c", 0.7))
+    ]
+
+
+def test_comparison(runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["report", *(str(run.path) for run in runs)])
+    assert not ended.value.code
+    page = (tmp_path / "comparison.html").read_text(encoding="utf-8")
+    assert "a&lt;b/demo" in page
+    assert "<td>labels.eps</td><td>0.6</td><td>0.7</td>" in page
+    assert "data:image/png" in page
+    assert different_settings(runs) == {"labels.eps": ["0.6", "0.7"]}
+    assert run_names(runs) == ["a<b/demo", "c/demo"]
+
+
+def test_report_shows_how_labels_move(runs: list[Run]) -> None:
+    with pytest.raises(SystemExit):
+        main(["report", str(runs[0].path)])
+    assert "<h2>Labels from epoch to epoch</h2>" in (runs[0].path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def address(runs: list[Run], tmp_path: Path) -> Iterator[tuple[str, int]]:
+    gallery = runs[0].path / "gallery" / "sprites"
+    gallery.mkdir(parents=True, exist_ok=True)
+    (gallery.parent / "index.html").write_text("gallery")
+    (gallery / "0000.jpg").write_bytes(b"jpeg")
+    server = make_server(LiveReport(runs[0], tmp_path))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield "127.0.0.1", server.server_port
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def get(address: tuple[str, int], path: str, host: str | None = None) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection(*address)
+    connection.request("GET", path, headers={"Host": host} if host else {})
+    answer = connection.getresponse()
+    body = answer.read()
+    connection.close()
+    return answer.status, body
+
+
+def test_the_live_report(address: tuple[str, int], runs: list[Run], tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in runs[0].path.rglob("*")}
+    status, body = get(address, "/")
+    assert status == 200
+    assert b"<h2>Curves</h2>" in body
+    assert b'http-equiv="refresh"' not in body, "the run has ended"
+    assert get(address, "/gallery/index.html") == (200, b"gallery")
+    assert get(address, "/gallery/sprites/0000.jpg?x=1") == (200, b"jpeg")
+    assert {path: path.stat().st_mtime_ns for path in runs[0].path.rglob("*")} == before, "nothing is written there"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/config.yaml", "/gallery/../config.yaml", "/gallery/%2e%2e/config.yaml", "/gallery//etc/x.html", "/gallery"],
+)
+def test_other_files_are_not_served(address: tuple[str, int], path: str) -> None:
+    assert get(address, path)[0] == 404
+
+
+def test_other_hosts_are_refused(address: tuple[str, int]) -> None:
+    assert get(address, "/", host="evil.example:80")[0] == 403
