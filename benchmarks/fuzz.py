@@ -29,7 +29,7 @@ from typing import Any
 
 CASES_PER_PROCESS = 500
 HANG_SECONDS = 60.0
-"""Of one case; the first also starts Python and compiles kernels."""
+"""Time limit of one case; the first also starts Python and compiles kernels."""
 
 END = ""
 """In place of a line, when a process has ended."""

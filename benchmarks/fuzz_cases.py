@@ -583,4 +583,4 @@ SHARES = {
     "packed": 0.06,
     "weights": 0.06,
 }
-"""Of all cases: files reach native code, so they get the most."""
+"""Shares of all cases: files reach native code, so they get the most."""

@@ -92,7 +92,7 @@ def branches(*layout: str) -> str:
 
 
 SUPERVISED = ("evaluation.at_start=false", "training.sampler=random_instances", "model.bn_group=null")
-"""Of the tables with true identities."""
+"""Settings of the tables with true identities."""
 
 NO_ERASING = "data.strong={erase: 0, blur: 0}"
 
@@ -106,7 +106,7 @@ FEATURE_STEPS = (
     "training.warmup_epochs=0",
     "method.n_copies=2",
 )
-"""Of HAVANA on cached features: 2,400 steps where the paper has 60,000, at ten times its rate."""
+"""Settings for HAVANA on cached features: 2,400 steps where the paper has 60,000, at ten times its rate."""
 
 VIDEO = (
     "data.synthetic={n_train_ids: 60, n_test_ids: 40, n_cameras: 6, tracklets_per_id: 4, tracklet_frames: [15, 40]}",

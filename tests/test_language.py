@@ -53,6 +53,7 @@ PHRASES = (
     Phrase(r"\bjanitor\b", "cleanup process", "a janitor process"),
     Phrase(r"\bspeaks its language\b", "S3-compatible, compatible", "what speaks its language"),
     Phrase(r"\bneeds? (it|them) not\b|\bneed no more\b", "does not need", "a single run needs it not"),
+    Phrase(r"\"{3}Of\b", "name the thing first: Seconds between …", '""\"Of a growing file'),
     Phrase(r"\bpatience\b", "leave it out", "patience ended there"),
 )  # fmt: skip
 

@@ -80,7 +80,7 @@ class Manifest:
 
     @property
     def image_bytes(self) -> int:
-        """Of one decoded and resized image."""
+        """Size of one decoded and resized image."""
         return 3 * self.size[0] * self.size[1]
 
     @property

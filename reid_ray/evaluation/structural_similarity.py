@@ -25,7 +25,7 @@ K1, K2 = 0.01, 0.03
 LAB_RANGE, RGB_RANGE = 100.0, 255.0
 
 ROUNDS, PAIRS_PER_ROUND = 5, 10
-"""Of pairs that DG-Net's tool draws from each person."""
+"""Rounds, and pairs per round, that DG-Net's tool draws."""
 
 PAIRS_AT_A_TIME = 64
 

@@ -24,7 +24,8 @@ from reid_ray.models import AttributeEmbedder, AttributeHead, Embedder, SplitEmb
 from reid_ray.types import Labels
 
 CLASSIFIER_STD = 0.01
-"""Of the identity weights' initial entries. Only their direction is read; the norm says how fast a step turns them."""
+"""Standard deviation of the initial identity weights. Only their direction is used; the norm sets how far a step
+rotates them."""
 
 
 @register_method("am0bh")

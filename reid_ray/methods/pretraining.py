@@ -24,7 +24,7 @@ from reid_ray.models import is_model_file
 from reid_ray.types import Labels
 
 CLASSIFIER_STD = 0.001
-"""Of a new classifier's random weights (released codes)."""
+"""Standard deviation of a new classifier's random weights (released codes)."""
 
 STRONG = {"strong": "strong"}
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 SAMPLE_HEIGHT, SAMPLE_WIDTH = 64, 32
-"""Of the images that are passed, pixels; multiples of a ResNet's stride, so that what is kept grows with the area."""
+"""Size of the sample images, pixels; multiples of a ResNet's stride, so that activation memory scales with the area."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from reid_ray.models.batchnorm import GroupBatchNorm
 from reid_ray.models.resnet import Norm
 
 SLOPE = 0.2
-"""Of the leaky ReLUs in generators, decoders and discriminators (IS-GAN's released code)."""
+"""Slope of the leaky ReLUs in generators, decoders and discriminators (IS-GAN's released code)."""
 
 DROPOUT_RATE = 0.2
 

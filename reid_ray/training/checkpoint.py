@@ -26,7 +26,7 @@ from reid_ray.training.modules import Modules
 from reid_ray.types import Labels
 
 FORMAT = 2
-"""Of checkpoints and run directories. 1 had one stage, and no number."""
+"""Format version of checkpoints and run directories. Version 1 had one stage and stored no version."""
 
 
 @dataclass

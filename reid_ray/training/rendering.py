@@ -27,7 +27,7 @@ from reid_ray.training.rundir import RunDirectory
 from reid_ray.training.streams import StageData
 
 N_IDENTITIES, N_INSTANCES = 8, 2
-"""Of the batch that is rendered; two images of an identity are adjacent."""
+"""Identities in the rendered batch, and images of each; images of an identity are adjacent."""
 
 GAP = 2
 """Pixels of white between the images of a grid."""

@@ -72,7 +72,7 @@ class GCLConfig(MethodConfig):
     generator_width: int = Field(default=16, ge=2, multiple_of=2)
     """Channels of the structure encoder's first convolution; the decoder has eight times as many."""
     dilations: tuple[int, ...] = Field(default=(3, 6, 9), min_length=1)
-    """Of the structure encoder's last layer. Images must be larger than four times the largest."""
+    """Dilations of the structure encoder's last layer. Images must be larger than four times the largest."""
     hidden_dim: int = Field(default=512, ge=1)
     """Width of the MLPs from identity codes to the decoder's norms."""
     discriminator_width: int = Field(default=32, ge=1)

@@ -21,7 +21,7 @@ FOCAL_PER_HEIGHT = 500 / 224
 """Focal length in heights of the image, as HMR assumes it for a crop."""
 
 MARGIN = 0.05
-"""Of the image's height or width that is left free on each side, as detectors leave it."""
+"""Fraction of the image's height or width that is left free on each side, as detectors leave it."""
 
 _SEGMENTS, _DOME_RINGS, _BODY_RINGS = 24, 6, 6
 

@@ -16,7 +16,7 @@ from reid_ray.data.meshes.kernels import lambert, rasterise, vertex_normals
 
 Float64Array = npt.NDArray[np.float64]
 ALBEDO = 0.73
-"""Of the body: the luma of the light blue that HMR's renderer paints it with."""
+"""Albedo of the body: the luma of the light blue that HMR's renderer paints it with."""
 
 LIGHT_INTENSITIES = np.array([1.0, 1.0, 0.7])
 

@@ -19,7 +19,7 @@ N_TURNED, N_SWAPPED, N_MIXED = 8, 8, 2
 """People of a rotation sheet and of a swap matrix; pairs of an interpolation."""
 
 STEPS = 11
-"""Of an interpolation, both ends included (DG-Net's tool)."""
+"""Steps of an interpolation, both ends included (DG-Net's tool)."""
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, by which images are normalised
 

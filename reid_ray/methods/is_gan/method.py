@@ -254,7 +254,7 @@ class ISGAN(Method):
         return terms
 
     def _class_logits(self, fake: Mapping[str, Judgement]) -> list[Tensor]:
-        """Of the sets that count in the class loss."""
+        """Class logits of the sets that enter the class loss."""
         return [made.classes for name, made in fake.items() if name != "auto" or self.settings.auto_in_class_loss]
 
     def _mean(self, local: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from reid_ray.models.resnet import Norm
 from reid_ray.models.transposed import DROPOUT_RATE, SLOPE, TransposedDecoder
 
 MAP_CHANNELS = (512, 512, 512, 1024)
-"""Of the fully connected layer and three transposed convolutions, up to 1024×24×8 [R]: IS-GAN's first ones."""
+"""Channels of the fully connected layer and three transposed convolutions, up to 1024×24×8 [R]: IS-GAN's first ones."""
 
 IMAGE_CHANNELS = (*MAP_CHANNELS, 512, 256, 128, 3)
 """The same and table 3's "four more", up to 3×384×128 [R]: half the channels at twice the size."""

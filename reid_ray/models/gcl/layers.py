@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SLOPE = 0.2
-"""Of the leaky ReLU, everywhere."""
+"""Slope of every leaky ReLU."""
 
 EPS = 1e-5
 

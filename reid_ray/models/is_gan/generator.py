@@ -11,7 +11,7 @@ from reid_ray.models.resnet import Norm
 from reid_ray.models.transposed import DROPOUT_RATE, TransposedDecoder
 
 CHANNELS = (512, 512, 512, 512, 256, 128, 64, 3)
-"""Of the fully connected layer and of seven transposed convolutions (released code; the paper says six)."""
+"""Channels of the fully connected layer and of seven transposed convolutions (released code; the paper says six)."""
 
 NOISE_DIM = 128
 
