@@ -14,6 +14,8 @@ from reid_ray.labels.asking import ASKED_DISTANCE, N_QUESTIONS, Question, questi
 from reid_ray.labels.clustering import close_gaps
 from reid_ray.labels.refresh import ClusteringResult, cluster_rows
 from reid_ray.reports.gallery import Pair, Scores, write_gallery
+from reid_ray.reports.run_report import SIMILARITIES_NAME
+from reid_ray.reports.similarities import draw_similarities
 from reid_ray.run import Run
 from reid_ray.types import OUTLIER, FloatArray, IntArray
 
@@ -65,7 +67,8 @@ def gallery_of_run(
     """The gallery of a run's last labels, `gallery/index.html` in its directory.
 
     Args:
-        features: float32 [N, D] of the training images, for scores and questions; None leaves them out.
+        features: float32 [N, D] of the training images, for scores, questions and the histograms of similarities in
+            the run's directory; None leaves them out.
 
     Raises:
         RunError: the run has no labels yet.
@@ -74,6 +77,9 @@ def gallery_of_run(
     table, file = dataset.train, run.labels()
     labels = without_singles(file["label"].to_numpy())
     scores = None
+    if features is not None:
+        groups = {"Pairs by label": labels} | ({"Pairs by identity": table.pids} if table.has_pids else {})
+        draw_similarities(features, groups, run.path / SIMILARITIES_NAME)
     if features is not None and config.labels.clusterer == "dbscan" and config.labels.rho is None:
         graph = cluster_rows(features, config.labels, table.camids, max_distance=ASKED_DISTANCE).graph
         scores = cluster_scores(graph, labels, questions(graph, labels, N_QUESTIONS))
