@@ -165,10 +165,8 @@ function clusterRow(cluster) {
 function question(pair, at) {
   const made = element("section", {class: "question", "data-pair": at});
   const sides = element("div", {class: "sides"});
-  for (const side of [pair.row, pair.other]) {
-    const cluster = clusterOf.get(side);
-    const rows = pair.kind === "merge" && cluster
-      ? [side, ...cluster.rows.filter((each) => each !== side)].slice(0, 6) : [side];
+  for (const rows of pair.sides) {
+    const cluster = clusterOf.get(rows[0]);
     const box = element("div");
     box.append(element("h2", {}, cluster ? `Cluster ${cluster.number}` : "No cluster"), later(rows));
     sides.append(box);
