@@ -131,7 +131,7 @@ def render(template: str, **values: Any) -> str:
 
 
 def script_json(data: Any) -> str:
-    """JSON that may stand in a script element: no `<`, so neither an end tag nor a comment begins there."""
+    """JSON that is safe within a script element: no `<`, so neither an end tag nor a comment begins there."""
     text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
