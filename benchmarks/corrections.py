@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("features", type=Path, help=".npy file, with the table of rows next to it")
     parser.add_argument("--answers", type=int, nargs="+", default=[50, 200, 1000])
     parser.add_argument("--round", type=int, default=50, help="answers before the features are clustered again")
+    parser.add_argument("--k1", type=int, default=30)
     parser.add_argument("--eps", type=float, default=0.55)
     parser.add_argument("--min-samples", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=3, help="of the random choices")
@@ -116,7 +117,7 @@ def main() -> None:
     from reid_ray.labels.asking import ASKED_DISTANCE
 
     features, pids = open_features(given.features), pq.read_table(given.features.with_suffix(".parquet"))["pid"]
-    graph = jaccard_graph(np.asarray(features, np.float32), k1=30, k2=6, max_distance=ASKED_DISTANCE)
+    graph = jaccard_graph(np.asarray(features, np.float32), k1=given.k1, k2=6, max_distance=ASKED_DISTANCE)
     ways = [("chosen", chosen(graph))]
     ways += [("near", near(graph, seed)) for seed in range(given.seeds)]
     ways += [("random", anywhere(len(pids), seed)) for seed in range(given.seeds)]

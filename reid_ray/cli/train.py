@@ -109,6 +109,9 @@ def report(
             "for corrections. Extracts features of the training images.",
         ),
     ] = False,
+    epoch: Annotated[
+        int | None, typer.Option(min=1, help="With --gallery: the epoch whose labels are shown. Default: the last.")
+    ] = None,
 ) -> None:
     """Plot a run or a search, and write its report.html. Several runs: write comparison.html in this folder."""
     if len(runs) > 1:
@@ -134,7 +137,7 @@ def report(
 
             draw_features(opened, opened.path / FEATURES_NAME)
         if gallery:
-            make_console().print(f"Gallery: {_write_gallery(opened)}", soft_wrap=True, markup=False)
+            make_console().print(f"Gallery: {_write_gallery(opened, epoch)}", soft_wrap=True, markup=False)
         page = report_run(opened)
     make_console().print(f"Report: {page}")
 
@@ -165,7 +168,7 @@ def watch(
                 console.print("Ended.")
 
 
-def _write_gallery(run: Run) -> Location:
+def _write_gallery(run: Run, epoch: int | None) -> Location:
     """The cluster gallery of a run, with progress."""
     from reid_ray.cli.retrieval import embed_with_progress
     from reid_ray.galleries import gallery_of_run
@@ -174,7 +177,7 @@ def _write_gallery(run: Run) -> Location:
     table = run.dataset.train
     features = embed_with_progress(run, table, run.dataset, console)
     with counting(console, "Thumbnails", len(table)) as bars:
-        return gallery_of_run(run, features, on_images=lambda n: bars.advance(bars.task_ids[0], n))
+        return gallery_of_run(run, features, epoch=epoch, on_images=lambda n: bars.advance(bars.task_ids[0], n))
 
 
 def train_with_progress(config: Config, console: Console) -> Run:

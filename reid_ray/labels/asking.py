@@ -103,7 +103,8 @@ def _medoids(closeness: csr_array, units: IntArray) -> IntArray:
     totals = np.bincount(rows[inside], weights=closeness.data[inside], minlength=len(units))
     order = np.lexsort((np.arange(len(units)), -totals, units))
     order = order[units[order] != OUTLIER]
-    return order[np.unique(units[order], return_index=True)[1]]
+    medoids: IntArray = order[np.unique(units[order], return_index=True)[1]]
+    return medoids
 
 
 def _merges(closeness: csr_array, units: IntArray, medoids: IntArray, constraints: Constraints) -> Iterator[Question]:
@@ -179,7 +180,7 @@ def _probability(between: Doubles, within: Doubles) -> Doubles:
 def _in_turns(ordered: Iterable[Question], units: IntArray, n: int) -> list[Question]:
     """The first n questions; a unit's second one follows the first ones of all others."""
     turns: dict[int, int] = {}
-    dated = []
+    dated: list[tuple[int, int, Question]] = []
     for question in ordered:
         sides = {int(units[question.row]), int(units[question.other])}
         turn = max(turns.get(side, 0) for side in sides)

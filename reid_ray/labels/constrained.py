@@ -2,7 +2,7 @@
 
 The definition, of which `tests/labels/test_constrained.py` has a slow version:
 
-1. **Junk** leaves the graph: it is no image's neighbour and gets no label. Core points are those of DBSCAN on the rest.
+1. **Junk** leaves the graph: it counts as no neighbour and gets no label. Core points are those of DBSCAN on the rest.
 2. **Same** pairs form groups, and rows without such a pair are groups of one. A `same` pair does not make a row a core
    point.
 3. **Core points**: the two groups of largest mean closeness are joined, again and again, unless a `different` pair has

@@ -34,12 +34,15 @@ class Pair:
         row, other: rows of the table.
         kind: `merge` or `split`.
         probability: estimate that they are the same.
+        near_row, near_other: rows that are shown for each side, itself first; only itself if empty.
     """
 
     row: int
     other: int
     kind: str
     probability: float
+    near_row: Sequence[int] = ()
+    near_other: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -113,9 +116,7 @@ def write_gallery(
         "identities": table.pids[shown].tolist() if table.has_pids else None,
         "clusters": clusters,
         "outliers": [int(place[row]) for row in np.flatnonzero(labels == OUTLIER)],
-        "pairs": [
-            {**asdict(pair), "row": int(place[pair.row]), "other": int(place[pair.other])} for pair in scores.pairs
-        ],
+        "pairs": [_placed(pair, place) for pair in scores.pairs],
     }
     page = folder / PAGE_NAME
     atomic_write_bytes(page, render("gallery.html", title=title, subtitle=subtitle, data=data).encode())
@@ -130,9 +131,23 @@ def render(template: str, **values: Any) -> str:
 
 
 def script_json(data: Any) -> str:
-    """JSON that is safe inside a script element: no `<`, so neither an end tag nor a comment begins there."""
+    """JSON that is safe within a script element: no `<`, so neither an end tag nor a comment begins there."""
     text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _placed(pair: Pair, place: IntArray) -> dict[str, Any]:
+    """A pair with the numbers that images have on the page."""
+    sides = [
+        place[list(rows) or [row]].tolist() for row, rows in ((pair.row, pair.near_row), (pair.other, pair.near_other))
+    ]
+    return {
+        "row": sides[0][0],
+        "other": sides[1][0],
+        "kind": pair.kind,
+        "probability": pair.probability,
+        "sides": sides,
+    }
 
 
 def _clusters(table: ImageTable, labels: IntArray, scores: Scores) -> list[dict[str, Any]]:

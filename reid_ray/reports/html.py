@@ -36,6 +36,7 @@ def write_report(
     body = [
         header(run_dir.name, finished=summary.ended),
         _headline_cards(summary),
+        _gallery_link(run_dir),
         *(picture(heading, path) for heading, path in images.items() if path.is_file()),
         _epochs(events),
         _attributes(summary.last),
@@ -43,6 +44,13 @@ def write_report(
         f"<section><h2>Configuration</h2><pre>{escape(config_yaml.strip())}</pre></section>",
     ]
     return write_page(out or run_dir, body, title=run_dir.name)
+
+
+def _gallery_link(run_dir: Location) -> str:
+    """A link to the cluster gallery of the run, if there is one."""
+    if not (run_dir / "gallery" / "index.html").is_file():
+        return ""
+    return '<section><a href="gallery/index.html">Cluster gallery</a></section>'
 
 
 def _headline_cards(summary: Headline) -> str:

@@ -18,6 +18,7 @@ from reid_ray.training.services import compared_items
 from reid_ray.types import FloatArray
 
 FEATURES_NAME = "features.png"
+SIMILARITIES_NAME = "similarities.png"
 
 
 def report_run(run: Run, *, redraw: bool = True, out: Location | None = None) -> Location:
@@ -40,6 +41,7 @@ def report_run(run: Run, *, redraw: bool = True, out: Location | None = None) ->
         "Labels from epoch to epoch": flow,
         **generated_pictures(run),
         "Ranked gallery": ranked,
+        "Similarities of training images": run.path / SIMILARITIES_NAME,
         "Features": run.path / FEATURES_NAME,
     }
     return write_report(run.path, events, dump_config(run.config), images, out)

@@ -60,7 +60,8 @@ def write_sprites(
         DataError: not one image can be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names, n_read, error = [], 0, None
+    names: list[str] = []
+    n_read, error = 0, None
     with ThreadPoolExecutor(thread_name_prefix="reid-sprites") as threads:
         for first in range(0, len(paths), COLUMNS * LINES):
             part = paths[first : first + COLUMNS * LINES]

@@ -172,6 +172,17 @@ def test_a_cluster_comes_apart_where_it_is_thinnest() -> None:
     assert labels_of(case).tolist() == [0, 0, 0, 1, 1, 1]
 
 
+def test_a_border_point_stays_with_its_cluster_of_dbscan_even_if_another_is_nearer() -> None:
+    """Row 4 is next to both clusters; a constraint on it with row 9, which is far from everything, changes nothing."""
+    distances = np.ones((10, 10), dtype=np.float32)
+    distances[:4, :4] = distances[5:9, 5:9] = 0.2
+    distances[3, 4] = distances[4, 3] = 0.4
+    distances[8, 4] = distances[4, 8] = 0.1
+    np.fill_diagonal(distances, 0)
+    apart = [[], [(4, 9)], [(4, 0)]]
+    assert [labels_of(Case(distances, [], different, [], 4))[4] for different in apart] == [0, 0, 1]
+
+
 def test_two_outliers_that_are_the_same_are_a_cluster() -> None:
     case = Case(chain([0.1, 0.1, 0.9, 0.9]), [(3, 4)], [], [], 3)
     assert labels_of(case).tolist() == [0, 0, 0, 1, 1]

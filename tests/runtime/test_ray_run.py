@@ -10,6 +10,7 @@ import torch
 from small_processes import finish, outlive, processes_named
 from small_runs import assert_bit_equal, newest_state, steps_logged, wait_for
 
+from reid_ray.data.readers import read_dataset
 from reid_ray.training.metrics import read_metrics
 from reid_ray.training.rundir import RunDirectory
 
@@ -40,13 +41,22 @@ def at_step(number):
 def test_weights_equal_those_without_ray_even_if_processes_are_killed(
     tiny, reid_ray_process, cluster, ray_folder, tmp_path
 ):
-    """One run on Ray loses a trainer and an extractor, is interrupted, and resumes on another cluster."""
-    inline = tiny("name=inline", *RUN)
+    """One run on Ray loses a trainer and an extractor, is interrupted, and resumes on another cluster.
+
+    Its labels obey corrections, which every process reads from the run directory.
+    """
+    paths = read_dataset(tiny().data).train.paths
+    corrections = tmp_path / "corrections.csv"
+    corrections.write_text(
+        f"path_a,path_b,verdict\n{paths[0]},{paths[20]},same\n{paths[0]},{paths[1]},different\n{paths[30]},,junk\n"
+    )
+    run = (*RUN, f"labels.constraints={corrections}")
+    inline = tiny("name=inline", *run)
     finish(reid_ray_process(inline, n_workers=2))
     expected = newest_state(RunDirectory.of(inline))
     shutil.rmtree(RunDirectory.of(inline).path)
 
-    joined = tiny("name=ray", "runtime.backend=ray", f"runtime.address={cluster}", *RUN)
+    joined = tiny("name=ray", "runtime.backend=ray", f"runtime.address={cluster}", *run)
     directory = RunDirectory.of(joined)
     since, process = time.time(), reid_ray_process(joined)
     wait_for(directory, at_step(8), process, since)
@@ -56,12 +66,14 @@ def test_weights_equal_those_without_ray_even_if_processes_are_killed(
     os.kill(process.pid, signal.SIGINT)
     assert "same command" in finish(process, code=130)
 
-    alone = tiny("name=ray", "runtime.backend=ray", *RUN)
+    alone = tiny("name=ray", "runtime.backend=ray", *run)
     assert "resuming at epoch 2" in finish(reid_ray_process(alone))
     assert not outlive(["ray::"], tmp_path), "a cluster that the run started outlives it"
     assert_bit_equal(expected, newest_state(directory))
     assert steps_logged(directory) == list(range(1, 33))
-    assert [event["event"] for event in read_metrics(directory.metrics_file)].count("evaluate") == 2
+    events = read_metrics(directory.metrics_file)
+    assert [event["event"] for event in events].count("evaluate") == 2
+    assert [event["n_different"] for event in events if event["event"] == "refresh"] == [1, 1]
 
 
 def test_user_error_on_ray_is_a_one_line_message(tiny, reid_ray_process, cluster, ray_folder, tmp_path):

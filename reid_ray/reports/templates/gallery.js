@@ -100,6 +100,7 @@ function describe(row) {
   if (identities && identities[row] >= 0) parts.push(`identity ${identities[row]}`);
   const cluster = clusterOf.get(row);
   parts.push(cluster ? `cluster ${cluster.number}` : "no cluster");
+  if (isTypical(row)) parts.push("the most typical of its cluster");
   if (isWrong(row)) parts.push("another identity than most of its cluster");
   return parts.join(", ");
 }
@@ -108,6 +109,7 @@ function isWrong(row) {
   return Boolean(identities && cluster && cluster.identity !== null && identities[row] >= 0
     && identities[row] !== cluster.identity);
 }
+const isTypical = (row) => clusterOf.get(row)?.rows[0] === row;
 function crop(row, first) {
   const made = element("button", {type: "button", class: "crop", "data-at": row, "aria-pressed": selected.has(row),
     "aria-label": describe(row), tabindex: first ? 0 : -1});
@@ -116,9 +118,9 @@ function crop(row, first) {
   image.style.cssText = `width:${sprites.width}px;height:${sprites.height}px;background-image:url("sprites/`
     + `${sprites.names[Math.floor(row / perSheet)]}");background-position:-${x * sprites.width}px -${y * sprites.height}px`;
   made.append(image);
-  if (cameras) made.append(element("span", {class: "camera"}, cameras[row] < 0 ? "–" : `c${cameras[row] + 1}`));
+  const caption = [cameras ? cameras[row] < 0 ? "–" : `c${cameras[row] + 1}` : "", isTypical(row) ? "★" : ""];
+  if (caption.some(Boolean)) made.append(element("span", {class: "camera"}, caption.filter(Boolean).join(" ")));
   if (isWrong(row)) made.classList.add("wrong");
-  if (clusterOf.get(row)?.rows[0] === row) made.classList.add("typical");
   return made;
 }
 function fill(holder, rows) {
@@ -144,6 +146,7 @@ function later(rows) {
   observer.observe(holder);
   return holder;
 }
+const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 const percent = (share) => `${Math.round(100 * share)} %`;
 function row(title, facts, rows) {
   const made = element("section", {class: "row"}), head = element("div", {class: "head"});
@@ -152,8 +155,8 @@ function row(title, facts, rows) {
   return made;
 }
 function clusterRow(cluster) {
-  const facts = [`${cluster.rows.length} images`];
-  if (cameras) facts.push(`${cluster.cameras} cameras`);
+  const facts = [plural(cluster.rows.length, "image")];
+  if (cameras) facts.push(plural(cluster.cameras, "camera"));
   if (cluster.mixed !== null) facts.push(`looks like two people: ${percent(cluster.mixed)}`);
   if (pairsOf.has(cluster)) facts.push(`same as another: ${percent(pairsOf.get(cluster))}`);
   if (cluster.purity !== null) facts.push(`identity ${cluster.identity}: ${percent(cluster.purity)}`);
@@ -162,10 +165,8 @@ function clusterRow(cluster) {
 function question(pair, at) {
   const made = element("section", {class: "question", "data-pair": at});
   const sides = element("div", {class: "sides"});
-  for (const side of [pair.row, pair.other]) {
-    const cluster = clusterOf.get(side);
-    const rows = pair.kind === "merge" && cluster
-      ? [side, ...cluster.rows.filter((each) => each !== side)].slice(0, 6) : [side];
+  for (const rows of pair.sides) {
+    const cluster = clusterOf.get(rows[0]);
     const box = element("div");
     box.append(element("h2", {}, cluster ? `Cluster ${cluster.number}` : "No cluster"), later(rows));
     sides.append(box);
@@ -201,7 +202,7 @@ const views = {
   outliers: [`Images without a cluster (${outliers.length})`, outliers.length, () => {
     const near = [...new Set(pairs.flatMap((pair) => [pair.row, pair.other]).filter((each) => !clusterOf.has(each)))];
     const others = outliers.filter((each) => !near.includes(each)), found = [];
-    if (near.length) found.push(row("Nearest to a cluster", [`${near.length} images`], near));
+    if (near.length) found.push(row("Nearest to a cluster", [plural(near.length, "image")], near));
     for (let at = 0; at < others.length; at += 100) {
       const part = others.slice(at, at + 100);
       found.push(row(`Images ${at + 1} to ${at + part.length}`, [], part));
