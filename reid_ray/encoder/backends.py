@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -52,9 +53,13 @@ class ProgramBackend:
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> FloatArray:
-        tensor = pixels.flip(1).permute(0, 2, 3, 1).contiguous() if self.takes == "frames" else normalize(pixels)
-        features = self.program(tensor.to(self.device))
+        features = self.program(program_input(pixels, self.takes).to(self.device))
         return np.asarray(features.cpu().numpy() if isinstance(features, Tensor) else features, dtype=np.float32)
+
+
+def program_input(pixels: Tensor, takes: Takes) -> Tensor:
+    """uint8 RGB [n, 3, H, W] as a program reads them."""
+    return pixels.flip(1).permute(0, 2, 3, 1).contiguous() if takes == "frames" else normalize(pixels)
 
 
 def onnx_backend(file: Path, takes: Takes, device: torch.device, n_threads: int | None = None) -> ProgramBackend:
@@ -82,7 +87,9 @@ def onnx_backend(file: Path, takes: Takes, device: torch.device, n_threads: int 
 def torchscript_backend(file: Path, takes: Takes, device: torch.device) -> ProgramBackend:
     """A TorchScript program; `ExportError` where PyTorch cannot read the file."""
     try:
-        program = torch.jit.load(str(file), map_location=device).eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch deprecates TorchScript, which other programs still read
+            program = torch.jit.load(str(file), map_location=device).eval()  # type: ignore[no-untyped-call]
     except (OSError, RuntimeError, ValueError) as error:
         raise ExportError(f"PyTorch cannot read {file} ({first_line(error)}); export the run again.") from error
     return ProgramBackend(program, takes, device)

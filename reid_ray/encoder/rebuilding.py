@@ -90,7 +90,7 @@ def in_float32(network: nn.Module) -> nn.Module:
     """The same network computing in float32 on the CPU; changes `network`."""
     for module in network.modules():
         if hasattr(module, "bf16"):
-            module.bf16 = False
+            setattr(module, "bf16", False)  # noqa: B010  nn.Module declares no such attribute
     return network.to("cpu", torch.float32).eval()
 
 

@@ -6,13 +6,13 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from reid_ray.data.arrays import resized_images
-from reid_ray.data.decoding import Decoding
+from reid_ray.data.views import resize
 from reid_ray.encoder.backends import NetworkBackend
 from reid_ray.encoder.loading import load_encoder
 from reid_ray.encoder.rebuilding import in_float32
@@ -45,7 +45,23 @@ class Check:
         return self.cosine > MIN_COSINE or not self.exact
 
 
-def check_files(run: Run, folder: Path, names: Sequence[str], inexact: Sequence[str]) -> list[Check]:
+class Compared(NamedTuple):
+    """Images to compare features on.
+
+    Attributes:
+        pixels: uint8 [64, 3, H, W].
+        source: what they are, for messages.
+        real: whether they are images of the run.
+    """
+
+    pixels: Tensor
+    source: str
+    real: bool
+
+
+def check_files(
+    run: Run, folder: Path, names: Sequence[str], images: Compared, *, inexact: Sequence[str] = ()
+) -> list[Check]:
     """Compare files of an exported folder with the run.
 
     Weights are compared with what the run itself extracts. Programs compute in float32 and are compared with the run's
@@ -54,7 +70,7 @@ def check_files(run: Run, folder: Path, names: Sequence[str], inexact: Sequence[
     Raises:
         ExportError: features differ.
     """
-    pixels, images = images_to_compare(run)
+    pixels = images.pixels
     device = next(run.model.parameters()).device
     as_run = run.embed(pixels)
     in_single = NetworkBackend(in_float32(copy.deepcopy(run.model)), torch.device("cpu"))(pixels)
@@ -63,29 +79,29 @@ def check_files(run: Run, folder: Path, names: Sequence[str], inexact: Sequence[
         encoder = load_encoder(folder / name, device=device, batch_size=run.config.evaluation.batch_size)
         expected = as_run if encoder.description.files[name].kind == "weights" else in_single
         cosine = smallest_cosine(encoder.embed(pixels), expected)
-        checks.append(Check(name, cosine, images, exact=name not in inexact))
+        checks.append(Check(name, cosine, images.source, exact=name not in inexact))
     for check in checks:
         if not check.passed:
             raise ExportError(
-                f"{folder / check.file} gives other features than {run.path}: the smallest cosine on {images} is "
+                f"{folder / check.file} gives other features than {run.path}: the smallest cosine on {check.images} is "
                 f"{check.cosine:.6f}, and must be above {MIN_COSINE}; the file cannot be used."
             )
     return checks
 
 
-def images_to_compare(run: Run) -> tuple[Tensor, str]:
-    """uint8 RGB [64, 3, H, W], and what they are: test images of the run, or noise where its images are not at hand."""
+def images_to_compare(run: Run) -> Compared:
+    """Test images of the run, or noise where its images are not at hand."""
     size = run.config.data.height, run.config.data.width
     try:
         dataset = run.dataset
         table = next(split for split in (dataset.query, dataset.gallery, dataset.train) if len(split))
         rows = np.linspace(0, len(table) - 1, N_IMAGES).round().astype(int)
-        pixels = [dataset.images.read(table.paths[row]) for row in rows]
-        decoding = Decoding.of(run.config.data)
-        return torch.stack(list(resized_images(pixels, *size, decoding=decoding))), f"{N_IMAGES} images of {table.name}"
+        pixels = torch.stack([resize(dataset.images.read(table.paths[row]), *size) for row in rows])
+        return Compared(pixels, f"{N_IMAGES} images of {table.name}", real=True)
     except (UserError, StopIteration):
         noise = np.random.default_rng(0).integers(0, 256, (N_IMAGES, 3, *size), dtype=np.uint8)
-        return torch.from_numpy(noise), f"{N_IMAGES} images of noise, since the run's own cannot be read"
+        source = f"{N_IMAGES} images of noise, since the run's own cannot be read"
+        return Compared(torch.from_numpy(noise), source, real=False)
 
 
 def smallest_cosine(found: FloatArray, expected: FloatArray) -> float:

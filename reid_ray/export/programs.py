@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from tempfile import TemporaryDirectory
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,10 @@ OPSET = 20
 
 N_EXAMPLES = 2
 """Images of the batch that programs are traced with: one image would fix the size of the batch."""
+
+
+QUANTISED = ["Conv", "Gemm", "MatMul", "Add", "Relu", "MaxPool"]
+"""Operators that int8 computes: those of the trunk. Resize, pooling and normalisation keep float32."""
 
 
 class ImageProgram(nn.Module):
@@ -44,9 +50,14 @@ class FrameProgram(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         pixels = frames.permute(0, 3, 1, 2).flip(1).to(torch.float32)
-        resized = F.interpolate(pixels, (self.height, self.width), mode="bicubic", antialias=True)
-        # An image file holds whole numbers in 0 … 255, and bicubic weights lead out of them.
-        return cast(Tensor, self.network.embed(normalize(resized.clamp(0, 255).round())))  # type: ignore[operator]
+        # As the resize of uint8 does: rows, then columns, with whole numbers in 0 … 255 after each.
+        pixels = _whole(F.interpolate(pixels, (pixels.shape[2], self.width), mode="bicubic", antialias=True))
+        pixels = _whole(F.interpolate(pixels, (self.height, self.width), mode="bicubic", antialias=True))
+        return cast(Tensor, self.network.embed(normalize(pixels)))  # type: ignore[operator]
+
+
+def _whole(pixels: Tensor) -> Tensor:
+    return pixels.clamp(0, 255).round()
 
 
 def program_of(network: nn.Module, size: InputFormat, takes: Takes) -> tuple[nn.Module, Tensor]:
@@ -104,17 +115,44 @@ def write_onnx(network: nn.Module, size: InputFormat, takes: Takes, file: Path, 
     onnx.save(model, str(file))
 
 
-def write_int8(source: Path, file: Path) -> None:
-    """Quantise the weights and activations of an ONNX program to 8 bits, for CPUs; ranges are taken at run time.
+def write_int8(source: Path, file: Path, batches: Sequence[Tensor]) -> None:
+    """Quantise the convolutions and products of an ONNX program to 8 bits, for CPUs.
+
+    Args:
+        batches: what the program reads, for the ranges of the activations (static quantisation).
 
     Raises:
         ExportError: onnxruntime is not installed.
     """
     try:
-        from onnxruntime.quantization import QuantType, quantize_dynamic
+        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+        from onnxruntime.quantization.shape_inference import quant_pre_process
     except ImportError as error:
         raise ExportError("--int8 needs onnxruntime; install it by pip install 'reid-ray[export]'.") from error
-    quantize_dynamic(str(source), str(file), weight_type=QuantType.QUInt8)
+
+    class Batches(CalibrationDataReader):  # type: ignore[misc]
+        """The batches, one at each call, then None."""
+
+        def __init__(self, name: str) -> None:
+            self._feeds = iter([{name: batch.numpy()} for batch in batches])
+
+        def get_next(self) -> dict[str, Any] | None:
+            return next(self._feeds, None)
+
+    takes = "frames" if batches[0].dtype == torch.uint8 else "images"
+    with TemporaryDirectory(dir=file.parent) as temporary, _without_logs():
+        prepared = Path(temporary) / "prepared.onnx"
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        quantize_static(
+            str(prepared),
+            str(file),
+            Batches(takes),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=QUANTISED,
+        )
 
 
 def _dynamic(takes: Takes) -> dict[int, torch.export.Dim]:
@@ -123,6 +161,18 @@ def _dynamic(takes: Takes) -> dict[int, torch.export.Dim]:
     if takes == "images":
         return batch
     return {**batch, 1: torch.export.Dim("height", min=2), 2: torch.export.Dim("width", min=2)}
+
+
+@contextmanager
+def _without_logs() -> Iterator[None]:
+    """No advice of the quantiser on the root logger in the block."""
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager

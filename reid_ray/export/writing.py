@@ -12,12 +12,13 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 import reid_ray
 from reid_ray.config import Config
 from reid_ray.data.views import IMAGENET_MEAN, IMAGENET_STD
+from reid_ray.encoder.backends import program_input
 from reid_ray.encoder.description import (
     WEIGHTS,
     Description,
@@ -31,7 +32,7 @@ from reid_ray.encoder.description import (
 from reid_ray.encoder.rebuilding import in_float32, settings_of
 from reid_ray.errors import ExportError, RunError
 from reid_ray.export.card import LICENCE_NOTE, model_card
-from reid_ray.export.check import Check, check_files
+from reid_ray.export.check import Check, check_files, images_to_compare
 from reid_ray.export.programs import write_int8, write_onnx, write_torch_export, write_torchscript
 from reid_ray.inference.exported import read_exported
 from reid_ray.io.paths import as_path
@@ -44,6 +45,7 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 CARD = "README.md"
 MODULES = "modules.safetensors"
 INT8 = "model-int8.onnx"
+CALIBRATION_BATCH = 16
 
 Writer = Callable[[nn.Module, InputFormat, Takes, Path, str], None]
 
@@ -82,7 +84,7 @@ def export_run(
             programs that need no code of this package.
         model: `last`, or `best` by the run's own evaluations.
         preprocess: programs read uint8 BGR crops of any size instead of normalised images.
-        int8: also write the ONNX program quantised to 8 bits.
+        int8: also write the ONNX program quantised to 8 bits; the run's images give the ranges of activations.
         whole: also write all modules of the method's newest checkpoint, generators and discriminators included.
 
     Returns:
@@ -105,6 +107,9 @@ def export_run(
         raise ExportError(f"{target} exists and is not empty; choose a new folder, or remove it.")
     run.use_model(model)
     description = describe(run, model)
+    images = images_to_compare(run)
+    if int8 and not images.real:
+        raise ExportError("--int8 needs the run's images for the ranges of activations, and they cannot be read.")
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
         folder = Path(temporary) / target.name
@@ -116,13 +121,14 @@ def export_run(
         for name in (name for name in PROGRAMS if name in formats):
             files |= _program_file(run, folder, description, PROGRAMS[name], takes)
         if int8:
-            write_int8(folder / PROGRAMS["onnx"].file, folder / INT8)
+            batches = [program_input(batch, takes) for batch in torch.split(images.pixels, CALIBRATION_BATCH)]
+            write_int8(folder / PROGRAMS["onnx"].file, folder / INT8, batches)
             files[INT8] = ExportedFile("onnx", takes, sha256_of(folder / INT8))
         description = replace(description, files=files)
         write_description(description, folder)
         (folder / CARD).write_text(model_card(description), encoding="utf-8")
         names = [name for name, file in files.items() if file.kind != "modules"]
-        checks = check_files(run, folder, names, inexact=[INT8])
+        checks = check_files(run, folder, names, images, inexact=[INT8])
         if target.exists():
             target.rmdir()
         shutil.move(folder, target)
@@ -180,7 +186,7 @@ def _metrics(run: Run, model: str) -> dict[str, float]:
 
 
 def _weights_file(run: Run, folder: Path) -> dict[str, ExportedFile]:
-    save_file(_stored(run.model.state_dict()), folder / WEIGHTS, metadata={"format": "pt"})
+    _save(run.model.state_dict(), folder / WEIGHTS)
     return {WEIGHTS: ExportedFile("weights", "images", sha256_of(folder / WEIGHTS))}
 
 
@@ -191,7 +197,7 @@ def _modules_file(run: Run, folder: Path) -> dict[str, ExportedFile]:
     except RunError as error:
         raise ExportError(f"--whole needs a checkpoint ({str(error).rstrip('.')}); leave it out.") from error
     state = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
-    save_file(_stored(state), folder / MODULES, metadata={"format": "pt"})
+    _save(state, folder / MODULES)
     return {MODULES: ExportedFile("modules", "images", sha256_of(folder / MODULES))}
 
 
@@ -209,10 +215,11 @@ def _embedded_description(description: Description) -> str:
     return json.dumps({**description.to_json(), "files": {}}, ensure_ascii=False)
 
 
-def _stored(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Tensors as safetensors takes them: on the CPU, contiguous, no two in one memory."""
-    return {
+def _save(state: Mapping[str, Any], file: Path) -> None:
+    """Write tensors as safetensors takes them: on the CPU, contiguous, no two in one memory."""
+    tensors = {
         name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, value in state.items()
         if isinstance(value, Tensor)
     }
+    file.write_bytes(save(tensors, metadata={"format": "pt"}))

@@ -16,7 +16,8 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from reid_ray.models.residual import LAYOUTS, Bottleneck, Norm, ResNet
+from reid_ray.models.residual import LAYOUTS, Bottleneck, ResNet
+from reid_ray.models.residual import Norm as Norm
 
 StrideIn = Literal["conv1", "conv2"]
 
