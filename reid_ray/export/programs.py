@@ -72,7 +72,7 @@ def write_torchscript(network: nn.Module, size: InputFormat, takes: Takes, file:
     program, example = program_of(network, size, takes)
     with _tracing("TorchScript"):
         traced = torch.jit.trace(program, example, check_trace=False)  # type: ignore[no-untyped-call]
-        torch.jit.save(traced, str(file), _extra_files={CONFIG: description})  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, str(file), _extra_files={CONFIG: description})
 
 
 def write_torch_export(network: nn.Module, size: InputFormat, takes: Takes, file: Path, description: str) -> None:
