@@ -14,17 +14,30 @@ if TYPE_CHECKING:
     from reid_ray.api import train
     from reid_ray.config import Config, load_config
     from reid_ray.data.feature_folder import read_features
+    from reid_ray.encoder import Encoder, load_encoder
     from reid_ray.errors import UserError
     from reid_ray.run import Run, load_run
 
 __version__ = "0.1.0"  # the only place; pyproject.toml reads it here
-__all__ = ["Config", "Run", "UserError", "load_config", "load_run", "read_features", "train"]
+__all__ = [
+    "Config",
+    "Encoder",
+    "Run",
+    "UserError",
+    "load_config",
+    "load_encoder",
+    "load_run",
+    "read_features",
+    "train",
+]
 
 _HOMES = {
     "Config": "reid_ray.config",
+    "Encoder": "reid_ray.encoder",
     "Run": "reid_ray.run",
     "UserError": "reid_ray.errors",
     "load_config": "reid_ray.config",
+    "load_encoder": "reid_ray.encoder",
     "load_run": "reid_ray.run",
     "read_features": "reid_ray.data.feature_folder",
     "train": "reid_ray.api",

@@ -31,6 +31,10 @@ class WeightsError(UserError):
     """A weights file that does not match the network, or cannot be read safely."""
 
 
+class ExportError(UserError):
+    """An exported model that cannot be written or read, or whose features are not those of its run."""
+
+
 class RunError(UserError):
     """A run directory that cannot be created, read or resumed."""
 

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from reid_ray.config import Config, load_config
-from reid_ray.data.arrays import AnyImage, Channels, each_image, to_pixels
+from reid_ray.data.arrays import AnyImage, Channels, resized_images
 from reid_ray.data.decoding import Decoding
 from reid_ray.data.images import Dataset
 from reid_ray.data.loader import ImageCache
 from reid_ray.data.readers import read_dataset
 from reid_ray.data.table import ImageTable
-from reid_ray.data.views import PixelBatch, make_view, resize
+from reid_ray.data.views import PixelBatch, make_view
 from reid_ray.errors import RunError
 from reid_ray.inference.exported import load_exported
 from reid_ray.inference.extraction import assemble, batch_rows, embed_batch, extract, model_columns
@@ -146,12 +146,8 @@ class Run:
         Raises:
             DataError: an image is invalid or cannot be decoded.
         """
-        height, width = self.config.data.height, self.config.data.width
-        decoding = Decoding.of(self.config.data)
-        resized = (
-            resize(to_pixels(image, channels=channels, decoding=decoding, name=f"image {i}"), height, width)
-            for i, image in enumerate(each_image(images))
-        )
+        data = self.config.data
+        resized = resized_images(images, data.height, data.width, channels=channels, decoding=Decoding.of(data))
         device = next(self.model.parameters()).device
         parts = []
         while batch := list(islice(resized, self.config.evaluation.batch_size)):

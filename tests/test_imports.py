@@ -32,6 +32,8 @@ MAY_IMPORT = {
     "evaluation": set(),
     "methods": {"models", "losses"},
     "inference": {"data", "models", "methods"},
+    "encoder": {"data", "models", "methods", "inference"},
+    "export": {"data", "methods", "inference", "encoder", "run"},
     "training": {"data", "models", "labels", "evaluation", "methods", "inference"},
     "reports": {"data", "evaluation", "run", "training"},
     "runtime": {"data", "models", "methods", "inference", "training"},

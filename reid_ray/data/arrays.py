@@ -20,6 +20,7 @@ from torch import Tensor
 from reid_ray.data.decoding import DEFAULT, Decoding, convert, decode_image, eight_bits, warn_of
 from reid_ray.data.headers import BrokenImage
 from reid_ray.data.images import FileImages
+from reid_ray.data.views import resize
 from reid_ray.errors import DataError
 from reid_ray.io.paths import RemotePath
 
@@ -45,6 +46,23 @@ def each_image(images: AnyImage | Iterable[AnyImage]) -> Iterator[Any]:
     if isinstance(images, Iterable) and not isinstance(images, dict):
         return iter(images)
     raise DataError(f"A {type(images).__name__} is neither an image nor a list of images; {_accepted()}.")
+
+
+def resized_images(
+    images: AnyImage | Iterable[AnyImage],
+    height: int,
+    width: int,
+    *,
+    channels: Channels = "rgb",
+    decoding: Decoding = DEFAULT,
+) -> Iterator[Tensor]:
+    """Images of any sizes and kinds as a network takes them, one after another: uint8 RGB [3, height, width].
+
+    Raises:
+        DataError: an image that cannot be read, named by its number (`to_pixels`).
+    """
+    for i, image in enumerate(each_image(images)):
+        yield resize(to_pixels(image, channels=channels, decoding=decoding, name=f"image {i}"), height, width)
 
 
 def to_pixels(

@@ -26,7 +26,6 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from reid_ray.config import DataConfig
 from reid_ray.data.headers import (
@@ -182,6 +181,8 @@ def warn_of(conversions: tuple[str, ...]) -> None:
 
 
 def _decode_jpeg(data: bytes, how: Decoding) -> Decoded:
+    from torchvision.io import ImageReadMode, decode_jpeg  # slow to import, and not needed for arrays
+
     header = read_jpeg_header(data)
     if header is None:
         raise _broken(data, "it has no JPEG frame")

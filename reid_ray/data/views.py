@@ -16,9 +16,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
 from reid_ray.config import DataConfig, StrongViewConfig
 from reid_ray.data.angles import ANGLES, NOVEL_ANGLES
@@ -100,14 +99,13 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     """Bicubic, antialiased resize of uint8 [3, h, w] to uint8 [3, height, width]; the same image if it fits."""
     if image.shape[-2:] == (height, width):
         return image
-    resized: Tensor = F.resize(image, [height, width], interpolation=InterpolationMode.BICUBIC, antialias=True)
-    return resized
+    return F.interpolate(image[None], (height, width), mode="bicubic", antialias=True)[0]
 
 
 def normalize(image: Tensor) -> Tensor:
     """uint8 [..., 3, H, W] → float32 with ImageNet's mean and deviation removed."""
-    normalized: Tensor = F.normalize(F.to_dtype(image, torch.float32, scale=True), IMAGENET_MEAN, IMAGENET_STD)
-    return normalized
+    mean, std = (torch.tensor(values, device=image.device)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return image.to(torch.float32).mul_(1 / 255).sub_(mean).div_(std)
 
 
 def normalize_projection(image: Tensor) -> Tensor:
@@ -185,7 +183,7 @@ class FlippedView:
     source: ClassVar[str] = "image"
 
     def __call__(self, item: Tensor, rng: np.random.Generator) -> Pixels:
-        return Pixels(F.horizontal_flip(item) if rng.random() < self.config.strong.flip else item)
+        return Pixels(item.flip(-1) if rng.random() < self.config.strong.flip else item)
 
 
 @register_view("feature")
@@ -221,9 +219,9 @@ class StrongView:
         config = self.config
         height, width = item.shape[-2:]
         top, left = rng.integers(0, 2 * config.pad + 1, size=2).tolist()
-        image = F.crop(F.pad(item, [config.pad]), top, left, height, width)
+        image = F.pad(item, [config.pad] * 4)[..., top : top + height, left : left + width]
         if rng.random() < config.flip:
-            image = F.horizontal_flip(image)
+            image = image.flip(-1)
         if rng.random() < config.blur:
             image = blur(image, float(rng.uniform(*config.blur_sigma)))
         return Pixels(image, self._rectangle(height, width, rng))
@@ -242,8 +240,10 @@ class StrongView:
 
 def blur(image: Tensor, sigma: float) -> Tensor:
     """Gaussian blur of a uint8 image; the kernel covers three standard deviations on each side."""
+    from torchvision.transforms.v2.functional import gaussian_blur  # slow to import; extraction does without it
+
     size = 2 * max(1, math.ceil(3 * sigma)) + 1
-    blurred: Tensor = F.gaussian_blur(image, [size, size], [sigma, sigma])
+    blurred: Tensor = gaussian_blur(image, [size, size], [sigma, sigma])
     return blurred
 
 

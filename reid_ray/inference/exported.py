@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,10 +38,25 @@ def load_exported(config: Config, file: Location) -> nn.Module:
     Raises:
         WeightsError: the file cannot be read, or is not a model of such a run.
     """
-    try:
-        content = torch.load(as_readable(file), map_location="cpu", weights_only=True)
+    with _weights_errors(file):
+        content = read_exported(file)
         model = empty_network(config, content["module"])
         model.load_state_dict(content["model"])
+    return model.to(device=choose_device(config.runtime), dtype=parameter_dtype(config.training)).eval()
+
+
+def read_exported(file: Location) -> dict[str, Any]:
+    """What `save_exported` has written; `WeightsError` where it cannot be read."""
+    with _weights_errors(file):
+        content: dict[str, Any] = torch.load(as_readable(file), map_location="cpu", weights_only=True)
+        return content
+
+
+@contextmanager
+def _weights_errors(file: Location) -> Iterator[None]:
+    """Turn failures to read a model in the block into a `WeightsError`."""
+    try:
+        yield
     except (OSError, RuntimeError, LookupError, UnpicklingError) as error:
         # PyTorch's own message advises to run what is in the file.
         reason = "it holds other things than tensors" if isinstance(error, UnpicklingError) else first_line(error)
@@ -46,4 +64,3 @@ def load_exported(config: Config, file: Location) -> nn.Module:
             f"Cannot read the model {file} ({reason}); it must be an exported model of this run, on storage "
             f"that every node sees at the same path."
         ) from error
-    return model.to(device=choose_device(config.runtime), dtype=parameter_dtype(config.training)).eval()

@@ -10,13 +10,13 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from reid_ray.config import BranchConfig, ModelConfig
 from reid_ray.models.batchnorm import GroupBatchNorm
 from reid_ray.models.embedder import Embedder, Embedding, build_embedder
 from reid_ray.models.pooling import build_pooling
 from reid_ray.models.precision import bf16_autocast
+from reid_ray.models.residual import BasicBlock, Bottleneck
 from reid_ray.models.resnet import Backbone, Norm, partial_backbone
 
 ABMT_BRANCHES = (BranchConfig(pooling="avg"), BranchConfig(pooling="max", n_extra=1))

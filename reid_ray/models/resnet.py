@@ -1,4 +1,4 @@
-"""ResNet trunks with a choice of strides, normalisation and IBN-a, built from torchvision's.
+"""ResNet trunks with a choice of strides, normalisation and IBN-a.
 
 * Strides: re-identification keeps the last stage at stride 1. ResNet v1 files put the stride of a
   bottleneck in its 1×1 convolution, torchvision (v1.5) in the 3×3; the weights fit both and mean different
@@ -10,17 +10,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from itertools import pairwise
+from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 import torch
-import torchvision
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from reid_ray.models.residual import LAYOUTS, Bottleneck, ResNet
+from reid_ray.models.residual import Norm as Norm
 
 StrideIn = Literal["conv1", "conv2"]
-Norm = Callable[[int], nn.Module]
 
 NARROW = "resnet18_narrow"
 
@@ -68,30 +67,6 @@ class InstanceBatchNorm(nn.Module):
         return output.contiguous(memory_format=torch.channels_last) if channels_last else output
 
 
-class _NarrowResNet(nn.Module):
-    """ResNet-18 with an eighth of its channels (8, 16, 32, 64), under torchvision's names.
-
-    For tests and for trying out a pipeline: a checkpoint takes kilobytes, and a step milliseconds.
-    """
-
-    def __init__(self, norm: Norm) -> None:
-        super().__init__()
-        widths = [8, 8, 16, 32, 64]
-        self.conv1 = nn.Conv2d(3, widths[0], 7, stride=2, padding=3, bias=False)
-        self.bn1 = norm(widths[0])
-        self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        for number, (n_in, n_out) in enumerate(pairwise(widths), start=1):
-            stride = 1 if number == 1 else 2
-            shortcut = nn.Sequential(nn.Conv2d(n_in, n_out, 1, stride, bias=False), norm(n_out)) if stride > 1 else None
-            first = BasicBlock(n_in, n_out, stride, shortcut, norm_layer=norm)
-            self.add_module(f"layer{number}", nn.Sequential(first, BasicBlock(n_out, n_out, norm_layer=norm)))
-        self.fc = nn.Linear(widths[-1], 1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-
 def build_backbone(name: str, *, stride_in: StrideIn, last_stride: int, norm: Norm) -> Backbone:
     """A trunk with random weights (torchvision's initialisation).
 
@@ -102,11 +77,7 @@ def build_backbone(name: str, *, stride_in: StrideIn, last_stride: int, norm: No
         last_stride: stride of the last stage, 1 or 2.
         norm: makes a normalisation layer for a number of channels.
     """
-    resnet: Any
-    if name == NARROW:
-        resnet = _NarrowResNet(norm)
-    else:
-        resnet = getattr(torchvision.models, name.removeprefix("ibn_"))(weights=None, norm_layer=norm)
+    resnet: Any = ResNet(LAYOUTS[name.removeprefix("ibn_")], norm)
     stages = [resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4]
     has_bottlenecks = isinstance(stages[0][0], Bottleneck)
     for stage, stride in zip(stages[1:], (2, 2, last_stride), strict=True):

@@ -6,9 +6,9 @@ import copy
 from typing import Literal, cast
 
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from reid_ray.models.precision import bf16_autocast
+from reid_ray.models.residual import BasicBlock, Bottleneck
 from reid_ray.models.resnet import Backbone, partial_backbone, set_stride
 
 SplitAt = Literal["conv4_1", "conv4_end"]

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from reid_ray.errors import WeightsError
@@ -66,10 +65,12 @@ def load_torchvision_weights(backbone: Backbone, name: str) -> None:
             "torchvision's weights have their strides in conv2, but model.stride_in is conv1; "
             "set model.stride_in=conv2."
         )
+    from torchvision.models import get_weight  # slow to import, and needed here only
+
     # torchvision's names: resnet50 → ResNet50_Weights.IMAGENET1K_V1
     full_name = f"{name.replace('resnet', 'ResNet')}_Weights.IMAGENET1K_V1"
     try:
-        state = torchvision.models.get_weight(full_name).get_state_dict(progress=False, check_hash=True)
+        state = get_weight(full_name).get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise WeightsError(
             f"Cannot download torchvision's weights for {name} ({_first_line(error)}); {otherwise}."

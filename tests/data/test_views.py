@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from reid_ray.config import DataConfig, StrongViewConfig
@@ -60,6 +61,15 @@ def test_normalize_is_imagenets():
         IMAGENET_STD
     ).double()[:, None, None]
     torch.testing.assert_close(normalize(image()).double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(200, 90), (30, 20), (77, 131)])
+def test_resize_and_normalize_are_torchvisions_bit_for_bit(shape):
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, *shape), dtype=np.uint8))
+    expected = transforms.resize(pixels, [64, 32], interpolation=InterpolationMode.BICUBIC, antialias=True)
+    assert torch.equal(resize(pixels, 64, 32), expected)
+    scaled = transforms.to_dtype(expected, torch.float32, scale=True)
+    assert torch.equal(normalize(expected), transforms.normalize(scaled, IMAGENET_MEAN, IMAGENET_STD))
 
 
 def test_flip():

@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from reid_ray.config import BranchConfig, ModelConfig
 from reid_ray.errors import WeightsError
@@ -22,6 +21,7 @@ from reid_ray.models import (
     make_teacher,
     update_teacher,
 )
+from reid_ray.models.residual import BasicBlock, Bottleneck
 
 LAYOUTS = {
     "ABMT": ABMT_BRANCHES,

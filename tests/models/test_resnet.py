@@ -78,6 +78,17 @@ def test_equals_torchvision_with_its_strides(name: str) -> None:
         assert torch.equal(backbone(images), expected)
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_random_weights_are_torchvisions(name: str) -> None:
+    """A seed gives the weights that it has given as long as the networks were torchvision's own."""
+    torch.manual_seed(0)
+    expected = getattr(torchvision.models, name)().state_dict()
+    torch.manual_seed(0)
+    found = build_backbone(name, stride_in="conv2", last_stride=2, norm=nn.BatchNorm2d).state_dict()
+    assert list(found) == [key for key in expected if not key.startswith("fc.")]
+    assert all(torch.equal(found[key], expected[key]) for key in found)
+
+
 def test_the_place_of_the_stride_is_another_function() -> None:
     """The trap: one state dict loads into both without an error."""
     torch.manual_seed(0)

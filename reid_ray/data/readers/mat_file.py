@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import scipy.io
-
 from reid_ray.errors import DataError
 from reid_ray.io.paths import Location, as_readable
 
@@ -20,6 +18,8 @@ def read_mat(file: Location, *, what: str) -> Any:
     Raises:
         DataError: there is no such file, it is no MATLAB file, or it does not have exactly one variable.
     """
+    import scipy.io  # slow to import, and needed for these lists only
+
     if not file.is_file():
         raise DataError(f"There is no file {file}; it should be {what}.")
     try:

@@ -1,0 +1,179 @@
+"""`config.json` of an exported model: what it is, what it reads, and the hashes of its files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from reid_ray.errors import ExportError
+
+FORMAT_VERSION = 1
+"""Of the folder; raised when an older version of this package could not read it, or would read it wrongly."""
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+
+Kind = Literal["weights", "onnx", "torchscript", "torch-export", "modules"]
+Takes = Literal["images", "frames"]
+HASHED_AT_ONCE = 2**22
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """One file of an exported model.
+
+    Attributes:
+        kind: `weights` (safetensors, read with the architecture that `settings` describes), a program (`onnx`,
+            `torchscript`, `torch-export`), or `modules`: all networks of the method, generators included.
+        takes: what a program reads: `images`, float32 [N, 3, H, W], normalised RGB; or `frames`, uint8 [N, h, w, 3],
+            BGR of any size.
+        sha256: of the content, in hexadecimal.
+    """
+
+    kind: Kind
+    takes: Takes
+    sha256: str
+
+
+@dataclass(frozen=True)
+class InputFormat:
+    """How an image becomes what the network reads.
+
+    Attributes:
+        height, width: pixels; images are resized to them without regard to their aspect ratio.
+        mean, std: by channel, of values in 0 … 1.
+        interpolation: of the resize, on uint8.
+        antialias: whether the resize averages over the pixels that it drops.
+        channels: their order.
+    """
+
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+    antialias: bool = True
+    channels: str = "rgb"
+
+
+@dataclass(frozen=True)
+class Description:
+    """The content of `config.json`.
+
+    Attributes:
+        name: of the run.
+        method, stage, module: what was trained, and the module of it that retrieves.
+        epoch: epochs after which the weights were written.
+        backbone: name of the trunk.
+        feature_size: D.
+        input: what an image is turned into.
+        metrics: of the run's last evaluation of this model; empty if there was none.
+        data: name of the training data.
+        licence_note: what the user of the weights has to know.
+        settings: the part of the configuration from which the network is built.
+        builder: `network`: `settings["model"]` is enough; `method`: the method builds it.
+        files: by name.
+        library: that wrote the folder, with its version.
+        format_version: of the folder.
+    """
+
+    name: str
+    method: str
+    stage: str
+    module: str
+    epoch: int
+    backbone: str
+    feature_size: int
+    input: InputFormat
+    metrics: Mapping[str, float]
+    data: str
+    licence_note: str
+    settings: Mapping[str, Any]
+    builder: Literal["network", "method"] = "method"
+    files: Mapping[str, ExportedFile] = field(default_factory=dict)
+    library: str = "reid_ray"
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def precision(self) -> str:
+        """What the run computed in: `bf16`, `float32` or `float64`."""
+        return str(self.settings["training"]["precision"])
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON's types, with the format version first."""
+        return {"format_version": self.format_version, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, content: Any, where: str | Path) -> Description:
+        """The description in what a JSON file holds.
+
+        Raises:
+            ExportError: another format version, or a field that is missing or of another form.
+        """
+        version = content.get("format_version") if isinstance(content, dict) else None
+        if version is None:
+            raise ExportError(f"{where} describes no model exported by reid_ray: it has no format_version.")
+        if version != FORMAT_VERSION:
+            raise ExportError(
+                f"{where} has format version {version}, and this version of reid_ray reads version {FORMAT_VERSION}; "
+                f"export the run again, or install the version that wrote it ({content.get('library', 'unknown')})."
+            )
+        known = {each.name for each in fields(cls)}
+        try:
+            values = {name: value for name, value in content.items() if name in known}
+            values["input"] = InputFormat(**{**values["input"], **_as_tuples(values["input"])})
+            values["files"] = {name: ExportedFile(**file) for name, file in values["files"].items()}
+            return cls(**values)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ExportError(f"{where} is incomplete or damaged ({error}); export the run again.") from error
+
+
+def read_description(folder: Path) -> Description:
+    """The description in a folder; `ExportError` where there is none that this version reads."""
+    file = folder / CONFIG
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ExportError(f"{folder} is no exported model: it has no {CONFIG}; write one by 'reid-ray export'.") from (
+            error
+        )
+    except (OSError, ValueError) as error:
+        raise ExportError(f"Cannot read {file} ({error}); export the run again.") from error
+    return Description.from_json(content, file)
+
+
+def write_description(description: Description, folder: Path) -> None:
+    """Write `config.json`."""
+    content = json.dumps(description.to_json(), indent=2, ensure_ascii=False)
+    (folder / CONFIG).write_text(content + "\n", encoding="utf-8")
+
+
+def sha256_of(file: Path) -> str:
+    """The hash of a file's content; `ExportError` where it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with file.open("rb") as opened:
+            while block := opened.read(HASHED_AT_ONCE):
+                digest.update(block)
+    except OSError as error:
+        reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise ExportError(f"{file} {reason}, and {CONFIG} names it; copy the whole folder again.") from error
+    return digest.hexdigest()
+
+
+def check_file(description: Description, file: Path) -> None:
+    """Raise `ExportError` where a file of an exported model is missing or has another content than it was given."""
+    expected, found = description.files[file.name].sha256, sha256_of(file)
+    if found != expected:
+        raise ExportError(
+            f"{file} has changed since it was exported (sha256 {found[:12]}…, expected {expected[:12]}…); "
+            f"copy the folder again, or export the run again."
+        )
+
+
+def _as_tuples(values: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
+    return {name: tuple(values[name]) for name in ("mean", "std")}

@@ -1,0 +1,8 @@
+"""From a run to files that others load: weights that explain themselves, ONNX, TorchScript, `torch.export`."""
+
+from __future__ import annotations
+
+from reid_ray.export.check import MIN_COSINE, Check
+from reid_ray.export.writing import FORMATS, export_run
+
+__all__ = ["FORMATS", "MIN_COSINE", "Check", "export_run"]

@@ -1,0 +1,111 @@
+"""Every exported file is read back and compared with the run before the export counts as done."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reid_ray.data.views import resize
+from reid_ray.encoder.backends import NetworkBackend
+from reid_ray.encoder.loading import load_encoder
+from reid_ray.encoder.rebuilding import in_float32
+from reid_ray.errors import ExportError, UserError
+from reid_ray.run import Run
+from reid_ray.types import FloatArray
+
+N_IMAGES = 64
+MIN_COSINE = 0.9999
+
+
+@dataclass(frozen=True)
+class Check:
+    """The comparison of one file.
+
+    Attributes:
+        file: its name.
+        cosine: the smallest cosine between an image's feature by the file and by the run.
+        images: what was compared.
+        exact: whether less than `MIN_COSINE` is an error; not of int8.
+    """
+
+    file: str
+    cosine: float
+    images: str
+    exact: bool
+
+    @property
+    def passed(self) -> bool:
+        return self.cosine > MIN_COSINE or not self.exact
+
+
+class Compared(NamedTuple):
+    """Images to compare features on.
+
+    Attributes:
+        pixels: uint8 [64, 3, H, W].
+        source: what they are, for messages.
+        real: whether they are images of the run.
+    """
+
+    pixels: Tensor
+    source: str
+    real: bool
+
+
+def check_files(
+    run: Run, folder: Path, names: Sequence[str], images: Compared, *, inexact: Sequence[str] = ()
+) -> list[Check]:
+    """Compare files of an exported folder with the run.
+
+    Weights are compared with what the run itself extracts. Programs compute in float32 and are compared with the run's
+    network in float32: bfloat16 alone may change a feature by more than any exporter does.
+
+    Raises:
+        ExportError: features differ.
+    """
+    pixels = images.pixels
+    device = next(run.model.parameters()).device
+    as_run = run.embed(pixels)
+    in_single = NetworkBackend(in_float32(copy.deepcopy(run.model)), torch.device("cpu"))(pixels)
+    checks = []
+    for name in names:
+        encoder = load_encoder(folder / name, device=device, batch_size=run.config.evaluation.batch_size)
+        expected = as_run if encoder.description.files[name].kind == "weights" else in_single
+        cosine = smallest_cosine(encoder.embed(pixels), expected)
+        checks.append(Check(name, cosine, images.source, exact=name not in inexact))
+    for check in checks:
+        if not check.passed:
+            raise ExportError(
+                f"{folder / check.file} gives other features than {run.path}: the smallest cosine on {check.images} is "
+                f"{check.cosine:.6f}, and must be above {MIN_COSINE}; the file cannot be used."
+            )
+    return checks
+
+
+def images_to_compare(run: Run) -> Compared:
+    """Test images of the run, or noise where its images are not at hand."""
+    size = run.config.data.height, run.config.data.width
+    try:
+        dataset = run.dataset
+        table = next(split for split in (dataset.query, dataset.gallery, dataset.train) if len(split))
+        rows = np.linspace(0, len(table) - 1, N_IMAGES).round().astype(int)
+        pixels = torch.stack([resize(dataset.images.read(table.paths[row]), *size) for row in rows])
+        return Compared(pixels, f"{N_IMAGES} images of {table.name}", real=True)
+    except (UserError, StopIteration):
+        noise = np.random.default_rng(0).integers(0, 256, (N_IMAGES, 3, *size), dtype=np.uint8)
+        source = f"{N_IMAGES} images of noise, since the run's own cannot be read"
+        return Compared(torch.from_numpy(noise), source, real=False)
+
+
+def smallest_cosine(found: FloatArray, expected: FloatArray) -> float:
+    """Over rows of two [n, D]; NaN counts as −1."""
+    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+    cosines = np.einsum("nd,nd->n", found.astype(np.float64), expected.astype(np.float64)) / norms
+    return float(np.nan_to_num(cosines, nan=-1).min())
