@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from reid_ray.data.feature_folder import read_features
     from reid_ray.errors import UserError
     from reid_ray.run import Run, load_run
+    from reid_ray.search import Index
 
 __version__ = "0.1.0"  # the only place; pyproject.toml reads it here
-__all__ = ["Config", "Run", "UserError", "load_config", "load_run", "read_features", "train"]
+__all__ = ["Config", "Index", "Run", "UserError", "load_config", "load_run", "read_features", "train"]
 
 _HOMES = {
     "Config": "reid_ray.config",
+    "Index": "reid_ray.search",
     "Run": "reid_ray.run",
     "UserError": "reid_ray.errors",
     "load_config": "reid_ray.config",

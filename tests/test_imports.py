@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "inference": {"data", "models", "methods"},
     "training": {"data", "models", "labels", "evaluation", "methods", "inference"},
     "reports": {"data", "evaluation", "run", "training"},
+    "search": {"data", "labels", "run"},
     "runtime": {"data", "models", "methods", "inference", "training"},
     "tuning": {"api", "data", "evaluation", "labels", "methods", "reports", "run", "runtime", "training"},
     "jobs": {"cli"},

@@ -203,7 +203,7 @@ def extract(
         raise ConfigError(f"--attributes needs a file as --out, but {out} is a folder; set --out FILE.npy.")
     if isinstance(place, Path) and not place.absolute().parent.is_dir():
         raise DataError(f"The folder of {out} does not exist; create it, or choose another --out.")
-    opened, dataset = _open(run, overrides)
+    opened, dataset = open_run(run, overrides)
     table = dataset.table if split == "all" else dataset.table.split(split)
     if not len(table):
         raise DataError(f"{dataset.table.name} has no images in split '{split}'; use train, query, gallery or all.")
@@ -312,13 +312,13 @@ def embed_with_progress(
         )
 
 
-def _open(path: str, overrides: list[str] | None, model: str | None = None) -> tuple[Run, Dataset]:
+def open_run(path: str, overrides: list[str] | None, model: str | None = None) -> tuple[Run, Dataset]:
     """The run, with the chosen model, and the dataset to use."""
     from reid_ray.config import load_config
     from reid_ray.data.readers import read_dataset
     from reid_ray.run import load_run
 
-    _allow_only(overrides, "data")
+    allow_only(overrides, "data")
     run = load_run(path)
     if model is not None:
         run.use_model(model)
@@ -330,8 +330,8 @@ def _open_to_measure(path: str, overrides: list[str] | None, model: str) -> tupl
     """The same, and by which protocol."""
     from reid_ray.config import load_config
 
-    _allow_only(overrides, "data", "evaluation")
-    run, dataset = _open(path, [each for each in overrides or [] if each.startswith("data.")], model)
+    allow_only(overrides, "data", "evaluation")
+    run, dataset = open_run(path, [each for each in overrides or [] if each.startswith("data.")], model)
     return run, dataset, load_config(run.directory.config_file, overrides or []).evaluation
 
 
@@ -345,7 +345,7 @@ def _attribute_table(attributes: dict[str, Any], name: str) -> Table:
     return table
 
 
-def _allow_only(overrides: list[str] | None, *sections: str) -> None:
+def allow_only(overrides: list[str] | None, *sections: str) -> None:
     for override in overrides or []:
         if override.partition(".")[0] not in sections:
             allowed = " and ".join(f"{section}.KEY=VALUE" for section in sections)

@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from reid_ray.data.holdout import as_query_and_gallery
@@ -239,7 +240,7 @@ def _numbers(listing: Listing, column: str, number: Callable[[Sequence[str]], di
 
 
 def _optional_columns(listing: Listing, n: int) -> dict[str, list[Any]]:
-    """Values of the optional columns that are there: modality, tracklet, mesh and attributes."""
+    """Values of the optional columns that are there: modality, tracklet, mesh, time and attributes."""
     found: dict[str, list[Any]] = {}
     for name, values in listing.columns.items():
         if name == "modality":
@@ -248,6 +249,8 @@ def _optional_columns(listing: Listing, n: int) -> dict[str, list[Any]]:
             found[name] = _numbers(listing, name, person_numbers, n)
         elif name == "mesh":
             found[name] = [_mesh(listing, i, value) for i, value in enumerate(values)]
+        elif name == "time":
+            found[name] = [_time(listing, i, value) for i, value in enumerate(values)]
         elif name.startswith(ATTRIBUTE_PREFIX):
             found[name] = [_attribute(listing, name, i, value) for i, value in enumerate(values)]
     return found
@@ -256,6 +259,19 @@ def _optional_columns(listing: Listing, n: int) -> dict[str, list[Any]]:
 def _mesh(listing: Listing, row: int, value: Any) -> str | None:
     text = _name(listing, "mesh", row, value)
     return None if text is None else str(resolve_beside(listing.file.parent, text))
+
+
+def _time(listing: Listing, row: int, value: Any) -> datetime | None:
+    """A time without zone, as it stands in the list, or UTC where the list gives an offset."""
+    if value is None or (isinstance(value, str) and value.strip().lower() in UNKNOWN_NAMES):
+        return None
+    try:
+        time = value if isinstance(value, datetime) else datetime.fromisoformat(value.strip())
+        return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
+    except (ValueError, AttributeError, OverflowError) as error:
+        raise listing.fault(
+            row, "time", f"{value!r} is no time; write it as 2026-05-01T18:00:00, or drop the column"
+        ) from error
 
 
 def _modality(listing: Listing, row: int, value: Any) -> str:
