@@ -41,7 +41,7 @@ def test_the_query_finds_itself(index, crops):
     query = crops / "<b>cam1_[red].jpg"
     (printed,) = json.loads(command("search", index, query, "--top", 3, "--json").stdout)
     assert printed["query"] == str(query)
-    assert [match["path"] for match in printed["matches"]][0] == str(query)
+    assert next(match["path"] for match in printed["matches"]) == str(query)
     assert printed["matches"][0]["similarity"] == pytest.approx(1, abs=1e-5)
     assert len(printed["matches"]) == 3
     shown = command("search", index, query, "--top", 3).stdout
