@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from contextlib import suppress
 from importlib import import_module
 from typing import Any, cast
@@ -69,7 +70,7 @@ def build_timm_backbone(name: str, norm: Norm) -> TimmBackbone:
     """
     timm: Any = _timm()
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name}*")[:N_SUGGESTED] or timm.list_models(f"{name[:4]}*")[:N_SUGGESTED]
+        near = difflib.get_close_matches(name, timm.list_models(), n=N_SUGGESTED)
         hint = f"; similar names: {', '.join(near)}" if near else ""
         raise ConfigError(f"model.backbone={PREFIX}{name}: timm {timm.__version__} has no such network{hint}.")
     net = _create(timm, name)

@@ -113,8 +113,9 @@ def test_a_file_of_torchreid_is_loaded_without_its_head(name, tmp_path):
     with pytest.warns(UserWarning, match="head tensors left out"):
         loaded = load_backbone_weights(target, tmp_path / "model.pth.tar-60")
     assert loaded.origin == "torchreid"
+    found = target.state_dict()
     for key, tensor in source.state_dict().items():
-        assert torch.equal(target.state_dict()[key], tensor), key
+        assert torch.equal(found[key], tensor), key
 
 
 def test_files_that_do_not_fit(tmp_path):

@@ -83,8 +83,9 @@ def test_weights_from_a_file_of_timm(tmp_path):
     backbone = trunk(CONVOLUTIONAL)
     with pytest.warns(UserWarning, match="2 head tensors left out"):
         load_backbone_weights(backbone, tmp_path / "weights.pt")
+    expected = reference.state_dict()
     for key, tensor in backbone.net.state_dict().items():
-        assert torch.equal(tensor, reference.state_dict()[key]), key
+        assert torch.equal(tensor, expected[key]), key
     with pytest.raises(WeightsError, match="holds no network with timm's names"):
         load_backbone_weights(trunk(VIT), tmp_path / "weights.pt")
     with pytest.raises(WeightsError, match="torchvision has no weights for timm:resnet10t"):
@@ -92,8 +93,8 @@ def test_weights_from_a_file_of_timm(tmp_path):
 
 
 def test_unknown_networks():
-    with pytest.raises(ConfigError, match="no such network; similar names: resnet10t"):
-        trunk("resnet10")
+    with pytest.raises(ConfigError, match=r"no such network; similar names: .*resnet101"):
+        trunk("resnet100")
     with pytest.raises(ConfigError, match="cannot be split"):
         build_network(config(CONVOLUTIONAL, branches=(BranchConfig(),)))
     with pytest.raises(ValueError, match=r"'resnet5' is no backbone \(did you mean 'resnet50'\?\)"):
