@@ -120,7 +120,7 @@ def search(
 ) -> None:
     """Find the crops most similar to a query, best first. The search is exact.
 
-    With a threshold ('reid-ray threshold'), matches that reach it are marked as the same person.
+    With a threshold ('reid-ray threshold'), matches that reach it are marked.
     """
     from reid_ray.search import Index
 
@@ -221,9 +221,9 @@ def _described(index: Index, found: Matches, query: int, name: str) -> dict[str,
         if row < 0:
             break
         columns = {key: values[0] for key, values in index.table.slice(row, 1).to_pydict().items()}
-        same = None if found.same_person is None else bool(found.same_person[query, j])
+        same = None if found.accepted is None else bool(found.accepted[query, j])
         matches.append(
-            {"row": int(row), "similarity": float(found.similarities[query, j]), "same_person": same, **columns}
+            {"row": int(row), "similarity": float(found.similarities[query, j]), "accepted": same, **columns}
         )
         for key, value in columns.items():
             if isinstance(value, datetime):
@@ -235,13 +235,13 @@ def _table(index: Index, found: Matches, query: int, name: str) -> Table:
     described = _described(index, found, query, name)["matches"]
     has_time = any(match.get("time") for match in described)
     table = Table(title=f"{name} in {index.path}", title_justify="left")
-    headings = ["rank", "similarity", *(["same person"] if index.threshold else []), "camera"]
+    headings = ["rank", "similarity", *(["≥ threshold"] if index.threshold else []), "camera"]
     for heading in headings:
         table.add_column(heading, justify="right")
     for heading in [*(["time"] if has_time else []), "image"]:
         table.add_column(heading, overflow="fold")
     for rank, match in enumerate(described, start=1):
-        same = [{True: "yes", False: "no", None: ""}[match["same_person"]]] if index.threshold else []
+        same = [{True: "yes", False: "no", None: ""}[match["accepted"]]] if index.threshold else []
         camera = "" if match["camid"] < 0 else str(match["camid"])
         time = [str(match.get("time") or "")] if has_time else []
         table.add_row(str(rank), f"{match['similarity']:.3f}", *same, camera, *time, match["path"])
@@ -259,7 +259,7 @@ def _page_matches(index: Index, found: Matches, query: int) -> list[Match]:
             image = None
         remarks = [f"camera {match['camid']}"] if match["camid"] >= 0 else []
         remarks += [str(match["time"])] if match.get("time") else []
-        matches.append(Match(match["path"], image, match["similarity"], tuple(remarks), match["same_person"]))
+        matches.append(Match(match["path"], image, match["similarity"], tuple(remarks), match["accepted"]))
     return matches
 
 

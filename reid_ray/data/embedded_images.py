@@ -56,7 +56,7 @@ class EmbeddedImages:
     file: str
     decoding: Decoding = DEFAULT
     _groups: OrderedDict[int, Any] = field(default_factory=OrderedDict, init=False, repr=False, compare=False)
-    _opened: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
+    _opened: list[tuple[Any, Any]] = field(default_factory=list, init=False, repr=False, compare=False)
     _lock: Any = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[type[EmbeddedImages], tuple[str, Decoding]]:

@@ -30,14 +30,14 @@ class Match:
         image: uint8 RGB [3, h, w]; None if it cannot be read any more.
         similarity: cosine.
         remarks: what else is known, such as the camera.
-        same_person: whether the similarity reaches the threshold; None without one.
+        accepted: whether the similarity reaches the threshold; None without one.
     """
 
     name: str
     image: Tensor | None
     similarity: float
     remarks: tuple[str, ...] = ()
-    same_person: bool | None = None
+    accepted: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def _query(query: QueryMatches) -> str:
 
 
 def _match(rank: int, match: Match) -> str:
-    kind = {True: " same", False: " other", None: ""}[match.same_person]
-    verdict = {True: "✓ same person", False: "below the threshold", None: ""}[match.same_person]
+    kind = {True: " accepted", False: " refused", None: ""}[match.accepted]
+    verdict = {True: "✓ above the threshold", False: "below", None: ""}[match.accepted]
     remarks = "".join(f"<span>{escape(text)}</span>" for text in (*match.remarks, verdict) if text)
     image = '<div class="lost">not readable</div>' if match.image is None else _image(match.image, f"match {rank}")
     short = match.name.replace("\\", "/").rpartition("/")[2]
@@ -97,11 +97,12 @@ _STYLE = """
 .crop { background: none; padding: 0; width: 108px; }
 .crop img, .lost { width: 100%; height: auto; border-radius: 6px; border: 3px solid var(--line); }
 .lost { aspect-ratio: 1 / 2; display: grid; place-items: center; font-size: .75rem; color: var(--muted); }
+.own { flex: none; }
 .own img { border-color: var(--accent); }
-.same img { border-color: var(--good); }
-.other img { opacity: .6; border-style: dashed; }
+.accepted img { border-color: var(--good); }
+.refused img { opacity: .6; border-style: dashed; }
 figcaption { display: flex; flex-direction: column; font-size: .78rem; line-height: 1.35; margin-top: .25rem; }
 figcaption span { color: var(--muted); }
 figcaption small { overflow-wrap: anywhere; }
-.same figcaption span:last-of-type { color: var(--good); }
+.accepted figcaption span:last-of-type { color: var(--good); }
 """

@@ -48,7 +48,7 @@ class Matches:
     threshold: Threshold | None
 
     @property
-    def same_person(self) -> npt.NDArray[np.bool_] | None:
+    def accepted(self) -> npt.NDArray[np.bool_] | None:
         """bool [Q, k], whether a match reaches the threshold; None without one."""
         return None if self.threshold is None else self.similarities >= np.float32(self.threshold.value)
 

@@ -48,7 +48,7 @@ class Threshold:
             f"rates are worse."
         )
         return (
-            f"Same person from a similarity of {self.value:.3f}: it accepts {self.false_accept:.2%} of "
+            f"Threshold for the same person: a similarity of {self.value:.3f} accepts {self.false_accept:.2%} of "
             f"{self.n_different:,} pairs of different people{true}. {source}"
         )
 

@@ -99,9 +99,9 @@ def test_thresholds(index, crops):
     shown = command("threshold", index, "--far", 0.1).stdout
     assert "held-out identities" in shown
     (printed,) = json.loads(command("search", index, next(crops.iterdir()), "--json").stdout)
-    assert {match["same_person"] for match in printed["matches"]} <= {True, False}
-    assert printed["matches"][0]["same_person"]
-    assert "same person" in command("search", index, next(crops.iterdir())).stdout
+    assert {match["accepted"] for match in printed["matches"]} <= {True, False}
+    assert printed["matches"][0]["accepted"]
+    assert "≥ threshold" in command("search", index, next(crops.iterdir())).stdout
 
 
 @pytest.mark.parametrize(

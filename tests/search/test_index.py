@@ -77,7 +77,7 @@ def test_matches_equal_brute_force(finished_run, crops, index):
         np.testing.assert_allclose(values, (features @ features[query])[rows], atol=1e-5)
         assert (np.diff(values) <= 0).all()
         assert sorted(rows) == list(range(48))
-    assert found.same_person is None
+    assert found.accepted is None
 
 
 def test_queries_may_be_images_or_features(index):
@@ -202,7 +202,7 @@ def test_thresholds_are_kept_in_the_index(finished_run, crops, tmp_path):
     assert by_labels.origin == "labels"
     found = Index(out).search(opened.features[0:2], top=5)
     assert found.threshold == by_labels
-    np.testing.assert_array_equal(found.same_person, found.similarities >= np.float32(by_labels.value))
+    np.testing.assert_array_equal(found.accepted, found.similarities >= np.float32(by_labels.value))
     with pytest.raises(DataError, match="no query and gallery images with identities"):
         threshold_of_labels(opened, listed(crops, "all", finished_run)[0], finished_run.embed_table, false_accept=0.1)
     by_clusters = threshold_of_clusters(opened, false_accept=0.1)

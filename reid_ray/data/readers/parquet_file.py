@@ -31,8 +31,8 @@ def _read(file: Location) -> Listing:
         content = as_readable(file)
         schema = pq.read_schema(content)
         embedded = has_embedded_images(schema)
-        columns = [name for name in schema.names if name not in (COLUMN, "path")] if embedded else None
-        table = pq.read_table(content, columns=columns)  # the images stay in the file
+        wanted = [name for name in schema.names if name not in (COLUMN, "path")] if embedded else None
+        table = pq.read_table(content, columns=wanted)  # the images stay in the file
         table.validate(full=True)  # Arrow takes text for UTF-8 without looking
         names = table.column_names
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
