@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from reid_ray.encoder import Encoder, load_encoder
     from reid_ray.errors import UserError
     from reid_ray.run import Run, load_run
+    from reid_ray.search import Index
 
 __version__ = "0.1.0"  # the only place; pyproject.toml reads it here
 __all__ = [
     "Config",
     "Encoder",
+    "Index",
     "Run",
     "UserError",
     "load_config",
@@ -34,6 +36,7 @@ __all__ = [
 _HOMES = {
     "Config": "reid_ray.config",
     "Encoder": "reid_ray.encoder",
+    "Index": "reid_ray.search",
     "Run": "reid_ray.run",
     "UserError": "reid_ray.errors",
     "load_config": "reid_ray.config",

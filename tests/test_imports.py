@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "export": {"data", "methods", "inference", "encoder", "run"},
     "training": {"data", "models", "labels", "evaluation", "methods", "inference"},
     "reports": {"data", "evaluation", "run", "training"},
+    "search": {"data", "labels", "run"},
     "runtime": {"data", "models", "methods", "inference", "training"},
     "tuning": {"api", "data", "evaluation", "labels", "methods", "reports", "run", "runtime", "training"},
     "jobs": {"cli"},

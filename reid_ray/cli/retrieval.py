@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,6 +49,18 @@ ProtocolOverrides = Annotated[
 Which = Annotated[str, typer.Option("--model", help="'last', or 'best' by the mAP of the run's own evaluations.")]
 
 
+Rerank = Annotated[bool, typer.Option("--rerank", help="Re-rank by k-reciprocal encoding.")]
+K1 = Annotated[int | None, typer.Option(min=1, help="With --rerank: neighbours of the k-reciprocal sets. Default: 20.")]
+K2 = Annotated[
+    int | None,
+    typer.Option(min=1, help="With --rerank: neighbours of the query expansion; 1 disables it. Default: 6."),
+]
+Lambda = Annotated[
+    float | None,
+    typer.Option("--lambda", min=0, max=1, help="With --rerank: weight of the original distance. Default: 0.3."),
+]
+
+
 @app.command()
 def evaluate(
     run: RunArgument,
@@ -59,17 +72,9 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
     rerank: Annotated[bool, typer.Option("--rerank", help="Add the metrics after k-reciprocal re-ranking.")] = False,
-    k1: Annotated[
-        int | None, typer.Option(min=1, help="With --rerank: neighbours of the k-reciprocal sets. Default: 20.")
-    ] = None,
-    k2: Annotated[
-        int | None,
-        typer.Option(min=1, help="With --rerank: neighbours of the query expansion; 1 disables it. Default: 6."),
-    ] = None,
-    lambda_value: Annotated[
-        float | None,
-        typer.Option("--lambda", min=0, max=1, help="With --rerank: weight of the original distance. Default: 0.3."),
-    ] = None,
+    k1: K1 = None,
+    k2: K2 = None,
+    lambda_value: Lambda = None,
 ) -> None:
     """Evaluate a run's model on query and gallery: mAP, CMC and mINP by the protocol of the run.
 
@@ -77,15 +82,10 @@ def evaluate(
     """
     from reid_ray.evaluation.protocols import evaluation_note
 
-    given = {
-        name: value for name, value in (("k1", k1), ("k2", k2), ("lambda_value", lambda_value)) if value is not None
-    }
-    if given and not rerank:
-        raise ConfigError("--k1, --k2 and --lambda are re-ranking settings; add --rerank.")
+    ranking = _reranking(rerank, k1, k2, lambda_value)
     protocol = [override for override in overrides or [] if override.startswith("evaluation.")]
     measured: dict[str, dict[str, Any]] = {}
     notes: list[str | None] = []
-    ranking = {"k1": 20, "k2": 6, "lambda_value": 0.3} | given if rerank else None
     for target in [None, *(on or [])] if set(overrides or []) - set(protocol) or not on else on:
         given_here = overrides if target is None else [*protocol, *shlex.split(target)]
         opened, dataset, settings = _open_to_measure(run, given_here, model)
@@ -118,6 +118,15 @@ def evaluate(
             make_console().print(_attribute_table(metrics["attributes"], dataset_name))
     for note in filter(None, notes):
         make_console().print(note, highlight=False, markup=False)
+
+
+def _reranking(rerank: bool, k1: int | None, k2: int | None, lambda_value: float | None) -> dict[str, Any] | None:
+    """Arguments of `reranked_distances`; None without --rerank."""
+    named = (("k1", k1), ("k2", k2), ("lambda_value", lambda_value))
+    given = {name: value for name, value in named if value is not None}
+    if given and not rerank:
+        raise ConfigError("--k1, --k2 and --lambda are re-ranking settings; add --rerank.")
+    return {"k1": 20, "k2": 6, "lambda_value": 0.3} | given if rerank else None
 
 
 def _measure(run: Run, dataset: Dataset, settings: EvaluationConfig, rerank: dict[str, Any] | None) -> dict[str, Any]:
@@ -203,7 +212,7 @@ def extract(
         raise ConfigError(f"--attributes needs a file as --out, but {out} is a folder; set --out FILE.npy.")
     if isinstance(place, Path) and not place.absolute().parent.is_dir():
         raise DataError(f"The folder of {out} does not exist; create it, or choose another --out.")
-    opened, dataset = _open(run, overrides)
+    opened, dataset = open_run(run, overrides)
     table = dataset.table if split == "all" else dataset.table.split(split)
     if not len(table):
         raise DataError(f"{dataset.table.name} has no images in split '{split}'; use train, query, gallery or all.")
@@ -282,15 +291,23 @@ def rank(
     queries: Annotated[int, typer.Option(min=1, help="Number of queries to show, from worst to best.")] = 8,
     top: Annotated[int, typer.Option(min=1, max=50, help="Matches per query.")] = 10,
     model: Which = "last",
+    rerank: Rerank = False,
+    k1: K1 = None,
+    k2: K2 = None,
+    lambda_value: Lambda = None,
 ) -> None:
     """Draw queries with their best matches; correct ones are framed green, wrong ones red.
 
+    With --rerank, in the order of k-reciprocal re-ranking; the similarity below each image remains the cosine.
+
     Under a tracklet protocol (evaluation.protocol=mars), each tracklet is drawn as a film strip.
     """
+    from reid_ray.labels.rerank import reranked_distances
     from reid_ray.reports.run_report import draw_compared
     from reid_ray.training.datasets import query_and_gallery
 
     file = png_file(out)
+    ranking = _reranking(rerank, k1, k2, lambda_value)
     opened, dataset, settings = _open_to_measure(run, overrides, model)
     for name, table in (("query", dataset.query), ("gallery", dataset.gallery)):
         if not len(table):
@@ -298,7 +315,8 @@ def rank(
     console = make_console(stderr=True)
     features = embed_with_progress(opened, query_and_gallery(dataset.table, settings), dataset, console)
     config = opened.config.model_copy(update={"evaluation": settings})
-    draw_compared(dataset, features, file, config, n=queries, k=top, height=DRAWN_HEIGHT)
+    reranked = None if ranking is None else partial(reranked_distances, **ranking)
+    draw_compared(dataset, features, file, config, n=queries, k=top, height=DRAWN_HEIGHT, rerank=reranked)
     make_console().print(f"Ranked gallery: {out}", markup=False)
 
 
@@ -312,13 +330,13 @@ def embed_with_progress(
         )
 
 
-def _open(path: str, overrides: list[str] | None, model: str | None = None) -> tuple[Run, Dataset]:
+def open_run(path: str, overrides: list[str] | None, model: str | None = None) -> tuple[Run, Dataset]:
     """The run, with the chosen model, and the dataset to use."""
     from reid_ray.config import load_config
     from reid_ray.data.readers import read_dataset
     from reid_ray.run import load_run
 
-    _allow_only(overrides, "data")
+    allow_only(overrides, "data")
     run = load_run(path)
     if model is not None:
         run.use_model(model)
@@ -330,8 +348,8 @@ def _open_to_measure(path: str, overrides: list[str] | None, model: str) -> tupl
     """The same, and by which protocol."""
     from reid_ray.config import load_config
 
-    _allow_only(overrides, "data", "evaluation")
-    run, dataset = _open(path, [each for each in overrides or [] if each.startswith("data.")], model)
+    allow_only(overrides, "data", "evaluation")
+    run, dataset = open_run(path, [each for each in overrides or [] if each.startswith("data.")], model)
     return run, dataset, load_config(run.directory.config_file, overrides or []).evaluation
 
 
@@ -345,7 +363,7 @@ def _attribute_table(attributes: dict[str, Any], name: str) -> Table:
     return table
 
 
-def _allow_only(overrides: list[str] | None, *sections: str) -> None:
+def allow_only(overrides: list[str] | None, *sections: str) -> None:
     for override in overrides or []:
         if override.partition(".")[0] not in sections:
             allowed = " and ".join(f"{section}.KEY=VALUE" for section in sections)

@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import difflib
+import re
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from reid_ray.config.base import Search, Section
 
-Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "ibn_resnet50", "resnet18_narrow"]
+Backbone = Literal[
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "ibn_resnet50",
+    "osnet_x0_25",
+    "osnet_x0_5",
+    "osnet_x0_75",
+    "osnet_x1_0",
+    "osnet_ain_x0_25",
+    "osnet_ain_x0_5",
+    "osnet_ain_x0_75",
+    "osnet_ain_x1_0",
+    "resnet18_narrow",
+]
+TIMM = re.compile(r"timm:[A-Za-z0-9_.\-]+")
+
+
+def _backbone(name: str) -> str:
+    known = get_args(Backbone)
+    if name not in known and not TIMM.fullmatch(name):
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        raise ValueError(f"'{name}' is no backbone{hint}; use {', '.join(known)} or timm:NAME")
+    return name
 
 
 class BranchConfig(Section):
@@ -23,8 +50,10 @@ class BranchConfig(Section):
 class ModelConfig(Section):
     """Backbone, pooling, normalisation. Defaults are common to the papers (ResNet-50, last stride 1, BN neck)."""
 
-    backbone: Backbone = "resnet50"
-    """Convolutional trunk. `resnet18_narrow` has an eighth of the channels, for tests and for trying out a pipeline."""
+    backbone: Annotated[str, AfterValidator(_backbone)] = "resnet50"
+    """Trunk: resnet18, resnet34, resnet50, resnet101, ibn_resnet50; osnet_x0_25, osnet_x0_5, osnet_x0_75, osnet_x1_0,
+    and osnet_ain_ with the same widths; `timm:NAME`, a network of timm (extra `timm`). `resnet18_narrow` has an eighth
+    of the channels, for tests and for trying out a pipeline. docs/models.md compares them."""
     weights: str | tuple[str, ...] | None = "torchvision"
     """Initial weights: `torchvision` (downloads ImageNet weights), null for random, or a file: the weights of a
     backbone, or the exported model of a run with the same network (`checkpoints/model-last.pt`), which is loaded
@@ -32,7 +61,7 @@ class ModelConfig(Section):
     a method that trains several (MMT)."""
     stride_in: Literal["conv1", "conv2"] = "conv2"
     """Convolution with the stride of a bottleneck: `conv2` (3×3, torchvision) or `conv1` (1×1, ResNet v1 files). Keys
-    match both, so a wrong value loads without an error and computes another function."""
+    match both, so a wrong value loads without an error and computes another function. Not used by OSNet and timm."""
     last_stride: Literal[1, 2] = 1
     """Stride of the last residual stage; 1 keeps a larger feature map (all papers)."""
     pooling: Literal["avg", "max", "gem"] = "avg"

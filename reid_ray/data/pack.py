@@ -26,6 +26,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from reid_ray.data.decoding import DEFAULT, Decoding
+from reid_ray.data.embedded_images import EmbeddedImages
 from reid_ray.data.images import Dataset, FileImages, ImageReader, decode, read_file
 from reid_ray.data.integrity import inspect_image
 from reid_ray.data.packed_images import FORMAT, FORMAT_VERSION, MANIFEST, TABLE, PackedImages
@@ -119,7 +120,7 @@ def without_bad_images(
 
 def encoded(images: ImageReader, path: str) -> bytes:
     """An image's bytes as they are stored; PNG where it is stored nowhere."""
-    if isinstance(images, PackedImages):
+    if isinstance(images, (PackedImages, EmbeddedImages)):
         return images.encoded(path)
     if isinstance(images, FileImages):
         return read_file(path)
@@ -142,7 +143,7 @@ def stored(images: ImageReader, path: str, size: tuple[int, int] | None = None) 
 
 def decoding_of(images: ImageReader) -> Decoding:
     """How a reader decodes files; the default where it makes its images."""
-    return images.decoding if isinstance(images, (FileImages, PackedImages)) else DEFAULT
+    return images.decoding if isinstance(images, (FileImages, PackedImages, EmbeddedImages)) else DEFAULT
 
 
 def _fault(images: ImageReader, data: bytes) -> str | None:

@@ -31,9 +31,10 @@ OPTIONAL_COLUMNS = {
     "modality": pa.string(),
     "tracklet": pa.int64(),
     "mesh": pa.string(),
+    "time": pa.timestamp("us"),
 }
-"""Columns that some tables have: `MODALITIES`, the number of the image's tracklet (`UNKNOWN`: in none), and the path of
-its body mesh (null: none)."""
+"""Columns that some tables have: `MODALITIES`, the number of the image's tracklet (`UNKNOWN`: in none), the path of its
+body mesh (null: none), and the time at which it was taken (null: not known)."""
 
 ATTRIBUTE_PREFIX = "attr_"
 """Every column with this prefix is an attribute of the person: int8, 0 … n−1, `UNKNOWN` where it is not known."""

@@ -27,6 +27,7 @@ from reid_ray.evaluation.ranking import (
     RankMetrics,
     rank_metrics,
     rank_metrics_of_distances,
+    ranked_by_distance,
     score_queries,
     top_matches,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "protocol_of",
     "rank_metrics",
     "rank_metrics_of_distances",
+    "ranked_by_distance",
     "read_sysu_permutations",
     "regdb",
     "score_queries",

@@ -183,10 +183,29 @@ def top_matches(
     Returns:
         int64 [Q, k], rows of `gallery`; −1 where fewer than k are left.
     """
+    return _first_matches(rankings(*compared(query, gallery, q_pids, g_pids, q_camids, g_camids, chunk)), k)
+
+
+def ranked_by_distance(
+    distances: Array, q_pids: Ids, g_pids: Ids, q_camids: Ids, g_camids: Ids, k: int = 10
+) -> tuple[QueryScores, IntArray]:
+    """`score_queries` and `top_matches` of distances [Q, G]: the smallest comes first, equal ones by gallery index.
+
+    Raises:
+        DataError: as `rank_metrics`; distances that are not finite.
+    """
+    query, gallery = _ids("query", len(q_pids), q_pids, q_camids), _ids("gallery", len(g_pids), g_pids, g_camids)
+    blocks = _negated([(slice(0, len(q_pids)), distances)], len(q_pids), len(g_pids))
+    ranked = list(rankings(query, gallery, blocks))
+    return _scores(ranked, "mean"), _first_matches(ranked, k)
+
+
+def _first_matches(ranked: Iterable[Ranking], k: int) -> IntArray:
+    """int64 [Q, k]; −1 where a ranking is shorter."""
     if k < 1:
         raise ValueError(f"k={k}: at least one match is required")
     parts = []
-    for ranking in rankings(*compared(query, gallery, q_pids, g_pids, q_camids, g_camids, chunk)):
+    for ranking in ranked:
         order = ranking.order[:, :k]
         position = torch.arange(order.shape[1], device=order.device)
         parts.append(order.masked_fill(position >= ranking.n_kept[:, None], -1).cpu().numpy())

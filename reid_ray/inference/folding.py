@@ -14,20 +14,24 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils import mkldnn
 
+from reid_ray.models.backbone import Backbone
 from reid_ray.models.batchnorm import GroupBatchNorm
 from reid_ray.models.precision import bf16_autocast
-from reid_ray.models.resnet import Backbone, InstanceBatchNorm
+from reid_ray.models.residual import BasicBlock, Bottleneck
+
+_ONEDNN_LAYERS = (Backbone, BasicBlock, Bottleneck, nn.Conv2d, nn.Identity, nn.MaxPool2d, nn.ReLU, nn.Sequential)
 
 
 def for_extraction(model: nn.Module) -> nn.Module:
     """A faster copy of `model` in evaluation mode, equal up to rounding.
 
-    In every `Backbone` the running statistics are folded into the preceding convolutions. If the network computes in
-    bfloat16 on a CPU, its weights are also reordered once for oneDNN instead of at each call.
+    In every `Backbone` that allows it, the running statistics are folded into the preceding convolutions. If the
+    network computes in bfloat16 on a CPU, the weights of a ResNet are also reordered once for oneDNN instead of at each
+    call.
     """
     copied = copy.deepcopy(model).eval()
     for module in list(copied.modules()):
-        if isinstance(module, Backbone):
+        if isinstance(module, Backbone) and module.foldable:
             fold_batch_norms(module)
     on_cpu = next(copied.parameters()).device.type == "cpu"
     for module in list(copied.modules()):
@@ -82,7 +86,7 @@ class OneDNNBackbone(nn.Module):
 
 
 def _is_plain(backbone: Backbone) -> bool:
-    """Whether oneDNN layouts support all layers; they do not support the channel slices of IBN."""
-    return bool(torch.backends.mkldnn.is_available()) and not any(  # type: ignore[no-untyped-call]
-        isinstance(module, InstanceBatchNorm) for module in backbone.modules()
+    """Whether oneDNN layouts support all layers: those of a folded ResNet without IBN are known to work."""
+    return bool(torch.backends.mkldnn.is_available()) and all(  # type: ignore[no-untyped-call]
+        isinstance(module, _ONEDNN_LAYERS) for module in backbone.modules()
     )

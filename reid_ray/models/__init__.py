@@ -1,6 +1,7 @@
-"""Networks: ResNet backbones with batch-norm groups, pooling, BN neck, mean teacher, and weights."""
+"""Networks: backbones with batch-norm groups, pooling, BN neck, mean teacher, and weights."""
 
 from reid_ray.models.attributes import AttributeEmbedder, AttributeHead, SplitEmbedding
+from reid_ray.models.backbone import Backbone, partial_backbone
 from reid_ray.models.batchnorm import (
     GroupBatchNorm,
     kept_running_statistics,
@@ -24,10 +25,11 @@ from reid_ray.models.partitions import (
     parse_partitions,
 )
 from reid_ray.models.pooling import AveragePooling, GeMPooling, MaxPooling, build_pooling
-from reid_ray.models.resnet import Backbone, InstanceBatchNorm, build_backbone, partial_backbone
+from reid_ray.models.resnet import InstanceBatchNorm
 from reid_ray.models.splitting import SharedBackbone, copy_stages, split_backbone
 from reid_ray.models.teacher import make_teacher, update_teacher
 from reid_ray.models.transposed import TransposedDecoder
+from reid_ray.models.trunks import build_backbone
 from reid_ray.models.variational import HVD, VNAE, Gaussian, GaussianMLP, HVDOutput, VNAEOutput, build_mlp
 from reid_ray.models.weights import (
     from_numpy,

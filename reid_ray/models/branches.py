@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reid_ray.config import BranchConfig, ModelConfig
+from reid_ray.models.backbone import Backbone, Norm, partial_backbone
 from reid_ray.models.batchnorm import GroupBatchNorm
 from reid_ray.models.embedder import Embedder, Embedding, build_embedder
 from reid_ray.models.pooling import build_pooling
 from reid_ray.models.precision import bf16_autocast
-from reid_ray.models.residual import BasicBlock, Bottleneck
-from reid_ray.models.resnet import Backbone, Norm, partial_backbone
+from reid_ray.models.splitting import block_like, in_channels, middle_of
 
 ABMT_BRANCHES = (BranchConfig(pooling="avg"), BranchConfig(pooling="max", n_extra=1))
 """The thesis's two; its fig. 4.1 counts the blocks, 3 and 4. Table 4.4 has a third, `avg` with two extra ones."""
@@ -65,17 +65,20 @@ def build_branches(config: ModelConfig, branches: Sequence[BranchConfig], *, bf1
     Extra blocks are random, drawn from torch's global generator, branch after branch, as in ABMT's released code:
     convolutions normal (He et al., 2015, by fan-in), batch-norm weights normal around 1. `config.pooling` is not read.
 
-    Raises WeightsError where the weights cannot be had or do not fit.
+    Raises:
+        WeightsError: the weights cannot be had or do not fit.
+        ConfigError: a backbone that cannot be split.
     """
     whole = build_embedder(config).backbone
+    middle_of(whole)  # refuses trunks that cannot be split
     stages = dict(whole.named_children())
-    last = cast(nn.Sequential, stages.pop("layer4"))
-    trunk_channels = cast(Bottleneck | BasicBlock, last[0]).conv1.in_channels
+    last = {name: stages.pop(name) for name in whole.last}
+    blocks = cast(nn.Sequential, last[whole.last[0]])
     norm = partial(GroupBatchNorm, group=config.bn_group, buffers=config.bn_buffers)
     heads = [
         Embedder(
             partial_backbone(
-                {"layer4": copy.deepcopy(last), "extra": _extra_blocks(last, branch.n_extra, norm)},
+                {**copy.deepcopy(last), "extra": _extra_blocks(blocks[-1], whole.out_channels, branch.n_extra, norm)},
                 like=whole,
                 out_channels=whole.out_channels,
             ),
@@ -85,16 +88,14 @@ def build_branches(config: ModelConfig, branches: Sequence[BranchConfig], *, bf1
         )
         for branch in branches
     ]
-    return AsymmetricEmbedder(partial_backbone(stages, like=whole, out_channels=trunk_channels), heads, bf16=bf16)
-
-
-def _extra_blocks(stage: nn.Sequential, n_blocks: int, norm: Norm) -> nn.Sequential:
-    """Blocks like those that a stage ends with."""
-    last = cast(Bottleneck | BasicBlock, stage[-1])
-    channels = last.conv1.in_channels
-    blocks = nn.Sequential(
-        *(type(last)(channels, channels // last.expansion, norm_layer=norm) for _ in range(n_blocks))
+    return AsymmetricEmbedder(
+        partial_backbone(stages, like=whole, out_channels=in_channels(blocks[0])), heads, bf16=bf16
     )
+
+
+def _extra_blocks(last: nn.Module, channels: int, n_blocks: int, norm: Norm) -> nn.Sequential:
+    """Blocks like the last one of a stage."""
+    blocks = nn.Sequential(*(block_like(last, channels, norm) for _ in range(n_blocks)))
     for module in blocks.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)

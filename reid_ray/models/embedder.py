@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reid_ray.config import ModelConfig
+from reid_ray.errors import ConfigError
+from reid_ray.models.backbone import Backbone
 from reid_ray.models.batchnorm import GroupBatchNorm
 from reid_ray.models.pooling import build_pooling
 from reid_ray.models.precision import bf16_autocast
-from reid_ray.models.resnet import Backbone, build_backbone
+from reid_ray.models.trunks import build_backbone
 from reid_ray.models.weights import load_backbone_weights, load_torchvision_weights
 
 
@@ -72,7 +74,9 @@ def build_embedder(config: ModelConfig, *, bf16: bool = False) -> Embedder:
     Random weights (`weights: null`) are torchvision's initialisation, drawn from torch's global generator;
     with a backbone's file or `torchvision`, only pooling and neck are not read.
 
-    Raises WeightsError where the weights cannot be had or do not fit.
+    Raises:
+        WeightsError: the weights cannot be had or do not fit.
+        ConfigError: a backbone that timm does not have or that cannot be one.
     """
     norm = partial(GroupBatchNorm, group=config.bn_group, buffers=config.bn_buffers)
     backbone = build_backbone(config.backbone, stride_in=config.stride_in, last_stride=config.last_stride, norm=norm)
@@ -82,5 +86,7 @@ def build_embedder(config: ModelConfig, *, bf16: bool = False) -> Embedder:
     elif weights is not None:
         load_backbone_weights(backbone, weights)
     if not config.stem_relu:
+        if not hasattr(backbone, "relu"):
+            raise ConfigError(f"model.stem_relu=false is for ResNets; model.backbone is {config.backbone}.")
         del backbone.relu
     return Embedder(backbone, build_pooling(config.pooling), norm(backbone.out_channels), bf16=bf16)

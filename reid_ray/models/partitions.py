@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from reid_ray.config import ModelConfig
 from reid_ray.errors import ConfigError
+from reid_ray.models.backbone import Backbone, Norm
 from reid_ray.models.batchnorm import GroupBatchNorm
 from reid_ray.models.embedder import build_embedder
 from reid_ray.models.pooling import MaxPooling
 from reid_ray.models.precision import bf16_autocast
-from reid_ray.models.resnet import Backbone, Norm
 from reid_ray.models.splitting import split_backbone
 
 REDUCED_DIM = 256

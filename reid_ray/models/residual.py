@@ -6,12 +6,11 @@ crop should not wait for detection operators and the compiler.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar, NamedTuple, cast
 
 from torch import Tensor, nn
 
-Norm = Callable[[int], nn.Module]
+from reid_ray.models.backbone import Norm
 
 
 class BasicBlock(nn.Module):

@@ -9,42 +9,15 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from reid_ray.models.backbone import Backbone, Norm, StrideIn
 from reid_ray.models.residual import LAYOUTS, Bottleneck, ResNet
-from reid_ray.models.residual import Norm as Norm
-
-StrideIn = Literal["conv1", "conv2"]
 
 NARROW = "resnet18_narrow"
-
-
-class Backbone(nn.Module):
-    """Images [N, 3, H, W] → feature map [N, C, h, w]. State-dict keys are torchvision's, without `fc`.
-
-    Attributes:
-        out_channels: channels C of the feature map.
-        stride_in: the convolution of a bottleneck that has the stride; None for networks of basic blocks.
-    """
-
-    def __init__(self, resnet: nn.Module, *, out_channels: int, stride_in: StrideIn | None) -> None:
-        super().__init__()
-        for name, child in resnet.named_children():
-            if name not in ("avgpool", "fc"):
-                self.add_module(name, child)
-        self.out_channels = out_channels
-        self.stride_in = stride_in
-
-    def forward(self, images: Tensor) -> Tensor:
-        features = images
-        for layer in self.children():
-            features = layer(features)
-        return features
 
 
 class InstanceBatchNorm(nn.Module):
@@ -67,7 +40,7 @@ class InstanceBatchNorm(nn.Module):
         return output.contiguous(memory_format=torch.channels_last) if channels_last else output
 
 
-def build_backbone(name: str, *, stride_in: StrideIn, last_stride: int, norm: Norm) -> Backbone:
+def build_resnet(name: str, *, stride_in: StrideIn, last_stride: int, norm: Norm) -> Backbone:
     """A trunk with random weights (torchvision's initialisation).
 
     Args:
@@ -87,12 +60,13 @@ def build_backbone(name: str, *, stride_in: StrideIn, last_stride: int, norm: No
             for block in stage:
                 block.bn1 = InstanceBatchNorm(block.conv1.out_channels, norm)
     out_channels = cast(int, resnet.fc.in_features)
-    return Backbone(resnet, out_channels=out_channels, stride_in=stride_in if has_bottlenecks else None)
-
-
-def partial_backbone(stages: Mapping[str, nn.Module], *, like: Backbone, out_channels: int) -> Backbone:
-    """Some stages of a network as a `Backbone`, so that extraction folds and lays them out like any other."""
-    return Backbone(nn.Sequential(OrderedDict(stages)), out_channels=out_channels, stride_in=like.stride_in)
+    return Backbone(
+        {name: child for name, child in resnet.named_children() if name not in ("avgpool", "fc")},
+        out_channels=out_channels,
+        stride_in=stride_in if has_bottlenecks else None,
+        middle="layer3",
+        last=("layer4",),
+    )
 
 
 def set_stride(block: nn.Module, stride: int, stride_in: StrideIn) -> None:

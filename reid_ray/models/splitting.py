@@ -1,4 +1,4 @@
-"""A ResNet split in a trunk, computed once, and the stages after it, of which several networks have their own copy."""
+"""A trunk split in a trunk, computed once, and the stages after it, of which several networks have their own copy."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import Literal, cast
 
 from torch import Tensor, nn
 
+from reid_ray.errors import ConfigError
+from reid_ray.models.backbone import Backbone, Norm, partial_backbone
+from reid_ray.models.osnet import OmniScaleBlock
 from reid_ray.models.precision import bf16_autocast
 from reid_ray.models.residual import BasicBlock, Bottleneck
-from reid_ray.models.resnet import Backbone, partial_backbone, set_stride
+from reid_ray.models.resnet import set_stride
 
 SplitAt = Literal["conv4_1", "conv4_end"]
 """The last block of the trunk: the first of the third stage (MGN, IS-GAN), or its last."""
@@ -36,28 +39,69 @@ def split_backbone(backbone: Backbone, at: SplitAt = "conv4_1") -> tuple[Backbon
     """Trunk and remaining stages, which together compute what `backbone` does. Both use its layers, without a copy.
 
     A ResNet-50 has 2,957,376 parameters up to conv4_1 and 20,550,656 after it. The trunk's feature map has 1/16 of the
-    image's height and width either way.
+    image's height and width either way, in an OSNet too, where conv4 is the last stage of blocks.
+
+    Raises:
+        ConfigError: a trunk that cannot be split.
     """
     layers = dict(backbone.named_children())
-    third, fourth = cast(nn.Sequential, layers.pop("layer3")), layers.pop("layer4")
-    n_blocks = 1 if at == "conv4_1" else len(third)
-    rest = {"layer3": third[n_blocks:], "layer4": fourth} if n_blocks < len(third) else {"layer4": fourth}
-    shared_channels = out_channels(third[-1])
+    names = list(layers)
+    middle = cast(nn.Sequential, layers[middle_of(backbone)])
+    at_middle = names.index(middle_of(backbone))
+    n_blocks = 1 if at == "conv4_1" else len(middle)
+    before, after = names[:at_middle], names[at_middle + 1 :]
+    rest = {middle_of(backbone): middle[n_blocks:]} if n_blocks < len(middle) else {}
     return (
-        partial_backbone({**layers, "layer3": third[:n_blocks]}, like=backbone, out_channels=shared_channels),
-        partial_backbone(rest, like=backbone, out_channels=backbone.out_channels),
+        partial_backbone(
+            {**{name: layers[name] for name in before}, middle_of(backbone): middle[:n_blocks]},
+            like=backbone,
+            out_channels=out_channels(middle[-1]),
+        ),
+        partial_backbone(
+            rest | {name: layers[name] for name in after}, like=backbone, out_channels=backbone.out_channels
+        ),
     )
 
 
+def middle_of(backbone: Backbone) -> str:
+    """The stage in which a trunk is split.
+
+    Raises:
+        ConfigError: the trunk has none.
+    """
+    if backbone.middle is None:
+        raise ConfigError(
+            "This model.backbone cannot be split, which the method or model.branches needs; use a ResNet or an OSNet, "
+            "or a method with a single branch."
+        )
+    return backbone.middle
+
+
 def copy_stages(stages: Backbone, last_stride: int) -> Backbone:
-    """An independent copy of a backbone's last stages, with its own stride of the last one."""
+    """An independent copy of a backbone's last stages; those of a ResNet with their own stride of the last one."""
     copied = copy.deepcopy(stages)
-    first = cast(nn.Sequential, copied.layer4)[0]
-    set_stride(first, last_stride, copied.stride_in or "conv1")
+    if hasattr(copied, "layer4"):  # an OSNet has no strides: its size does not change after the trunk
+        set_stride(cast(nn.Sequential, copied.layer4)[0], last_stride, copied.stride_in or "conv1")
     return copied
 
 
 def out_channels(block: nn.Module) -> int:
     """Channels that a residual block gives."""
+    if isinstance(block, OmniScaleBlock):
+        return block.n_out
     residual = cast(Bottleneck | BasicBlock, block)
     return int(residual.conv1.out_channels * residual.expansion)
+
+
+def in_channels(block: nn.Module) -> int:
+    """Channels that a residual block takes."""
+    return block.n_in if isinstance(block, OmniScaleBlock) else int(cast(BasicBlock, block).conv1.in_channels)
+
+
+def block_like(block: nn.Module, channels: int, norm: Norm) -> nn.Module:
+    """A new residual block of the same type, from `channels` to `channels`."""
+    if isinstance(block, OmniScaleBlock):
+        return OmniScaleBlock(channels, channels, norm, ain=block.ain, instance_norm=block.IN is not None)
+    residual = cast(Bottleneck | BasicBlock, block)
+    made: nn.Module = type(residual)(channels, channels // residual.expansion, norm_layer=norm)
+    return made

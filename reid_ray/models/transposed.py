@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reid_ray.models.backbone import Norm
 from reid_ray.models.batchnorm import GroupBatchNorm
-from reid_ray.models.resnet import Norm
 
 SLOPE = 0.2
 """Slope of the leaky ReLUs in generators, decoders and discriminators (IS-GAN's released code)."""

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from reid_ray.errors import WeightsError
 from reid_ray.io.paths import Location
-from reid_ray.models.resnet import NARROW, Backbone
+from reid_ray.models.backbone import Backbone
+from reid_ray.models.resnet import NARROW
 from reid_ray.models.weights_file import first_keys, read_weights_file
-from reid_ray.models.weights_formats import PLAIN, Trunk, find_trunks, has_tensors
+from reid_ray.models.weights_formats import PLAIN, Trunk, find_named, find_trunks, has_tensors
 
 N_NAMED = 3
 """Number of keys to name in a message."""
@@ -26,9 +27,10 @@ def load_backbone_weights(module: nn.Module, path: str | Location) -> Trunk:
 
     The file is a state dict saved by `torch.save` or safetensors, bare or among other entries of a checkpoint, with the
     names of torchvision, timm, torchreid, fast-reid, reid-strong-baseline, SpCL, cluster-contrast, ICE or transformers
-    (`weights_formats`). Heads are left out, batch counters may be missing, and any floating point type is cast to the
-    module's. An entry `stride_in` (`conv1` or `conv2`), next to the tensors or next to `state_dict`, or in the metadata
-    of safetensors, says where the bottlenecks' stride sits and must agree with the module's.
+    (`weights_formats`); an OSNet's has torchreid's names, that of one of timm's networks timm's. Heads are left out,
+    batch counters may be missing, and any floating point type is cast to the module's. An entry `stride_in` (`conv1` or
+    `conv2`), next to the tensors or next to `state_dict`, or in the metadata of safetensors, says where the
+    bottlenecks' stride sits and must agree with the module's.
 
     Where names were changed or tensors left out, a `UserWarning` says so.
 
@@ -36,18 +38,21 @@ def load_backbone_weights(module: nn.Module, path: str | Location) -> Trunk:
         What was loaded.
 
     Raises:
-        WeightsError: the file is missing, is no weights file, holds no ResNet or several, or does not fit.
+        WeightsError: the file is missing, is no weights file, holds no such network or several, or does not
+            fit.
     """
     content = read_weights_file(path)
-    trunk = _the_trunk(content, path)
+    target = module.weights_module if isinstance(module, Backbone) else module
+    library = module.library if isinstance(module, Backbone) else None
+    trunk = _the_trunk(content, path) if library is None else _the_named(content, path, target, library)
     stride_in, expected_stride = _stride_in(content), getattr(module, "stride_in", None)
     if stride_in is not None and expected_stride is not None and stride_in != expected_stride:
         raise WeightsError(
             f"The weights file {path} has its strides in {stride_in}, but model.stride_in is "
             f"{expected_stride}; set model.stride_in={stride_in}."
         )
-    _load(module, trunk.tensors, f"{path} ({trunk.describe()})")
-    if trunk.left_out or trunk.origin != PLAIN:
+    _load(target, trunk.tensors, f"{path} ({trunk.describe()})")
+    if trunk.left_out or trunk.origin not in (PLAIN, library):
         warnings.warn(f"{path}: {trunk.describe()}.", stacklevel=2)
     return trunk
 
@@ -58,7 +63,7 @@ def load_torchvision_weights(backbone: Backbone, name: str) -> None:
     Raises WeightsError where there are none for this network or they cannot be downloaded.
     """
     otherwise = "give a weights file by model.weights=PATH, or start from random weights by model.weights=null"
-    if name.startswith("ibn_") or name == NARROW:
+    if not name.startswith("resnet") or name == NARROW:
         raise WeightsError(f"torchvision has no weights for {name}; {otherwise}.")
     if backbone.stride_in == "conv1":
         raise WeightsError(
@@ -116,6 +121,18 @@ def _the_trunk(content: object, path: str | Location) -> Trunk:
     raise WeightsError(
         f"The weights file {path} holds {what} (its first keys: {first_keys(_deepest(content))}); it must hold a state "
         f"dict with the names of torchvision, timm, torchreid, fast-reid, SpCL, ICE or transformers."
+    )
+
+
+def _the_named(content: object, path: str | Location, target: nn.Module, library: str) -> Trunk:
+    """The network with the names of `target` in what a file holds."""
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"The weights file {path} holds a {type(content).__name__}; it must hold a state dict.")
+    for trunk in find_named(content, target.state_dict().keys(), library):
+        return trunk
+    raise WeightsError(
+        f"The weights file {path} holds no network with {library}'s names as model.backbone has them (its first keys: "
+        f"{first_keys(_deepest(content))}); choose the backbone that the file was made for."
     )
 
 

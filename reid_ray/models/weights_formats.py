@@ -1,12 +1,13 @@
 """Whose weights a file holds, by its keys: those of torchvision, timm, torchreid, fast-reid, SpCL, ICE or transformers.
 
-All of them have the same ResNet under other names. What is recognised is the trunk; heads and classifiers are left out.
+All of them have the same ResNet under other names; other networks have the names of one library (`find_named`). What is
+recognised is the trunk; heads and classifiers are left out.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -67,6 +68,30 @@ def find_trunks(content: Mapping[Any, Any]) -> list[Trunk]:
         trunks = _trunks(state)
         if trunks:
             return trunks
+    return []
+
+
+def find_named(content: Mapping[Any, Any], names: Collection[str], origin: str) -> list[Trunk]:
+    """The network with these names of tensors in what a file holds, perhaps behind a prefix.
+
+    Of a state dict that has some of the names, everything below their first parts belongs to the network, so that a
+    network of another depth does not fit instead of fitting by half.
+    """
+    first_parts = {name.partition(".")[0] for name in names}
+    for state in _state_dicts(content):
+        first = next(iter(names))
+        prefixes = {"", *(key.removesuffix(first) for key in state if key.endswith(f".{first}"))}
+        prefix = max(sorted(prefixes, key=len), key=lambda p: sum(f"{p}{name}" in state for name in names))
+        if not any(f"{prefix}{name}" in state for name in names):
+            continue
+        tensors, left_out = {}, []
+        for key, tensor in state.items():
+            name = key.removeprefix(prefix)
+            if key.startswith(prefix) and name.partition(".")[0] in first_parts:
+                tensors[name] = tensor
+            else:
+                left_out.append(key)
+        return [Trunk(tensors, f"{origin}'s names behind '{prefix}'" if prefix else origin, tuple(left_out))]
     return []
 
 

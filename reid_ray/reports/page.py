@@ -25,9 +25,14 @@ def write_page(folder: Location, body: Sequence[str], *, name: str = REPORT_NAME
         The path of the page.
     """
     out = folder / name
-    with atomic_write(out) as file:
-        file.write(_PAGE.format(title=escape(title or folder.name), style=_STYLE, body="\n".join(body)).encode())
+    write_html(out, title or folder.name, body)
     return out
+
+
+def write_html(out: Location, title: str, body: Sequence[str], *, style: str = "") -> None:
+    """Write a page atomically to a file of any name; `style` is CSS in addition to that of all pages."""
+    with atomic_write(out) as file:
+        file.write(_PAGE.format(title=escape(title), style=_STYLE + style, body="\n".join(body)).encode())
 
 
 def header(name: str, *, finished: bool) -> str:

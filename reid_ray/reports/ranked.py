@@ -15,8 +15,9 @@ from torch import Tensor
 
 from reid_ray.data.images import Dataset
 from reid_ray.data.table import ImageTable
-from reid_ray.evaluation import score_queries, top_matches
+from reid_ray.evaluation import ranked_by_distance, score_queries, top_matches
 from reid_ray.evaluation.arguments import Array
+from reid_ray.evaluation.ranking import DistanceBlocks
 from reid_ray.io.paths import Location
 from reid_ray.reports.figures import FAINT, GREEN, INK, MUTED, VERMILION, new_figure, save
 from reid_ray.types import UNKNOWN, IntArray
@@ -43,6 +44,7 @@ def draw_ranking(
     out: Location,
     *,
     queries: Sequence[int] | None = None,
+    distances: DistanceBlocks | None = None,
     n: int = 8,
     k: int = 10,
     height: int = 256,
@@ -62,6 +64,7 @@ def draw_ranking(
         g_features: [G, D] of `dataset.gallery`.
         out: the PNG to write.
         queries: rows of `dataset.query` to draw instead, in this order.
+        distances: rank by these instead, such as re-ranked ones, of all queries in order.
         n: maximum number of queries to draw.
         k: matches per query.
         height: height of the crops as drawn, pixels.
@@ -81,12 +84,19 @@ def draw_ranking(
     requested = None if queries is None else np.asarray(queries, np.int64)
     candidates = _evenly(np.arange(len(query)), MAX_CANDIDATES) if requested is None else requested
     ids = (q_pids[candidates], g_pids, query.camids[candidates], gallery.camids)
-    ap = score_queries(q_features[candidates], g_features, *ids).ap
+    if distances is None:
+        ap = score_queries(q_features[candidates], g_features, *ids).ap
+    else:
+        scores, ranked = ranked_by_distance(_rows_of(distances, candidates), *ids, k=k)
+        ap = scores.ap
     chosen = _spread(ap, n) if requested is None else np.arange(len(candidates))
     rows, ap = candidates[chosen], ap[chosen]
 
-    ids = (q_pids[rows], g_pids, query.camids[rows], gallery.camids)
-    matches = top_matches(q_features[rows], g_features, *ids, k=k)
+    if distances is None:
+        ids = (q_pids[rows], g_pids, query.camids[rows], gallery.camids)
+        matches = top_matches(q_features[rows], g_features, *ids, k=k)
+    else:
+        matches = ranked[chosen]
     similarities = _similarities(q_features[rows], g_features, matches)
     judged = judged and bool((q_pids[rows] != UNKNOWN).all())
 
@@ -264,6 +274,18 @@ def _similarities(q_features: Array, g_features: Array, matches: IntArray) -> np
     gallery = torch.as_tensor(g_features[np.maximum(matches, 0).ravel()]).detach().float().cpu()
     products: npt.NDArray[np.float32] = (query[:, None] * gallery.view(*matches.shape, -1)).sum(dim=2).numpy()
     return products
+
+
+def _rows_of(blocks: DistanceBlocks, rows: IntArray) -> npt.NDArray[np.float32]:
+    """Some rows of distances that come in blocks."""
+    found: npt.NDArray[np.float32] | None = None
+    for block, values in blocks:
+        inside = np.flatnonzero((rows >= block.start) & (rows < block.stop))
+        if found is None:
+            found = np.empty((len(rows), values.shape[1]), dtype=np.float32)
+        found[inside] = np.asarray(values)[rows[inside] - block.start]
+    assert found is not None, "there are queries"
+    return found
 
 
 def _caption(query: ImageTable, row: int, ap: float) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from reid_ray.config import Config, dump_config
 from reid_ray.data.images import Dataset
 from reid_ray.evaluation.protocols import protocol_of, why_not
+from reid_ray.evaluation.ranking import DistanceBlocks
 from reid_ray.io.paths import Location
 from reid_ray.reports.curves import draw_curves
 from reid_ray.reports.film import FRAME_WIDTH, N_FRAMES, film_strips
@@ -70,6 +73,7 @@ def draw_compared(
     k: int,
     height: int,
     title: str | None = None,
+    rerank: Callable[[FloatArray, FloatArray], DistanceBlocks] | None = None,
 ) -> None:
     """Draw rankings of the items that the protocol compares: images, or tracklets as film strips.
 
@@ -78,7 +82,8 @@ def draw_compared(
         features: [N, D] of query images followed by gallery images.
         config: sets the protocol and the shape of images.
         n, k: number of queries, and of matches per query.
-        height: height of the crops as drawn, pixels.
+            height: height of the crops as drawn, pixels.
+            rerank: features of query and gallery → distances by which to rank.
     """
     settings = config.evaluation
     width = max(1, round(height * config.data.width / config.data.height))
@@ -89,4 +94,17 @@ def draw_compared(
         shown, strips = film_strips(Dataset(table, dataset.images), height=height, width=width)
         height, width = strips.size
         cell = N_FRAMES * FRAME_WIDTH
-    draw_ranking(shown, query, gallery, out, n=n, k=k, height=height, width=width, title=title, cell=cell)
+    distances = None if rerank is None else rerank(query, gallery)
+    draw_ranking(
+        shown,
+        query,
+        gallery,
+        out,
+        distances=distances,
+        n=n,
+        k=k,
+        height=height,
+        width=width,
+        title=title,
+        cell=cell,
+    )

@@ -11,6 +11,7 @@ from reid_ray.cli import app
 from reid_ray.data.table import ImageTable
 from reid_ray.evaluation import evaluate_distances
 from reid_ray.labels.rerank import reranked_distances
+from reid_ray.reports import run_report
 
 
 @pytest.fixture
@@ -82,6 +83,24 @@ def test_rank_and_report_write_their_files(run, tmp_path):
     assert (tmp_path / "ranked.png").read_bytes().startswith(b"\x89PNG")
     command("report", run.path)
     assert "<html" in (run.path / "report.html").read_text()
+
+
+def test_rank_in_the_order_of_re_ranking(run, tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(run_report, "draw_ranking", lambda *arguments, **options: drawn.update(options))
+    options = ("--rerank", "--k1", 6, "--k2", 3, "--lambda", 0)
+    command("rank", run.path, "--out", tmp_path / "ranked.png", *options)
+    features = [run.embed_table(table) for table in (run.dataset.query, run.dataset.gallery)]
+    expected = reranked_distances(*features, k1=6, k2=3, lambda_value=0)
+    for (rows, found), (expected_rows, distances) in zip(drawn["distances"], expected, strict=True):
+        assert rows == expected_rows
+        np.testing.assert_array_equal(found, distances)
+    monkeypatch.undo()
+    for extra in ((), options):
+        command("rank", run.path, "--out", tmp_path / f"{len(extra)}.png", "--queries", 2, "--top", 4, *extra)
+    assert (tmp_path / "7.png").read_bytes() != (tmp_path / "0.png").read_bytes()
+    refused = CliRunner().invoke(app, ["rank", str(run.path), "--k1", "5"])
+    assert "add --rerank" in str(refused.exception)
 
 
 def test_show_config_prints_a_recipe_without_training(tmp_path):

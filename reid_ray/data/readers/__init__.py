@@ -8,6 +8,7 @@ from dataclasses import replace
 from reid_ray.config import DataConfig
 from reid_ray.config.data import Layout
 from reid_ray.data.decoding import Decoding
+from reid_ray.data.embedded_images import EmbeddedImages
 from reid_ray.data.holdout import hold_out
 from reid_ray.data.images import Dataset, FileImages
 from reid_ray.data.packed_images import PackedImages
@@ -75,7 +76,7 @@ def read_dataset(config: DataConfig) -> Dataset:
 def scan_dataset(config: DataConfig) -> Scan:
     """The same without stopping at files that cannot be rows, for `reid_ray.data.check`."""
     found = SCANNERS[config.layout](config)
-    if isinstance(found.images, (FileImages, PackedImages)):
+    if isinstance(found.images, (FileImages, PackedImages, EmbeddedImages)):
         found = replace(found, images=replace(found.images, decoding=Decoding.of(config)))
     if config.attributes is not None:
         found = add_attributes(found, as_path(config.attributes), age=config.age)

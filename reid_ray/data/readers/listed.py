@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from reid_ray.data.holdout import as_query_and_gallery
@@ -16,8 +17,9 @@ from reid_ray.errors import DataError
 from reid_ray.io.paths import Location, as_path, resolve_beside
 from reid_ray.types import UNKNOWN
 
-ALIASES = {"identity": "pid"}
-"""Other names of columns that can mean nothing else; public sets of animals have `identity`."""
+ALIASES = {"identity": "pid", "file_name": "path"}
+"""Other names of columns that can mean nothing else; public sets of animals have `identity`, the `metadata.csv` of
+image folders that `datasets` reads has `file_name`."""
 
 LOOKALIKES = {
     "path": ("filepath", "filename", "file", "image", "imagepath"),
@@ -70,12 +72,14 @@ class Listing:
         columns: name → values, one a row.
         where: from a row's index to the words that find it ("line 7").
         note: how the file was read, for the message that its columns are not there.
+        keys: names of the images, one a row, where the file itself holds them; it then has no column `path`.
     """
 
     file: Location
     columns: Mapping[str, Sequence[Any]]
     where: Callable[[int], str]
     note: str = ""
+    keys: Sequence[str] | None = None
 
     def fault(self, row: int, column: str, what: str) -> DataError:
         return DataError(f"{self.file}, {self.where(row)}, column '{column}': {what}.")
@@ -96,13 +100,14 @@ def scan_listing(listing: Listing) -> Scan:
             image twice in one split, query without gallery.
     """
     listing, unread = _with_known_columns(listing)
-    paths = _paths(listing)
+    files = _paths(listing) if listing.keys is None else []
+    paths: Sequence[Location | str] = listing.keys or files
     pids = _numbers(listing, "pid", person_numbers, len(paths))
     splits, is_divided = _splits(listing, pids)
     _refuse_duplicates(listing, paths, splits)
     camids = _numbers(listing, "camid", camera_numbers, len(paths))
     extra = _optional_columns(listing, len(paths))
-    missing = missing_files(paths)
+    missing = missing_files(files)
     rows = Rows()
     for i, path in enumerate(paths):
         if path in missing:
@@ -154,7 +159,7 @@ def _with_known_columns(listing: Listing) -> tuple[Listing, list[str]]:
             unread += [headings[column]] if column in headings else []
             headings[column] = heading
     _refuse_lookalikes(listing, unread, headings)
-    if "path" not in headings:
+    if "path" not in headings and listing.keys is None:
         names = ", ".join(listing.columns) or "none"
         note = f", {listing.note}" if listing.note and listing.columns else ""
         raise DataError(
@@ -168,7 +173,7 @@ def _with_known_columns(listing: Listing) -> tuple[Listing, list[str]]:
 def _refuse_lookalikes(listing: Listing, unread: Sequence[str], headings: Mapping[str, str]) -> None:
     found = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in unread}
     for column, lookalikes in LOOKALIKES.items():
-        for lookalike in () if column in headings else (column, *lookalikes):
+        for lookalike in () if column in headings or (column == "path" and listing.keys) else (column, *lookalikes):
             if lookalike in found:
                 raise DataError(f"{listing.file}: rename the column '{found[lookalike]}' to '{column}'.")
     for name in unread:
@@ -220,8 +225,8 @@ def _splits(listing: Listing, pids: Sequence[int]) -> tuple[list[str], bool]:
     return splits, True
 
 
-def _refuse_duplicates(listing: Listing, paths: Sequence[Location], splits: Sequence[str]) -> None:
-    first: dict[tuple[Location, str], int] = {}
+def _refuse_duplicates(listing: Listing, paths: Sequence[Location | str], splits: Sequence[str]) -> None:
+    first: dict[tuple[Location | str, str], int] = {}
     for i, key in enumerate(zip(paths, splits, strict=True)):
         if key in first:
             raise listing.fault(i, "path", f"{key[0]} is already in the {key[1]} split at {listing.where(first[key])}")
@@ -239,7 +244,7 @@ def _numbers(listing: Listing, column: str, number: Callable[[Sequence[str]], di
 
 
 def _optional_columns(listing: Listing, n: int) -> dict[str, list[Any]]:
-    """Values of the optional columns that are there: modality, tracklet, mesh and attributes."""
+    """Values of the optional columns that are there: modality, tracklet, mesh, time and attributes."""
     found: dict[str, list[Any]] = {}
     for name, values in listing.columns.items():
         if name == "modality":
@@ -248,6 +253,8 @@ def _optional_columns(listing: Listing, n: int) -> dict[str, list[Any]]:
             found[name] = _numbers(listing, name, person_numbers, n)
         elif name == "mesh":
             found[name] = [_mesh(listing, i, value) for i, value in enumerate(values)]
+        elif name == "time":
+            found[name] = [_time(listing, i, value) for i, value in enumerate(values)]
         elif name.startswith(ATTRIBUTE_PREFIX):
             found[name] = [_attribute(listing, name, i, value) for i, value in enumerate(values)]
     return found
@@ -256,6 +263,19 @@ def _optional_columns(listing: Listing, n: int) -> dict[str, list[Any]]:
 def _mesh(listing: Listing, row: int, value: Any) -> str | None:
     text = _name(listing, "mesh", row, value)
     return None if text is None else str(resolve_beside(listing.file.parent, text))
+
+
+def _time(listing: Listing, row: int, value: Any) -> datetime | None:
+    """A time without zone, as it stands in the list, or UTC where the list gives an offset."""
+    if value is None or (isinstance(value, str) and value.strip().lower() in UNKNOWN_NAMES):
+        return None
+    try:
+        time = value if isinstance(value, datetime) else datetime.fromisoformat(value.strip())
+        return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
+    except (ValueError, AttributeError, OverflowError) as error:
+        raise listing.fault(
+            row, "time", f"{value!r} is no time; write it as 2026-05-01T18:00:00, or drop the column"
+        ) from error
 
 
 def _modality(listing: Listing, row: int, value: Any) -> str:

@@ -88,7 +88,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, path: Location, split: str, pid: int = UNKNOWN, camid: int = UNKNOWN, **columns: Any) -> None:
+    def add(self, path: Location | str, split: str, pid: int = UNKNOWN, camid: int = UNKNOWN, **columns: Any) -> None:
         """Add a row, or a problem where the name cannot be stored (Arrow strings are UTF-8).
 
         Args:
@@ -100,7 +100,7 @@ class Rows:
         else:
             self.refuse("misnamed", path, "has a name that is not valid UTF-8; rename it")
 
-    def refuse(self, kind: Kind, path: Location, what: str) -> None:
+    def refuse(self, kind: Kind, path: Location | str, what: str) -> None:
         """Note that `path` cannot be a row; `what` continues the sentence that begins with the path."""
         text = printable(path)
         self.problems.append(Problem(kind, text, f"{text} {what}."))

@@ -6,6 +6,7 @@ Reading order:
 |---|---|
 | `reference` | the definition: a few lines of NumPy, quadratic, used by the tests |
 | `exact` | the public functions `nearest` and `nearest_by_camera` |
+| `queries` | `nearest_to`: vectors from outside the set, a few at a time |
 | `candidates` | the search behind them: candidate lists from approximate products, then exact scores |
 | `products` | fast products of blocks (bfloat16 where it pays) with a bound on their error |
 | `kernels`, `device` | the inner loops in Numba for the CPU, and in PyTorch for a GPU |
@@ -14,6 +15,7 @@ Reading order:
 
 from reid_ray.labels.neighbours.approximate import nearest_approximate, recall
 from reid_ray.labels.neighbours.exact import Neighbours, join, nearest, nearest_by_camera, similarities_of_pairs
+from reid_ray.labels.neighbours.queries import nearest_to
 
 __all__ = [
     "Neighbours",
@@ -21,6 +23,7 @@ __all__ = [
     "nearest",
     "nearest_approximate",
     "nearest_by_camera",
+    "nearest_to",
     "recall",
     "similarities_of_pairs",
 ]

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from reid_ray.models.backbone import Norm
 from reid_ray.models.is_gan.discriminator import CHANNELS as IMAGE_DISCRIMINATOR_CHANNELS
 from reid_ray.models.is_gan.discriminator import DomainHead, PatchTrunk
-from reid_ray.models.resnet import Norm
 from reid_ray.models.transposed import DROPOUT_RATE, SLOPE, TransposedDecoder
 
 MAP_CHANNELS = (512, 512, 512, 1024)

@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reid_ray.config import ModelConfig
+from reid_ray.models.backbone import Backbone, Norm
 from reid_ray.models.batchnorm import GroupBatchNorm
 from reid_ray.models.codes import GaussianCode
 from reid_ray.models.embedder import build_embedder
 from reid_ray.models.pooling import build_pooling
 from reid_ray.models.precision import bf16_autocast
-from reid_ray.models.resnet import Backbone, Norm
 from reid_ray.models.splitting import SharedBackbone, SplitAt, copy_stages, split_backbone
 
 IDENTITY_DIM = 2048

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reid_ray.models.backbone import Backbone
 from reid_ray.models.batchnorm import GroupBatchNorm
 from reid_ray.models.embedder import Embedder, Embedding
 from reid_ray.models.pooling import AveragePooling
 from reid_ray.models.precision import bf16_autocast
-from reid_ray.models.resnet import Backbone
 
 CodeSplit = Literal["channels", "stripes"]
 

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from reid_ray.config import ModelConfig
 from reid_ray.errors import ConfigError
+from reid_ray.models.backbone import Norm
 from reid_ray.models.batchnorm import GroupBatchNorm
 from reid_ray.models.codes import GaussianCode
 from reid_ray.models.embedder import build_embedder
 from reid_ray.models.partitions import PartClassifiers, Partition, pool_parts
 from reid_ray.models.pooling import build_pooling
 from reid_ray.models.precision import bf16_autocast
-from reid_ray.models.resnet import Norm
 from reid_ray.models.splitting import SharedBackbone, copy_stages, split_backbone
 from reid_ray.models.transposed import initialise_like_mgn
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from reid_ray.models.resnet import Norm
+from reid_ray.models.backbone import Norm
 from reid_ray.models.transposed import DROPOUT_RATE, TransposedDecoder
 
 CHANNELS = (512, 512, 512, 512, 256, 128, 64, 3)
