@@ -17,7 +17,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -25,14 +25,17 @@ from scipy.sparse import csr_array
 
 from reid_ray.types import IntArray
 
+if TYPE_CHECKING:
+    from reid_ray.labels.constraints import Constraints
+
 Choose = Callable[[IntArray, Any, int, int], IntArray]
 """(labels, constraints, number of pairs, round) → pairs int64 [n, 2]."""
 
 
 def simulate(
     graph: csr_array, pids: IntArray, choose: Choose, *, eps: float, min_samples: int, answers: list[int], size: int
-) -> list[dict[str, Any]]:
-    """Scores before any answer and after each number of answers.
+) -> tuple[list[dict[str, Any]], Constraints]:
+    """Scores before any answer and after each number of answers, and all the answers.
 
     Args:
         size: answers per round; between rounds the features are clustered again.
@@ -58,11 +61,11 @@ def simulate(
                 }
             )
         if given >= max(answers):
-            return results
+            return results, constraints
         until = min(after for after in answers if after > given)
         pairs = choose(labels, constraints, min(size, until - given), number)
         if not len(pairs):
-            return results
+            return results, constraints
         agree = pids[pairs[:, 0]] == pids[pairs[:, 1]]
         constraints = Constraints(
             np.concatenate([constraints.same, pairs[agree]]), np.concatenate([constraints.different, pairs[~agree]])
@@ -111,27 +114,39 @@ def main() -> None:
     parser.add_argument("--min-samples", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=3, help="of the random choices")
     parser.add_argument("--log", type=Path, help="append results to this file, a JSON object per line")
+    parser.add_argument("--write", type=Path, help="write the answers to the chosen pairs to this constraints file")
     given = parser.parse_args()
 
     from reid_ray.labels import jaccard_graph, open_features
     from reid_ray.labels.asking import ASKED_DISTANCE
+    from reid_ray.labels.constraints import format_verdicts
 
-    features, pids = open_features(given.features), pq.read_table(given.features.with_suffix(".parquet"))["pid"]
+    features, rows = open_features(given.features), pq.read_table(given.features.with_suffix(".parquet"))
+    pids = rows["pid"].to_numpy()
     graph = jaccard_graph(np.asarray(features, np.float32), k1=given.k1, k2=6, max_distance=ASKED_DISTANCE)
     ways = [("chosen", chosen(graph))]
     ways += [("near", near(graph, seed)) for seed in range(given.seeds)]
     ways += [("random", anywhere(len(pids), seed)) for seed in range(given.seeds)]
     print("| pairs | answers | same | clusters | outliers | precision | recall | F1 | ARI | s |\n" + "|---" * 10 + "|")
     for name, choose in ways:
-        for result in simulate(
+        results, answered = simulate(
             graph,
-            pids.to_numpy(),
+            pids,
             choose,
             eps=given.eps,
             min_samples=given.min_samples,
             answers=sorted(given.answers),
             size=given.round,
-        ):
+        )
+        if name == "chosen" and given.write is not None:
+            paths = rows["path"].to_pylist()
+            verdicts = [
+                (paths[one], paths[other], verdict)
+                for verdict in ("same", "different")
+                for one, other in getattr(answered, verdict).tolist()
+            ]
+            given.write.write_text(format_verdicts(verdicts), encoding="utf-8")
+        for result in results:
             cells = [name, result["answers"], result["n_same"], result["n_clusters"], result["n_outliers"]]
             cells += [f"{result[f'pairwise_{key}']:.3f}" for key in ("precision", "recall", "f1")]
             print(f"| {' | '.join(map(str, cells))} | {result['ari']:.3f} | {result['seconds']:.1f} |", flush=True)
