@@ -12,7 +12,7 @@ from typing import Any, Literal
 from reid_ray.errors import ExportError
 
 FORMAT_VERSION = 1
-"""Of the folder; raised when an older version of this package could not read it, or would read it wrongly."""
+"""Version of the folder; raised when an older version of this package could not read it, or would read it wrongly."""
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

@@ -19,7 +19,7 @@ from reid_ray.encoder.description import CONFIG, InputFormat, Takes
 from reid_ray.errors import ExportError
 
 OPSET = 20
-"""Of ONNX; the resize of `FrameProgram` needs 18."""
+"""Operator set of ONNX; the resize of `FrameProgram` needs 18."""
 
 N_EXAMPLES = 2
 """Images of the batch that programs are traced with: one image would fix the size of the batch."""

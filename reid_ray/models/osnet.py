@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from reid_ray.models.backbone import Backbone, Norm
 
 CHANNELS = (64, 256, 384, 512)
-"""Of the stem and of the three stages, at width 1."""
+"""Channels of the stem and of the three stages, at width 1."""
 
 WIDTHS = {"x0_25": 0.25, "x0_5": 0.5, "x0_75": 0.75, "x1_0": 1.0}
 

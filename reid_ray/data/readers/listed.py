@@ -266,7 +266,7 @@ def _mesh(listing: Listing, row: int, value: Any) -> str | None:
 
 
 def _time(listing: Listing, row: int, value: Any) -> datetime | None:
-    """A time without zone, as it stands in the list, or UTC where the list gives an offset."""
+    """A time without zone, as the list has it, or UTC where the list gives an offset."""
     if value is None or (isinstance(value, str) and value.strip().lower() in UNKNOWN_NAMES):
         return None
     try:
