@@ -6,8 +6,9 @@ from reid_ray.labels.features import open_features
 from reid_ray.labels.hdbscan import hdbscan
 from reid_ray.labels.jaccard import graph_of_weights, jaccard_graph
 from reid_ray.labels.kmeans import kmeans
-from reid_ray.labels.label_free import common_graph, label_free_objective, label_free_scores
+from reid_ray.labels.label_free import label_free_scores
 from reid_ray.labels.neighbours import Neighbours, nearest, nearest_by_camera
+from reid_ray.labels.objective import Reference, make_reference, objective_scores
 from reid_ray.labels.quality import ground_truth_scores, label_statistics
 from reid_ray.labels.refresh import ClusteringResult, cluster_rows, labels_from_ground_truth, refresh
 from reid_ray.labels.reliability import Reliable, reliable_labels
@@ -17,9 +18,9 @@ __all__ = [
     "ClusteringResult",
     "JaccardParams",
     "Neighbours",
+    "Reference",
     "Reliable",
     "cluster_rows",
-    "common_graph",
     "dbscan",
     "encode",
     "eps_for_share",
@@ -28,12 +29,13 @@ __all__ = [
     "hdbscan",
     "jaccard_graph",
     "kmeans",
-    "label_free_objective",
     "label_free_scores",
     "label_statistics",
     "labels_from_ground_truth",
+    "make_reference",
     "nearest",
     "nearest_by_camera",
+    "objective_scores",
     "open_features",
     "refresh",
     "reliable_labels",

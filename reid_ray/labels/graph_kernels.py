@@ -273,3 +273,49 @@ def silhouettes(
         b = absent - nearest
         if max(a, b) > 0.0:
             values[row] = (b - a) / max(a, b)
+
+
+@numba.njit(cache=True, nogil=True)
+def close_pairs(
+    indptr: Array, columns: Array, distances: Array, labels: Array, limit: float, first: int, last: int
+) -> tuple[int, int]:
+    """Ordered pairs up to `limit` in rows first … last−1, without the diagonal: those in one cluster, and all.
+
+    Args:
+        indptr, columns, distances: float32 in CSR.
+        labels: int64 [N], negative where a row is in no cluster.
+    """
+    joined = 0
+    close = 0
+    for row in range(first, last):
+        own = labels[row]
+        for at in range(indptr[row], indptr[row + 1]):
+            column = columns[at]
+            if column != row and distances[at] <= limit:
+                close += 1
+                if own >= 0 and labels[column] == own:
+                    joined += 1
+    return joined, close
+
+
+@numba.njit(cache=True, nogil=True)
+def joint_pairs(order: Array, starts: Array, other: Array, n_others: int) -> int:
+    """Pairs of rows that are in one cluster of each of two labellings.
+
+    Args:
+        order: int64, rows of the first labelling by cluster.
+        starts: int64 [n_clusters + 1], where each cluster starts in `order`.
+        other: int64 [N], the second labelling, below `n_others`; negative where a row is in no cluster.
+    """
+    counts = np.zeros(n_others, dtype=np.int64)
+    n_pairs = 0
+    for cluster in range(len(starts) - 1):
+        members = order[starts[cluster] : starts[cluster + 1]]
+        for row in members:
+            if other[row] >= 0:
+                n_pairs += counts[other[row]]
+                counts[other[row]] += 1
+        for row in members:
+            if other[row] >= 0:
+                counts[other[row]] = 0
+    return n_pairs
