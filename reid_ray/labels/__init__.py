@@ -8,7 +8,7 @@ from reid_ray.labels.jaccard import graph_of_weights, jaccard_graph
 from reid_ray.labels.kmeans import kmeans
 from reid_ray.labels.label_free import label_free_scores
 from reid_ray.labels.neighbours import Neighbours, nearest, nearest_by_camera
-from reid_ray.labels.objective import Reference, make_reference, objective_scores
+from reid_ray.labels.objective import label_free_objective, reference_graphs
 from reid_ray.labels.quality import ground_truth_scores, label_statistics
 from reid_ray.labels.refresh import ClusteringResult, cluster_rows, labels_from_ground_truth, refresh
 from reid_ray.labels.reliability import Reliable, reliable_labels
@@ -18,7 +18,6 @@ __all__ = [
     "ClusteringResult",
     "JaccardParams",
     "Neighbours",
-    "Reference",
     "Reliable",
     "cluster_rows",
     "dbscan",
@@ -29,14 +28,14 @@ __all__ = [
     "hdbscan",
     "jaccard_graph",
     "kmeans",
+    "label_free_objective",
     "label_free_scores",
     "label_statistics",
     "labels_from_ground_truth",
-    "make_reference",
     "nearest",
     "nearest_by_camera",
-    "objective_scores",
     "open_features",
+    "reference_graphs",
     "refresh",
     "reliable_labels",
     "search",

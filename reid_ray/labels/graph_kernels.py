@@ -296,26 +296,3 @@ def close_pairs(
                 if own >= 0 and labels[column] == own:
                     joined += 1
     return joined, close
-
-
-@numba.njit(cache=True, nogil=True)
-def joint_pairs(order: Array, starts: Array, other: Array, n_others: int) -> int:
-    """Pairs of rows that are in one cluster of each of two labellings.
-
-    Args:
-        order: int64, rows of the first labelling by cluster.
-        starts: int64 [n_clusters + 1], where each cluster starts in `order`.
-        other: int64 [N], the second labelling, below `n_others`; negative where a row is in no cluster.
-    """
-    counts = np.zeros(n_others, dtype=np.int64)
-    n_pairs = 0
-    for cluster in range(len(starts) - 1):
-        members = order[starts[cluster] : starts[cluster + 1]]
-        for row in members:
-            if other[row] >= 0:
-                n_pairs += counts[other[row]]
-                counts[other[row]] += 1
-        for row in members:
-            if other[row] >= 0:
-                counts[other[row]] = 0
-    return n_pairs

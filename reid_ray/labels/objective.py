@@ -1,91 +1,74 @@
-"""The label-free objective: the pairwise F1 of a labelling, expected without knowing who is in the images.
+"""The label-free objective: the pairwise F1 of a labelling, with close pairs in place of pairs of one person.
 
-Pairwise F1 is 2·TP / (pairs in clusters + pairs of one person). If p(i, j) is the probability that two images show one
-person, its expectation is about 2·Σ p(in clusters) / (pairs in clusters + Σ p(all pairs)). A cluster that is too large
-pays for pairs with a small p, one that is too small for the pairs that it misses; no threshold and no camera is needed.
-The objective is the geometric mean of two such values, whose errors differ:
+Pairwise F1 is 2·(pairs of one person in clusters) / (pairs in clusters + pairs of one person). The objective replaces
+*of one person* by *close*: at a Jaccard distance of at most `CLOSE` in a reference graph that depends on the features
+only. Closeness is not transitive. A cluster that grew along a chain of people holds few close pairs among its many
+pairs, and one that is too small misses close pairs, so the objective needs neither a penalty nor cameras.
 
-* `graph_f1`: p is 1 for pairs that are close in the reference graph, whatever links them through others;
-* `consensus_f1`: p is the share of reference clusterings, from strict to loose, that join the pair.
-
-Both references depend on the features only, so labellings of all settings are judged alike.
+k1 of a graph limits the size of the groups that it sees, and the number of images per person is unknown. There are two
+graphs, and the one that agrees better with the labels counts.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.sparse import csr_array
 
 from reid_ray.labels import graph_kernels
-from reid_ray.labels.clustering import dbscan
 from reid_ray.labels.encoding import JaccardParams, NeighbourLists, encode, over_blocks, search
 from reid_ray.labels.jaccard import graph_of_weights
 from reid_ray.labels.quality import group_sizes, n_pairs
 from reid_ray.types import OUTLIER, FeatureRows, IntArray
 
-GRAPH = JaccardParams("spcl", k1=30, k2=6)
-"""Encoding of the reference graph."""
+REFERENCES = (JaccardParams("spcl", k1=30, k2=6), JaccardParams("spcl", k1=20, k2=6))
+"""Encodings of the reference graphs, however the labels were computed; the first needs the longest lists."""
 
-GRAPH_DISTANCE = 0.9
-"""Cutoff of the reference graph: well beyond any eps."""
+REFERENCE_DISTANCE = 0.9
+"""Cutoff of the reference graphs, for silhouettes: well beyond any eps."""
 
 CLOSE = 0.7
-"""Distance up to which two images count as one person in `graph_f1`: the loosest eps in use."""
+"""Distance up to which two images count as close: the loosest eps in use."""
 
-LADDER = JaccardParams("spcl", k1=20, k2=6)
-"""Encoding of the reference clusterings."""
-
-LADDER_EPS = (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7)
-"""eps of the reference clusterings: the values with which methods are published, and beyond on either side."""
-
-LADDER_MIN_SAMPLES = 4
+MARGIN = 0.02
+"""Difference of the objective below which it does not separate two labellings of the same features."""
 
 
-@dataclass(frozen=True)
-class Reference:
-    """What labellings of some features are judged by.
+def reference_graphs(features: FeatureRows, device: torch.device | str | None = None) -> tuple[csr_array, ...]:
+    """The graphs in which labellings of these features are judged.
 
-    Attributes:
-        graph: float32 [N, N], distances up to `GRAPH_DISTANCE`, diagonal stored.
-        ladder: int64 [N] each, clusterings from strict to loose.
+    Args:
+        features: float32 [N, D], L2-normalised.
+        device: where neighbours are searched, once.
+
+    Returns:
+        float32 [N, N] for each of `REFERENCES`: distances up to `REFERENCE_DISTANCE`, diagonal stored.
     """
-
-    graph: csr_array
-    ladder: tuple[IntArray, ...]
+    return reference_graphs_of(features, search(features, REFERENCES[0], device=device))
 
 
-def make_reference(features: FeatureRows, device: torch.device | str | None = None) -> Reference:
-    """The reference of some features, float32 [N, D], L2-normalised; neighbours are searched once, on `device`."""
-    return reference_of(features, search(features, max(GRAPH, LADDER, key=lambda each: each.k1), device=device))
+def reference_graphs_of(features: FeatureRows, lists: NeighbourLists) -> tuple[csr_array, ...]:
+    """`reference_graphs` from neighbour lists that are long enough for `REFERENCES`."""
+    return tuple(graph_of_weights(encode(features, lists, params), REFERENCE_DISTANCE) for params in REFERENCES)
 
 
-def reference_of(features: FeatureRows, lists: NeighbourLists) -> Reference:
-    """The reference from neighbour lists that are long enough for `GRAPH` and `LADDER`."""
-    graph = graph_of_weights(encode(features, lists, GRAPH), GRAPH_DISTANCE)
-    rungs = graph_of_weights(encode(features, lists, LADDER), max(LADDER_EPS))
-    return Reference(graph, tuple(dbscan(rungs, eps=eps, min_samples=LADDER_MIN_SAMPLES) for eps in LADDER_EPS))
+def label_free_objective(labels: IntArray, graphs: Sequence[csr_array]) -> float:
+    """Label quality without ground truth as one number, 0 … 1; higher is better. 0 without clusters.
 
-
-def objective_scores(labels: IntArray, reference: Reference) -> dict[str, float]:
-    """`graph_f1`, `consensus_f1`, and their geometric mean `label_free`; each 0 … 1, higher is better.
-
-    0 without clusters, and where the reference joins no pair.
+    Args:
+        labels: int64 [N].
+        graphs: `reference_graphs` of the features.
     """
-    by_graph, by_consensus = graph_f1(labels, reference.graph), consensus_f1(labels, reference.ladder)
-    return {"label_free": math.sqrt(by_graph * by_consensus), "graph_f1": by_graph, "consensus_f1": by_consensus}
+    return max(close_f1(labels, graph) for graph in graphs)
 
 
-def graph_f1(labels: IntArray, graph: csr_array) -> float:
-    """Pairwise F1 of a labelling, int64 [N], against the pairs at a distance of at most `CLOSE`.
+def close_f1(labels: IntArray, graph: csr_array) -> float:
+    """Pairwise F1 of a labelling, int64 [N], against the pairs of a graph at a distance of at most `CLOSE`.
 
-    These pairs are not a clustering: two images that are linked through a third are not one person for it. So a cluster
-    that grew along a chain has few of its pairs among them.
+    Each outlier is a cluster of its own. Time is linear in the stored pairs.
     """
     limit = np.float32(CLOSE)
     counts = over_blocks(
@@ -95,31 +78,15 @@ def graph_f1(labels: IntArray, graph: csr_array) -> float:
         range(len(labels)),
     )
     joined, close = (sum(int(count[at]) for count in counts) for at in (0, 1))  # ordered pairs
-    return f1(joined // 2, _pairs_of(labels), close // 2)
+    in_clusters = 2 * n_pairs(group_sizes(labels[labels != OUTLIER]))
+    return 2 * joined / (in_clusters + close) if joined else 0.0
 
 
-def consensus_f1(labels: IntArray, ladder: Sequence[IntArray]) -> float:
-    """Expected pairwise F1 of a labelling, int64 [N], with p the share of clusterings that join a pair."""
-    order, starts = grouped_rows(labels)
-    both = sum(shared_pairs(order, starts, rung) for rung in ladder)
-    return f1(both, len(ladder) * _pairs_of(labels), sum(map(_pairs_of, ladder)))
+def is_separated(best: float, other: float) -> bool:
+    """Whether the objective separates a labelling from another one of the same features, or of two runs."""
+    return best - other > MARGIN
 
 
-def f1(both: int, first: int, second: int) -> float:
-    """Harmonic mean of precision and recall of two sets of pairs that share `both`; 0 if they share none."""
-    return 2 * both / (first + second) if both else 0.0
-
-
-def grouped_rows(labels: IntArray) -> tuple[IntArray, IntArray]:
-    """Rows by cluster without outliers, and where each cluster starts, with the end as last entry."""
-    order = np.argsort(labels, kind="stable")[int((labels == OUTLIER).sum()) :]
-    return order, np.concatenate([[0], np.cumsum(group_sizes(labels[order]))]).astype(np.int64)
-
-
-def shared_pairs(order: IntArray, starts: IntArray, other: npt.NDArray[np.int64]) -> int:
-    """Pairs that are together in the clusters of `grouped_rows` and in a second labelling, int64 [N]."""
-    return int(graph_kernels.joint_pairs(order, starts, other, int(other.max(initial=OUTLIER)) + 1))
-
-
-def _pairs_of(labels: IntArray) -> int:
-    return n_pairs(group_sizes(labels[labels != OUTLIER]))
+def separates(scores: Sequence[float]) -> bool:
+    """Whether the objective separates the best of some settings from the typical one."""
+    return is_separated(max(scores), median(scores))

@@ -2,7 +2,7 @@
 
 One neighbour search for the longest list; one encoding per Jaccard variant, k1 and k2; one graph per encoding; then
 DBSCAN and the scores for each eps and min_samples. The clusters are those of a refresh with that setting, and all are
-judged by the same reference (`objective`).
+judged in the same graphs (`objective`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from reid_ray.labels.jaccard import graph_of_weights
 from reid_ray.labels.label_free import label_free_scores
 from reid_ray.labels.neighbours.exact import nearest, nearest_by_camera
 from reid_ray.labels.neighbours.products import Centre, find_centre
-from reid_ray.labels.objective import GRAPH, LADDER, Reference, objective_scores, reference_of
+from reid_ray.labels.objective import REFERENCES, label_free_objective, reference_graphs_of
 from reid_ray.labels.quality import ground_truth_scores, label_statistics
 from reid_ray.types import UNKNOWN, FeatureRows, IntArray
 
@@ -84,8 +84,8 @@ def sweep(
 ) -> list[dict[str, Any]]:
     """Cluster and score each setting.
 
-    Clusters are those of a refresh. Silhouettes of all settings are computed in the graph of `make_reference`, so they
-    are comparable; those of a refresh are computed in its own graph, which ends at its eps.
+    Clusters are those of a refresh. Silhouettes of all settings are computed in the first of `reference_graphs`, so
+    they are comparable; those of a refresh are computed in its own graph, which ends at its eps.
 
     Args:
         features: float32 [N, D], L2-normalised.
@@ -97,9 +97,9 @@ def sweep(
         on_setting: called with each result, in the order of computation.
 
     Returns:
-        For each setting, in their order: its fields, `n_clusters`, `n_outliers`, `size_max`, the keys of
-        `objective_scores`, of `label_free_scores` and, where a pid is known, of `ground_truth_scores`; and `seconds` of
-        the steps that are not shared (DBSCAN and scores).
+        For each setting, in their order: its fields, `n_clusters`, `n_outliers`, `size_max`, `label_free`
+        (`label_free_objective`), the keys of `label_free_scores` and, where a pid is known, of `ground_truth_scores`;
+        and `seconds` of the steps that are not shared (DBSCAN and scores).
 
     Raises:
         ConfigError: the variant `camera` without camids.
@@ -114,8 +114,8 @@ def sweep(
     results: dict[int, dict[str, Any]] = {}
     encodings = list(dict.fromkeys(setting.params for setting in settings))
     plain = [params for params in encodings if not params.by_camera]
-    lists = _longest_lists(features, [GRAPH, LADDER, *plain], camids, centre, device, memory_mb)
-    reference = reference_of(features, lists)
+    lists = _longest_lists(features, [*REFERENCES, *plain], camids, centre, device, memory_mb)
+    references = reference_graphs_of(features, lists)
     by_camera = [params for params in encodings if params.by_camera]
     for params, weights in chain(
         _encodings(features, lists, plain),
@@ -123,7 +123,7 @@ def sweep(
     ):
         graph = graph_of_weights(weights, max_distance)
         for at in (at for at, setting in enumerate(settings) if setting.params == params):
-            results[at] = _result(settings[at], graph, reference, camids, previous, known_pids)
+            results[at] = _result(settings[at], graph, references, camids, previous, known_pids)
             if on_setting:
                 on_setting(results[at])
     return [results[at] for at in range(len(settings))]
@@ -245,7 +245,7 @@ def _longest_lists(
 def _result(
     setting: Setting,
     graph: csr_array,
-    reference: Reference,
+    references: Sequence[csr_array],
     camids: IntArray | None,
     previous: IntArray | None,
     pids: IntArray | None,
@@ -254,7 +254,8 @@ def _result(
     labels = dbscan(graph, eps=setting.eps, min_samples=setting.min_samples)
     counts = label_statistics(labels)
     result = asdict(setting) | {name: counts[name] for name in ("n_clusters", "n_outliers", "size_max")}
-    result |= objective_scores(labels, reference) | label_free_scores(labels, reference.graph, camids, previous)
+    result["label_free"] = label_free_objective(labels, references)
+    result |= label_free_scores(labels, references[0], camids, previous)
     if pids is not None:
         result |= ground_truth_scores(labels, pids)
     return result | {"seconds": time.perf_counter() - started}

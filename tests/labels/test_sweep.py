@@ -14,7 +14,7 @@ from reid_ray.labels.clustering import dbscan
 from reid_ray.labels.encoding import JaccardParams
 from reid_ray.labels.jaccard import jaccard_graph
 from reid_ray.labels.label_free import label_free_scores
-from reid_ray.labels.objective import make_reference, objective_scores
+from reid_ray.labels.objective import label_free_objective, reference_graphs
 from reid_ray.labels.quality import ground_truth_scores
 from reid_ray.labels.sweep import Setting, parse_grid, sweep
 from reid_ray.types import UNKNOWN, FloatArray, IntArray
@@ -55,8 +55,9 @@ def alone(
     )
     labels = dbscan(graph, eps=setting.eps, min_samples=setting.min_samples)
     counts = {"n_clusters": int(labels.max(initial=-1)) + 1, "n_outliers": int((labels == -1).sum())}
-    reference = make_reference(features, "cpu")
-    scores = objective_scores(labels, reference) | label_free_scores(labels, reference.graph, camids, previous)
+    references = reference_graphs(features, "cpu")
+    scores = {"label_free": label_free_objective(labels, references)}
+    scores |= label_free_scores(labels, references[0], camids, previous)
     return counts | scores | ground_truth_scores(labels, pids)
 
 
