@@ -90,7 +90,7 @@ def runs(folders: Sequence[Path]) -> Iterator[Result]:
 
 
 def mean_ap(run: Any) -> float:
-    """Of the last model on the run's query and gallery: as it was logged, or computed."""
+    """mAP of the last model on the query and gallery of the run, from its log or computed."""
     from reid_ray.evaluation.protocols import evaluate_table
 
     logged = [event["mAP"] for event in run.metrics("evaluate") if event["epoch"] == run.metrics("end")[-1]["epochs"]]
