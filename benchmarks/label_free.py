@@ -1,14 +1,16 @@
-"""Does the label-free objective rank labellings and models as identities do? Rank correlations on what you give it.
+"""Do label-free scores rank labellings and models as identities do? Rank correlations over a test bed of cells.
 
-    python benchmarks/label_free.py labellings features.npy other.npy --log results.jsonl
+    python benchmarks/label_free.py cells features.npy other.npy --log results.jsonl
     python benchmarks/label_free.py runs runs/unsupervised runs/tuned --log results.jsonl
+    python benchmarks/label_free.py table --log results.jsonl
     python benchmarks/label_free.py plot --log results.jsonl --out label-free.svg
 
-`labellings` makes many labellings of features that `reid-ray extract` wrote (the table of rows next to them, with
-identities) and prints Spearman's rank correlation of every label-free score with pairwise F1 and with ARI; the people
-of the training split and those of query and gallery are two sets. `runs` takes folders of finished runs: it labels the
-features of each run's last model again, and prints the correlations of their scores with the F1 of those labels and
-with the run's mAP. Runs on other images or of another network are another set.
+`cells` makes a grid of labellings of every cell of `label_cells.py`: subsets of the training images of files that
+`reid-ray extract` wrote (the table of rows next to them, with identities), and synthetic worlds. `table` prints, for
+each label-free score and over all cells, Spearman's rank correlation with pairwise F1 and what its choice is worth.
+`runs` takes folders of finished runs: it labels the features of each run's last model again, and prints the
+correlations of their scores with the F1 of those labels and with the run's mAP. Runs on other images or of another
+network are another set.
 """
 
 from __future__ import annotations
@@ -17,20 +19,21 @@ import argparse
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from scipy.stats import spearmanr
 
-from reid_ray.types import UNKNOWN, FloatArray, IntArray
+from reid_ray.types import UNKNOWN
 
 # The engine brings PyTorch with it, which plots do not need: it is imported where it is used.
 
 Result = dict[str, Any]
 
 SCORES = (
+    "published",
     "label_free",
     "silhouette",
     "clustered_share",
@@ -44,43 +47,32 @@ SCORES = (
 """What is correlated, where it is there."""
 
 GRIDS = (
-    ["variant=spcl", "k1=15,20,30,40", "k2=6", "eps=.4:.7:.05", "min_samples=2,4,8"],
-    ["variant=spcl", "k1=30", "k2=1,12", "eps=.4:.7:.05", "min_samples=4"],
-    ["variant=cvpr17", "k1=20,30", "k2=6", "eps=.4:.7:.05", "min_samples=2,4,8"],
-    ["variant=camera", "k1=20", "k2=4", "eps=.4:.7:.05", "min_samples=2,4,8"],
+    ["variant=spcl", "k1=10,15,20,30,40", "k2=6", "eps=.4:.7:.05", "min_samples=2,4,8"],
+    ["variant=camera", "k1=10,20", "k2=4", "eps=.3:.6:.05", "min_samples=2,4"],
 )
-"""Settings that a user could try: from too few images in clusters to too many."""
+"""Settings that a user could try, from too few images in clusters to too many; the second needs two cameras."""
 
-DISTRACTOR = 0
-"""Market-1501's pid of gallery images that show no person of the queries: not one identity."""
+PUBLISHED = {"variant": "spcl", "k1": 30, "eps": 0.55, "min_samples": 4}
+"""The setting of ICE's recipe, which knows nothing of the cell."""
 
+GOOD_SHARE = 0.9
+"""A choice is good if its F1 is at least this share of the best."""
 
 NOT_IMAGES = {"strong", "cache_mb", "loader_threads"}
 """Keys of `data` that runs on the same images may differ in."""
 
 
 def labellings(files: Sequence[Path]) -> Iterator[Result]:
-    """Every setting of `GRIDS` on every set of people."""
+    """Every setting of `GRIDS` on every cell."""
+    from label_cells import file_cells, synthetic_cells
+
     from reid_ray.labels.sweep import Setting, parse_grid, sweep
 
-    settings = [setting for grid in GRIDS for setting in parse_grid(grid, Setting())]
-    for file in files:
-        for name, features, camids, pids in sets_of_people(file):
-            for result in sweep(features, settings, camids, pids=pids):
-                yield {"kind": "labelling", "set": name, **result}
-
-
-def sets_of_people(file: Path) -> Iterator[tuple[str, FloatArray, IntArray, IntArray]]:
-    """Name, features, cameras and identities of the training people, and of those in query and gallery."""
-    from reid_ray.labels.features import open_features
-
-    features, rows = open_features(file), pq.read_table(file.with_suffix(".parquet"))
-    splits = np.array(rows["split"].to_pylist())
-    for name, mask in (("train", splits == "train"), ("test", splits != "train")):
-        if mask.any():
-            pids = rows["pid"].to_numpy()[mask]
-            known = np.where(pids == DISTRACTOR, UNKNOWN, pids) if name == "test" else pids
-            yield f"{file.stem}, {name}", np.asarray(features[mask], np.float32), rows["camid"].to_numpy()[mask], known
+    for cell in chain(file_cells(files), synthetic_cells()):
+        several = len(set(cell.camids.tolist()) - {UNKNOWN}) > 1
+        settings = [setting for grid in GRIDS[: 1 + several] for setting in parse_grid(grid, Setting())]
+        for result in sweep(cell.features, settings, cell.camids, pids=cell.pids, device="cpu"):
+            yield {"kind": "labelling", "set": str(cell), "world": cell.world, "n_images": len(cell.pids), **result}
 
 
 def runs(folders: Sequence[Path]) -> Iterator[Result]:
@@ -98,7 +90,7 @@ def runs(folders: Sequence[Path]) -> Iterator[Result]:
 
 
 def mean_ap(run: Any) -> float:
-    """mAP of the last model on the run's query and gallery, as logged or computed."""
+    """mAP of the last model on the query and gallery of the run, from its log or computed."""
     from reid_ray.evaluation.protocols import evaluate_table
 
     logged = [event["mAP"] for event in run.metrics("evaluate") if event["epoch"] == run.metrics("end")[-1]["epochs"]]
@@ -137,6 +129,52 @@ def spearman(results: Sequence[Result], score: str, truth: str) -> str:
 def choice(results: Sequence[Result], truth: str) -> str:
     """The truth of the result with the best label-free score, and the best there is."""
     return f"{max(results, key=lambda result: result['label_free'])[truth]:.3f} / {max(r[truth] for r in results):.3f}"
+
+
+def table(results: Sequence[Result]) -> str:
+    """Markdown: each score over all cells, then the cells in which the choice of `label_free` is not good."""
+    cells = by((result for result in results if result["kind"] == "labelling"), "set")
+    lines = [
+        f"{len(cells)} cells, {len(by(results, 'world'))} worlds, {len(results)} labellings",
+        "",
+        "| score | median ρ | worst ρ | ≥ 90 % of the best F1 | not below the median F1 | worst share of the best |",
+        "|---|---|---|---|---|---|",
+    ]
+    for score in (*SCORES, "silhouette · share · √mix"):
+        rhos, shares, fine = zip(*(judged(group, score) for group in cells.values()), strict=True)
+        good = np.mean(np.array(shares) >= GOOD_SHARE)
+        ranks = "– | –" if score == "published" else f"{np.median(rhos):.2f} | {min(rhos):.2f}"
+        lines.append(f"| {score} | {ranks} | {good:.0%} | {np.mean(fine):.0%} | {min(shares):.2f} |")
+    lines += ["", "| cell | images | ρ | chosen F1 | best | median |", "|---|---|---|---|---|---|"]
+    for name, group in cells.items():
+        rho, share, fine = judged(group, "label_free")
+        if share < GOOD_SHARE or not fine:
+            f1 = [result["pairwise_f1"] for result in group]
+            lines.append(
+                f"| {name} | {group[0]['n_images']:,} | {rho:.2f} | {share * max(f1):.3f} | {max(f1):.3f} | "
+                f"{np.median(f1):.3f} |"
+            )
+    return "\n".join(lines)
+
+
+def judged(group: Sequence[Result], score: str) -> tuple[float, float, bool]:
+    """Spearman's ρ of a score with F1 in a cell, F1 of its choice over the best, and whether that is not below the
+    median. `published` has no ρ: its choice is `PUBLISHED`."""
+    f1 = np.array([result["pairwise_f1"] for result in group])
+    if score == "published":
+        values = np.array([all(result[key] == value for key, value in PUBLISHED.items()) for result in group], float)
+    elif score == "silhouette · share · √mix":
+        values = np.array(
+            [
+                max(result["silhouette"], 0) * result["clustered_share"] * min(result.get("camera_mix", 1), 1) ** 0.5
+                for result in group
+            ]
+        )
+    else:
+        values = np.array([result.get(score, 0.0) for result in group], float)
+    rho = float(spearmanr(values, f1).statistic) if values.std() and f1.std() else 0.0
+    chosen = f1[values.argmax()]
+    return rho, float(chosen / f1.max()), bool(chosen >= np.median(f1))
 
 
 def plot(results: Sequence[Result], out: Path) -> None:
@@ -178,16 +216,17 @@ def by(results: Iterable[Result], key: str) -> dict[str, list[Result]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("labellings", "runs", "plot"))
+    parser.add_argument("what", choices=("cells", "runs", "table", "plot"))
     parser.add_argument("paths", type=Path, nargs="*", help=".npy files of features, or folders of runs")
     parser.add_argument("--log", type=Path, help="append results to this file, a JSON object per line; plot reads it")
     parser.add_argument("--out", type=Path, default=Path("label-free.svg"), help="the drawing")
     given = parser.parse_args()
-    if given.what == "plot":
-        plot([json.loads(line) for line in given.log.read_text(encoding="utf-8").splitlines()], given.out)
+    if given.what in ("table", "plot"):
+        known = [json.loads(line) for line in given.log.read_text(encoding="utf-8").splitlines()]
+        print(table(known)) if given.what == "table" else plot(known, given.out)
         return
     results = list(logged(runs(given.paths) if given.what == "runs" else labellings(given.paths), given.log))
-    print(correlations(results, ("pairwise_f1", "mAP") if given.what == "runs" else ("pairwise_f1", "ari")))
+    print(correlations(results, ("pairwise_f1", "mAP")) if given.what == "runs" else table(results))
 
 
 def logged(results: Iterable[Result], log: Path | None) -> Iterator[Result]:

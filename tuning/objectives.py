@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from reid_ray.data.readers import read_dataset
-from reid_ray.labels.label_free import common_graph, label_free_objective, label_free_scores
+from reid_ray.labels.label_free import label_free_scores
+from reid_ray.labels.objective import label_free_objective, reference_graphs
 from reid_ray.labels.quality import ground_truth_scores, label_statistics
 from reid_ray.labels.refresh import cluster_rows
 from reid_ray.methods import stages_of
@@ -13,11 +14,11 @@ from reid_ray.run import Run
 def label_free_score(run: Run) -> dict[str, float]:
     """Label quality of a run's last model, without ground truth.
 
-    Features of the training table are clustered with the run's own label settings. The clusters are scored in
-    `common_graph`, which is the same for all runs, whatever their k1, eps or variant.
+    Features of the training table are clustered with the run's own label settings. The clusters are judged in
+    `reference_graphs`, which are defined alike for all runs, whatever their k1, eps or variant.
 
     Returns:
-        `label_free` (0 … 1, higher is better), the scores of `label_free_scores`, and `n_clusters`; with known
+        `label_free` (`label_free_objective`), the scores of `label_free_scores`, and `n_clusters`; with known
         identities also `ground_truth_scores`, for analysis only: a label-free objective must not use them.
 
     Raises:
@@ -32,7 +33,8 @@ def label_free_score(run: Run) -> dict[str, float]:
         source = read_dataset(getattr(run.config, compared))
         of_source = run.embed_table(source.train, source)
     labels = cluster_rows(features, run.config.labels, table.camids, device=device, source=of_source).raw
-    scores = label_free_scores(labels, common_graph(features, device), table.camids)
-    answer = {"label_free": label_free_objective(scores), **scores}
+    references = reference_graphs(features, device)
+    answer = {"label_free": label_free_objective(labels, references)}
+    answer |= label_free_scores(labels, references[0], table.camids)
     answer["n_clusters"] = float(label_statistics(labels)["n_clusters"])
     return answer | (ground_truth_scores(labels, table.pids) if table.has_pids else {})

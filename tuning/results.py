@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -14,6 +14,7 @@ import pyarrow as pa
 from reid_ray.config import Config, dump_config
 from reid_ray.errors import RunError
 from reid_ray.io.files import atomic_write_bytes, parquet_bytes
+from reid_ray.labels.objective import is_separated
 from reid_ray.tuning.request import METRICS, Request, SearchDirectory, read_request
 from reid_ray.tuning.spaces import Values, own_values, with_values
 from reid_ray.tuning.study import Row, best_first, open_storage, read_rows
@@ -62,15 +63,35 @@ class Results:
     @property
     def own(self) -> Values:
         """The recipe's values of the keys that the winner sets."""
-        return own_values(self.request.config, list(self.winner or self.request.space))
+        return self._own_of(self.winner or self.request.space)
 
     @property
     def winner(self) -> Values | None:
-        """The best trial by the first objective, or by the mean if repeated with more seeds; None without any."""
-        best = [row.point for row in best_first(self.rows)[:1]]
-        if any(point.values in best for point in self.repeats) and self.repeats[0].scores:
+        """The best trial by the first objective, or by the mean if repeated with more seeds; None without any.
+
+        The recipe's own values if the label-free objective does not separate the best trial from them.
+        """
+        best = best_first(self.rows)[:1]
+        if any(point.values == row.point for point in self.repeats for row in best) and self.repeats[0].scores:
             return self.repeats[0].values
-        return best[0] if best else None
+        if not best:
+            return None
+        return self._own_of(best[0].point) if self.is_undecided else best[0].point
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether the best trial and the recipe's differ by less than the label-free objective can tell.
+
+        Scores of more seeds, and scores by identities, decide by themselves.
+        """
+        best = best_first(self.rows)[:1]
+        if self.request.by_labels or self.repeats or not best:
+            return False
+        own = [row for row in self.rows if row.ranked and row.values == self._own_of(row.values)]
+        return any(row.id != best[0].id and not is_separated(best[0].scores[0], row.scores[0]) for row in own)
+
+    def _own_of(self, keys: Iterable[str]) -> Values:
+        return own_values(self.request.config, list(keys))
 
 
 def read_results(path: Path) -> Results:
@@ -159,6 +180,8 @@ def _heading(results: Results) -> str:
     top = results.repeats[0] if results.repeats else None
     if top is not None and top.values == results.winner:
         return f"{origin}: mean {top.mean:.4f} over {len(top.scores)} new seeds."
+    if results.is_undecided:
+        return f"{origin} does not differ from the recipe, whose values these are."
     return f"{origin}: {best[0].scores[0]:.4f}, trial {best[0].id}."
 
 

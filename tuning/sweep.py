@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from reid_ray.labels.objective import is_separated
 from reid_ray.labels.sweep import Setting, parse_grid, sweep, swept_name
 from reid_ray.run import Run
 from reid_ray.tuning.spaces import Values
@@ -11,6 +12,8 @@ from reid_ray.tuning.spaces import Values
 
 def best_setting(run: Run, grid: Sequence[str]) -> tuple[Values, float]:
     """The best settings of `labels` in a grid for a run's last model, and their label-free objective.
+
+    The run's own settings compete too, and stay if the objective does not separate the best from them.
 
     Args:
         run: finished.
@@ -20,8 +23,10 @@ def best_setting(run: Run, grid: Sequence[str]) -> tuple[Values, float]:
         The keys that the grid varies with their values, such as `labels.eps`, and the objective, 0 … 1; the first of
         ties.
     """
-    settings = parse_grid(grid, Setting.of(run.config.labels))
+    own = Setting.of(run.config.labels)
+    settings = [own, *parse_grid(grid, own)]
     table = run.dataset.train
     results = sweep(run.embed_table(table), settings, table.camids, memory_mb=run.config.labels.memory_mb)
     best = max(results, key=lambda result: result["label_free"])
+    best = best if is_separated(best["label_free"], results[0]["label_free"]) else results[0]
     return {f"labels.{name}": best[name] for name in map(swept_name, grid)}, float(best["label_free"])

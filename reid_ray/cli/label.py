@@ -169,6 +169,7 @@ def _print_labels(report: LabelReport, config: LabelsConfig, out: str, gallery: 
 def _print_sweep(report: SweepReport, out: str | None) -> None:
     console = make_console()
     console.print(_sweep_table(report.results))
+    console.print(advice(report.results), highlight=False, soft_wrap=True)
     console.print(
         f"{len(report.results)} settings in {report.seconds:.1f} s, "
         f"{sum(result['seconds'] for result in report.results):.1f} s of which for clustering and scores; "
@@ -177,6 +178,26 @@ def _print_sweep(report: SweepReport, out: str | None) -> None:
     )
     if out is not None:
         console.print(f"Results: {out}", highlight=False, soft_wrap=True)
+
+
+def advice(results: list[dict[str, Any]]) -> str:
+    """What to choose without identities, if the scores tell."""
+    from reid_ray.labels.objective import separates
+
+    if not separates([result["label_free"] for result in results]):
+        return "The scores do not separate these settings: keep the recipe's."
+    best = max(results, key=lambda result: result["label_free"])
+    varied = ", ".join(f"{name}={_format(best[name])}" for name in _varied(results))
+    return f"By label_free: {varied}"
+
+
+def _varied(results: list[dict[str, Any]]) -> list[str]:
+    """Names of the settings that vary."""
+    from dataclasses import fields
+
+    from reid_ray.labels.sweep import Setting
+
+    return [field.name for field in fields(Setting) if len({result[field.name] for result in results}) > 1] or ["eps"]
 
 
 def _quality_table(quality: dict[str, Any], eps: float | None) -> Table:
@@ -192,11 +213,7 @@ def _quality_table(quality: dict[str, Any], eps: float | None) -> Table:
 
 def _sweep_table(results: list[dict[str, Any]]) -> Table:
     """The settings that vary and their scores; * marks the best of a column."""
-    from dataclasses import fields
-
-    from reid_ray.labels.sweep import Setting
-
-    varied = [field.name for field in fields(Setting) if len({result[field.name] for result in results}) > 1] or ["eps"]
+    varied = _varied(results)
     scores = [name for name in (*SWEEP_SCORES, *GROUND_TRUTH_SCORES) if name in results[0]]
     best = {name: max(result[name] for result in results) for name in scores if name in TO_MAXIMISE}
     table = Table(*varied, title="Sweep", caption=CAPTION)

@@ -126,6 +126,8 @@ def show_results(results: Results, console: Console) -> None:
 
 def verdict(results: Results) -> str:
     """Whether the winner beats the recipe on the test split, with new seeds."""
+    if results.is_undecided:
+        return "The scores do not separate the best trial from the recipe, whose values are kept; try --seeds."
     if results.winner == results.own:
         return "The recipe's own values are the winner: no trial was better."
     winner, recipe = _of(results.final, results.winner or {}), _of(results.final, results.own)

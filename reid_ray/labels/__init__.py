@@ -6,8 +6,9 @@ from reid_ray.labels.features import open_features
 from reid_ray.labels.hdbscan import hdbscan
 from reid_ray.labels.jaccard import graph_of_weights, jaccard_graph
 from reid_ray.labels.kmeans import kmeans
-from reid_ray.labels.label_free import common_graph, label_free_objective, label_free_scores
+from reid_ray.labels.label_free import label_free_scores
 from reid_ray.labels.neighbours import Neighbours, nearest, nearest_by_camera
+from reid_ray.labels.objective import label_free_objective, reference_graphs
 from reid_ray.labels.quality import ground_truth_scores, label_statistics
 from reid_ray.labels.refresh import ClusteringResult, cluster_rows, labels_from_ground_truth, refresh
 from reid_ray.labels.reliability import Reliable, reliable_labels
@@ -19,7 +20,6 @@ __all__ = [
     "Neighbours",
     "Reliable",
     "cluster_rows",
-    "common_graph",
     "dbscan",
     "encode",
     "eps_for_share",
@@ -35,6 +35,7 @@ __all__ = [
     "nearest",
     "nearest_by_camera",
     "open_features",
+    "reference_graphs",
     "refresh",
     "reliable_labels",
     "search",

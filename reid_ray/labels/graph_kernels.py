@@ -273,3 +273,26 @@ def silhouettes(
         b = absent - nearest
         if max(a, b) > 0.0:
             values[row] = (b - a) / max(a, b)
+
+
+@numba.njit(cache=True, nogil=True)
+def close_pairs(
+    indptr: Array, columns: Array, distances: Array, labels: Array, limit: float, first: int, last: int
+) -> tuple[int, int]:
+    """Ordered pairs up to `limit` in rows first … last−1, without the diagonal: those in one cluster, and all.
+
+    Args:
+        indptr, columns, distances: float32 in CSR.
+        labels: int64 [N], negative where a row is in no cluster.
+    """
+    joined = 0
+    close = 0
+    for row in range(first, last):
+        own = labels[row]
+        for at in range(indptr[row], indptr[row + 1]):
+            column = columns[at]
+            if column != row and distances[at] <= limit:
+                close += 1
+                if own >= 0 and labels[column] == own:
+                    joined += 1
+    return joined, close

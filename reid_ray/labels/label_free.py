@@ -1,31 +1,20 @@
 """Label quality without ground truth, for tuning on unlabelled data.
 
-Each score is a plain number, 0 if there is nothing to measure. No score is enough alone: tiny clusters have a good
-silhouette, large ones mix cameras, and labels that never change may be wrong.
+Each score is a plain number, 0 if there is nothing to measure. They describe labels; none ranks settings: tiny clusters
+have a good silhouette, large ones mix cameras, and labels that never change may be wrong. `objective` ranks.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy.sparse import csr_array
 
 from reid_ray.labels import graph_kernels
 from reid_ray.labels.clustering import close_gaps
-from reid_ray.labels.encoding import JaccardParams, over_blocks
-from reid_ray.labels.jaccard import jaccard_graph
+from reid_ray.labels.encoding import over_blocks
 from reid_ray.labels.quality import adjusted_rand, entropy, group_sizes, joint_groups, n_pairs
-from reid_ray.types import OUTLIER, UNKNOWN, FeatureRows, IntArray
-
-COMMON = JaccardParams("spcl", k1=30, k2=6)
-"""The encoding in which labellings are compared, however they were computed."""
-
-COMMON_DISTANCE = 0.9
-"""Cutoff of that graph: well beyond any eps."""
+from reid_ray.types import OUTLIER, UNKNOWN, IntArray
 
 
 def label_free_scores(
@@ -60,37 +49,6 @@ def label_free_scores(
     if previous is not None:
         scores["stability"] = stability(previous, labels)
     return scores
-
-
-def label_free_objective(scores: Mapping[str, float]) -> float:
-    """Label quality without ground truth as one number, 0 … 1; higher is better.
-
-    max(silhouette, 0) · clustered_share · √min(camera_mix, 1), the last factor with two or more cameras: clusters are
-    separated, cover most images and mix cameras. Each factor alone is easy to game: the first by a few tiny clusters,
-    the second by huge ones, both by clusters of camera backgrounds. docs/results.md shows its correlation with ground
-    truth.
-
-    Args:
-        scores: of `label_free_scores` with `common_graph`, so that labellings of different settings and models are
-            comparable.
-    """
-    apart = max(scores["silhouette"], 0.0) * scores["clustered_share"]
-    return apart * math.sqrt(min(scores.get("camera_mix", 1.0), 1.0))
-
-
-def common_graph(features: FeatureRows, device: torch.device | str | None = None) -> csr_array:
-    """The graph in which labellings of these features are compared, whatever distance they were computed from.
-
-    Args:
-        features: float32 [N, D], L2-normalised.
-        device: where neighbours are searched.
-
-    Returns:
-        float32 [N, N] from `jaccard_graph` with the encoding `COMMON`, up to `COMMON_DISTANCE`.
-    """
-    return jaccard_graph(
-        features, k1=COMMON.k1, k2=COMMON.k2, variant=COMMON.variant, max_distance=COMMON_DISTANCE, device=device
-    )
 
 
 def size_scores(labels: IntArray) -> dict[str, float]:

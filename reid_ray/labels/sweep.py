@@ -2,16 +2,16 @@
 
 One neighbour search for the longest list; one encoding per Jaccard variant, k1 and k2; one graph per encoding; then
 DBSCAN and the scores for each eps and min_samples. The clusters are those of a refresh with that setting, and all are
-scored in the same graph.
+judged in the same graphs (`objective`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from decimal import Decimal, InvalidOperation
-from itertools import product
+from itertools import chain, product
 from typing import Any
 
 import torch
@@ -23,9 +23,10 @@ from reid_ray.labels.clustering import dbscan
 from reid_ray.labels.encoding import JaccardParams, NeighbourLists, Variant, expand_queries, reciprocal_weights
 from reid_ray.labels.features import check_features
 from reid_ray.labels.jaccard import graph_of_weights
-from reid_ray.labels.label_free import COMMON, COMMON_DISTANCE, label_free_objective, label_free_scores
+from reid_ray.labels.label_free import label_free_scores
 from reid_ray.labels.neighbours.exact import nearest, nearest_by_camera
 from reid_ray.labels.neighbours.products import Centre, find_centre
+from reid_ray.labels.objective import REFERENCES, label_free_objective, reference_graphs_of
 from reid_ray.labels.quality import ground_truth_scores, label_statistics
 from reid_ray.types import UNKNOWN, FeatureRows, IntArray
 
@@ -83,8 +84,8 @@ def sweep(
 ) -> list[dict[str, Any]]:
     """Cluster and score each setting.
 
-    Clusters are those of a refresh. Silhouettes of all settings are computed in the graph of `common_graph`, so they
-    are comparable; those of a refresh are computed in its own graph, which ends at its eps.
+    Clusters are those of a refresh. Silhouettes of all settings are computed in the first of `reference_graphs`, so
+    they are comparable; those of a refresh are computed in its own graph, which ends at its eps.
 
     Args:
         features: float32 [N, D], L2-normalised.
@@ -110,18 +111,19 @@ def sweep(
     centre = find_centre(features)
     known_pids = pids if pids is not None and (pids != UNKNOWN).any() else None
     max_distance = max(setting.eps for setting in settings)
-    common: csr_array | None = None
     results: dict[int, dict[str, Any]] = {}
-    encodings = dict.fromkeys([COMMON, *(setting.params for setting in settings)])
-    for params, weights in _encodings(features, encodings, camids, centre, device, memory_mb):
-        if common is None:
-            common = graph_of_weights(weights, COMMON_DISTANCE)
-        chosen = [at for at, setting in enumerate(settings) if setting.params == params]
-        if not chosen:
-            continue
+    encodings = list(dict.fromkeys(setting.params for setting in settings))
+    plain = [params for params in encodings if not params.by_camera]
+    lists = _longest_lists(features, [*REFERENCES, *plain], camids, centre, device, memory_mb)
+    references = reference_graphs_of(features, lists)
+    by_camera = [params for params in encodings if params.by_camera]
+    for params, weights in chain(
+        _encodings(features, lists, plain),
+        _encodings_by_camera(features, by_camera, camids, centre, device, memory_mb),
+    ):
         graph = graph_of_weights(weights, max_distance)
-        for at in chosen:
-            results[at] = _result(settings[at], graph, common, camids, previous, known_pids)
+        for at in (at for at, setting in enumerate(settings) if setting.params == params):
+            results[at] = _result(settings[at], graph, references, camids, previous, known_pids)
             if on_setting:
                 on_setting(results[at])
     return [results[at] for at in range(len(settings))]
@@ -189,28 +191,29 @@ def _values(name: str, part: str, text: str) -> list[Any]:
     return [int(number) if is_whole else float(number) for number in numbers]
 
 
-def _encodings(
+def _encodings_by_camera(
     features: FeatureRows,
-    encodings: Iterable[JaccardParams],
+    encodings: Sequence[JaccardParams],
     camids: IntArray | None,
     centre: Centre,
     device: torch.device | str | None,
     memory_mb: int,
 ) -> Iterator[tuple[JaccardParams, csr_array]]:
-    """V of each encoding, one at a time; encodings that differ only in the expansion share k-reciprocal weights.
+    """As `_encodings`, after a search of the neighbours by camera; nothing without encodings."""
+    if encodings:
+        lists = _longest_lists(features, encodings, camids, centre, device, memory_mb)
+        yield from _encodings(features, lists, encodings)
 
-    The first encoding comes first, unless its variant is `camera`.
-    """
-    for by_camera in (False, True):
-        chosen = [params for params in encodings if params.by_camera == by_camera]
-        if not chosen:
-            continue
-        lists = _longest_lists(features, chosen, camids, centre, device, memory_mb)
-        for base in dict.fromkeys(_without_expansion(params) for params in chosen):
-            weights = reciprocal_weights(features, lists, base)
-            for params in chosen:
-                if _without_expansion(params) == base:
-                    yield params, expand_queries(weights, lists, params)
+
+def _encodings(
+    features: FeatureRows, lists: NeighbourLists, encodings: Sequence[JaccardParams]
+) -> Iterator[tuple[JaccardParams, csr_array]]:
+    """V of each encoding, one at a time; encodings that differ only in the expansion share k-reciprocal weights."""
+    for base in dict.fromkeys(map(_without_expansion, encodings)):
+        weights = reciprocal_weights(features, lists, base)
+        for params in encodings:
+            if _without_expansion(params) == base:
+                yield params, expand_queries(weights, lists, params)
 
 
 def _without_expansion(params: JaccardParams) -> JaccardParams:
@@ -242,7 +245,7 @@ def _longest_lists(
 def _result(
     setting: Setting,
     graph: csr_array,
-    common: csr_array,
+    references: Sequence[csr_array],
     camids: IntArray | None,
     previous: IntArray | None,
     pids: IntArray | None,
@@ -251,8 +254,8 @@ def _result(
     labels = dbscan(graph, eps=setting.eps, min_samples=setting.min_samples)
     counts = label_statistics(labels)
     result = asdict(setting) | {name: counts[name] for name in ("n_clusters", "n_outliers", "size_max")}
-    scores = label_free_scores(labels, common, camids, previous)
-    result |= {"label_free": label_free_objective(scores), **scores}
+    result["label_free"] = label_free_objective(labels, references)
+    result |= label_free_scores(labels, references[0], camids, previous)
     if pids is not None:
         result |= ground_truth_scores(labels, pids)
     return result | {"seconds": time.perf_counter() - started}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import combinations
 
 import numpy as np
@@ -12,19 +11,15 @@ import pytest
 from scipy.sparse import csr_array
 from sklearn.metrics import adjusted_rand_score, silhouette_samples
 
-from reid_ray.config import LabelsConfig
 from reid_ray.labels import encoding
 from reid_ray.labels.label_free import (
     camera_scores,
-    common_graph,
     graph_silhouette,
-    label_free_objective,
     label_free_scores,
     size_scores,
     stability,
 )
-from reid_ray.labels.refresh import cluster_rows
-from reid_ray.types import FloatArray, IntArray
+from reid_ray.types import IntArray
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -200,44 +195,3 @@ def test_scores_that_the_inputs_do_not_allow_are_left_out() -> None:
         "effective_clusters",
         "size_gini",
     }
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_objective_decreases_with_feature_noise(make_clustered: Callable[..., FloatArray], seed: int) -> None:
-    """The same label settings on increasingly noisy features."""
-    scores = []
-    for noise in (0.1, 0.5, 1.0):
-        features = make_clustered(240, seed, noise=noise)
-        labels = cluster_rows(features, LabelsConfig(k1=8, k2=3), np.zeros(240, dtype=np.int64)).labels
-        scores.append(label_free_objective(label_free_scores(labels, common_graph(features))))
-    assert scores == sorted(scores, reverse=True)
-    assert scores[0] > scores[-1] + 0.2
-
-
-def test_objective_rewards_separated_clusters_that_cover_images_and_mix_cameras() -> None:
-    """Two people at two cameras: clustered by person, by camera, by person with outliers; and without cameras."""
-    near, far = 0.2, 0.4
-    same_person = np.kron(np.eye(2), np.ones((4, 4)))
-    same_camera = np.kron(np.ones((4, 4)), np.eye(2))
-    distance_mat = np.where(same_person + same_camera == 0, 1, np.where(same_person == 1, far, near)).astype(np.float32)
-    np.fill_diagonal(distance_mat, 0)
-    graph, camids = to_graph(distance_mat), np.tile([0, 1], 4)
-    by_person, by_camera = np.repeat([0, 1], 4), camids
-
-    def objective(labels: IntArray, cameras: IntArray | None = camids) -> float:
-        scores = label_free_scores(labels, graph, cameras)
-        return label_free_objective(scores)
-
-    silhouette = graph_silhouette(graph, by_person)
-    mix = camera_scores(by_person, camids)["camera_mix"]
-    assert mix > 1  # two of two cameras, where all pairs have 4 of 7
-    assert objective(by_person) == pytest.approx(silhouette) == objective(by_person, None)
-    assert graph_silhouette(graph, by_camera) > silhouette
-    assert objective(by_camera) == 0 < objective(by_camera, None)
-    assert objective(by_camera, np.zeros(8, dtype=np.int64)) == objective(by_camera, None)  # one camera says nothing
-    some = np.where(np.arange(8) % 4 == 3, -1, by_person)
-    expected = graph_silhouette(graph, some) * 0.75 * min(camera_scores(some, camids)["camera_mix"], 1) ** 0.5
-    assert objective(some) == pytest.approx(expected)
-    assert objective(np.full(8, -1)) == objective(np.zeros(8, dtype=np.int64)) == 0
-    crossed = by_person ^ by_camera  # nobody is near his own
-    assert graph_silhouette(graph, crossed) < 0 == objective(crossed)

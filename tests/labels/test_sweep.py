@@ -13,7 +13,8 @@ from reid_ray.labels import sweep as module
 from reid_ray.labels.clustering import dbscan
 from reid_ray.labels.encoding import JaccardParams
 from reid_ray.labels.jaccard import jaccard_graph
-from reid_ray.labels.label_free import common_graph, label_free_objective, label_free_scores
+from reid_ray.labels.label_free import label_free_scores
+from reid_ray.labels.objective import label_free_objective, reference_graphs
 from reid_ray.labels.quality import ground_truth_scores
 from reid_ray.labels.sweep import Setting, parse_grid, sweep
 from reid_ray.types import UNKNOWN, FloatArray, IntArray
@@ -54,8 +55,10 @@ def alone(
     )
     labels = dbscan(graph, eps=setting.eps, min_samples=setting.min_samples)
     counts = {"n_clusters": int(labels.max(initial=-1)) + 1, "n_outliers": int((labels == -1).sum())}
-    scores = label_free_scores(labels, common_graph(features, "cpu"), camids, previous)
-    return counts | scores | ground_truth_scores(labels, pids) | {"label_free": label_free_objective(scores)}
+    references = reference_graphs(features, "cpu")
+    scores = {"label_free": label_free_objective(labels, references)}
+    scores |= label_free_scores(labels, references[0], camids, previous)
+    return counts | scores | ground_truth_scores(labels, pids)
 
 
 @pytest.mark.parametrize("n_rows", [1, 5, 90])
@@ -79,7 +82,7 @@ def test_labels_do_not_depend_on_the_other_settings(make_clustered: Callable[...
 
 
 def test_work_is_shared(make_clustered: Callable[..., FloatArray], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two searches (one by camera), an encoding per k-reciprocal setting, a graph per encoding and one to judge by."""
+    """Two searches (one by camera), an encoding per k-reciprocal setting, and a graph per encoding."""
     calls: list[str] = []
 
     def counted(name: str, function: Any) -> Any:
@@ -96,8 +99,8 @@ def test_work_is_shared(make_clustered: Callable[..., FloatArray], monkeypatch: 
     assert {name: calls.count(name) for name in calls} == {
         "nearest": 1,
         "nearest_by_camera": 1,
-        "reciprocal_weights": 5,
-        "graph_of_weights": 9,
+        "reciprocal_weights": 4,
+        "graph_of_weights": 8,
         "dbscan": 48,
     }
 

@@ -201,3 +201,28 @@ def test_values_of_the_recipe_outside_of_the_ranges_can_be_compared(make_search)
     tell_stage(search, stage, [results.winner, results.own], lambda values: values["labels.eps"])
     assert read_results(search.directory.path).final[1].values == results.own
     assert with_values(search.request.config, results.own) == search.request.config
+
+
+@pytest.mark.parametrize(("best", "kept"), [(0.315, True), (0.35, False)])
+def test_recipe_is_kept_where_the_label_free_scores_do_not_separate(make_search, best, kept):
+    search = make_search()
+    enqueue(search.study, [own_values(search.request.config, list(search.request.space))])
+    for score in (0.3, 0.1, best, 0.2):
+        trial, _ = search.ask()
+        search.tell(trial, score)
+    results = read_results(search.directory.path)
+    assert results.is_undecided == kept
+    assert (results.winner == results.own) == kept
+    assert ("do not separate" in verdict(results)) == kept
+    assert results.winner in ([results.own] if kept else [best_first(results.rows)[0].point])
+
+
+def test_identities_separate_what_the_label_free_scores_do_not(make_search):
+    search = make_search(objectives=["map"])
+    enqueue(search.study, [own_values(search.request.config, list(search.request.space))])
+    for score in (0.3, 0.301):
+        trial, _ = search.ask()
+        search.tell(trial, score)
+    results = read_results(search.directory.path)
+    assert not results.is_undecided
+    assert results.winner == best_first(results.rows)[0].point != results.own
