@@ -19,16 +19,17 @@ tune-demo: $(READY)  ## Search temperatures, weights, eps and k1 of ICE on synth
 		--search method.weight_soft --search labels.eps --search labels.k1
 
 # The tests with Ray have a process of their own, because two local clusters disturb each other; the others share the
-# cores, file by file, so that fixtures of a module are built once. Each process has its own base folder, because pytest
-# removes the folders of other sessions when it ends.
+# cores, file by file, so that fixtures of a module are built once, and leave them to Ray's processes, which mostly wait
+# and otherwise run at a low priority. Each process has its own base folder, because pytest removes the folders of other
+# sessions when it ends.
 test: $(READY)  ## Run all tests, those with Ray in a process of their own
 	$(MAKE) --jobs=2 test-ray test-others
 
 test-ray: $(READY)
-	$(BIN)/pytest -m ray --durations=15 --basetemp="$$(mktemp -d)/tests"
+	RAY_worker_niceness=0 $(BIN)/pytest -m ray --durations=15 --basetemp="$$(mktemp -d)/tests"
 
 test-others: $(READY)
-	$(BIN)/pytest -m 'not ray' --numprocesses=2 --dist=loadfile --durations=15 --basetemp="$$(mktemp -d)/tests"
+	nice -n 15 $(BIN)/pytest -m 'not ray' --numprocesses=2 --dist=loadfile --durations=15 --basetemp="$$(mktemp -d)/tests"
 
 lint: $(READY)  ## Check style and formatting (ruff)
 	$(BIN)/ruff check .

@@ -118,8 +118,8 @@ def test_the_first_clustering_with_nothing_to_train_on_ends_the_run_with_a_sente
 def test_later_degenerate_labels_keep_the_labels_before_and_end_after_a_while(tiny, monkeypatch):
     real = services.label_streams
 
-    def failing_later(request, *arguments):
-        found = real(request, *arguments)
+    def failing_later(request, *arguments, **options):
+        found = real(request, *arguments, **options)
         if request.epoch == 0:
             return found
         labels = found["train"]
