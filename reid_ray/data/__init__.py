@@ -1,4 +1,4 @@
-"""Data: tables of images, the readers that make them, and what reads the pixels."""
+"""Data: tables of images, dataset readers that build them, and image readers that return pixels."""
 
 from __future__ import annotations
 

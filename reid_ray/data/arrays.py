@@ -1,8 +1,8 @@
-"""Images as a program holds them (arrays, tensors, Pillow images, encoded bytes, paths) to the pixels that a file
-gives.
+"""Convert images of any kind (arrays, tensors, Pillow images, encoded bytes, paths) to the pixels that a file gives.
 
-Nothing can tell RGB from BGR. OpenCV's arrays are BGR, everybody else's are RGB, so arrays and tensors are RGB
-unless the caller says otherwise; features of swapped channels look plausible and match nothing.
+The pixels do not reveal whether channels are RGB or BGR. OpenCV's arrays are BGR and all others are RGB, so arrays and
+tensors are taken as RGB unless the caller states otherwise; features of swapped channels look plausible and match
+nothing.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _N_CHANNELS = (1, 3, 4)
 
 
 def each_image(images: AnyImage | Iterable[AnyImage]) -> Iterator[Any]:
-    """The images of an argument that may be one image, a batch [n, …], or any iterable of images.
+    """List the images of an argument that may be one image, a batch [n, …], or any iterable of images.
 
     A path, bytes and a Pillow image are one image, and so are arrays and tensors of up to three dimensions.
 
     Raises:
-        DataError: what is none of these.
+        DataError: the argument is none of these.
     """
     if isinstance(images, (str, Path, RemotePath, bytes, bytearray, memoryview, Image.Image)):
         return iter([images])
@@ -56,7 +56,7 @@ def resized_images(
     channels: Channels = "rgb",
     decoding: Decoding = DEFAULT,
 ) -> Iterator[Tensor]:
-    """Images of any sizes and kinds as a network takes them, one after another: uint8 RGB [3, height, width].
+    """Yield images of any size and kind as network input: uint8 RGB [3, height, width].
 
     Raises:
         DataError: an image that cannot be read, named by its number (`to_pixels`).
@@ -73,13 +73,13 @@ def to_pixels(
     Args:
         image: a path or URI, an encoded file, a Pillow image of any mode, an array uint8 [h, w], [h, w, 1], [h, w,
             3] or [h, w, 4], or a tensor uint8 with the channels first. Of four channels the last is transparency,
-            which is dropped. uint16 is read as files of 16 bits are.
+            which is dropped. uint16 is converted like 16-bit files.
         channels: order of the channels of arrays and tensors. Files, bytes and Pillow images know their own.
         decoding: how files become pixels.
         name: what the image is called in messages.
 
     Raises:
-        DataError: none of these, no pixels, an image that cannot be decoded.
+        DataError: another type or shape, no pixels, or an image that cannot be decoded.
     """
     if channels not in get_args(Channels):
         raise DataError(f"channels={channels!r}: use {' or '.join(map(repr, get_args(Channels)))}.")
@@ -115,14 +115,16 @@ def _from_array(
     shape = f"{array.dtype} {list(array.shape)}"
     if array.dtype not in (np.uint8, np.uint16):
         advice = "give 0 … 255 as uint8" if array.dtype.kind in "fiub" else _accepted()
-        raise DataError(f"Cannot read {name}: {shape} has no range of pixel values that is agreed on; {advice}.")
+        raise DataError(f"Cannot read {name}: {shape} has no standard range of pixel values; {advice}.")
     if array.ndim == 2:
         array = array[..., None]
     elif array.ndim == 3 and channels_first:
         array = np.moveaxis(array, 0, 2)
     if array.ndim != 3 or array.shape[2] not in _N_CHANNELS:
         expected = "[c, h, w]" if channels_first else "[h, w, c]"
-        raise DataError(f"Cannot read {name}: {shape} is no image; give [h, w] or {expected} with 1, 3 or 4 channels.")
+        raise DataError(
+            f"Cannot read {name}: {shape} is not an image; give [h, w] or {expected} with 1, 3 or 4 channels."
+        )
     if not array.size:
         raise DataError(f"Cannot read {name}: {shape} has no pixels.")
     if array.dtype == np.uint16:

@@ -1,4 +1,4 @@
-"""Go over a whole dataset and list everything that is wrong with it, without stopping at the first fault."""
+"""Check a whole dataset and list all of its problems, without stopping at the first."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OTHER_FORMATS = frozenset({".heic", ".heif", ".avif", ".jp2", ".jxl", ".psd", ".
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """What a split holds. Identities and cameras that are unknown are not counted as one.
+    """Content of a split. Unknown identities and cameras are not counted.
 
     Attributes:
         split: train, query or gallery.
@@ -73,7 +73,7 @@ class SizeStatistics:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What a dataset holds and what is wrong with it.
+    """Content of a dataset and its problems.
 
     Attributes:
         name: the table's name.
@@ -81,7 +81,7 @@ class CheckReport:
         splits: counts for each split that has rows.
         sizes: None where no image could be decoded.
         problems: by kind, then by path.
-        notes: what was left out on purpose, and what reading does to the pixels.
+        notes: what was left out on purpose, and how reading changes the pixels.
     """
 
     name: str
@@ -106,7 +106,7 @@ class CheckReport:
 
 @dataclass(frozen=True)
 class _Look:
-    """One image as it was found: its inspection, and hash and length of its bytes (b"", 0 if unread)."""
+    """Result for one image: its inspection, and the hash and length of its bytes (b"", 0 if unread)."""
 
     inspection: Inspection
     sha256: bytes = b""
@@ -116,13 +116,13 @@ class _Look:
 def check(config: DataConfig, *, threads: int = 4, progress: Progress | None = None) -> CheckReport:
     """Read and decode every image of the dataset that `config` describes.
 
-    Listed are splits that are empty, files that cannot be rows (misnamed, listed but missing), images that are empty,
+    Problems are empty splits, files that cannot be rows (misnamed, listed but missing), images that are empty,
     truncated or unreadable, images with the same bytes (each group once, under its first file), files in the image
-    folders that are no images, and body meshes that cannot be projected (`mesh_problems`). What operating systems leave
-    there is a note. The same file in two splits is one image with two rows, not a duplicate.
+    folders that are not images, and body meshes that cannot be projected (`mesh_problems`). Files that operating
+    systems create there are only noted. The same file in two splits is one image with two rows, not a duplicate.
 
     Raises:
-        DataError: there is nothing to go over: no such folder, not this layout, a broken list or manifest.
+        DataError: there is nothing to check: no such folder, another layout, a broken list or manifest.
     """
     found = scan_dataset(config)
     paths = list(dict.fromkeys(found.table.paths))
@@ -176,7 +176,7 @@ def _faults(looks: dict[str, _Look]) -> list[Problem]:
 
 
 def _duplicates(looks: dict[str, _Look]) -> list[Problem]:
-    """One problem a group of images with the same bytes; empty files are reported as empty, not as alike."""
+    """One problem per group of images with the same bytes; empty files are reported as empty, not as duplicates."""
     groups: defaultdict[bytes, list[str]] = defaultdict(list)
     for path, look in looks.items():
         if look.n_bytes:
@@ -189,7 +189,7 @@ def _duplicates(looks: dict[str, _Look]) -> list[Problem]:
 
 
 def _other_files(folders: Iterable[Location]) -> tuple[list[Location], list[Location]]:
-    """Files that are no images in folders of images: those that do not belong there, and what systems leave."""
+    """Files in image folders that are not images: a problem for each, and a note on files of operating systems."""
     others = [file for folder in folders if folder.is_dir() for file in walk_files(folder) if not is_image_name(file)]
     litter = [file for file in others if file.name.lower() in SYSTEM_LITTER or file.name.startswith("._")]
     known = set(litter)
@@ -214,13 +214,13 @@ def _litter_note(files: Sequence[Location]) -> tuple[str, ...]:
 
 
 def _conversion_notes(looks: Iterable[_Look]) -> tuple[str, ...]:
-    """How many images are changed by reading, and how."""
+    """How many images reading changes, and how."""
     counts = Counter(conversion for look in looks for conversion in look.inspection.conversions)
     return tuple(f"{n} images: {conversion}" for conversion, n in sorted(counts.items()))
 
 
 def _changed_pack(config: DataConfig, table: ImageTable, looks: dict[str, _Look]) -> list[Problem]:
-    """A packed dataset carries a digest of its content; a difference is damage that still decodes."""
+    """Compare a packed dataset with the digest in its manifest; a difference is damage that still decodes."""
     if config.layout != "packed" or not config.use_cameras:
         return []
     root = as_path(config.root or "")

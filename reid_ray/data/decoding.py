@@ -1,8 +1,8 @@
-"""From the bytes of an image file to RGB pixels, by decoders that report damage instead of ending the process.
+"""Decode image files to RGB pixels with decoders that report damage instead of crashing the process.
 
 torchvision decodes the JPEGs that cameras write: it is the fastest, and libjpeg reports errors cleanly. Its PNG decoder
-ends the process on damaged data (a long jump out of libpng), so everything else is Pillow's. Before either runs, the
-size in the header is compared with a limit, and PNG data with its header and checksums (`headers`).
+crashes the process on damaged data (a long jump out of libpng), so Pillow decodes all other formats. Before either
+runs, the size in the header is checked against a limit, and PNG data against its header and checksums (`headers`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from reid_ray.data.headers import (
 )
 
 FORMATS = "JPEG, PNG, GIF, WebP, BMP, TIFF and PNM"
-"""What is read, for messages and documentation."""
+"""Supported formats, for messages and documentation."""
 
 SIXTEEN_BITS = "16 bits per channel, of which the upper 8 are read"
 STRETCHED = "16 bits per channel, stretched to 8 from the darkest to the brightest pixel of the image"
@@ -55,8 +55,7 @@ _PLUGINS: dict[Format, Callable[[io.BytesIO], ImageFile]] = {
     "TIFF": TiffImageFile,
     "PNM": PpmImageFile,
 }
-"""Classes instead of `Image.open`: it tries every plugin that any library has registered, and applies a limit of its
-own."""
+"""Classes that replace `Image.open`, which tries every registered plugin and applies a size limit of its own."""
 
 _ORIENTATION = 0x0112
 _TO_UPRIGHT: dict[int, Callable[[Tensor], Tensor]] = {
@@ -68,15 +67,15 @@ _TO_UPRIGHT: dict[int, Callable[[Tensor], Tensor]] = {
     7: lambda pixels: pixels.transpose(1, 2).flip(1, 2),
     8: lambda pixels: pixels.transpose(1, 2).flip(1),
 }
-"""EXIF orientation → what turns [3, H, W] upright; 1 and unknown values are upright."""
+"""EXIF orientation → function that turns [3, H, W] upright; 1 and unknown values are upright."""
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How files become pixels.
+    """Settings for decoding files.
 
     Attributes:
-        max_megapixels: images of more pixels are refused before they are decoded.
+        max_megapixels: larger images are rejected before they are decoded.
         stretch_16_bit: grey images of 16 bits are stretched from their darkest to their brightest pixel, as is usual
             for thermal cameras; otherwise the upper 8 bits are read.
     """
@@ -86,11 +85,11 @@ class Decoding:
 
     @classmethod
     def of(cls, config: DataConfig) -> Decoding:
-        """What a configuration asks for."""
+        """The decoding settings of a configuration."""
         return cls(config.max_megapixels, config.stretch_16_bit)
 
     def check_size(self, height: int, width: int) -> None:
-        """Raise `BrokenImage` where an image of this size is not to be decoded."""
+        """Raise `BrokenImage` if an image of this size must not be decoded."""
         if not height or not width:
             raise BrokenImage("unreadable", f"has no pixels ({height} × {width})")
         if height * width > self.max_megapixels * 1e6:
@@ -109,8 +108,8 @@ class Decoded:
 
     Attributes:
         pixels: uint8 RGB [3, H, W], upright, contiguous.
-        conversions: what was done to the pixels that loses information or moves them, in words; `SIXTEEN_BITS`,
-            `STRETCHED`, `UPRIGHT`.
+        conversions: descriptions of conversions that lose information or move pixels; `SIXTEEN_BITS`, `STRETCHED`,
+            `UPRIGHT`.
     """
 
     pixels: Tensor
@@ -118,13 +117,14 @@ class Decoded:
 
 
 def decode_image(data: bytes, how: Decoding = DEFAULT) -> Decoded:
-    """Decode a JPEG, PNG, GIF, WebP, BMP, TIFF or PNM file; the format is found from the content, not the name.
+    """Decode a JPEG, PNG, GIF, WebP, BMP, TIFF or PNM file; the format is detected from the content, not the name.
 
     Grey and palette images become RGB, CMYK and YCbCr are converted, transparency is dropped. EXIF orientation is
     applied. Images of 16 bits per channel keep the upper 8 (or are stretched).
 
     Raises:
-        BrokenImage: no image, damaged or cut, too large, several frames, or pixels without a fixed range (float).
+        BrokenImage: the file is not an image, is damaged or truncated, is too large, has several frames, or has pixels
+            without a fixed range (float).
     """
     if not data:
         raise BrokenImage("empty", "is empty (0 bytes)")
@@ -146,8 +146,8 @@ def decode_image(data: bytes, how: Decoding = DEFAULT) -> Decoded:
 def convert(image: Image.Image, how: Decoding = DEFAULT) -> Decoded:
     """The pixels of a Pillow image of any mode.
 
-    EXIF orientation is applied to an image as it was opened; one that was made from another (`resize`, `rotate`) is
-    taken as it is, since Pillow copies the tag without regard to what was done.
+    EXIF orientation is applied to an image as it was opened; one that was derived from another (`resize`, `rotate`) is
+    used as is, since Pillow copies the tag whatever the operation did.
 
     Raises:
         BrokenImage: as `decode_image`.
@@ -173,7 +173,7 @@ def convert(image: Image.Image, how: Decoding = DEFAULT) -> Decoded:
 
 
 def warn_of(conversions: tuple[str, ...]) -> None:
-    """Say once in a process that images lose bits; turning them upright loses nothing and is not mentioned."""
+    """Warn once per process that images lose bits; turning them upright loses nothing and is not reported."""
     for conversion in conversions:
         if conversion != UPRIGHT:
             # One text for all images: Python shows each text once.
@@ -221,15 +221,15 @@ def _to_rgb(image: Image.Image, how: Decoding) -> tuple[npt.NDArray[np.uint8], t
     if mode in ("La", "RGBa"):
         image = image.convert({"La": "LA", "RGBa": "RGBA"}[mode])
     elif mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # Pillow warns of the direct way, which gives the same
+        image = image.convert("RGBA")  # the direct conversion gives the same, with a warning
     return np.array(image if image.mode == "RGB" else image.convert("RGB")), ()
 
 
 def eight_bits(values: npt.NDArray[Any], how: Decoding) -> tuple[npt.NDArray[np.uint8], str]:
-    """Values of 16 bits, of any shape, as 8 bits, with the name of the conversion.
+    """Convert 16-bit values of any shape to 8 bits; also returns the name of the conversion.
 
     Raises:
-        BrokenImage: values outside 0 … 65535, whose range is not known, unless they are to be stretched.
+        BrokenImage: values outside 0 … 65535, whose range is unknown, without `stretch_16_bit`.
     """
     wide = values.astype(np.int64)
     low, high = int(wide.min()), int(wide.max())
@@ -251,7 +251,7 @@ def _upright(pixels: Tensor, orientation: int, conversions: tuple[str, ...] = ()
 
 
 def _orientation(read: Callable[[], Image.Exif]) -> int:
-    """The EXIF orientation; 1 where the data is damaged, as viewers take it."""
+    """The EXIF orientation; 1 where the data is damaged, as in image viewers."""
     try:
         value = read().get(_ORIENTATION, 1)
     except Exception:  # the metadata is a format of its own, parsed in Python; the pixels do not depend on it
@@ -272,7 +272,7 @@ def _broken(data: bytes, reason: str) -> BrokenImage:
 
 
 def _reason(error: Exception) -> str:
-    """The decoder's own words on one line, without the place in its source or the address of a buffer."""
+    """The decoder's error message on one line, without source locations and buffer addresses."""
     if isinstance(error, UnidentifiedImageError):
         return "no decoder knows it"
     text = str(error).strip().partition("\n")[0]

@@ -1,7 +1,7 @@
 """Reading images that are embedded in a Parquet file: a column `image` of {bytes, path}, as `datasets` writes it.
 
-A row group is read as a whole, and the last few are kept, so images are cheap in the order of the file and expensive in
-any other: pack such data before training on more of it than the image cache holds.
+A row group is read as a whole, and the most recent ones are cached, so images are cheap to read in file order and
+expensive in any other: pack such data before training if it exceeds the image cache.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from reid_ray.io.paths import as_path, as_readable, resolve_beside
 COLUMN = "image"
 
 KEPT_GROUPS = 4
-"""Row groups in memory: at least one for each thread that reads."""
+"""Row groups in memory: at least one per reading thread."""
 
 _KEY = re.compile(r"row-(?P<row>[0-9]{9,12})")
 
@@ -60,14 +60,14 @@ class EmbeddedImages:
     _lock: Any = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[type[EmbeddedImages], tuple[str, Decoding]]:
-        return EmbeddedImages, (self.file, self.decoding)  # open files stay behind
+        return EmbeddedImages, (self.file, self.decoding)  # open files are not pickled
 
     def read(self, path: str) -> Tensor:
         """uint8 RGB [3, H, W] of the image that `path` names; `DataError` where it cannot be read."""
         return decode(self.encoded(path), f"{self.file}#{path}", self.decoding)
 
     def encoded(self, path: str) -> bytes:
-        """The image's file contents: those in the row, or of the file that it names."""
+        """The image's file contents, from the row or from the file that it names."""
         match = _KEY.fullmatch(path)
         if match is None:
             raise DataError(f"'{path}' is no image in {self.file}; keys look like {key_of(17)}.")

@@ -2,12 +2,12 @@
 
     features/
       rows-000000000-000000640.parquet   path, pid, camid, split …, row and feature of these rows of the table
-      _rows.parquet                      the table; a process that makes a shard reads its rows here
-      _lease.json                        which process fills the folder, while one does
-      _manifest.json                     what the features were made of, so that no folder mixes two kinds
+      _rows.parquet                      the table; a process that computes a shard reads its rows here
+      _lease.json                        the process that is filling the folder
+      _manifest.json                     model, table and settings of the features, so that no folder mixes two kinds
 
-The shards are one Parquet dataset: `pyarrow.parquet.read_table("features/")` reads them all, and passes over names
-that begin with `_`. A shard is written under a temporary name and renamed: it is complete or absent.
+The shards are one Parquet dataset: `pyarrow.parquet.read_table("features/")` reads them all and ignores names that
+begin with `_`. A shard is written under a temporary name and renamed: it is complete or absent.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ LEASE = "_lease.json"
 FORMAT = "reid-ray-features 1"
 
 SHARD_MB = 64
-"""Decoded and resized images of one shard, at most: what one task holds."""
+"""Upper limit for the decoded and resized images of one shard, which one task holds in memory."""
 
 MIN_SHARDS = 32
-"""Shards that a table is cut into where it has batches enough, so that several extractors share a small one evenly."""
+"""Minimum number of shards, given enough batches, so that several extractors share a small table evenly."""
 
 _DIGEST_ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What the features of a folder are made of, and how their rows are cut. Two that are equal may share a folder.
+    """Model, table and settings of the features in a folder, and its shards. Only equal manifests may share a folder.
 
     Attributes:
         model: SHA-256 of the model's file.
@@ -85,12 +85,12 @@ class Manifest:
 
     @property
     def shards(self) -> list[range]:
-        """The rows of each shard, in order."""
+        """Row range of each shard, in order."""
         starts = range(0, self.n_rows, self.shard_rows)
         return [range(start, min(start + self.shard_rows, self.n_rows)) for start in starts]
 
     def difference(self, other: Manifest) -> str | None:
-        """In words, the first thing that a folder with this manifest holds instead of `other`; None where equal."""
+        """Describe the first difference from `other`, as in "of another model"; None if the two are equal."""
         for name, words in (
             ("model", "of another model"),
             ("table", "of other images"),
@@ -106,14 +106,15 @@ class Manifest:
 
 
 def batches_per_shard(n_rows: int, size: tuple[int, int], batch_size: int) -> int:
-    """As many batches as `SHARD_MB` of images allow, fewer where the table would have less than `MIN_SHARDS`."""
+    """As many batches as `SHARD_MB` of images allow; fewer if the table would otherwise have under `MIN_SHARDS`
+    shards."""
     n_batches = -(-n_rows // batch_size)
     room = SHARD_MB * 2**20 // (3 * size[0] * size[1] * batch_size)
     return max(1, min(room, n_batches // MIN_SHARDS))
 
 
 def table_digest(table: ImageTable) -> str:
-    """A short hash of the columns that every table has, however Arrow has cut them."""
+    """A short hash of the columns that every table has, independent of Arrow's chunks."""
     sha = hashlib.sha256()
     for start in range(0, len(table), _DIGEST_ROWS):
         part = table.arrow.slice(start, _DIGEST_ROWS)
@@ -128,10 +129,10 @@ def table_digest(table: ImageTable) -> str:
 
 @dataclass(frozen=True)
 class FeatureFolder:
-    """The folder while it is made. Small: it is sent to the processes that make its shards.
+    """A folder that is being filled. The object is small, since it is sent to the processes that compute the shards.
 
     Attributes:
-        path: must lie where all who make shards see it.
+        path: on storage that all of these processes can access.
         manifest: as stored in the folder.
     """
 
@@ -143,14 +144,14 @@ class FeatureFolder:
         """Create the folder, or resume an existing one.
 
         Raises:
-            DataError: the folder is in use, for other features or something else.
+            DataError: the folder is locked by another process, or holds other features or other files.
             RunError: it cannot be written.
         """
         if (path / MANIFEST).exists():
             difference = read_manifest(path).difference(manifest)
             if difference:
                 raise DataError(f"{path} holds features {difference}; choose another --out, or remove the folder.")
-            for abandoned in path.glob(".*.tmp"):  # what a killed process was writing
+            for abandoned in path.glob(".*.tmp"):  # partial files of a killed process
                 abandoned.unlink(missing_ok=True)
             return cls(path, manifest)
         if path.exists() and (not path.is_dir() or not all(map(_is_begun, path.iterdir()))):
@@ -164,16 +165,16 @@ class FeatureFolder:
         return cls(path, manifest)
 
     def shard_file(self, rows: range) -> Location:
-        """Where the features of these rows lie, or will."""
+        """File for the features of these rows, whether or not it exists."""
         return self.path / f"rows-{rows.start:09d}-{rows.stop:09d}.parquet"
 
     def missing(self) -> list[int]:
-        """Numbers of the shards that are still to be made."""
+        """Numbers of the shards that are still missing."""
         there = {file.name for file in self.path.glob("rows-*.parquet")}
         return [i for i, rows in enumerate(self.manifest.shards) if self.shard_file(rows).name not in there]
 
     def rows(self, shard: int) -> pa.Table:
-        """A shard's rows of the table: one row group of the file, so no process reads it whole."""
+        """A shard's rows of the table: one row group of the file, so that no process reads all of it."""
         file = self.path / ROWS
         try:
             return pq.ParquetFile(file.open("rb")).read_row_group(shard)
@@ -184,7 +185,7 @@ class FeatureFolder:
             ) from error
 
     def write(self, shard: int, features: FloatArray) -> None:
-        """Write a shard, whole or not at all. `features` float32 [n, D], in the order of rows."""
+        """Write a shard atomically. `features`: float32 [n, D], in row order."""
         rows = self.manifest.shards[shard]
         kind = pa.list_(pa.field("element", pa.float32(), nullable=False), features.shape[1])
         values = pa.FixedSizeListArray.from_arrays(pa.array(features.reshape(-1)), type=kind)
@@ -197,7 +198,7 @@ class FeatureFolder:
 class FolderFeatures:
     """Features of a finished folder, float32 [N, D], read by rows; a `types.FeatureRows`.
 
-    Made for passes from the first row to the last: one shard is held at a time.
+    Designed for sequential passes: one shard is in memory at a time.
     """
 
     def __init__(self, path: str | Location) -> None:
@@ -237,10 +238,10 @@ class FolderFeatures:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def flat(self) -> FloatArray:
-        """All features as one array that is mapped into memory, to read rows many times, in any order.
+        """All features as one memory-mapped array, for repeated reads in any order.
 
-        It is stored in an unnamed file next to the shards, as large as all of them, which is freed with the array; of
-        shards on an object store, in this machine's folder of temporary files.
+        It is backed by an unnamed file, as large as all shards together, which is deleted with the array. The file is
+        next to the shards; if these are on an object store, it is in this machine's temporary folder.
 
         Raises:
             DataError: there is no room for the file, or the folder is read-only.
@@ -255,8 +256,8 @@ class FolderFeatures:
         except OSError as error:
             megabytes = 4 * len(self) * self._dim / 2**20
             raise DataError(
-                f"Cannot lay out {megabytes:,.0f} MB of features in {self.path} ({error.strerror or error}); make "
-                f"room, or copy the folder to where there is some."
+                f"Cannot lay out {megabytes:,.0f} MB of features in {self.path} ({error.strerror or error}); free "
+                f"disk space, or copy the folder to a larger disk."
             ) from error
 
     def _shard(self, number: int) -> FloatArray:
@@ -273,7 +274,7 @@ class FolderFeatures:
 
 @contextmanager
 def _whole(shard: Location) -> Iterator[None]:
-    """Turn a failure to read a shard in the block into a `DataError` that says what to do."""
+    """Turn a failure to read a shard in the block into a `DataError` that states the fix."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:
@@ -298,7 +299,7 @@ def read_features(folder: str | Location) -> FolderFeatures:
 
 
 def read_manifest(path: Location) -> Manifest:
-    """The manifest of a folder; `DataError` where it holds none."""
+    """The manifest of a folder; `DataError` if there is none."""
     file = path / MANIFEST
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -313,5 +314,5 @@ def read_manifest(path: Location) -> Manifest:
 
 
 def _is_begun(file: Location) -> bool:
-    """Whether a file is what a process leaves that was killed before it wrote the manifest."""
+    """Whether a file may remain from a process that was killed before it wrote the manifest."""
     return file.name in (ROWS, LEASE) or file.suffix == ".tmp"

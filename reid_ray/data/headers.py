@@ -1,7 +1,7 @@
-"""What the bytes of an encoded image say before any decoder runs: format, size, and whether the file is whole.
+"""Parse encoded images before any decoder runs: format, size, and whether the file is complete.
 
-Decoders trust headers. Reading the size first keeps a file of a few bytes from claiming gigabytes, and PNG data that
-does not match its header never reaches a decoder. Nothing here imports a codec.
+Decoders trust headers. Reading the size first prevents a file of a few bytes from claiming gigabytes, and PNG data that
+does not match its header never reaches a decoder. This module imports no codec.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SIGNATURES: tuple[tuple[bytes, Format], ...] = (
 
 _SOI, _EOI, _SOS, _APP1 = 0xD8, 0xD9, 0xDA, 0xE1
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xDA)})
-"""JPEG markers that are followed by no length: TEM, RST0 … RST7, SOI, EOI."""
+"""JPEG markers without a length field: TEM, RST0 … RST7, SOI, EOI."""
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """SOF0 … SOF15; C4, C8 and CC are tables."""
 _HUFFMAN_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
@@ -44,15 +44,15 @@ _ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), 
 """First row, first column, row step and column step of the passes of an interlaced PNG."""
 
 _INFLATE_BYTES = 2**20
-"""Pixel data is inflated in pieces of this size to be counted, and dropped."""
+"""Pixel data is inflated in pieces of this size, which are counted and discarded."""
 
 
 class BrokenImage(Exception):  # noqa: N818  (it describes the image; callers turn it into a DataError with its name)
-    """Why an encoded image cannot be read.
+    """An encoded image cannot be read.
 
     Attributes:
         fault: the kind of damage.
-        detail: what is wrong in words, to follow the file's name.
+        detail: description of the problem, to be placed after the file's name.
     """
 
     def __init__(self, fault: Fault, detail: str) -> None:
@@ -68,7 +68,7 @@ class JpegHeader:
     Attributes:
         height, width: pixels, as encoded (before EXIF orientation).
         n_components: 1 grey, 3 colour, 4 CMYK.
-        common: 8-bit Huffman coding, baseline or progressive, which is what cameras and datasets write.
+        common: 8-bit Huffman coding, baseline or progressive, as cameras and datasets write it.
         exif: the payload of the first EXIF segment; empty without one.
     """
 
@@ -80,7 +80,7 @@ class JpegHeader:
 
 
 def sniff(data: bytes) -> Format | None:
-    """The format by the first bytes, whatever the file is called; None where it is not one that is read."""
+    """The format by the first bytes, independent of the file name; None if it is not supported."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WebP"
     return next((format_ for signature, format_ in _SIGNATURES if data.startswith(signature)), None)
@@ -133,10 +133,10 @@ def webp_size(data: bytes) -> tuple[int, int]:
 def check_png(data: bytes) -> None:
     """Check every chunk's checksum, and that the pixel data inflates to as many bytes as the header announces.
 
-    libpng leaves the process by a long jump where data and header disagree, and Pillow fills missing rows with zeros.
+    If data and header disagree, libpng crashes the process by a long jump and Pillow fills missing rows with zeros.
 
     Raises:
-        BrokenImage: with the first thing that is wrong.
+        BrokenImage: describes the first problem.
     """
     depth, colour, compression, filtering, interlace = data[24:29]
     if depth not in _PNG_DEPTHS.get(colour, ()) or compression or filtering or interlace > 1:
@@ -158,7 +158,7 @@ def check_png(data: bytes) -> None:
 def is_truncated(data: bytes) -> bool:
     """Whether the file ends before its format's end mark; False for formats without one.
 
-    Bytes behind the end mark are allowed (cameras append previews and padding), and the end mark of a JPEG
+    Bytes after the end mark are allowed (cameras append previews and padding), and the end mark of a JPEG
     thumbnail inside the header does not count for the image.
     """
     match sniff(data):
@@ -205,7 +205,7 @@ def _jpeg_reaches_end(data: bytes) -> bool:
         if marker == 0xFF:  # padding before a marker
             position += 1
             continue
-        position += 2  # what follows is the segment's length, itself included
+        position += 2  # the segment's length, which includes its own two bytes
         position += int.from_bytes(data[position : position + 2], "big")
         if marker == _SOS:
             found = _NEXT_MARKER.search(data, position)
@@ -216,7 +216,7 @@ def _jpeg_reaches_end(data: bytes) -> bool:
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Type and content of each chunk up to the end chunk, checksums compared."""
+    """Type and content of each chunk up to the end chunk, with verified checksums."""
     view, position = memoryview(data), len(PNG_SIGNATURE)
     while True:
         length, kind = int.from_bytes(view[position : position + 4], "big"), bytes(view[position + 4 : position + 8])

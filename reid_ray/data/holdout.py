@@ -1,4 +1,4 @@
-"""Query and gallery from images that are not divided: identities held out of training, or a test set in one piece."""
+"""Query and gallery for undivided images: identities held out of training, or a test set without a division."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from reid_ray.types import UNKNOWN, IntArray
 
 
 def hold_out(table: ImageTable, share: float) -> ImageTable:
-    """The training rows of a table, in which some identities have become query and gallery; its own are dropped.
+    """Turn some identities of a table's training split into query and gallery; the table's own test rows are dropped.
 
-    Which are held out follows from a hash of the pid alone: it is the same in every process and with every seed, and a
-    larger share holds out the same identities and more. Of each, one image per camera is a query as long as the gallery
-    keeps a match by another camera for all queries (`query_rows`); the other images are gallery. Identities of which no
-    image can be a query (those seen by one camera) and images of unknown identity stay in training.
+    The held-out identities are selected by a hash of the pid alone: the selection is the same in every process and with
+    every seed, and a larger share holds out a superset. For each of them, one image per camera is a query as long as
+    the gallery keeps a match by another camera for all queries (`query_rows`); the other images are gallery. Identities
+    without a possible query (those seen by one camera) and images of unknown identity stay in training.
 
     Args:
         table: rows of all splits, with the identities of train.
@@ -31,7 +31,7 @@ def hold_out(table: ImageTable, share: float) -> ImageTable:
         A table named `…-holdout`, train first, then query, then gallery, rows within a split in their order.
 
     Raises:
-        DataError: no identities in train, none there that can be a query, or nothing left to train on.
+        DataError: no identities in train, none that can be a query, or nothing left to train on.
     """
     train = table.split("train")
     if not train.has_pids:
@@ -58,9 +58,9 @@ def hold_out(table: ImageTable, share: float) -> ImageTable:
 
 
 def as_query_and_gallery(table: ImageTable) -> ImageTable:
-    """A table in which the gallery is divided: of each identity one image per camera is a query (`query_rows`).
+    """Divide the gallery of a table: one image per camera of each identity becomes a query (`query_rows`).
 
-    Images of unknown identity, and of identities of which no image can be a query, stay gallery.
+    Images of unknown identity, and identities without a possible query, stay in the gallery.
     """
     pids, camids = table.pids, table.camids
     split = np.array([SPLITS.index(name) for name in table.arrow["split"].to_pylist()], dtype=np.int64)
@@ -72,10 +72,10 @@ def as_query_and_gallery(table: ImageTable) -> ImageTable:
 
 
 def query_rows(camids: Sequence[int]) -> list[int]:
-    """Which of one identity's images are queries: the first at each camera, as long as all queries stay answerable.
+    """Select the queries of one identity: the first image of each camera, as long as all queries keep a match.
 
-    A query is answered by an image that is no query, by another camera or, where one of the two is unknown, by any.
-    Cameras are asked in ascending order; so an identity seen by one camera has no query.
+    A match is an image that is not a query, by another camera or, if either camera is unknown, by any camera. Cameras
+    are visited in ascending order. An identity seen by one camera has no query.
     """
     left = Counter(camids)
     rows: list[int] = []
@@ -98,7 +98,7 @@ def _rows_by_pid(pids: IntArray) -> dict[int, IntArray]:
 
 
 def _place(pid: int) -> bytes:
-    """Rank of an identity in the order of being held out."""
+    """Sort key of an identity in the order in which identities are held out."""
     return hashlib.sha256(str(pid).encode()).digest()
 
 

@@ -1,4 +1,4 @@
-"""From a table's `path` to pixels. A reader per kind of storage; each raises one clear error for a bad image."""
+"""Read pixels by a table's `path`. One reader per kind of storage; each raises a one-line error for a bad image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from reid_ray.io.paths import Location, as_path
 
 
 class ImageReader(Protocol):
-    """Reads one image. Implementations are cheap to pickle, so that they can travel to Ray actors."""
+    """Reads one image. Implementations are cheap to pickle, so that they can be sent to Ray actors."""
 
     def read(self, path: str) -> Tensor:
         """uint8 RGB [3, H, W] of the image that `path` names; `DataError` naming it where it cannot be read."""
@@ -27,7 +27,7 @@ class FileImages:
     """Images in files of any format that `decoding` reads. Table paths are file paths, or URIs in an object store.
 
     Attributes:
-        decoding: how files become pixels.
+        decoding: settings for decoding files.
     """
 
     decoding: Decoding = DEFAULT
@@ -60,7 +60,7 @@ def decode(data: bytes, path: str, decoding: Decoding = DEFAULT) -> Tensor:
 
 
 def printable(path: Location | str) -> str:
-    """The path as text for one line of a terminal or a file, whatever bytes and control characters its name has."""
+    """The path as one line of printable text; undecodable bytes and control characters are escaped."""
     text = str(path).encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 

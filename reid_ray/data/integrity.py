@@ -1,4 +1,4 @@
-"""What a look at one encoded image shows, for `data check` and packing: its size, what is wrong, what is converted."""
+"""Inspect one encoded image, for `data check` and packing: its size, its fault, and its conversions."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from reid_ray.data.headers import BrokenImage, Fault, is_truncated
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a look at an encoded image shows.
+    """Result of inspecting an encoded image.
 
     Attributes:
         height: pixels, upright; 0 where it could not be decoded.
         width: the same.
-        fault: what is wrong, None where nothing is.
-        detail: what is wrong in words, to follow the file's name.
-        conversions: what reading does to its pixels (`decoding.Decoded.conversions`).
+        fault: the kind of damage; None if the image is good.
+        detail: description of the problem, to be placed after the file's name.
+        conversions: how reading changes its pixels (`decoding.Decoded.conversions`).
     """
 
     height: int = 0

@@ -1,4 +1,4 @@
-"""From row numbers to tensors: a cache that decodes each image once, and batches prepared ahead by threads.
+"""Load tensors by row number: a cache that decodes each image once, and batches prefetched by threads.
 
 Threads, not processes: decoding and torchvision's kernels release the interpreter lock, nothing is copied between
 processes or through /dev/shm, nothing is forked under a running Ray worker, and an unreadable image raises in the
@@ -27,13 +27,13 @@ Result = TypeVar("Result")
 
 
 class ImageCache:
-    """Decoded and resized images of a table, kept in memory while they fit.
+    """Decoded and resized images of a table, cached in memory as far as they fit.
 
     Args:
         table: the rows.
-        reader: reads what the table's `path` names.
-        height, width: size that images are resized to, pixels.
-        cache_mb: memory to keep images in; those beyond it are decoded at each use.
+        reader: reads the images by the table's `path`.
+        height, width: size after resizing, pixels.
+        cache_mb: memory of the cache; images that do not fit are decoded at each use.
     """
 
     def __init__(self, table: ImageTable, reader: ImageReader, *, height: int, width: int, cache_mb: int) -> None:
@@ -64,7 +64,7 @@ class ImageCache:
 
 
 class ItemSource(Protocol):
-    """What views of one source are made from: `ImageCache.image`, cached features, or the `TableMeshes` of a table."""
+    """Source of views: `ImageCache.image`, cached features, or the `TableMeshes` of a table."""
 
     def __call__(self, row: int, /) -> Any: ...
 
@@ -75,7 +75,7 @@ class ViewLoader:
 
     Attributes:
         views: name in the batch → view, in the order of their random keys.
-        sources: name of a view's source → what gives an item of a row.
+        sources: name of a view's source → function that returns the item of a row.
         seed: of the stream's views.
     """
 
@@ -102,12 +102,12 @@ class ViewLoader:
 def prefetch(
     function: Callable[[Item], Result], items: Iterable[Item], *, n_threads: int, ahead: int = 2
 ) -> Generator[Result, None, None]:
-    """`map`, computed by threads a few items ahead of the consumer; results come in order, errors where they belong.
+    """`map` in threads that work a few items ahead of the consumer; results and errors come in the order of items.
 
-    Closing the iterator early cancels what has not begun.
+    Closing the iterator early cancels the items that have not started.
     """
     source = iter(items)
-    # One kernel thread each: thread teams inside these would spin and take cores from the network.
+    # One kernel thread each: nested thread pools would spin and take cores from the network.
     pool = ThreadPoolExecutor(
         n_threads, thread_name_prefix="reid-loader", initializer=torch.set_num_threads, initargs=(1,)
     )

@@ -36,7 +36,7 @@ from reid_ray.io.lease import LEASE, Fence, hold
 from reid_ray.io.paths import Location, RemotePath
 
 Progress = Callable[[int, int], None]
-"""Called with (images done, images in all)."""
+"""Called with (images done, images in total)."""
 
 SHARD_SCHEMA = pa.schema([pa.field("image", pa.binary(), nullable=False)])
 
@@ -55,17 +55,17 @@ def pack(
 ) -> Location:
     """Write `dataset` as a packed dataset and return its folder.
 
-    Files are stored byte for byte as they are on disk; images that are drawn, and all images where `size` is
-    given, are stored as PNG. The folder is written next to `out` under another name and renamed at the end:
-    whoever sees `out` sees all of it. On an object store the manifest is put last. A failure leaves nothing behind.
+    Files are stored byte for byte as they are on disk; rendered images, and all images if `size` is given, are stored
+    as PNG. The folder is written next to `out` under another name and renamed at the end, so `out` is always complete.
+    On an object store the manifest is written last. After a failure no files remain.
 
     Args:
         dataset: what to pack, all splits.
-        out: the folder to make; it must not exist, or be empty.
+        out: the folder to create; it must be empty if it exists.
         shard_mb: a shard is closed once it holds this many MB of images.
         size: resize (bicubic) to (height, width) first, which makes reading cheaper and fixes the resolution.
         threads: threads that read and check images.
-        progress: reports how far packing is.
+        progress: called as packing advances.
 
     Raises:
         DataError: `out` is in use, the dataset is empty, or an image is unreadable or truncated.
@@ -84,9 +84,9 @@ def pack(
 
 
 def held(out: Location) -> AbstractContextManager[Fence]:
-    """Keep other processes from packing into `out` for the block.
+    """Prevent other processes from packing into `out` during the block.
 
-    The lease is next to `out`, which must be empty.
+    The lease file is next to `out`, since `out` must be empty.
     """
     out = out.absolute()
     is_bucket = isinstance(out, RemotePath) and not out.parts
@@ -97,8 +97,7 @@ def held(out: Location) -> AbstractContextManager[Fence]:
 def without_bad_images(
     dataset: Dataset, *, threads: int = 4, progress: Progress | None = None
 ) -> tuple[Dataset, dict[str, str]]:
-    """The dataset without the images that `pack` would refuse, and these: path → what is wrong, in the table's
-    order."""
+    """The dataset without the images that `pack` would reject, and the rejected ones in row order: path → problem."""
 
     def fault(path: str) -> str | None:
         try:
@@ -119,7 +118,7 @@ def without_bad_images(
 
 
 def encoded(images: ImageReader, path: str) -> bytes:
-    """An image's bytes as they are stored; PNG where it is stored nowhere."""
+    """An image's encoded bytes; PNG if the image is not stored in a file."""
     if isinstance(images, (PackedImages, EmbeddedImages)):
         return images.encoded(path)
     if isinstance(images, FileImages):
@@ -128,7 +127,7 @@ def encoded(images: ImageReader, path: str) -> bytes:
 
 
 def stored(images: ImageReader, path: str, size: tuple[int, int] | None = None) -> bytes:
-    """An image's bytes as a shard has them, resized where `size` is given; `DataError` where the image is broken."""
+    """An image's bytes for a shard, resized if `size` is given; `DataError` if the image is broken."""
     data = encoded(images, path)
     fault = _fault(images, data)
     if fault is not None:
@@ -142,12 +141,12 @@ def stored(images: ImageReader, path: str, size: tuple[int, int] | None = None) 
 
 
 def decoding_of(images: ImageReader) -> Decoding:
-    """How a reader decodes files; the default where it makes its images."""
+    """Decoding settings of a reader; the default if it renders its images."""
     return images.decoding if isinstance(images, (FileImages, PackedImages, EmbeddedImages)) else DEFAULT
 
 
 def _fault(images: ImageReader, data: bytes) -> str | None:
-    """What is wrong with an encoded image of a reader, to follow its name; None where nothing is."""
+    """Problem of an encoded image, to be placed after its name; None if the image is good."""
     inspection = inspect_image(data, decoding_of(images))
     return None if inspection.fault is None else inspection.detail
 
@@ -174,7 +173,7 @@ def content_digest(table: ImageTable, image_hashes: Sequence[bytes]) -> str:
 
 @contextmanager
 def _becoming(out: Location) -> Iterator[Location]:
-    """A folder to fill, which is `out` when the block ends well; otherwise nothing is left of it."""
+    """A folder to fill, which becomes `out` if the block succeeds and is removed otherwise."""
     if isinstance(out, RemotePath):
         try:
             yield out
@@ -194,7 +193,7 @@ def _becoming(out: Location) -> Iterator[Location]:
 
 
 def refuse_used(out: Location) -> None:
-    """Raise `DataError` where `out` is there and is no empty folder."""
+    """Raise `DataError` if `out` exists and is not an empty folder."""
     if out.is_dir() and not any(out.iterdir()):
         return
     if out.exists() or (isinstance(out, Path) and out.is_symlink()):
@@ -230,11 +229,11 @@ def finish(
     shards: Sequence[dict[str, Any]],
     size: tuple[int, int] | None,
 ) -> None:
-    """Write table and manifest next to the shards, which makes a folder a packed dataset.
+    """Write table and manifest next to the shards, which completes a packed dataset.
 
     Args:
-        keys: of the images, in the table's order, as `shard_name` and row make them.
-        hashes: SHA-256 of each image as it is stored.
+        keys: of the images, in row order: `shard_name`, `#` and the row in the shard.
+        hashes: SHA-256 of each image as stored.
         shards: name (`file`), number of `images` and `bytes` of each.
     """
     column = table.arrow.column_names.index("path")
@@ -255,7 +254,7 @@ def finish(
 
 
 def _load(dataset: Dataset, size: tuple[int, int] | None, threads: int) -> Iterator[list[bytes]]:
-    """Batches of encoded images, in order; never more than one batch in memory."""
+    """Batches of encoded images, in order; one batch at a time is in memory."""
     paths = dataset.table.paths
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(paths), BATCH_IMAGES):
@@ -306,7 +305,7 @@ class _ShardWriter:
         return shard_name(len(self.written))
 
     def _fitting(self, images: Sequence[bytes]) -> int:
-        """How many images go into the open shard: up to the one that fills it."""
+        """Number of images that go into the open shard, up to and including the one that fills it."""
         total = self._bytes
         for n, image in enumerate(images, start=1):
             total += len(image)

@@ -1,7 +1,7 @@
 """Reading packed datasets: the table, the manifest, and images in memory-mapped shards.
 
-A packed dataset may come from a stranger. Nothing in it is executed, its files are opened by fixed names only, links
-may not lead out of its folder, and shards are validated before a row is read.
+A packed dataset may come from an untrusted source. Nothing in it is executed, files are opened by fixed names only,
+links must not lead out of its folder, and shards are validated before a row is read.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class PackedImages:
 
     Attributes:
         root: the packed dataset's folder.
-        decoding: how files become pixels.
+        decoding: settings for decoding files.
     """
 
     root: str
@@ -45,7 +45,7 @@ class PackedImages:
     _shards: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[type[PackedImages], tuple[str, Decoding]]:
-        return PackedImages, (self.root, self.decoding)  # open files stay behind
+        return PackedImages, (self.root, self.decoding)  # open files are not pickled
 
     def read(self, path: str) -> Tensor:
         """uint8 RGB [3, H, W] of the image that `path` names; `DataError` where it cannot be read."""
@@ -66,13 +66,13 @@ class PackedImages:
 
     def _shard(self, name: str) -> Any:
         shard = self._shards.get(name)
-        if shard is None:  # two threads may both open it; either result is good
+        if shard is None:  # two threads may both open it; either result is valid
             shard = self._shards[name] = _open_shard(_member(as_path(self.root), name))
         return shard
 
 
 def read_manifest(root: Location) -> dict[str, Any]:
-    """The manifest of the packed dataset `root`, its shards there and of the right size."""
+    """The manifest of the packed dataset `root`; checks that all shards exist and have the right size."""
     file = _member(root, MANIFEST)
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
@@ -100,11 +100,11 @@ def read_manifest(root: Location) -> dict[str, Any]:
 
 
 def read_packed_table(root: Location, manifest: dict[str, Any]) -> ImageTable:
-    """The table of the packed dataset `root`, as long as its manifest says."""
+    """The table of the packed dataset `root`; checks its length against the manifest."""
     file = _member(root, TABLE)
     try:
         table = ImageTable.read(file, manifest["name"])
-        table.arrow.validate(full=True)  # Arrow takes text for UTF-8 without looking
+        table.arrow.validate(full=True)  # Arrow does not check that text is UTF-8
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise DataError(f"Cannot read {file} ({reason}); copy or pack the dataset again.") from error

@@ -1,7 +1,7 @@
-"""Which image ends the process that decodes it: images are decoded in processes of their own, in ever smaller groups.
+"""Find the image that crashes its decoder by bisection: groups of images are decoded in separate processes.
 
-Native code that crashes on a damaged file takes its process with it and names no file. `find_fatal_image` costs a few
-new processes, so it is for groups of images that have ended a process before.
+Native code that crashes on a damaged file ends the process without naming the file. `find_fatal_image` starts several
+processes, so it is only for groups of images that have crashed a process before.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from contextlib import suppress
 from reid_ray.data.images import ImageReader
 
 READY = b"ready\n"
-"""What a child writes once it has imported everything and read its task."""
+"""Written by a child process when it has imported everything and read its task."""
 
 
 def find_fatal_image(images: ImageReader, paths: Sequence[str], seconds: float) -> tuple[str, str] | None:
-    """The first image whose decoding alone ends a process or does not finish, and how, as in "signal SIGSEGV".
+    """The first image whose decoding alone ends a process or times out, and how, as in "signal SIGSEGV".
 
-    None where there is none: processes end for other reasons too, such as memory that runs out.
+    None if there is none: processes also end for other reasons, such as lack of memory.
 
     Args:
-        images: reads what paths name; must be picklable.
-        paths: of the images in question.
-        seconds: in which a group must be decoded.
+        images: reader of the paths; must be picklable.
+        paths: of the suspected images.
+        seconds: time limit for decoding a group.
     """
     fate = _fate(images, paths, seconds)
     while fate is not None and len(paths) > 1:
@@ -41,7 +41,7 @@ def find_fatal_image(images: ImageReader, paths: Sequence[str], seconds: float) 
 
 
 def _fate(images: ImageReader, paths: Sequence[str], seconds: float) -> str | None:
-    """How a process that decodes some images ends; None where it ends well, or could not begin."""
+    """How a process that decodes some images ends; None if it succeeds or could not start."""
     task = pickle.dumps((images, list(paths)))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-c", "from reid_ray.data.probing import main; main()"]
@@ -57,7 +57,7 @@ def _fate(images: ImageReader, paths: Sequence[str], seconds: float) -> str | No
         )
     except subprocess.TimeoutExpired as error:
         return f"no answer in {seconds:g} s" if READY in (error.stdout or b"") else None
-    # The system kills processes for want of memory, which is no fault of an image.
+    # The system kills processes when memory is short, which is not the fault of an image.
     if child.returncode in (0, -signal.SIGKILL) or READY not in child.stdout:
         return None
     if child.returncode < 0:
@@ -71,5 +71,5 @@ def main() -> None:
     sys.stdout.buffer.write(READY)
     sys.stdout.buffer.flush()
     for path in paths:
-        with suppress(Exception):  # refused in words, which is another's to say
+        with suppress(Exception):  # a broken image that raises does not crash the process
             images.read(path)

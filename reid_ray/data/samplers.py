@@ -1,4 +1,4 @@
-"""Which items make an epoch's batches: P identities × K items, or all items in random order.
+"""Sample the batches of an epoch: P identities × K items, or all items in random order.
 
 The plan of an epoch is one array per stream that depends on the labels and the seed only. Every worker computes the
 same plan and takes its columns, so the global batches are equal for any number of workers. An item is an image or a
@@ -18,12 +18,12 @@ from reid_ray.types import OUTLIER, UNKNOWN, IntArray
 
 @dataclass(frozen=True)
 class Pool:
-    """What the items of one stream are drawn from.
+    """The items from which one stream is sampled.
 
     Attributes:
-        labels: int64 [N]; an item of label `OUTLIER` is never drawn.
+        labels: int64 [N]; items with label `OUTLIER` are never sampled.
         camids: int64 [N].
-        identities: whether the labels are identities; otherwise items are drawn in random order.
+        identities: whether the labels are identities; otherwise items are sampled in random order.
         table: name of the table; streams of one table draw different items of an identity where they can.
     """
 
@@ -41,7 +41,7 @@ def sample_epoch(
     Args:
         pools: by stream. The first one's length sets the number of steps where `stage.iterations` is null.
         stage: batch size, iterations and sampler.
-        rngs: a generator for each stream; streams that are drawn together use the first.
+        rngs: a generator for each stream; streams that are sampled jointly use the first.
 
     Raises:
         ValueError: no item has a label, or the streams have no identity in common.
@@ -57,7 +57,7 @@ def sample_epoch(
 
 
 def sample_stream(pool: Pool, stage: StageConfig, iterations: int | None, rng: np.random.Generator) -> IntArray:
-    """The items of one stream, drawn for itself by the sampler of the stage."""
+    """The items of one stream, sampled independently by the sampler of the stage."""
     labels, camids = pool.labels, pool.camids
     if stage.sampler == "shuffle" or not pool.identities:
         return sample_shuffled(np.flatnonzero(labels != OUTLIER), stage.batch_size, iterations, rng)
@@ -72,9 +72,9 @@ def sample_stream(pool: Pool, stage: StageConfig, iterations: int | None, rng: n
 
 
 def sample_shuffled(rows: IntArray, batch_size: int, iterations: int | None, rng: np.random.Generator) -> IntArray:
-    """int64 [iterations, batch_size] of `rows` in random order, again and again; one pass where `iterations` is None.
+    """int64 [iterations, batch_size] of `rows` in repeated random orders; one pass if `iterations` is None.
 
-    What one pass leaves over after the last whole batch is left out.
+    The incomplete batch at the end of one pass is dropped.
     """
     if not len(rows):
         raise ValueError("no item has a label")
@@ -86,9 +86,9 @@ def sample_shuffled(rows: IntArray, batch_size: int, iterations: int | None, rng
 def sample_shared_identities(
     pools: Mapping[str, Pool], stage: StageConfig, rng: np.random.Generator
 ) -> dict[str, IntArray]:
-    """P identities that every stream has, and K items of each from every stream, at the same places of the batch.
+    """P identities that all streams share, and K items of each from every stream, at the same positions in the batch.
 
-    Draws pairs of one identity (anchor, positive), and batches of two modalities. Streams of one table get different
+    For pairs of one identity (anchor, positive) and batches of two modalities. Streams of one table get different
     items of an identity while it has enough.
     """
     members = [dict(_labelled_members(pool.labels)) for pool in pools.values()]
@@ -126,10 +126,10 @@ def sample_other_cameras(
 ) -> IntArray:
     """One image of an identity, and K−1 of other cameras than its own, identity after identity.
 
-    The sampler of MMT's released code, which SpCL, ABMT and cluster-contrast took over: identities are drawn from a
+    The sampler of MMT's released code, adopted by SpCL, ABMT and cluster-contrast: identities are drawn from a
     shuffled cycle, and batches are cut from the sequence of their images. Where an identity has no other camera, the
-    K−1 are other images of it; images are repeated only where there are fewer than requested; an identity of one image
-    gives that one only, once.
+    K−1 are other images of it; images are repeated only if there are fewer than requested; an identity with a single
+    image contributes it once.
 
     Args:
         labels: int64 [N]; outliers are never drawn.
@@ -166,15 +166,15 @@ def sample_cameras_first(
     iterations: int,
     rng: np.random.Generator,
 ) -> IntArray:
-    """One image of each camera of an identity, then others; ICE's.
+    """One image of each camera of an identity, then others; the sampler of ICE.
 
-    Strategy: identities are drawn from a shuffled cycle, which is shuffled again when it is used up. Of a drawn
-    identity, one random image of each of its cameras comes first (in random order); if they are fewer than K, other
-    images of it fill up, without replacement while they last.
+    Strategy: identities are drawn from a shuffled cycle, which is shuffled again when it is exhausted. For each
+    identity, one random image of each of its cameras comes first (in random order); if these are fewer than K, other
+    images of the identity follow, without replacement while they last.
 
     Behaviour in corner cases:
         * outliers (label −1) are never drawn;
-        * fewer identities than P: a batch takes all there are and shares its P·K slots among them as evenly as
+        * fewer identities than P: a batch takes all of them and divides its P·K slots among them as evenly as
           possible, so that the batch size never changes;
         * an identity with fewer images than slots repeats them;
         * unknown cameras count as one camera.
@@ -222,13 +222,13 @@ def _split_evenly(n_slots: int, n_groups: int) -> list[int]:
 
 
 def _shuffled_cycle(n: int, rng: np.random.Generator) -> Iterator[int]:
-    """0 … n−1 in random order, again and again in other orders."""
+    """Endless passes over 0 … n−1, each in a new random order."""
     while True:
         yield from rng.permutation(n).tolist()
 
 
 def _draw_distinct(cycle: Iterator[int], n: int) -> list[int]:
-    """The next n different numbers; one that comes twice across a reshuffle is skipped the second time."""
+    """The next n distinct numbers; a number repeated across a reshuffle is skipped the second time."""
     drawn: list[int] = []
     for number in cycle:
         if number not in drawn:

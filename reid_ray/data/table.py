@@ -1,4 +1,4 @@
-"""`ImageTable`: a validated Arrow table, one row an image. Every reader ends here and everything starts here."""
+"""`ImageTable`: a validated Arrow table with one row per image, the output of every reader."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ MODALITIES = ("visible", "infrared")
 
 @dataclass(frozen=True)
 class ImageTable:
-    """Rows of images with what is known about them.
+    """Rows of images with their metadata.
 
     `pid` and `camid` are `UNKNOWN` (−1) where the identity or the camera is not known. Cameras count from 0.
     Rows keep the order in which they are given: row i is image i for features, labels and samplers alike.
 
     Attributes:
         arrow: the table, with at least the columns of `SCHEMA`.
-        name: what the data is called in logs and messages.
+        name: name of the data in logs and messages.
     """
 
     arrow: pa.Table
@@ -157,7 +157,7 @@ class ImageTable:
         return np.stack(columns, axis=1).astype(np.int64) if columns else np.empty((len(self), 0), dtype=np.int64)
 
     def column(self, name: str) -> IntArray:
-        """A column as numbers, int64 [N] or, for `attributes`, [N, M]; what batches and protocols read.
+        """A column as numbers for batches and protocols: int64 [N] or, for `attributes`, [N, M].
 
         Raises:
             DataError: the table has no such column.
@@ -209,7 +209,7 @@ class ImageTable:
         return ImageTable(self.arrow.set_column(index, SCHEMA.field(column), unknown), self.name)
 
     def where(self, mask: npt.NDArray[np.bool_]) -> ImageTable:
-        """The rows at which `mask` [N] holds, in order."""
+        """The rows where `mask` [N] is true, in order."""
         return ImageTable(self.arrow.filter(pa.array(mask)), self.name)
 
     def write(self, path: Location) -> None:
@@ -228,7 +228,7 @@ def known_columns() -> tuple[str, ...]:
 
 
 def column_type(name: str) -> pa.DataType | None:
-    """The Arrow type of a column; None for a name that is no column of a table."""
+    """The Arrow type of a column; None for a name that is not a column of a table."""
     if name in SCHEMA.names:
         return SCHEMA.field(name).type
     if name.startswith(ATTRIBUTE_PREFIX) and name != ATTRIBUTE_PREFIX:

@@ -1,7 +1,7 @@
-"""From features of frames to features of tracklets (SCR, thesis §3.4.3: temporal partition pooling).
+"""Pool features of frames to features of tracklets (SCR, thesis §3.4.3: temporal partition pooling).
 
-Frames are extracted like any images; their features are pooled afterwards, so that neither training nor extraction
-needs to know of tracklets.
+Features of frames are extracted as for any images and pooled afterwards, so that neither training nor extraction
+depends on tracklets.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BLOCK_ROWS = 4096
 
 @dataclass(frozen=True)
 class TemporalPooling:
-    """How the features of a tracklet become one.
+    """Settings for pooling the features of a tracklet.
 
     Table 3.5 compares TP (`n_parts=1`) with TPP (`n_parts=3`), and random sampling (R) with even sampling (E), each of
     15 frames.
@@ -75,8 +75,8 @@ def pool_tracklets(
         features: [N, D].
         tracklets: int64 [N], the tracklet of each row, 0 … K−1 without gaps, as `number_tracklets` gives them; the rows
             of a tracklet need not follow each other.
-        pooling: what to do.
-        order: [N], what frames are ordered by within their tracklet, equal ones by row; None: by row.
+        pooling: settings.
+        order: [N], sort key of frames within their tracklet, ties by row; None: by row.
 
     Raises:
         ValueError: tracklets that are not as many as the rows, or have gaps.
@@ -103,7 +103,7 @@ def pool_tracklets(
 def _weights(
     tracklets: IntArray, sizes: IntArray, pooling: TemporalPooling, order: IntArray | None
 ) -> tuple[IntArray, IntArray, npt.NDArray[np.float32]]:
-    """Row, cell (tracklet · n_parts + part) and weight of each sampled frame, by row; repetitions are one entry."""
+    """Row, cell (tracklet · n_parts + part) and weight of each sampled frame, by row; repetitions are merged."""
     in_time = np.lexsort((np.arange(len(tracklets)), tracklets) if order is None else (order, tracklets))
     first = np.cumsum(sizes) - sizes
     rows, cells, weights = [], [], []

@@ -1,4 +1,4 @@
-"""Tracklets: frames of one person by one camera, in order. Which frames are sampled, and a table of tracklets."""
+"""Tracklets, the ordered frames of one person by one camera: sampling of frames, and a table of tracklets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Sampling = Literal["even", "random"]
 def even_frames(n_frames: int, n_samples: int) -> IntArray:
     """Frames ⌊(i + ½)·n/T⌋, i = 0 … T−1: the middles of T equal spans (SCR's sampling E).
 
-    A tracklet of fewer than T frames repeats its frames so; one frame is repeated T times.
+    A tracklet of fewer than T frames repeats its frames; a single frame is repeated T times.
 
     Args:
         n_frames: n ≥ 1.
@@ -32,15 +32,15 @@ def even_frames(n_frames: int, n_samples: int) -> IntArray:
 
 
 def random_frames(n_frames: int, n_samples: int, rng: np.random.Generator) -> IntArray:
-    """T frames at random, in the order of time (SCR's sampling R).
+    """T random frames in temporal order (SCR's sampling R).
 
-    Without repetition where there are T frames; a shorter tracklet has each frame ⌊T/n⌋ times and T mod n of them once
-    more. In the order of time, so that temporal parts remain beginning, middle and end.
+    Frames are sampled without replacement if there are at least T; a shorter tracklet has each frame ⌊T/n⌋ times and T
+    mod n of them once more. Temporal order keeps temporal parts meaningful: beginning, middle and end.
 
     Args:
         n_frames: n ≥ 1.
         n_samples: T ≥ 1.
-        rng: moved on.
+        rng: advanced by the call.
 
     Returns:
         int64 [T], ascending.
@@ -73,8 +73,8 @@ def sample_frames(
 def number_tracklets(table: ImageTable) -> IntArray:
     """The tracklet of each row, int64 [N], numbered 0 … K−1 by first appearance.
 
-    The same number in two splits means two tracklets, so that a tracklet may be query and gallery. An image in no
-    tracklet is one of its own.
+    The same number in two splits means two tracklets, so that a tracklet may be both query and gallery. An image
+    without a tracklet counts as a tracklet of one frame.
     """
     if not len(table):
         return np.empty(0, dtype=np.int64)

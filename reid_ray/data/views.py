@@ -1,8 +1,8 @@
-"""Views of an item that training sees, found by name.
+"""Training views of an item, registered by name.
 
 A view is a pure function of an item (a decoded image, cached features) and a random generator. Generators are keyed by
-what is drawn, never by which process draws it, so any number of workers and threads sees the same pixels. Images stay
-uint8 until they are on the device: `Pixels` says what is left to do there.
+the sampled item, never by the process, so results do not depend on the number of workers and threads. Images stay uint8
+until they are on the device, where `Pixels` completes the work.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 ERASE_ATTEMPTS = 100
-"""Tries to find a rectangle that fits the image before erasing is given up, as the original algorithm does."""
+"""Attempts to find a rectangle that fits the image before erasing is skipped, as in the original algorithm."""
 
 Rectangle = tuple[int, int, int, int]
 """Top, left, height and width, pixels."""
@@ -36,11 +36,11 @@ NO_RECTANGLE: Rectangle = (0, 0, 0, 0)
 
 
 class Pixels(NamedTuple):
-    """What a view gives of one item.
+    """Output of a view for one item.
 
     Attributes:
-        values: uint8 [3, H, W] or [1, H, W], or float32 of any shape, which is taken as it is.
-        erased: the rectangle that is filled after normalisation; of height 0 where there is none.
+        values: uint8 [3, H, W] or [1, H, W], or float32 of any shape, which is used unchanged.
+        erased: the rectangle that is filled after normalisation; height 0 means none.
     """
 
     values: Tensor
@@ -51,7 +51,7 @@ class View(Protocol):
     """A view of one item.
 
     Attributes:
-        source: what it is a view of: `image`, `feature` (cached features) or `mesh` (the projections of its body mesh).
+        source: input of the view: `image`, `feature` (cached features) or `mesh` (the projections of its body mesh).
     """
 
     source: ClassVar[str]
@@ -62,13 +62,13 @@ class View(Protocol):
 ViewFactory = Callable[[DataConfig], View]
 
 VIEWS: dict[str, ViewFactory] = {}
-"""Name → what makes the view from the settings of its data; filled by `register_view`."""
+"""Name → factory that builds the view from the settings of its data; filled by `register_view`."""
 
 Factory = TypeVar("Factory", bound=ViewFactory)
 
 
 def register_view(name: str) -> Callable[[Factory], Factory]:
-    """Decorator: make a view known under a name."""
+    """Decorator: register a view under a name."""
 
     def register(factory: Factory) -> Factory:
         VIEWS[name] = factory
@@ -89,8 +89,8 @@ def make_view(name: str, config: DataConfig) -> View:
 def view_rng(seed: int, epoch: int, slot: int, item: int, view: int) -> np.random.Generator:
     """The generator of one view.
 
-    `slot` is the place in the epoch's global sequence of items: an image that is drawn twice in an epoch, or twice
-    in a batch, gets two different views.
+    `slot` is the position in the epoch's global sequence of items: an image that is sampled twice in an epoch or in a
+    batch gets two different views.
     """
     return np.random.default_rng([seed, epoch, slot, item, view])
 
@@ -103,7 +103,7 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def normalize(image: Tensor) -> Tensor:
-    """uint8 [..., 3, H, W] → float32 with ImageNet's mean and deviation removed."""
+    """uint8 [..., 3, H, W] → float32, normalised by ImageNet's mean and standard deviation."""
     mean, std = (torch.tensor(values, device=image.device)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     return image.to(torch.float32).mul_(1 / 255).sub_(mean).div_(std)
 
@@ -114,7 +114,7 @@ def normalize_projection(image: Tensor) -> Tensor:
 
 
 class PixelBatch(NamedTuple):
-    """Views of several items, on their way to the device.
+    """Views of several items, to be moved to the device.
 
     Attributes:
         values: uint8 [n, 3, H, W] (of tracklets [n, T, 3, H, W]), uint8 [n, 1, H, W] of projections, or float32 [n, …].
@@ -126,7 +126,7 @@ class PixelBatch(NamedTuple):
     erased: Tensor | None
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """What the network sees, in `dtype` on `device`: images normalised, then erased, in channels_last."""
+        """Network input, in `dtype` on `device`: images normalised, then erased, in channels_last."""
         values = self.values.to(device, non_blocking=True)
         if values.dtype == torch.uint8 and values.shape[-3] == 1:
             values = normalize_projection(values)
@@ -138,7 +138,7 @@ class PixelBatch(NamedTuple):
         return values.to(dtype=dtype, memory_format=memory_format)
 
     def pin_memory(self) -> PixelBatch:
-        """The same in page-locked memory, from which a copy to a GPU does not wait."""
+        """The same in page-locked memory, which makes copies to a GPU asynchronous."""
         return PixelBatch(self.values.pin_memory(), None if self.erased is None else self.erased.pin_memory())
 
 
@@ -153,7 +153,7 @@ def collate(pixels: Sequence[Pixels], n_frames: int = 1) -> PixelBatch:
 
 
 def erase(images: Tensor, rectangles: Tensor) -> Tensor:
-    """Fill a rectangle of each image [..., 3, H, W] with the numbers of ImageNet's mean; those of height 0 stay."""
+    """Fill a rectangle of each image [..., 3, H, W] with the values of ImageNet's mean; height 0 fills nothing."""
     top, left, height, width = (side[..., None, None, None] for side in rectangles.unbind(-1))
     y = torch.arange(images.shape[-2], device=images.device)[:, None]
     x = torch.arange(images.shape[-1], device=images.device)
@@ -165,7 +165,7 @@ def erase(images: Tensor, rectangles: Tensor) -> Tensor:
 @register_view("resize")
 @dataclass(frozen=True)
 class ResizedView:
-    """The image as it is, at the configured size."""
+    """The unchanged image at the configured size."""
 
     config: DataConfig
     source: ClassVar[str] = "image"
@@ -203,8 +203,8 @@ class FeatureView:
 class StrongView:
     """Pad, random crop, flip, Gaussian blur, normalise, random erasing, in this order.
 
-    The erased rectangle is filled *after* normalisation with the numbers of ImageNet's mean, as the released code
-    does; so it is a light grey, not the mean.
+    The erased rectangle is filled *after* normalisation with the values of ImageNet's mean, as in the released code; so
+    it is light grey, not the mean.
     """
 
     data: DataConfig
@@ -249,7 +249,7 @@ def blur(image: Tensor, sigma: float) -> Tensor:
 
 @dataclass(frozen=True)
 class ProjectionView:
-    """The body mesh of an image, turned by one of some angles, uint8 [1, H, W].
+    """The body mesh of an image, rotated by one of several angles, uint8 [1, H, W].
 
     Registered as `projection@0` … `projection@315`; as `projection@seven` and `projection@six` the angle is a random
     novel one (`NOVEL_ANGLES`).

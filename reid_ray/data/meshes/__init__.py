@@ -1,7 +1,7 @@
-"""Body meshes: files, projections at eight angles, checks. They are the structure that GCL turns people by.
+"""Body meshes: files, projections at eight angles, checks. GCL uses them as structure images to rotate people.
 
-Body models are licensed and mesh estimators are programs of their own: users bring meshes, or images of them that
-another renderer has made.
+Body models are licensed and mesh estimators are separate programs: users provide meshes, or images of them from another
+renderer.
 """
 
 from reid_ray.data.angles import ANGLES, NOVEL_ANGLES, Angles

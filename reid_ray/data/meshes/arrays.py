@@ -1,4 +1,4 @@
-"""NumPy archives from users: read without pickle, refused in one line."""
+"""NumPy archives from users, read without pickle; invalid ones raise a one-line error."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 def read_arrays(file: Location, what: str) -> Arrays:
-    """All arrays of a `.npz`, or the one of a `.npy` under the name `faces`.
+    """All arrays of a `.npz`, or the array of a `.npy` under the name `faces`.
 
     Raises:
-        DataError: no such file, or no NumPy file of plain arrays; `what` says what it should be.
+        DataError: no such file, or not a NumPy file of plain arrays; `what` names the expected file.
     """
     try:
         data = file.read_bytes()

@@ -1,7 +1,7 @@
-"""An average body that fills its image's box: a crude mesh for images that no estimator has seen.
+"""An average body that fills its image's box: a crude mesh for images without an estimated one.
 
-It shows that training runs on real images without meshes; it knows nothing of the person's posture or heading, so no
-published number can come from it.
+It makes training run on real images without meshes; it ignores the person's posture and heading, so it cannot reproduce
+published numbers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Float64Array = npt.NDArray[np.float64]
 Point = tuple[float, float, float]
 
 FOCAL_PER_HEIGHT = 500 / 224
-"""Focal length in heights of the image, as HMR assumes it for a crop."""
+"""Focal length in image heights, as HMR assumes for a crop."""
 
 MARGIN = 0.05
 """Fraction of the image's height or width that is left free on each side, as detectors leave it."""
@@ -78,7 +78,7 @@ def fitted_mesh(height: int, width: int) -> Mesh:
     focal = FOCAL_PER_HEIGHT * height
     half_width, half_height, half_depth = body.max(axis=0)
     visible = (0.5 - MARGIN) * np.array([width, height])
-    # The nearest parts look largest: they are what has to fit.
+    # The nearest parts look largest, so they determine the scale.
     depth = focal * float((np.array([half_width, half_height]) / visible).max()) + half_depth
     return Mesh(
         vertices=(body + np.array([0.0, 0.0, depth])).astype(np.float32),

@@ -1,6 +1,6 @@
-"""From HMR's 85 numbers to a mesh, with a body model that the user brings.
+"""Meshes from HMR's 85 numbers, with a body model that the user provides.
 
-HMR (Kanazawa et al., CVPR 2018) gives for an image (s, tx, ty), a weak-perspective camera in its 224×224 crop; 24 joint
+HMR (Kanazawa et al., CVPR 2018) estimates (s, tx, ty), a weak-perspective camera in its 224×224 crop; 24 joint
 rotations as axis times angle; and 10 shape coefficients. The body model is SMPL (Loper et al., SIGGRAPH Asia 2015). Its
 file is licensed and never part of this package: a `.npz` with the arrays that SMPL's own file has.
 """
@@ -36,7 +36,7 @@ class Crop(NamedTuple):
 
     Attributes:
         scale: the image was resized by this factor.
-        start: (x, y) of the crop's corner in the resized image; negative where the crop reaches out of it.
+        start: (x, y) of the crop's corner in the resized image; negative where the crop extends beyond it.
     """
 
     scale: float
@@ -82,7 +82,7 @@ class BodyModel:
         return turned
 
     def _transforms(self, rotations: Float64Array, joints: Float64Array) -> Float64Array:
-        """[J, 3, 4]: from rest pose to posed, for what hangs on each joint."""
+        """[J, 3, 4]: each joint's transform from the rest pose to the pose."""
         turns, places = np.empty_like(rotations), np.empty_like(joints)
         turns[0], places[0] = rotations[0], joints[0]
         for joint in range(1, len(joints)):
@@ -98,7 +98,7 @@ def load_body_model(path: str) -> BodyModel:
     """The SMPL model in a `.npz`; read once per process.
 
     Raises:
-        DataError: no such file, not a `.npz` of plain arrays, an array that is missing, not 24 joints.
+        DataError: no such file, not a `.npz` of plain arrays, a missing array, not 24 joints.
     """
     arrays = read_arrays(as_path(path), "body model")
     missing = [name for name in SMPL_ARRAYS if name not in arrays]
@@ -155,7 +155,7 @@ def hmr_mesh(
         scale = CROP / max(height, width)
         crop = Crop(scale, ((width * scale - CROP) / 2, (height * scale - CROP) / 2))
     size, tx, ty = theta[:3]
-    with np.errstate(divide="ignore"):  # s = 0 puts the body at infinity, which the mesh's check refuses
+    with np.errstate(divide="ignore"):  # s = 0 puts the body at infinity, which the mesh's check rejects
         depth = FOCAL / (0.5 * CROP * size)
     vertices = model.vertices(theta[3:75].reshape(JOINTS, 3), theta[75:]) + np.array([tx, ty, depth])
     cx, cy = ((CROP / 2 + start) / crop.scale for start in crop.start)

@@ -1,4 +1,4 @@
-"""Everything that is wrong with a table's meshes, without stopping at the first fault."""
+"""List all problems of a table's meshes, without stopping at the first."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from reid_ray.io.paths import as_path
 def mesh_problems(table: ImageTable, reader: MeshReader, *, threads: int = 4) -> list[Problem]:
     """Read every mesh that the column `mesh` names, and every view of those that are rendered images.
 
-    Listed are files that are missing or cannot be used, meshes that no part of is in their image, and meshes whose
-    faces point inwards, which would be lit from the wrong side. An empty cell is no problem.
+    Problems are files that are missing or invalid, meshes entirely outside their image, and meshes whose faces point
+    inwards, which would be lit from the wrong side. An empty cell is not a problem.
 
     Returns:
         Problems by path, each mesh once however many rows name it.
@@ -68,7 +68,7 @@ def _exists(path: str) -> bool:
 
 
 def signed_volume(mesh: MeshArrays) -> float:
-    """Cubic metres inside the faces, negative where they point inwards; of an open mesh, closed through its mean."""
+    """Signed volume in cubic metres, negative if the faces point inwards; an open mesh is closed through its mean."""
     points = np.asarray(mesh.vertices, dtype=np.float64)
     points = points - points.mean(axis=0)
     a, b, c = (points[mesh.faces[:, corner]] for corner in range(3))
@@ -76,7 +76,7 @@ def signed_volume(mesh: MeshArrays) -> float:
 
 
 def in_image(mesh: MeshArrays) -> bool:
-    """Whether any vertex is seen inside the image."""
+    """Whether any vertex is projected into the image."""
     focal, cx, cy = map(float, mesh.camera)
     height, width = map(int, mesh.image_size)
     x, y, z = np.asarray(mesh.vertices, dtype=np.float64).T

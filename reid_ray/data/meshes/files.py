@@ -8,7 +8,7 @@
 | `faces` | int32 [F, 3] | triangles, anticlockwise from outside; or |
 | `faces_file` | string | path from the mesh's folder to a `.npz` with `faces` (or a `.npy`) that many meshes share |
 
-Pixel coordinates start at the image's corner: the centre of the first pixel is (½, ½). In place of vertices and camera,
+Pixel coordinates start at the image's corner: the centre of the first pixel is (½, ½). Instead of vertices and camera,
 a file can hold the 85 numbers of HMR (`theta`, see `reid_ray.data.meshes.body_model`).
 """
 
@@ -32,7 +32,7 @@ MESH_SUFFIX = ".npz"
 
 
 class MeshReader(Protocol):
-    """Reads one mesh. Implementations are cheap to pickle, so that they can travel to Ray actors."""
+    """Reads one mesh. Implementations are cheap to pickle, so that they can be sent to Ray actors."""
 
     def read(self, path: str) -> MeshArrays:
         """The mesh that `path` names; `DataError` naming it where it cannot be used."""
@@ -62,7 +62,7 @@ class FileMeshes:
 
     Attributes:
         faces_file: a file with the `faces` of all meshes that hold neither `faces` nor `faces_file`.
-        body_model: the SMPL model that turns the 85 numbers of HMR to vertices; needed for files with `theta` only.
+        body_model: the SMPL model that converts the 85 numbers of HMR to vertices; needed for files with `theta` only.
     """
 
     faces_file: str | None = None
@@ -72,8 +72,9 @@ class FileMeshes:
         """The mesh in one file.
 
         Raises:
-            DataError: no such file, not a `.npz`, a key that is missing or has another shape, faces that name no
-                vertex, NaN or infinite values, a vertex that is not in front of the camera, `theta` without a model.
+            DataError: no such file, not a `.npz`, a key that is missing or has another shape, faces with an invalid
+                vertex number, NaN or infinite values, a vertex that is not in front of the camera, `theta` without a
+                model.
         """
         file = as_path(path)
         arrays = read_arrays(file, "mesh file")
@@ -116,7 +117,8 @@ class FileMeshes:
 
 
 def write_mesh(mesh: MeshArrays, path: Location, *, faces_file: str | None = None) -> None:
-    """Write a mesh; with `faces_file`, a path from the mesh's folder, the faces are left to that file."""
+    """Write a mesh; with `faces_file`, a path relative to the mesh's folder, the faces are not stored in the mesh's
+    file."""
     faces = {"faces": np.asarray(mesh.faces, np.int32)} if faces_file is None else {"faces_file": np.array(faces_file)}
     content = io.BytesIO()
     np.savez(
@@ -130,7 +132,7 @@ def write_mesh(mesh: MeshArrays, path: Location, *, faces_file: str | None = Non
 
 
 def checked(mesh: Mesh, path: str) -> Mesh:
-    """The mesh as it is, or `DataError` saying what no projection can be made of; `path` is for the message."""
+    """The mesh unchanged; `DataError` if it cannot be projected. `path` is for the message."""
     n_vertices = len(mesh.vertices)
     if not n_vertices or not len(mesh.faces):
         raise DataError(f"The mesh file {path} has no vertices or no faces; leave its cell in the table empty instead.")
@@ -162,7 +164,7 @@ def shared_faces(path: str) -> npt.NDArray[np.int32]:
     """int32 [F, 3], read-only: the array `faces` of a `.npz`, or that of a `.npy`. Read once per process.
 
     Raises:
-        DataError: there is no such file, or no faces in it.
+        DataError: there is no such file, or it has no faces.
     """
     faces = _as_faces(_array(read_arrays(as_path(path), "faces file"), "faces", (None, 3), None, path), path)
     faces.flags.writeable = False
@@ -172,7 +174,7 @@ def shared_faces(path: str) -> npt.NDArray[np.int32]:
 def _array(
     arrays: Arrays, name: str, shape: tuple[int | None, ...], dtype: type[np.generic] | None, path: str
 ) -> npt.NDArray[Any]:
-    """An array as `dtype`, checked; `None` in `shape` is any length, and as `dtype` the array's own."""
+    """Check an array and convert it to `dtype`; None allows any length in `shape` and any `dtype`."""
     if name not in arrays:
         raise DataError(f"The mesh file {path} has no '{name}'; it has {', '.join(sorted(arrays)) or 'nothing'}.")
     array = arrays[name]

@@ -2,7 +2,7 @@
 
 A cell of the column `mesh` names either a mesh (`.npz`) or a grey image at 0°, `FOLDER/render/NAME`, whose other views
 are `FOLDER/render_45/NAME` … `FOLDER/render_315/NAME`: the folders that GCL's released code reads. A row without a mesh
-takes no part in generation and keeps all its other uses.
+is not used for generation, but for everything else.
 """
 
 from __future__ import annotations
@@ -33,16 +33,15 @@ COMPRESSION = 1
 
 
 class MeshImages:
-    """Projections of meshes at the angles of `ANGLES`, kept in memory, compressed, while they fit.
+    """Projections of meshes at the angles of `ANGLES`, cached in memory, compressed, as far as they fit.
 
-    It can be shared by threads. Each projection is a function of its mesh and angle alone, so that what is kept does
-    not matter to the result.
+    Thread-safe. Each projection is a function of its mesh and angle alone, so the cache does not affect results.
 
     Args:
         reader: reads the meshes that keys name.
         height, width: size of the projections, pixels.
-        cache_mb: memory for projections; those beyond it are made at each use.
-        fit_missing: show `fitted_mesh` where there is no mesh.
+        cache_mb: memory of the cache; projections that do not fit are computed at each use.
+        fit_missing: use `fitted_mesh` where there is no mesh.
     """
 
     def __init__(
@@ -96,19 +95,19 @@ class MeshImages:
 
 
 def mesh_keys(table: ImageTable) -> list[str | None]:
-    """The column `mesh`, one cell a row; None where there is no mesh or no such column."""
+    """The column `mesh`, one cell per row; None where there is no mesh or no such column."""
     if "mesh" not in table.arrow.column_names:
         return [None] * len(table)
     return [key or None for key in table.arrow["mesh"].to_pylist()]
 
 
 def rows_with_mesh(table: ImageTable) -> IntArray:
-    """int64, ascending: the rows that can take part in generation."""
+    """int64, ascending: the rows that can be used for generation."""
     return np.flatnonzero([key is not None for key in mesh_keys(table)]).astype(np.int64)
 
 
 def with_rendered(table: ImageTable, folder: Location) -> ImageTable:
-    """The table with a column `mesh` that names the rendered images in a folder laid out as the released code's.
+    """The table with a column `mesh` that names the rendered images in a folder with the released code's layout.
 
     An image of the training split has its 0° view at `folder`/train/render/NAME, with the photo's own file name; those
     of query and gallery are in `folder`/test. Rows without such a file get an empty cell.
@@ -138,13 +137,13 @@ def is_rendered(key: str) -> bool:
 
 
 def rendered_view(key: str, angle: int) -> Location:
-    """The file of a view, from that of the view at 0°."""
+    """The file of a view, derived from the file of the view at 0°."""
     front = as_path(key)
     return front if angle == 0 else front.parent.parent / f"{RENDER}_{angle}" / front.name
 
 
 def read_rendered(key: str, angle: int) -> Tensor:
-    """uint8 [1, H, W], the rendered image of a view as it is; `DataError` naming it where it cannot be read."""
+    """uint8 [1, H, W], the rendered image of a view, unchanged; `DataError` naming it where it cannot be read."""
     file = rendered_view(key, angle)
     try:
         data = file.read_bytes()

@@ -1,7 +1,7 @@
 """Numba kernels of mesh projection: light at the vertices, and a z-buffer.
 
-They hold no interpreter lock, so that the loader's threads project in parallel. They use no fast-math: the same mesh
-gives the same bytes in every process.
+They release the interpreter lock, so that the loader's threads project in parallel. They use no fast-math: the same
+mesh gives the same bytes in every process.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def rasterise(
     """Draw triangles over `image` with a z-buffer; a pixel gets the nearest triangle's value at its centre.
 
     Pixel (row r, column c) looks along d = ((c + ½ − cx)/fx, (r + ½ − cy)/fy, 1). With a triangle's vertices as the
-    columns of M, M·w = d gives all that is needed: the ray meets the triangle where no w is negative, at depth 1/Σw,
+    columns of M, M·w = d determines everything: the ray meets the triangle where no w is negative, at depth 1/Σw,
     with value Σ w·value / Σw, which is perspective-correct. Nothing is divided by a vertex's depth, so triangles that
     reach behind the camera need no clipping. Both sides of a triangle are drawn; edges belong to it; of triangles at
     the same depth the first is kept.

@@ -1,7 +1,7 @@
-"""A body mesh, turned about the vertical and seen by its image's camera: GCL's structure images (thesis §5.3.1).
+"""Project a body mesh, rotated about the vertical, with its image's camera: GCL's structure images (thesis §5.3.1).
 
-What HMR's renderer shows (Kanazawa et al., CVPR 2018): a smooth light grey body on white. The body turns, camera and
-lights stay. Two bodies that differ in nothing but texture have the same projection.
+The result resembles HMR's renderer (Kanazawa et al., CVPR 2018): a smooth light grey body on white. The body rotates;
+camera and lights are fixed. Two bodies that differ only in texture have the same projection.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WHITE = 255
 
 
 class MeshArrays(Protocol):
-    """What is projected; `reid_ray.data.meshes.Mesh` says what the arrays hold."""
+    """The input of a projection; `reid_ray.data.meshes.Mesh` documents the arrays."""
 
     @property
     def vertices(self) -> npt.NDArray[np.float32]: ...
@@ -56,7 +56,7 @@ def turned(vertices: npt.NDArray[np.floating], degrees: float, centre: npt.Array
 
 
 def scaled_camera(mesh: MeshArrays, height: int, width: int) -> tuple[float, float, float, float]:
-    """(fx, fy, cx, cy) in pixels of an image of `height` × `width` that shows what the mesh's image shows."""
+    """(fx, fy, cx, cy) in pixels of an image of `height` × `width` with the same field of view as the mesh's image."""
     focal, cx, cy = map(float, mesh.camera)
     image_height, image_width = map(int, mesh.image_size)
     across, down = width / image_width, height / image_height
@@ -64,10 +64,10 @@ def scaled_camera(mesh: MeshArrays, height: int, width: int) -> tuple[float, flo
 
 
 def project(mesh: MeshArrays, angle: float, *, height: int, width: int) -> npt.NDArray[np.uint8]:
-    """The mesh, turned by `angle` degrees, as uint8 [height, width]: grey on white.
+    """Render the mesh, rotated by `angle` degrees, as uint8 [height, width]: grey on white.
 
     The light at a vertex is the sum of three Lambert point lights; it is interpolated between vertices and truncated to
-    bytes. Nothing has to be clipped: with this albedo no surface is lighter than 0.86. Where parts of the turned body
+    bytes. No clipping is needed: with this albedo no surface is lighter than 0.86. Where parts of the turned body
     are behind the camera, the rest is drawn.
     """
     vertices = turned(mesh.vertices, angle)

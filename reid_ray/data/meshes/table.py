@@ -1,4 +1,4 @@
-"""The meshes of a table's rows, as a configuration names them."""
+"""The meshes of a table's rows, as configured."""
 
 from __future__ import annotations
 
@@ -16,15 +16,13 @@ from reid_ray.data.table import ImageTable
 
 
 class TableMeshes:
-    """Row → angle → projection, uint8 [1, height, width]: what views of the source `mesh` are made from.
-
-    It can be shared by threads.
+    """Row → angle → projection, uint8 [1, height, width]: the items of the views with source `mesh`. Thread-safe.
 
     Args:
         table: the rows.
-        config: of the table's images; it says where meshes come from.
+        config: of the table's images, including the source of meshes.
         height, width: size of the projections, pixels.
-        cache_mb: memory for projections, compressed; those beyond it are drawn at each use.
+        cache_mb: memory for compressed projections; those that do not fit are computed at each use.
     """
 
     def __init__(self, table: ImageTable, config: DataConfig, *, height: int, width: int, cache_mb: int) -> None:
@@ -45,14 +43,14 @@ class TableMeshes:
 
 
 def mesh_reader(config: DataConfig) -> MeshReader:
-    """What reads the meshes that the column `mesh` names."""
+    """The reader of the meshes that the column `mesh` names."""
     if config.layout == "synthetic":
-        from reid_ray.data.synthetic import SyntheticMeshes  # drawing is imported only where something is drawn
+        from reid_ray.data.synthetic import SyntheticMeshes  # the renderer is imported only if it is used
 
         return SyntheticMeshes(config.synthetic)
     return FileMeshes(config.meshes.faces_file, config.meshes.body_model)
 
 
 def available_rows(table: ImageTable, config: DataConfig) -> npt.NDArray[np.bool_]:
-    """bool [N]: the rows that have a mesh, or get one."""
+    """bool [N]: the rows that have a mesh or get a fitted one."""
     return np.array([key is not None or config.meshes.fit_missing for key in mesh_keys(table)], dtype=np.bool_)

@@ -1,4 +1,4 @@
-"""Dataset readers: a file per layout, each ending in an `ImageTable`."""
+"""Dataset readers: one file per layout, each building an `ImageTable`."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ __all__ = ["SCANNERS", "Problem", "Scan", "detect_layout", "read_dataset", "scan
 def read_dataset(config: DataConfig) -> Dataset:
     """The dataset that `config` describes: train rows first, then query, then gallery; file lists are sorted.
 
-    With `config.holdout`, query and gallery are identities of the training split (`hold_out`).
+    With `config.holdout`, query and gallery are identities of the training split (`hold_out`). Images are not opened.
 
     Raises:
-        DataError: nothing at `config.root`, something else than the layout says, a file that cannot be a row (the first
-            is named), a split without images that the layout needs, attributes that cannot be read or are of other
-            identities, or no identity to hold out. Images are not opened here.
+        DataError: nothing at `config.root`, another layout, a file that cannot be a row (the first is named), a
+            required split without images, attributes that cannot be read or are of other identities, or no identity to
+            hold out.
     """
     found = scan_dataset(config)
     problems = [*found.problems, *found.empty_splits()]
@@ -74,7 +74,7 @@ def read_dataset(config: DataConfig) -> Dataset:
 
 
 def scan_dataset(config: DataConfig) -> Scan:
-    """The same without stopping at files that cannot be rows, for `reid_ray.data.check`."""
+    """As `read_dataset`, without stopping at files that cannot be rows, for `reid_ray.data.check`."""
     found = SCANNERS[config.layout](config)
     if isinstance(found.images, (FileImages, PackedImages, EmbeddedImages)):
         found = replace(found, images=replace(found.images, decoding=Decoding.of(config)))

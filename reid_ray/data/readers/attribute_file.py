@@ -32,7 +32,7 @@ WHAT = "market_attribute.mat or duke_attribute.mat"
 
 @dataclass(frozen=True)
 class PersonAttributes:
-    """What is known of people, train and test together.
+    """Attributes of people, train and test together.
 
     Attributes:
         names: of M attributes, in alphabetical order.
@@ -47,16 +47,16 @@ def read_attributes(file: Location, *, age: Age = "adult_or_not") -> PersonAttri
     """Read an attribute file. Stored values 1 … n become 0 … n−1; a stored 0 is not known.
 
     Market-1501 has 27 attributes of 751 + 750 people, DukeMTMC-reID 23 of 702 + 1,110. All but Market's age are binary.
-    Of the eight and nine colours one is meant to be "yes", but 78 and 30 of Market's training people have none, and
-    none of its test people has `downpurple`. Two of Duke's training people have no `top`.
+    Exactly one of the eight and one of the nine colours should be "yes", but 78 and 30 of Market's training people have
+    none, and no test person has `downpurple`. Two of Duke's training people have no `top`.
 
     Args:
         file: the .mat file.
         age: `adult_or_not` makes Market's age binary: 1 for adult and old. `four_way` keeps its four values.
 
     Raises:
-        DataError: not such a file: parts or pids are missing, attributes differ between the parts, a field has not one
-            value per person, or a person is in both parts.
+        DataError: not an attribute file: parts or pids are missing, attributes differ between the parts, a field does
+            not have one value per person, or a person is in both parts.
     """
     struct = read_mat(file, what=WHAT)
     parts = [(name, _fields(file, name, getattr(struct, name, None))) for name in PARTS]
@@ -120,7 +120,7 @@ def _fields(file: Location, part: str, struct: Any) -> dict[str, list[Any]]:
 
 
 def _values(stored: list[Any], *, binary_age: bool) -> list[int]:
-    """Values from 0; what is stored as 0 is not known."""
+    """Values from 0; a stored 0 becomes `UNKNOWN`."""
     values = [max(int(value), 0) for value in stored]
     if binary_age:
         return [int(value >= ADULT) if value else UNKNOWN for value in values]

@@ -1,4 +1,4 @@
-"""The layout that Market-1501 began: three folders of crops, pid and camera in the file name."""
+"""The layout introduced by Market-1501: three folders of crops, pid and camera in the file name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ JUNK_PID = -1
 
 @dataclass(frozen=True)
 class FileNames:
-    """How a dataset names its files.
+    """File naming scheme of a dataset.
 
     Attributes:
         pattern: matched at the start of the file name; groups `pid` and `camera` (counted from 1), of few enough digits

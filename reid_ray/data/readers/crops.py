@@ -1,6 +1,6 @@
-"""Crops on disk before they are rows: which file is in which split, and the names of its identity and its camera.
+"""Crops on disk, before they become rows: their splits, and the names of their identities and cameras.
 
-The layouts `folder` and `imagefolder` differ in where identities come from; all else is here.
+The layouts `folder` and `imagefolder` differ only in the source of identities; this module has what they share.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SPLIT_FOLDERS = {
     "query": ("query", "image_query", "probe"),
     "gallery": ("gallery", "bounding_box_test", "image_test", "test"),
 }
-"""Split → names of its folder, ours first, then those of published datasets."""
+"""Split → names of its folder: this package's first, then those of published datasets."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Crop:
     Attributes:
         path: the file.
         split: train, query or gallery.
-        inside: its path below the folder of the split (or below the root, where expressions say the split).
-        named: what the groups `pid` and `camera` of the split's expression name, if it has such groups.
+        inside: its path below the folder of the split (or below the root, if expressions select the split).
+        named: matches of the groups `pid` and `camera` of the split's expression, if it has such groups.
     """
 
     path: Location
@@ -44,18 +44,18 @@ class Crop:
 
 
 NameOf = Callable[[Crop], str | None]
-"""The name of a crop's identity or camera; `NO_NAME` where it is not known, None where the rule does not fit it."""
+"""The name of a crop's identity or camera; `NO_NAME` if it is not known, None if the rule does not match."""
 
 NO_NAME = ""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How crops are named.
+    """A rule for the names of crops' identities or cameras.
 
     Attributes:
         name_of: the rule.
-        failure: what is wrong with a crop that it does not fit, to follow the file's name.
+        failure: message for a crop that does not match, to be placed after the file's name.
     """
 
     name_of: NameOf
@@ -95,7 +95,7 @@ def crops_in_folders(folders: Mapping[str, Location]) -> list[Crop]:
 
 
 def crops_by_expressions(root: Location, expressions: Mapping[str, str], rows: Rows) -> list[Crop]:
-    """The images below `root` whose path an expression finds; a problem for each that none or several find.
+    """The images below `root` whose path matches exactly one expression; any other image is a problem.
 
     Args:
         expressions: split → regular expression, searched in the path below `root` with `/`. Its groups `pid` and
@@ -119,7 +119,7 @@ def crops_by_expressions(root: Location, expressions: Mapping[str, str], rows: R
 
 
 def compiled(expression: str, setting: str) -> re.Pattern[str]:
-    """The regular expression of a setting; `DataError` where it is none."""
+    """Compile the regular expression of a setting; `DataError` if it is invalid."""
     try:
         return re.compile(expression)
     except (re.error, OverflowError, RecursionError) as error:
@@ -127,7 +127,7 @@ def compiled(expression: str, setting: str) -> re.Pattern[str]:
 
 
 def camera_rule(config: DataConfig) -> Rule | None:
-    """How the settings name cameras; None where they do not."""
+    """The configured rule for names of cameras; None without one."""
     if config.camera_regex is not None:
         name_of = expression_rule(config.camera_regex, "data.camera_regex")
         return Rule(name_of, f"does not fit data.camera_regex '{config.camera_regex}'; change it, or move the file")
@@ -154,7 +154,8 @@ def expression_rule(expression: str, setting: str) -> NameOf:
 
 
 def group_rule(config: DataConfig, group: str, otherwise: Rule | None) -> Rule | None:
-    """The group of this name in the splits' expressions; another rule for splits whose expression has no such group."""
+    """Rule by this group of the splits' expressions; the other rule applies to splits whose expression lacks the
+    group."""
     expressions = config.split_regexes()
     if not any(group in compiled(text, f"data.{split}_regex").groupindex for split, text in expressions.items()):
         return otherwise
@@ -181,8 +182,8 @@ def scan_crops(
     """Rows of crops. Cameras and identities are numbered over all splits; see `numbering`.
 
     Args:
-        rows: holds the problems that were met before.
-        cameras, pids: the rules; None where nothing is known. A crop that does not fit is a problem.
+        rows: contains the problems found so far.
+        cameras, pids: the rules; None if nothing is known. A crop that does not match is a problem.
         folders: folders in which every file is expected to be an image.
         needs: split → where its images should be.
     """
@@ -203,7 +204,7 @@ def scan_crops(
 
 
 def _names(crops: Sequence[Crop], rule: Rule | None, rows: Rows) -> dict[Location, str]:
-    """File → name; without an entry, but with a problem, where the rule does not fit."""
+    """File → name; a file that does not match the rule has no entry, but a problem."""
     if rule is None:
         return dict.fromkeys((crop.path for crop in crops), NO_NAME)
     names: dict[Location, str] = {}

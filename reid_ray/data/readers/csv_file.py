@@ -1,4 +1,4 @@
-"""A CSV file of images, as programs and people write it: any usual separator, encoding, spaces and capitals."""
+"""A CSV file of images with any common separator, encoding, spacing and capitalisation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def scan(config: DataConfig) -> Scan:
 
 def _read(file: Location) -> Listing:
     text = _text(file)
-    if text.count('"') % 2:  # the csv module's strict mode would find it, but refuses spaces behind quotes
+    if text.count('"') % 2:  # the csv module's strict mode would find it, but rejects spaces after quotes
         raise DataError(f"Cannot read {file} as CSV: a quote is not closed; check the quotes.")
     header_line = text.lstrip("\r\n").splitlines()[0] if text.strip() else ""
     separator = _separator(header_line)
@@ -78,7 +78,7 @@ def _text(file: Location) -> str:
 
 
 def _separator(header: str) -> str:
-    """The separator by which the header has the most columns that are known; of equals the most columns."""
+    """The separator that gives the header the most known columns; in a tie, the most columns."""
 
     def score(separator: str) -> tuple[int, int]:
         names = header.split(separator)

@@ -1,4 +1,4 @@
-"""Tell the layout of a folder or file by what is in it."""
+"""Detect the layout of a folder or file from its content."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ BOX_ROOTS = tuple(dict.fromkeys((*market1501.FOLDERS, *dukemtmc.FOLDERS)))
 
 
 def detect_layout(path: Location) -> Layout:
-    """The layout of `path`; a folder that is nothing else is a `folder` of crops.
+    """The layout of `path`; any unrecognised folder is a `folder` of crops.
 
     Raises:
-        DataError: nothing is there; a file that is neither CSV nor Parquet; folders of a published dataset with file
-            names of none.
+        DataError: nothing is there; a file that is neither CSV nor Parquet; folders of a published dataset whose file
+            names follow no published naming.
     """
     if path.is_file():
         return _of_file(path)
@@ -63,7 +63,7 @@ def _of_file(path: Location) -> Layout:
 
 
 def _of_boxes(root: Location, train_folder: str, layouts: Mapping[Layout, FileNames]) -> Layout:
-    """By the first file name that fits a layout; the others may be misnamed."""
+    """The layout of the first file name that matches one; the others may be misnamed."""
     files = image_files(root / train_folder)
     for file in files:
         for layout, names in layouts.items():

@@ -1,7 +1,7 @@
 """The DukeMTMC-reID layout: 8 cameras, `0001_c2_f0046182.jpg` = pid 1, camera 2.
 
-The dataset was withdrawn by its authors. This reads copies, and data in the same layout, that people hold;
-nothing here fetches or links to it.
+The dataset was withdrawn by its authors. This module reads existing copies and other data in the same layout; it
+neither downloads the dataset nor links to it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FOLDERS = (
 
 
 def scan(config: DataConfig) -> Scan:
-    """Read the three folders; whole, they hold 16,522 train, 2,228 query and 17,661 gallery images."""
+    """Read the three folders; a complete copy has 16,522 train, 2,228 query and 17,661 gallery images."""
     root = existing_root(
         config.root,
         "a folder in the DukeMTMC-reID layout, with bounding_box_train, query and bounding_box_test in it",

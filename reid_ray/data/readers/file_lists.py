@@ -1,4 +1,4 @@
-"""The lists of datasets that name each file with a number: `0000/0000_000_01.jpg 0`, `Visible/…bmp 17`."""
+"""File lists of datasets in which each line is a file and a number: `0000/0000_000_01.jpg 0`, `Visible/…bmp 17`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def read_file_list(path: Location, *, dataset: str, number: str) -> list[tuple[s
 
     Args:
         dataset: name of the dataset, for messages.
-        number: what its documentation calls the number, for messages.
+        number: the number's name in its documentation, for messages.
 
     Raises:
         DataError: the list cannot be read, or a line is not a file and a number, or leads out of the dataset's folder.

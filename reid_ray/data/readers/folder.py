@@ -1,4 +1,4 @@
-"""A folder of crops, as people have them: perhaps no identities, perhaps no cameras, perhaps no splits."""
+"""A folder of crops, with or without identities, cameras and splits."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def scan(config: DataConfig) -> Scan:
 
     Cameras: the group `camera` of the split's expression, the folder at `camera_level` below the split's folder, or the
     first group of `camera_regex`, searched in the path below the split's folder (with `/`). Identities: the group
-    `pid`, or the first group of `pid_regex`. Each must fit every file, except that a train split in which no file fits
-    `pid_regex` has no identities, which is what training without labels expects.
+    `pid`, or the first group of `pid_regex`. Each expression must match every file, with one exception: a train split
+    in which no file matches `pid_regex` has no identities, as unsupervised training expects.
 
     With `config.tracklets`, the images directly in a folder are a tracklet, in the natural order of their names; those
-    in the split's own folder are in none.
+    directly in the split's folder are in none.
 
     Raises:
-        DataError: a regular expression that does not compile or has no group, files that are not found by exactly one
-            of the splits' expressions, query without gallery.
+        DataError: a regular expression that does not compile or has no group, files that do not match exactly one of
+            the splits' expressions, query without gallery.
     """
     root = existing_root(config.root, "a folder of images")
     rows = Rows()
@@ -82,7 +82,7 @@ def _with_folders_as_tracklets(table: ImageTable, crops: Sequence[Crop]) -> Imag
 
 
 def _hint(crops: Sequence[Crop]) -> tuple[str, ...]:
-    """What to do where folders inside the splits may mean something; without a setting they do not."""
+    """Note on folders inside the splits, whose names may be cameras or identities but are ignored without a setting."""
     inner = sorted({crop.inside.parts[0] for crop in crops if len(crop.inside.parts) > 1})
     if len(inner) < 2:
         return ()

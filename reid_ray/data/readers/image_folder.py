@@ -1,4 +1,4 @@
-"""One folder per identity, as torchvision's `ImageFolder` and most labelled collections have it."""
+"""One folder per identity, as in torchvision's `ImageFolder` and most labelled collections."""
 
 from __future__ import annotations
 
@@ -25,14 +25,13 @@ TEST_FOLDERS = ("test", "val", "valid", "validation")
 def scan(config: DataConfig) -> Scan:
     """Read `root`/IDENTITY/… or `root`/SPLIT/IDENTITY/…; the name of the first folder is the identity.
 
-    Splits are folders, as of the layout `folder`. Where there is a `test` (or `val`) next to `train` and no query,
-    it is
-    divided: of each identity one image per camera is a query as long as the gallery keeps a match (`query_rows`).
-    Without such folders everything is train; `data.holdout` then makes a validation set. Cameras are named as in
-    `folder`, where the folder at level 0 is the identity's.
+    Splits are folders, as in the layout `folder`. A `test` (or `val`) next to `train`, without queries, is divided: one
+    image per camera of each identity is a query as long as the gallery keeps a match (`query_rows`). Without such
+    folders everything is train; `data.holdout` then makes a validation set. Cameras are named as in `folder`, with the
+    identity's folder at level 0.
 
     Raises:
-        DataError: as the layout `folder`.
+        DataError: as in the layout `folder`.
     """
     root = existing_root(config.root, "a folder with one folder of images per identity")
     folders, is_divided = _folders(root)
@@ -57,7 +56,7 @@ def scan(config: DataConfig) -> Scan:
 
 
 def _folders(root: Location) -> tuple[dict[str, Location], bool]:
-    """Split → folder, and whether the gallery is still to be divided into query and gallery."""
+    """Split → folder, and whether the gallery must be divided into query and gallery."""
     train = next((root / name for name in SPLIT_FOLDERS["train"] if (root / name).is_dir()), None)
     has_query = any((root / name).is_dir() for name in SPLIT_FOLDERS["query"])
     test = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)

@@ -1,4 +1,4 @@
-"""What the CSV and Parquet readers share: columns in, rows out, every fault named by row and column."""
+"""Shared code of the CSV and Parquet readers: columns in, rows out, every fault named by row and column."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from reid_ray.io.paths import Location, as_path, resolve_beside
 from reid_ray.types import UNKNOWN
 
 ALIASES = {"identity": "pid", "file_name": "path"}
-"""Other names of columns that can mean nothing else; public sets of animals have `identity`, the `metadata.csv` of
-image folders that `datasets` reads has `file_name`."""
+"""Unambiguous synonyms of columns; public animal datasets have `identity`, the `metadata.csv` of image folders that
+`datasets` reads has `file_name`."""
 
 LOOKALIKES = {
     "path": ("filepath", "filename", "file", "image", "imagepath"),
@@ -30,8 +30,8 @@ LOOKALIKES = {
     "tracklet": ("track", "trackid", "trackletid", "tracklets"),
     "mesh": ("meshfile", "meshpath"),
 }
-"""What people also call the columns. Ignoring them would lose, say, the cameras without a word; they may mean something
-else, so they are not read either."""
+"""Ambiguous synonyms of columns. They may mean something else, so they are not read; ignoring them could lose the
+cameras, for example, without notice, so they are errors."""
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training", "bounding_box_train", "image_train"), "train"),
@@ -41,12 +41,12 @@ SPLIT_NAMES = {
 """Names of splits in lists, in lower case."""
 
 TEST_NAMES = ("test", "testing", "val", "valid", "validation")
-"""Splits that other toolkits do not divide into query and gallery."""
+"""Test splits of other toolkits, which are not divided into query and gallery."""
 
 UNKNOWN_NAMES = frozenset({"", "nan", "-nan", "none", "null", "n/a", "#n/a", "<na>", "nat"})
-"""How programs write a missing value, in lower case."""
+"""Spellings of a missing value, in lower case."""
 UNKNOWN_IN_CAPITALS = frozenset({"NA", "na", "#NA"})
-"""The same where the spelling matters: Na is a name."""
+"""Case-sensitive spellings of a missing value: Na is a name."""
 
 MODALITY_NAMES = {
     **dict.fromkeys(("visible", "rgb", "vis", "v"), "visible"),
@@ -69,10 +69,10 @@ class Listing:
 
     Attributes:
         file: the CSV or Parquet file; paths in it are relative to its folder, absolute, or URIs in an object store.
-        columns: name → values, one a row.
-        where: from a row's index to the words that find it ("line 7").
+        columns: name → values, one per row.
+        where: from a row's index to its place in the file ("line 7").
         note: how the file was read, for the message that its columns are not there.
-        keys: names of the images, one a row, where the file itself holds them; it then has no column `path`.
+        keys: names of the images, one per row, if the file itself holds them; it then has no column `path`.
     """
 
     file: Location
@@ -88,16 +88,16 @@ class Listing:
 def scan_listing(listing: Listing) -> Scan:
     """Rows of a listing with the column `path` and, where there are any, the other columns of `ImageTable`.
 
-    Names of columns may have capitals and spaces around them. Empty cells, −1 and what programs write for a missing
+    Case and surrounding spaces in names of columns are ignored. Empty cells, −1 and the usual spellings of a missing
     value (nan, None, NA; see `UNKNOWN_NAMES`) are an unknown identity, camera, tracklet or attribute. Cameras are
-    numbered from 0 without gaps; integer pids and tracklets are kept, others are numbered by name. A column of
-    another name is left out, with a note. Splits may have the names of other toolkits; `test` or `val` is the
-    gallery where there are queries, and is otherwise divided into query and gallery (`as_query_and_gallery`).
+    numbered from 0 without gaps; integer pids and tracklets are kept, others are numbered by name. A column of another
+    name is left out, with a note. Splits may have the names of other toolkits; `test` or `val` is the gallery where
+    there are queries, and is otherwise divided into query and gallery (`as_query_and_gallery`).
 
     Raises:
-        DataError: no column `path`, a column that looks like one of ours under another name, an empty path, an unknown
-            split or modality, a negative number other than −1, an attribute that is no small whole number, the same
-            image twice in one split, query without gallery.
+        DataError: no column `path`, a column whose name resembles a known one, an empty path, an unknown split or
+            modality, a negative number other than −1, an attribute that is not a small whole number, the same image
+            twice in one split, query without gallery.
     """
     listing, unread = _with_known_columns(listing)
     files = _paths(listing) if listing.keys is None else []
@@ -129,7 +129,7 @@ def scan_listing(listing: Listing) -> Scan:
 
 
 def column_of(name: str) -> str | None:
-    """The column of a table that a heading means; None for one that nothing reads."""
+    """The table column for a heading; None for a heading that is not read."""
     plain = name.strip().lower()
     if column_type(plain) is None:
         return ALIASES.get(plain)
@@ -146,7 +146,7 @@ def listing_file(root: str | None, what: str) -> Location:
 
 
 def _with_known_columns(listing: Listing) -> tuple[Listing, list[str]]:
-    """The listing with the columns of a table only, under their own names, and the headings of the others."""
+    """The listing with only the columns of a table, under their standard names, and the headings of the others."""
     headings: dict[str, str] = {}
     unread = []
     for heading in listing.columns:
@@ -190,14 +190,14 @@ def _paths(listing: Listing) -> list[Location]:
         if not isinstance(value, str) or not value.strip():
             raise listing.fault(i, "path", "there is no image file" if not value else f"{value!r} is no file name")
         path = resolve_beside(listing.file.parent, value)
-        if "\\" in value and not path.exists():  # as Windows writes paths; a name may hold a backslash elsewhere
+        if "\\" in value and not path.exists():  # a Windows path; on other systems a name may contain a backslash
             path = resolve_beside(listing.file.parent, value.replace("\\", "/"))
         paths.append(path)
     return paths
 
 
 def _splits(listing: Listing, pids: Sequence[int]) -> tuple[list[str], bool]:
-    """The split of each row, and whether the gallery is one that is still to be divided into query and gallery."""
+    """The split of each row, and whether the gallery must be divided into query and gallery."""
     values = listing.columns.get("split")
     if values is None:
         return ["train"] * len(pids), False
@@ -244,7 +244,7 @@ def _numbers(listing: Listing, column: str, number: Callable[[Sequence[str]], di
 
 
 def _optional_columns(listing: Listing, n: int) -> dict[str, list[Any]]:
-    """Values of the optional columns that are there: modality, tracklet, mesh, time and attributes."""
+    """Values of the optional columns that exist: modality, tracklet, mesh, time and attributes."""
     found: dict[str, list[Any]] = {}
     for name, values in listing.columns.items():
         if name == "modality":
@@ -266,7 +266,7 @@ def _mesh(listing: Listing, row: int, value: Any) -> str | None:
 
 
 def _time(listing: Listing, row: int, value: Any) -> datetime | None:
-    """A time without zone, as the list has it, or UTC where the list gives an offset."""
+    """A time without time zone: as written, or converted to UTC if the list gives an offset."""
     if value is None or (isinstance(value, str) and value.strip().lower() in UNKNOWN_NAMES):
         return None
     try:
@@ -297,7 +297,7 @@ def _attribute(listing: Listing, column: str, row: int, value: Any) -> int:
 
 
 def _unread_note(listing: Listing, unread: Sequence[str]) -> tuple[str, ...]:
-    """A note naming the columns that nothing reads; an index without a heading, as pandas writes it, is none."""
+    """A note on columns that are not read, except for an index without a heading, as pandas writes it."""
     named = [f"'{name}'" for name in unread if name and not name.startswith("__index_level_")]
     if not named:
         return ()
@@ -312,7 +312,7 @@ def _division_note(listing: Listing, is_divided: bool) -> tuple[str, ...]:
 
 
 def _name(listing: Listing, column: str, row: int, value: Any) -> str | None:
-    """A cell as the name of an identity or camera: 3, "3" and 3.0 are the same; None where it is not known."""
+    """A cell as the name of an identity or camera: 3, "3" and 3.0 are the same; None if it is unknown."""
     if value is None or (isinstance(value, float) and value != value):
         return None
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):

@@ -1,6 +1,6 @@
 """Market-1501 (Zheng et al., ICCV 2015): 6 cameras, `0002_c1s1_000451_03.jpg` = pid 2, camera 1.
 
-The rest of the name is the video sequence (1), the frame (451) and the number of the box in it (03).
+The rest of the name is the video sequence (1), the frame (451) and the number of the box in the frame (03).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """MARS (Zheng et al., ECCV 2016): tracklets of people by 6 cameras, in the official lists.
 
 `bbox_train/0001/0001C1T0002F003.jpg` is pid 1, camera 1, tracklet 2, frame 3. `info/` has the file names of train and
-test, one a line; the tracklets as ranges of these lines; and the numbers of the test tracklets that are queries.
+test, one per line; the tracklets as ranges of these lines; and the numbers of the query tracklets.
 """
 
 from __future__ import annotations
@@ -44,10 +44,9 @@ class Tracklet(NamedTuple):
 def scan(config: DataConfig) -> Scan:
     """Read MARS: 8,298 train tracklets of 625 people (509,914 images), 12,180 test tracklets (681,089 images).
 
-    1,980 of the test tracklets are queries. The gallery holds all test tracklets with `config.queries_in_gallery`, as
-    the official evaluation has it; the images of queries are then two rows each. Distractors (pid 0) stay in the
-    gallery. Junk tracklets (pid −1, "00-1" in file names) are dropped, with a note. Frames are in order, train
-    tracklets first.
+    1,980 of the test tracklets are queries. With `config.queries_in_gallery`, the gallery contains all test tracklets,
+    as in the official evaluation; each image of a query then has two rows. Distractors (pid 0) stay in the gallery.
+    Junk tracklets (pid −1, "00-1" in file names) are dropped, with a note. Frames are in order, train tracklets first.
     """
     root = existing_root(config.root, "the folder of MARS, with bbox_train, bbox_test and info in it")
     found = find_copy(root)
@@ -116,7 +115,7 @@ def _query_rows(root: Location, n_test: int) -> list[int]:
 
 
 def _add(rows: Rows, folder: Location, split: str, tracklets: list[Tracklet]) -> None:
-    """Add the images of tracklets that are no junk."""
+    """Add the images of tracklets that are not junk."""
     kept = [tracklet for tracklet in tracklets if tracklet.pid != JUNK_PID]
     paths = {name: folder / name[:4] / name for tracklet in kept for name in tracklet.names}
     missing = missing_files(paths.values())

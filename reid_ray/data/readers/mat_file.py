@@ -1,4 +1,4 @@
-"""MATLAB files, in which several datasets keep their lists."""
+"""MATLAB files, which several datasets use for their lists."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def read_mat(file: Location, *, what: str) -> Any:
 
     Args:
         file: a .mat file before version 7.3.
-        what: what it should be, for messages.
+        what: description of the expected file, for messages.
 
     Raises:
-        DataError: there is no such file, it is no MATLAB file, or it does not have exactly one variable.
+        DataError: there is no such file, it is not a MATLAB file, or it does not have exactly one variable.
     """
     import scipy.io  # slow to import, and needed for these lists only
 
@@ -24,7 +24,7 @@ def read_mat(file: Location, *, what: str) -> Any:
         raise DataError(f"There is no file {file}; it should be {what}.")
     try:
         content = scipy.io.loadmat(as_readable(file), squeeze_me=True, struct_as_record=False)
-    except Exception as error:  # the parser raises whatever it stumbles over in another kind of file
+    except Exception as error:  # on other kinds of file the parser raises arbitrary exceptions
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise DataError(f"Cannot read {file} as a MATLAB file ({reason}); it should be {what}.") from error
     variables = [name for name in content if not name.startswith("__")]

@@ -1,4 +1,4 @@
-"""MSMT17 (Wei et al., CVPR 2018): 15 cameras, lists of files, and two versions whose results do not compare.
+"""MSMT17 (Wei et al., CVPR 2018): 15 cameras, lists of files, and two versions with incomparable results.
 
 V1 keeps its images in `train/` and `test/`; V2, in which faces are masked, in `mask_train_v2/` and
 `mask_test_v2/`. A line of `list_train.txt` is `0000/0000_000_01_0303morning_0015_0.jpg 0`: file, pid; the
@@ -46,9 +46,8 @@ def scan(config: DataConfig) -> Scan:
     here, so that one pid is one person in the whole table.
 
     Raises:
-        DataError: no copy below `config.root`, both versions and no `config.version` to choose, or another
-        version
-            than `config.version`; a list that is missing or has a line that is not `file pid`.
+        DataError: no copy below `config.root`, both versions without a `config.version` to choose one, or another
+            version than `config.version`; a list that is missing or has a line that is not `file pid`.
     """
     root = existing_root(config.root, "the folder of MSMT17, with list_train.txt and the image folders in it")
     copy = _choose(root, find_copies(root), config.version)

@@ -1,4 +1,4 @@
-"""From the names that people give cameras and persons to the numbers of a table."""
+"""Convert names of cameras and persons to the numbers of a table."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def camera_numbers(names: Iterable[str]) -> dict[str, int]:
 
 
 def person_numbers(names: Iterable[str]) -> dict[str, int]:
-    """Number persons: integers are kept, as pids in reports should be those on disk; names count from 0."""
+    """Number persons: integers are kept, so that reports show the pids on disk; names are numbered from 0."""
     distinct = sorted(set(names))
     values = _integers(distinct)
     return dict(values) if values is not None else {name: i for i, name in enumerate(distinct)}
 
 
 def _integers(names: list[str]) -> Mapping[str, int] | None:
-    """Name → value, or None where some name is no integer."""
+    """Name → value, or None if some name is not an integer."""
     return {name: int(name) for name in names} if all(map(_INTEGER.fullmatch, names)) else None

@@ -1,4 +1,4 @@
-"""What `reid-ray data pack` has written."""
+"""Packed datasets, as `reid-ray data pack` writes them."""
 
 from __future__ import annotations
 

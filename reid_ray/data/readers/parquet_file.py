@@ -33,7 +33,7 @@ def _read(file: Location) -> Listing:
         embedded = has_embedded_images(schema)
         wanted = [name for name in schema.names if name not in (COLUMN, "path")] if embedded else None
         table = pq.read_table(content, columns=wanted)  # the images stay in the file
-        table.validate(full=True)  # Arrow takes text for UTF-8 without looking
+        table.validate(full=True)  # Arrow does not check that text is UTF-8
         names = table.column_names
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")

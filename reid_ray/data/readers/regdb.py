@@ -13,7 +13,7 @@ from reid_ray.errors import DataError
 from reid_ray.io.paths import Location
 
 LISTS = {"visible": "visible", "infrared": "thermal"}
-"""Modality → how the lists call it; its position is the camera."""
+"""Modality → its name in the lists; its position is the camera."""
 
 NESTED = (".", "RegDB")
 

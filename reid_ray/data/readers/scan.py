@@ -1,7 +1,7 @@
-"""What a dataset reader hands back: a table, and every problem met on the way.
+"""Result of a dataset reader: a table, and all problems that were found.
 
-Readers do not stop at the first bad file. `read_dataset` turns the first problem into an error, `reid-ray
-data check` lists them all; both see the same scan.
+Readers do not stop at the first bad file. `read_dataset` turns the first problem into an error, `reid-ray data check`
+lists them all; both use the same scan.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
     | {".pnm"}
 )
-"""File names that claim to be an image that `data.decoding` reads, in lower case."""
+"""Suffixes, in lower case, of images that `data.decoding` reads."""
 
 Kind = Literal["empty split", "misnamed", "missing", "empty", "truncated", "unreadable", "duplicate", "not an image"]
-"""What can be wrong with a dataset, in the order in which a report lists it."""
+"""Kinds of problems of a dataset, in the order of reports."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong.
+    """One problem.
 
     Attributes:
-        kind: the sort of problem.
-        path: the file (or folder) it is about.
-        detail: what is wrong and what to do.
+        kind: kind of problem.
+        path: the file or folder concerned.
+        detail: what is wrong and how to fix it.
     """
 
     kind: Kind
@@ -45,7 +45,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Scan:
-    """A dataset as it was found, good rows and bad files.
+    """A scanned dataset: good rows and bad files.
 
     Attributes:
         table: the rows that could be read, train first, then query, then gallery.
@@ -53,7 +53,7 @@ class Scan:
         problems: files that belong to the dataset and cannot be rows.
         folders: folders in which every file is expected to be an image.
         needs: split → where its images should be; each of these splits must have a row.
-        notes: what was left out on purpose, in words.
+        notes: descriptions of what was left out on purpose.
     """
 
     table: ImageTable
@@ -64,7 +64,7 @@ class Scan:
     notes: tuple[str, ...] = ()
 
     def empty_splits(self) -> list[Problem]:
-        """A problem for each needed split without rows."""
+        """A problem for each required split without rows."""
         present = set(self.table.arrow["split"].unique().to_pylist())
         return [
             Problem(
@@ -101,7 +101,7 @@ class Rows:
             self.refuse("misnamed", path, "has a name that is not valid UTF-8; rename it")
 
     def refuse(self, kind: Kind, path: Location | str, what: str) -> None:
-        """Note that `path` cannot be a row; `what` continues the sentence that begins with the path."""
+        """Record that `path` cannot be a row; `what` continues the message that begins with the path."""
         text = printable(path)
         self.problems.append(Problem(kind, text, f"{text} {what}."))
 
@@ -137,7 +137,7 @@ def walk_files(folder: Location) -> Iterator[Location]:
     seen: set[str] = set()
     for where, folders, names in os.walk(folder, followlinks=True, onerror=stop):
         real = os.path.realpath(where)
-        if real in seen:  # a link back up would never end
+        if real in seen:  # a link to a parent folder would loop forever
             folders.clear()
             continue
         seen.add(real)
@@ -147,7 +147,7 @@ def walk_files(folder: Location) -> Iterator[Location]:
 
 
 def is_image_name(path: Location) -> bool:
-    """Whether a file claims to be an image that is read. Dot files (macOS leaves `._0001.jpg`) do not."""
+    """Whether a file's name is that of a supported image. Dot files (macOS creates `._0001.jpg`) are excluded."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
@@ -157,7 +157,7 @@ def image_files(folder: Location) -> list[Location]:
 
 
 def missing_files(paths: Iterable[Location]) -> set[Location]:
-    """Those paths that are no files. Each folder is listed once; on network disks a stat each is dear."""
+    """The paths that are not files. Each folder is listed once, since a stat per file is slow on network disks."""
     present: dict[Location, set[str]] = {}
     missing = set()
     for path in paths:

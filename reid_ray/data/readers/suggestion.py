@@ -9,11 +9,11 @@ CANDIDATES = {
     "pid": (r"^(\d+)", r"^([^/]+)/", r"^([^_\-.\s]+)"),
     "camera": (r"[cC]am(?:era)?[_-]?(\d+)", r"(?:^|[_\-./])[cC](\d+)"),
 }
-"""What is named → expressions as people's files have them, the narrowest first."""
+"""`pid` or `camera` → expressions for common namings, the narrowest first."""
 
 
 def suggested_expressions(names: Sequence[str]) -> dict[str, str]:
-    """For `pid` and `camera` the first candidate that fits all names, preferably one that gives several the same name.
+    """For `pid` and `camera` the first candidate that matches all names, preferably one by which several names agree.
 
     Args:
         names: paths below the folder of a split, with `/`.

@@ -8,7 +8,7 @@ from reid_ray.data.readers.scan import Scan
 
 def scan(config: DataConfig) -> Scan:
     """The dataset of `config.synthetic`."""
-    from reid_ray.data.synthetic import make_dataset  # drawing is imported only where something is drawn
+    from reid_ray.data.synthetic import make_dataset  # the renderer is imported only if it is used
 
     dataset = make_dataset(config.synthetic)
     return Scan(dataset.table, dataset.images, needs=(("train", "the synthetic world"),))

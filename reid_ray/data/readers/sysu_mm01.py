@@ -24,7 +24,7 @@ def scan(config: DataConfig) -> Scan:
 
     Of the 96 people of the test list, all 3,803 infrared images are query and all 6,775 visible ones gallery;
     `evaluate_sysu_mm01` draws its galleries from these. Train has 22,258 visible and 11,909 infrared images. Pids are
-    the dataset's. Images of people in no list are left out.
+    the dataset's. Images of people who are in no list are left out.
 
     Raises:
         DataError: no lists or no folder of a camera below `config.root`; a list that holds something other than ids;

@@ -1,4 +1,4 @@
-"""The column `tracklet` for layouts whose file names or folders say what is one tracklet."""
+"""The column `tracklet` for layouts whose file names or folders identify tracklets."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ ROOTS = (".", "VeRi", "VeRi-776", "veri")
 
 
 def scan(config: DataConfig) -> Scan:
-    """Read the three folders; whole, they hold 37,778 train, 1,678 query and 11,579 gallery images of 776 vehicles.
+    """Read the three folders; a complete copy has 37,778 train, 1,678 query and 11,579 gallery images of 776 vehicles.
 
     The lists and the XML files of colours and types next to the folders are not read.
     """

@@ -1,10 +1,10 @@
 """A world of procedural pedestrians seen by different cameras: person-ReID data without a download.
 
-It exists so that installing, testing and trying the system need no dataset, and so that a loss of accuracy
-can be traced to its cause: everything in an image is known. Layers are apart so that more can be added to
-the world later: `people` (identity) → `body` (pose, solids) → `cameras` (scene, light) → `render` (G-buffer)
-→ `shading` (light; `infrared` has its materials) → `sensor` (bytes). `schedule` says which images exist, `walks` how
-people move, `world` puts one image together. `attributes` and `mesh` say what is in it.
+With it, the system can be installed, tested and tried without a dataset, and a loss of accuracy can be traced to its
+cause, because everything in an image is known. The layers are separate, so that the world can be extended: `people`
+(identity) → `body` (pose, solids) → `cameras` (scene, light) → `render` (G-buffer) → `shading` (light; `infrared` has
+its materials) → `sensor` (bytes). `schedule` lists the images, `walks` moves people, `world` composes one image.
+`attributes` and `mesh` give its ground truth.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class SyntheticImages:
-    """Draws the image that a key names. Holds the configuration only, so that it pickles to a few bytes."""
+    """Renders the image that a key names. It holds only the configuration, so it pickles to a few bytes."""
 
     config: SyntheticConfig
 
     def read(self, path: str) -> Tensor:
         """uint8 RGB [3, height, width]; the same configuration and key give the same bytes in every process.
 
-        Raises `DataError` for a key that this world does not have.
+        Raises `DataError` for a key that is not in this world.
         """
         return torch.from_numpy(draw(self.config, parse_key(path, self.config))).permute(2, 0, 1).contiguous()
 
@@ -60,7 +60,7 @@ def visibility(config: SyntheticConfig, key: str) -> float:
 def make_dataset(config: SyntheticConfig) -> Dataset:
     """The world as a dataset with true identities and cameras.
 
-    `train` holds all images of pids 0 … n_train_ids − 1; `split_test` parts those of later persons in query and
+    `train` contains all images of pids 0 … n_train_ids − 1; `split_test` divides those of later persons into query and
     gallery. Rows are sorted by split, person, camera, tracklet and frame.
 
     Columns: `tracklet` numbers the walks over the whole table; `mesh` has keys for `SyntheticMeshes`; `attr_NAME` are
@@ -106,7 +106,7 @@ def split_test(config: SyntheticConfig, shots: tuple[Shot, ...]) -> tuple[list[S
 
 
 def _unit(config: SyntheticConfig, shot: Shot) -> Shot:
-    """What is searched for as one: the image, or the tracklet as its first frame."""
+    """The unit of retrieval: the image, or the tracklet, represented by its first frame."""
     return replace(shot, frame=0) if config.tracklets_per_id else shot
 
 

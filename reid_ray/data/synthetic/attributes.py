@@ -1,8 +1,7 @@
-"""What can be seen of a person in words: the attributes of Market-1501's form, from the person that is drawn.
+"""Visible attributes of synthetic people, in the form of Market-1501's annotation.
 
-Names and the order of the values follow Market-1501's annotation where the world has the same thing (AM0BH-Attr reads
-them as many two-way attributes). Market's age has no counterpart here; `suitcase`, `coat` and some colours are the
-world's own.
+Names and order of values follow Market-1501's annotation where the world has a counterpart (AM0BH-Attr reads them as
+binary attributes). There is no age; `suitcase`, `coat` and some colours are additional.
 """
 
 from __future__ import annotations
@@ -51,13 +50,13 @@ _WORDS = {
     "jeans": "blue",
     "pale jeans": "blue",
 }
-"""Colour words of palette names; the other names are words already."""
+"""Colour words of palette names; all other names are colour words themselves."""
 
 _SHARED = (Pattern.STRIPES, Pattern.CHECKS, Pattern.BAND, Pattern.CAMOUFLAGE, Pattern.DIAGONAL)
 """Patterns whose second colour takes about `Material.duty` of the surface; in the others the first colour prevails."""
 
 _KNEE = 0.6
-"""Where the knee is between waist and ankle, in the measure of `Outfit.coat`."""
+"""Position of the knee between waist and ankle, in the units of `Outfit.coat`."""
 
 
 def attributes_of(person: Person) -> dict[str, int]:

@@ -1,8 +1,8 @@
 """The body: a pose from the phase of walking, and the solid parts of a posed and dressed person.
 
-A part is a round cone (a tapered cylinder of elliptic section with domed ends) or a box. A part carries the
-materials that it shows, so that the renderer need not know what a sleeve is. Person coordinates: x to the
-right hand's side of the picture when seen from behind, y forward, z up, metres; the feet stand on z = 0.
+A part is a round cone (a tapered cylinder of elliptic section with domed ends) or a box. A part has its own materials,
+so that the renderer does not depend on clothes. Person coordinates: x to the right hand's side of the picture when seen
+from behind, y forward, z up, metres; the feet stand on z = 0.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NEVER = 1e3  # a cut or length beyond any part
 
 
 class Posture(IntEnum):
-    """What a person does with the hands for the length of a tracklet."""
+    """What a person does with the hands throughout a tracklet."""
 
     WALKING = 0
     PHONE = 1
@@ -128,7 +128,7 @@ def assemble(person: Person, pose: Pose) -> Parts:
 
 
 def _add_trunk(builder: _Builder, person: Person, pose: Pose, waist: float) -> Vector:
-    """Torso, pelvis and what falls from the waist; returns the middle of the shoulder line."""
+    """Torso, pelvis and garments below the waist; returns the middle of the shoulder line."""
     build, outfit = person.build, person.outfit
     height = build.stature
     up = (0.0, math.sin(pose.lean), math.cos(pose.lean))
@@ -256,7 +256,7 @@ def _add_leg(builder: _Builder, person: Person, pose: Pose, index: int, side: fl
 
 
 def _add_arm(builder: _Builder, person: Person, pose: Pose, index: int, side: float, top: Vector) -> Vector:
-    """Upper arm, forearm and hand; returns the place of the hand."""
+    """Upper arm, forearm and hand; returns the hand's position."""
     build, outfit = person.build, person.outfit
     height, girth = build.stature, 0.6 + 0.4 * build.girth
     chest = _trunk_radii(person)[1]

@@ -1,4 +1,4 @@
-"""The scenes: each camera's place, optics, light, colour response and background, from (seed, camid).
+"""Scenes: each camera's location, optics, light, colour response and background, from (seed, camid).
 
 Scene coordinates: the camera stands over the origin and looks along +y; x to the right, z up, metres.
 """
@@ -37,7 +37,7 @@ class Light:
 
 @dataclass(frozen=True)
 class Sensor:
-    """What the electronics do to linear light.
+    """The sensor's response to linear light.
 
     `matrix` [3, 3] mixes colours (row = output); `sharpness` is the crop's native height as a share of the
     rendered one; `defocus` is in rendered pixels; `noise` is in display units 0 … 1; `quality` is a
@@ -57,7 +57,7 @@ class Sensor:
 
 @dataclass(frozen=True)
 class Camera:
-    """One camera and what stands before it.
+    """One camera and its scene.
 
     People walk at distances `near` … `far` within `half_width` of the axis, along a path whose direction is
     `path` (rad; 0 = away from the camera) or its reverse. `furniture` are fixed solids whose material rows
@@ -85,7 +85,7 @@ def make_camera(seed: int, camid: int) -> Camera:
     near = float(rng.uniform(5.0, 9.0))
     far = near + float(rng.uniform(2.5, 5.0))
     half_width = float(rng.uniform(1.2, 2.4))
-    # Neighbouring ids see different sides, as a network of cameras round a square does.
+    # Consecutive ids see different sides, as in a network of cameras around a square.
     path = (camid % 3 - 1) * 0.8 + float(rng.uniform(-0.3, 0.3))
     furniture, materials = _draw_furniture(rng, near, far, half_width)
     return Camera(
@@ -104,7 +104,7 @@ def make_camera(seed: int, camid: int) -> Camera:
     )
 
 
-# Streets of one town: grey to beige, so that the background tells little about who is in front of it.
+# Streets of one town: grey to beige, so that the background hardly reveals the identity.
 _FLOORS = (
     (0, (118, 117, 114), (106, 105, 103)),
     (1, (146, 142, 135), (120, 116, 110)),

@@ -1,4 +1,4 @@
-"""How the per-pixel kernels are compiled: cached on disk, with exact arithmetic, and without holding the GIL."""
+"""Compilation of the per-pixel kernels: cached on disk, with exact arithmetic, releasing the GIL."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
     """`function` as machine code. Without fast-math, so that the same key gives the same bytes in every
     process.
 
-    A kernel and the compiled functions it calls must be in one file: the disk cache looks at that file
-    only.
+    A kernel and the compiled functions it calls must be in one file, because the disk cache tracks only that file.
     """
     return cast("Callable[P, R]", njit(cache=True, nogil=True, error_model="numpy")(function))

@@ -1,4 +1,4 @@
-"""A contact sheet: small images side by side, to look at a dataset."""
+"""Contact sheets: thumbnails in a grid, to inspect a dataset."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reid_ray.types import IntArray
 def contact_sheet(
     dataset: Dataset, rows: Sequence[int] | IntArray, n_columns: int = 16, gap: int = 2
 ) -> npt.NDArray[np.uint8]:
-    """uint8 RGB [h, w, 3] of the table's `rows`, in reading order, `n_columns` a line, white between them.
+    """uint8 RGB [h, w, 3] of the table's `rows`, in reading order, `n_columns` per line, separated by white.
 
     All images must have one size. No rows give an empty [0, 0, 3] sheet.
     """

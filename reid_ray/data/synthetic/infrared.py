@@ -1,8 +1,8 @@
-"""How people and scenes look in infrared, from random streams of their own: colours say nothing about it.
+"""Appearance of people and scenes in infrared, from separate random streams: it is independent of visible colours.
 
 Near infrared (SYSU-MM01) is reflected light of a lamp at the camera. Dyes that differ to the eye reflect it alike, so
-patterns and prints mostly vanish; a garment is bright or dark for reasons that its colour does not tell. Thermal
-infrared (RegDB) is heat: skin is warm, clothes pass on less of it the better they insulate, and things are cold.
+patterns and prints mostly vanish, and a garment's brightness is independent of its colour. Thermal infrared (RegDB) is
+heat: skin is warm, clothes emit less of it the better they insulate, and objects are cold.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from reid_ray.data.synthetic.streams import Stream, generator
 _CLOTHES = (Slot.UPPER, Slot.INNER, Slot.LOWER, Slot.HAT)
 
 _COLOURS = (slice(0, 3), slice(3, 6), slice(11, 14))
-"""Where a material's row holds its colour, its second colour and its print's."""
+"""Columns of a material's first colour, second colour and print colour."""
 
 _REFLECTANCE = {0: (0.22, 0.4), 1: (0.22, 0.45), 2: (0.45, 0.7), 3: (0.25, 0.55)}
 """Range in the near infrared for each kind of `Ground`: plants are bright."""
@@ -32,7 +32,7 @@ _REFLECTANCE = {0: (0.22, 0.4), 1: (0.22, 0.45), 2: (0.45, 0.7), 3: (0.25, 0.55)
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What an infrared camera sees without people, and with what."""
+    """An infrared camera: its sensor, its lamp and its scene without people."""
 
     grounds: tuple[Ground, Ground]
     furniture_materials: Array
@@ -87,7 +87,7 @@ _HEAT = {
     Slot.HAT: (0.3, 0.55),
     Slot.BAG: (0.1, 0.25),
 }
-"""Range of what a material radiates; skin is about 1."""
+"""Range of a material's emitted heat; skin is about 1."""
 
 
 @lru_cache(maxsize=4096)

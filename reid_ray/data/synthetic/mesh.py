@@ -1,17 +1,17 @@
-"""Body meshes of the synthetic world: what a mesh estimator such as HMR would give for an image, without an estimator.
+"""Body meshes of the synthetic world, as a mesh estimator such as HMR would give them for an image.
 
-A mesh shows where the body is and in which posture, in the camera and box of its image, and little of who it is. It is
-a naked body: no clothes, hair, hat or bag. Of the person's build it has the stature, and the girth in steps of a tenth;
-all other proportions are the average ones. The posture is that of the image, so the amplitudes of the person's gait
-are in it, and an arm that holds a bag hangs still. `noise` blurs these as an estimator does.
+A mesh shows position and posture of the body in the camera and box of its image, and little of the identity. It is a
+naked body: no clothes, hair, hat or bag. It has the person's stature, and the girth in steps of a tenth; all other
+proportions are average. The posture is that of the image, so it includes the amplitudes of the person's gait, and an
+arm that holds a bag hangs still. `noise` blurs these as an estimator does.
 
 File format: `vertices` float32 [V, 3] in camera coordinates, metres, x right, y down, z forward; `faces` int32 [F, 3],
 the same for all images, anticlockwise from outside; `camera` float32 [3] = (f, cx, cy) in pixels of `image_size` int32
 [2] = (H, W), which is the whole image. A vertex is seen at (f·x/z + cx, f·y/z + cy), measured from the image's corner,
 so that the first pixel's middle is (½, ½).
 
-The camera of the file is level, as that of an estimator that expects people upright: y is the true vertical, so that a
-mesh turned about it stands. It sees each point exactly where the image's own camera, which looks down, sees it.
+The file's camera is level, as for an estimator that expects upright people: y is the true vertical, so that a mesh
+rotated about it stays upright. It projects each point to the same pixel as the image's own camera, which looks down.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _DOME = np.radians((0.0, 30.0, 60.0))
 
 
 class BodyMesh(NamedTuple):
-    """A mesh in its image's camera; the module says what the arrays hold."""
+    """A mesh in its image's camera; the module's docstring describes the arrays."""
 
     vertices: npt.NDArray[np.float32]
     faces: npt.NDArray[np.int32]
@@ -57,7 +57,7 @@ class SyntheticMeshes:
     config: SyntheticConfig
 
     def read(self, path: str) -> BodyMesh:
-        """The mesh of one image; `DataError` for a key that this world does not have."""
+        """The mesh of one image; `DataError` for a key that is not in this world."""
         return body_mesh(self.config, path, self.config.mesh_noise)
 
 
@@ -94,7 +94,7 @@ def write_meshes(config: SyntheticConfig, keys: Iterable[str], folder: Path, noi
 
 
 def bare(person: Person) -> Person:
-    """The person as a mesh shows it: without clothes and things, and with little of its own proportions."""
+    """The person as a mesh shows it: without clothes and objects, and with mostly average proportions."""
     build = replace(person.build, girth=round(person.build.girth, 1), shoulders=1.0, hips=1.0, legs=1.0, head=1.0)
     outfit = Outfit(
         sleeve=0.0, hem=0.0, opening=0.0, coat=0.0, upper_looseness=0.0, lower_kind=LowerKind.TROUSERS,
@@ -120,7 +120,8 @@ def _estimated(pose: Pose, noise: float, rng: np.random.Generator) -> Pose:
 def level_camera(
     view: View, points: Array
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-    """World points [N, 3] as vertices of a level camera that shows them where the view does; its camera, its image.
+    """Convert world points [N, 3] to vertices of a level camera with the same projections; also returns camera and
+    image size.
 
     With pitch φ and a, b the coordinates on the view plane, a point at level distance Z has the level slopes X/Z =
     a / cos φ and Y/Z = tan φ − b / cos² φ, exactly on the view's axis and to first order around it. The vertex is the
@@ -158,7 +159,7 @@ def _vertices(parts: Parts) -> Array:
         poles = [[[0.0, 0.0, -low * shape[5]]], [[0.0, 0.0, length + high * shape[6]]]]
         local = np.concatenate([poles[0], *rings, poles[1]])
         axes = frame[3:].reshape(3, 3)
-        # Frames of hanging parts are left-handed; mirrored, so that all faces keep their sense.
+        # Frames of hanging parts are left-handed; they are mirrored so that all faces keep their orientation.
         local[:, 0] *= np.sign(np.linalg.det(axes))
         points.append(frame[:3] + local @ axes)
     return np.concatenate(points)

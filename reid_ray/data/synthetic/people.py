@@ -1,7 +1,7 @@
-"""Who walks in the synthetic world: an identity's body, gait, clothes and things, from (seed, pid).
+"""Identities of the synthetic world: body, gait, clothes and carried objects, from (seed, pid).
 
-Colours come from a short, realistic palette in which dark, grey, blue and white dominate, so that many
-people share their colours; texture, cut, prints, hair, bags and build tell them apart.
+Colours come from a short, realistic palette in which dark, grey, blue and white dominate, so that many people share
+their colours; texture, cut, prints, hair, bags and build distinguish them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Slot(IntEnum):
 
 
 class Pattern(IntEnum):
-    """How a cloth mixes its two colours over the surface."""
+    """Distribution of a cloth's two colours over its surface."""
 
     PLAIN = 0
     STRIPES = 1
@@ -350,7 +350,7 @@ def _draw_cloth(
 
 
 def _contrasting(rng: np.random.Generator, colour: Colour) -> tuple[str, Colour]:
-    """Name and value of an accent that can be told from `colour`; after four draws, white or black."""
+    """Name and value of an accent that is distinguishable from `colour`; after four draws, white or black."""
     for _ in range(4):
         name = list(_ACCENTS)[int(rng.integers(len(_ACCENTS)))]
         accent = _shade(rng, _ACCENTS[name], 0.1)
@@ -360,7 +360,7 @@ def _contrasting(rng: np.random.Generator, colour: Colour) -> tuple[str, Colour]
 
 
 def _shade(rng: np.random.Generator, rgb: tuple[int, int, int], spread: float) -> Colour:
-    """A dye lot: the palette's colour, somewhat lighter or darker and a trace off in hue."""
+    """A dye lot: the palette's colour, slightly varied in lightness and hue."""
     lightness = float(np.exp(rng.normal(0.0, spread)))
     red, green, blue = (float(np.clip(v * lightness * np.exp(rng.normal(0, spread / 4)), 8, 240)) for v in rgb)
     return linear((red, green, blue))

@@ -1,6 +1,6 @@
-"""Geometry to picture elements: every pixel's ray meets the nearest part, and the G-buffer keeps what it met.
+"""Ray casting: each pixel's ray is intersected with the nearest part, and the result is stored in the G-buffer.
 
-The G-buffer is all that a shader needs (visible light, infrared, labels): a new modality is a new shader.
+The G-buffer is the only geometric input of a shader (visible light, infrared, labels): a new modality is a new shader.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class View:
 
 @dataclass(frozen=True)
 class GBuffer:
-    """What each pixel sees.
+    """The visible surface at each pixel.
 
     Attributes:
         part: int32 [H, W], index of the part, −1 = none.

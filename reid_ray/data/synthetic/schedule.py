@@ -1,4 +1,4 @@
-"""Which images exist: the cameras of a world, and who passes which of them how often.
+"""The images of a world: its cameras, and how often each person passes each camera.
 
 An image is a `Shot` (person, camera, tracklet, frame). A tracklet is one walk of a person past a camera.
 """
@@ -18,7 +18,7 @@ from reid_ray.errors import DataError
 
 @dataclass(frozen=True, order=True)
 class Shot:
-    """One image's place in the world. Its key is the image's `path` in the table."""
+    """The coordinates of one image in the world. Its key is the image's `path` in the table."""
 
     pid: int
     camid: int
@@ -32,13 +32,13 @@ class Shot:
 
 @dataclass(frozen=True)
 class Station:
-    """A camera of the world, by what it shares with others.
+    """A camera of the world, and what it shares with other cameras.
 
     Attributes:
         camid: its number in keys.
-        scene: the camera whose place, floor, wall and furniture it has; most have their own.
-        moments: the camera whose walks it sees; another one's where the two take pictures at the same moment.
-        spectrum: what it sees.
+        scene: the camera whose location, floor, wall and furniture it uses; most use their own.
+        moments: the camera whose walks it records; another camera if the two take pictures at the same moments.
+        spectrum: visible, near infrared or thermal.
     """
 
     camid: int
@@ -73,7 +73,7 @@ _KEY = re.compile(r"synthetic/p(\d{4,9})/c(\d{1,9})/t(\d{1,9})/(\d{4,9})")
 
 
 def parse_key(key: str, config: SyntheticConfig) -> Shot:
-    """The shot that `key` names; `DataError` where the world of `config` has none such."""
+    """The shot that `key` names; `DataError` if it is not in the world of `config`."""
     match = _KEY.fullmatch(key)
     if match is None:
         raise DataError(f"'{key}' is not an image of the synthetic world; keys look like '{Shot(3, 2, 0, 7).key}'.")
@@ -118,10 +118,10 @@ def schedule(config: SyntheticConfig, pid: int) -> tuple[Shot, ...]:
 
 
 def _route(config: SyntheticConfig, rng: np.random.Generator) -> list[int]:
-    """The cameras whose moments a person goes through, in the order of their first visits.
+    """The cameras that record a person's walks, in the order of first visits.
 
-    In the world like SYSU-MM01 the first two are one visible and one infrared camera, so that whoever is seen twice is
-    seen in both; the visible one is not camera 2, which is left out of the gallery for queries of camera 3.
+    In the world like SYSU-MM01 the first two are one visible and one infrared camera, so that anyone seen twice is seen
+    in both modalities; the visible one is not camera 2, which is excluded from the gallery for queries of camera 3.
     """
     if config.spectrum == "visible":
         return [int(camera) for camera in rng.permutation(config.n_cameras)]

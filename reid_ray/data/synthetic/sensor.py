@@ -1,6 +1,6 @@
-"""Linear light to the bytes of a surveillance crop: optics, resolution, colours, noise, compression.
+"""Convert linear light to the bytes of a surveillance crop: optics, resolution, colours, noise, compression.
 
-Everything random comes from the generator that is given, so that a key always gives the same bytes.
+All randomness comes from the generator that is passed in, so that a key always gives the same bytes.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _weights(n_out: int, n_in: int, blur: float) -> tuple[npt.NDArray[np.int64],
 
 
 def _resampled(image: FloatImage, height: int, width: int, blur_y: float, blur_x: float) -> FloatImage:
-    # Rounded so that the cache of weights serves many images; a sixteenth of a pixel is not to be seen.
+    # Rounded so that many images share cached weights; a sixteenth of a pixel is invisible.
     starts_y, weights_y = _weights(height, image.shape[0], round(16 * blur_y) / 16)
     starts_x, weights_x = _weights(width, image.shape[1], round(16 * blur_x) / 16)
     return _resample(image, starts_y, weights_y, starts_x, weights_x)

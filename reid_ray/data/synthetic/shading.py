@@ -1,4 +1,4 @@
-"""G-buffer and materials to light: visible, or of an infrared camera, whose picture has one channel in three copies."""
+"""Shade a G-buffer with materials: visible light, or infrared, whose image is one channel in three copies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def shade_visible(
     """Linear RGB [H, W, 3].
 
     `cover` [P, 7] and `materials` [M, 16] are those of `body.Parts` and `people.Material`; `walkers` [A, 3]
-    hold the place (x, y) and stature of everyone who throws a shadow; `light` is the camera's at this moment.
+    contain the position (x, y) and stature of everyone who casts a shadow; `light` is the camera's at this moment.
     """
     image = np.empty(buffer.normal.shape, dtype=np.float32)
     eyes = np.stack([view.eye, view.forward, view.right, view.up])
@@ -36,7 +36,7 @@ def shade_visible(
 
 @dataclass(frozen=True)
 class Beam:
-    """How an infrared camera gets its signal from a surface of reflectance, or heat, a.
+    """Signal of an infrared camera from a surface of reflectance, or heat, a.
 
     signal = a · (`ambient` + `direct` · |n·v|) · falloff, n the normal and v the direction to the camera. A lamp at the
     camera falls off as (`reference` / distance)² · exp(−(1 − cos) / `width`), cos that of the angle to its axis; heat
@@ -112,7 +112,7 @@ def _share(x: float) -> float:
 
 @compiled
 def _second_weight(row: Array, s: float, v: float) -> float:
-    """How much of a material's second colour shows at arc length s and height v, 0 … 1."""
+    """Weight of a material's second colour at arc length s and height v, 0 … 1."""
     pattern, period, duty, seed = int(row[6]), row[7], row[8], int(row[9])
     if pattern == 1:
         return 1.0 if _share(v / period) < duty else 0.0
@@ -160,7 +160,7 @@ def _in_figure(row: Array, x: float, y: float) -> bool:
 
 @compiled
 def _ground_weight(row: Array, x: float, y: float, seed: int) -> float:
-    """How much of a ground's second colour shows at (x, y) metres."""
+    """Weight of a ground's second colour at (x, y) metres."""
     kind, period = int(row[0]), row[7]
     if kind == 1:
         shift = 0.5 * (math.floor(2.0 * y / period) % 2)
@@ -192,7 +192,7 @@ def _seen_material(p: int, surface: FloatImage, cover: Array, materials: Array) 
     slot = int(cover[3] if is_open else (cover[0] if v < cover[2] else cover[1]))
     row = materials[slot]
     printed = cover[5] > 0.0 and row[10] > 0.0 and _shows_print(row, angle, s, v)
-    # Folds of cloth: a slow unevenness of the light that the smooth solids lack.
+    # Folds of cloth: a low-frequency variation of the light that the smooth solids lack.
     fold = 0.84 + 0.32 * _noise(s * 14.0 + p, v * 9.0, p)
     return slot, _second_weight(row, s, v), printed, fold
 
@@ -218,7 +218,7 @@ def _shade_part(
 
 @compiled
 def _floor_light(x: float, y: float, walkers: Array, lamps: Array) -> tuple[float, float]:
-    """Sun and sky that reach the floor at (x, y): less in people's shadows and close to their feet."""
+    """Shares of sun and sky light that reach the floor at (x, y): less in people's shadows and close to their feet."""
     sun_x, sun_y, sun_z = lamps[0, 0], lamps[0, 1], lamps[0, 2]
     flat = math.hypot(sun_x, sun_y)
     sunlight, skylight = sun_z, 1.0
@@ -289,7 +289,7 @@ def _shade(
 
 @compiled
 def _falloff(direction: Array, t: float, lamp: Array) -> float:
-    """What a lamp at the eye gives at t · direction."""
+    """Relative irradiance at t · direction of a lamp at the eye; 1 without a lamp."""
     if lamp[3] == 0.0:
         return 1.0
     length = math.sqrt(direction[0] ** 2 + direction[1] ** 2 + direction[2] ** 2)

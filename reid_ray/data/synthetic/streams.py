@@ -1,4 +1,4 @@
-"""Keyed randomness: everything in the world has its own generator, so that nothing depends on drawing order."""
+"""Keyed randomness: each object of the world has its own generator, so that results do not depend on drawing order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Stream(IntEnum):
-    """What is drawn. The numbers are part of the world: changing one changes every image of that kind."""
+    """Kinds of random streams. The numbers are part of the world: changing one changes every image of that kind."""
 
     PERSON = 1
     CAMERA = 2
@@ -24,5 +24,5 @@ class Stream(IntEnum):
 
 
 def generator(seed: int, stream: Stream, *ids: int) -> np.random.Generator:
-    """The generator of one thing in the world of `seed`, named by non-negative `ids`."""
+    """The generator of one object in the world of `seed`, named by non-negative `ids`."""
     return np.random.default_rng([seed, int(stream), *ids])

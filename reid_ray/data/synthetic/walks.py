@@ -26,7 +26,8 @@ _LONGEST_PATH = 4.4
 
 @dataclass(frozen=True)
 class Walk:
-    """What the frames of one tracklet share. Places and steps in metres per frame, angles in radians.
+    """Properties shared by the frames of one tracklet. Positions are in metres, steps in metres per frame, angles in
+    radians.
 
     Attributes:
         passer_by: pid of the other person, None = alone. At frame f it is `passer_by_offset` + f · `passer_by_step`
@@ -52,11 +53,11 @@ class Walk:
     box_turn: float = 0.0
 
     def place(self, frame: int) -> tuple[float, float]:
-        """Where the person is, metres."""
+        """Position of the person, metres."""
         return self.start[0] + self.step[0] * frame, self.start[1] + self.step[1] * frame
 
     def passer_by_place(self, frame: int) -> tuple[float, float]:
-        """Where the other person is, metres."""
+        """Position of the other person, metres."""
         x, y = self.place(frame)
         return (
             x + (self.passer_by_offset[0] + self.passer_by_step[0] * frame),
@@ -91,7 +92,7 @@ def make_walk(config: SyntheticConfig, pid: int, camid: int, tracklet: int) -> W
 
 
 def _short_walk(rng: np.random.Generator, camera: Camera) -> Walk:
-    """A few pictures of a person who passes, somewhat apart in time; a passer-by keeps abreast."""
+    """A few images of a person walking past, spaced in time; a passer-by walks alongside."""
     away = camera.path + (math.pi if rng.random() < 0.5 else 0.0)
     heading = away + float(rng.normal(0.0, 0.3))
     posture = Posture(int(rng.choice(4, p=(0.68, 0.12, 0.12, 0.08))))
@@ -126,7 +127,7 @@ def _long_walk(rng: np.random.Generator, walk: Walk, camera: Camera, person: Per
         float(rng.uniform(-0.5, 0.5)) * camera.half_width,
         float(np.clip(rng.uniform(camera.near, camera.far), nearest, farthest)),
     )
-    # Feet that do not slide: a cycle of walking takes two strides of the legs' length.
+    # Feet must not slide: a walking cycle takes two strides of the legs' length.
     cycle = 2.0 * person.build.stature * math.sin(person.gait.stride)
     return replace(
         walk,

@@ -1,4 +1,4 @@
-"""The picture of one moment: who stands where before which camera, and what the camera makes of it."""
+"""Compose one image: people at their positions in front of a camera, rendered through its sensor."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from reid_ray.data.synthetic.walks import Walk, make_walk
 
 @dataclass(frozen=True)
 class Scene:
-    """A moment before a camera.
+    """The scene in front of a camera at one moment.
 
     Attributes:
-        camera: the camera whose place, light and furniture the scene has.
+        camera: the camera whose location, light and furniture the scene has.
         view: from the eye through the box of a detector.
         parts: the person's `n_body` parts, then those of a passer-by, then the furniture. Materials are numbered
             likewise: a block of `Slot` for each of `people`, then the furniture's.
         people: pids, the shot's own first.
-        walkers: float64 [A, 3], place (x, y) and stature of each of `people`.
+        walkers: float64 [A, 3], position (x, y) and stature of each of `people`.
     """
 
     station: Station
@@ -44,7 +44,7 @@ class Scene:
 
 
 def frame_generator(config: SyntheticConfig, shot: Shot) -> np.random.Generator:
-    """The generator of all that is drawn for one image; `arrange` takes the first numbers, `draw` the rest."""
+    """The generator of all random numbers of one image; `arrange` uses the first ones, `draw` the rest."""
     return generator(config.seed, Stream.FRAME, shot.pid, shot.camid, shot.tracklet, shot.frame)
 
 
@@ -87,14 +87,14 @@ def draw(config: SyntheticConfig, shot: Shot) -> npt.NDArray[np.uint8]:
 
 
 def visible_share(config: SyntheticConfig, shot: Shot) -> float:
-    """Share of the person's pixels in the box that nothing stands before, 0 … 1; bags and clothes are of the person."""
+    """Visible share of the person's pixels in the box, 0 … 1; bags and clothes belong to the person."""
     scene = arrange(config, shot, frame_generator(config, shot))
     alone = person_mask(scene, config.height, config.width, alone=True)
     return float(person_mask(scene, config.height, config.width).sum() / max(1, alone.sum()))
 
 
 def person_mask(scene: Scene, height: int, width: int, alone: bool = False) -> npt.NDArray[np.bool_]:
-    """bool [H, W]: where the person is seen, or would be if nothing stood before it (`alone`)."""
+    """bool [H, W]: where the person is visible, or would be without occlusion (`alone`)."""
     parts = scene.parts
     if alone:
         parts = Parts(parts.frame[: scene.n_body], parts.shape[: scene.n_body], parts.cover[: scene.n_body])
@@ -122,7 +122,7 @@ def _infrared(seed: int, scene: Scene, buffer: GBuffer) -> tuple[FloatImage, Sen
 
 
 def _nearness(scene: Scene) -> float:
-    """How much larger than in the middle of the scene the person appears."""
+    """Apparent size of the person relative to the middle of the scene."""
     x, y = scene.walkers[0, :2]
     middle = 0.5 * (scene.camera.near + scene.camera.far)
     return float(middle / np.hypot(x, y))
