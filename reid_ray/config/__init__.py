@@ -1,7 +1,7 @@
 """The configuration: one frozen tree, a file per section.
 
-`Config` is what every part of the system reads. `load_config` builds one from a recipe, files and `key=value`
-overrides; `dump_config` writes it back; `config_hash` names what it computes.
+Every part of the system reads a `Config`. `load_config` builds one from a recipe, files and `key=value` overrides;
+`dump_config` writes it back; `config_hash` identifies its computation.
 """
 
 from __future__ import annotations
@@ -93,12 +93,12 @@ class Config(Section):
         return self
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
-        """In another process, what the modules register has to be registered again."""
+        """Import the modules again in another process, so that their methods and views are registered there."""
         super().__setstate__(state)
         import_modules(self.imports)
 
     def stage_config(self, name: str) -> StageConfig:
-        """The settings of a stage that is not the main one."""
+        """The settings of a stage other than the main one."""
         main = self.training.model_dump(include=set(StageConfig.model_fields))
         try:
             return StageConfig.model_validate(overridden(main, self.stages.get(name, {})))

@@ -1,4 +1,4 @@
-"""What every section of the configuration shares: frozen, strict, a docstring per field."""
+"""Base class of all sections of the configuration: frozen, strict, a docstring per field."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Section(BaseModel):
 
 @dataclass(frozen=True)
 class Search:
-    """Where a search looks for a field's value, as metadata of the field: `Annotated[float, Search(0.02, 0.5)]`.
+    """Search space of a field, as metadata of the field: `Annotated[float, Search(0.02, 0.5)]`.
 
-    Either from `low` to `high`, both included, or among `choices`. It is narrower than the field's bounds: a place
-    worth looking at, not one that is allowed.
+    Either the interval from `low` to `high`, both included, or the list `choices`. It is narrower than the field's
+    bounds: values worth trying, not all that are allowed.
 
     Attributes:
-        log: draw the logarithm evenly; for quantities that are compared by their ratio.
-        choices: values of YAML that are no lists or mappings.
+        log: sample the logarithm uniformly; for quantities that are compared by their ratio.
+        choices: scalar values of YAML.
     """
 
     low: float = 0
@@ -54,7 +54,7 @@ class Overrides:
 
     Attributes:
         section: the section that the keys belong to.
-        placeholder: what stands for a name in documentation and messages.
+        placeholder: stands for a name in documentation and messages.
     """
 
     section: type[BaseModel]
@@ -62,7 +62,7 @@ class Overrides:
 
 
 def overridden(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A nested mapping with the leaves of another in place of its own."""
+    """Merge nested mappings; leaves of the second replace those of the first."""
     result = dict(base)
     for key, value in changes.items():
         below = result.get(key)
@@ -71,7 +71,7 @@ def overridden(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
 
 
 def first_error(error: ValidationError, prefix: str = "") -> str:
-    """The first mistake of a validation on one line: where, why, and what was given instead."""
+    """The first validation error on one line: key, reason and the given value."""
     first, *others = error.errors()
     where = prefix + ".".join(str(part) for part in first["loc"])
     reason = first["msg"].removeprefix("Value error, ")
@@ -81,7 +81,7 @@ def first_error(error: ValidationError, prefix: str = "") -> str:
 
 
 def import_modules(names: Iterable[str]) -> None:
-    """Import modules that register methods or views; `ConfigError` where one cannot be imported."""
+    """Import modules that register methods or views; `ConfigError` if one cannot be imported."""
     for name in names:
         try:
             importlib.import_module(name)

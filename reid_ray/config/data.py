@@ -72,17 +72,17 @@ class SyntheticConfig(Section):
 
 
 class MeshConfig(Section):
-    """Body meshes of the images, for methods that turn people (GCL). Lists name them in the column `mesh`."""
+    """Body meshes of the images, for methods that rotate people (GCL). Lists name them in the column `mesh`."""
 
     rendered: str | None = None
-    """Folder of meshes that another renderer has drawn: `train/render/NAME` for an image's own view, `test/render/NAME`
+    """Folder of meshes rendered by other software: `train/render/NAME` for an image's own view, `test/render/NAME`
     for query and gallery, and `render_45/NAME` … `render_315/NAME` next to them."""
     faces_file: str | None = None
-    """File with the faces of all meshes that hold none."""
+    """File with the faces of all meshes whose files have none."""
     body_model: str | None = None
-    """SMPL body model (`.npz`) for meshes that are HMR's 85 numbers. It is licensed and not part of this package."""
+    """SMPL body model (`.npz`) for meshes given as HMR's 85 numbers. It is licensed and not part of this package."""
     fit_missing: bool = False
-    """An average body, fitted to the image, stands for a mesh that is missing. It knows no posture: to try a method on
+    """Replace a missing mesh by an average body, fitted to the image. It ignores posture: use it to try a method on
     images without meshes, not for results."""
 
 
@@ -161,7 +161,7 @@ class DataConfig(Section):
     loader_threads: int = Field(default=2, ge=1)
     """Threads that decode and augment, per training worker."""
     max_megapixels: float = Field(default=100, gt=0)
-    """Limit in millions of pixels; larger images are refused before decoding, because a small file can claim any
+    """Limit in millions of pixels; larger images are rejected before decoding, because a small file can claim any
     size."""
     stretch_16_bit: bool = False
     """16-bit grey images: false reads the upper 8 bits; true stretches each image from its darkest to its brightest
@@ -195,6 +195,6 @@ class DataConfig(Section):
         return self
 
     def split_regexes(self) -> dict[str, str]:
-        """Split → its regular expression, of those that are given."""
+        """Split → its regular expression, for the given ones."""
         expressions = {"train": self.train_regex, "query": self.query_regex, "gallery": self.gallery_regex}
         return {split: text for split, text in expressions.items() if text is not None}

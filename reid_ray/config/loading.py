@@ -1,7 +1,7 @@
-"""From a recipe, a file and `key=value` overrides to a `Config`, and back.
+"""Build a `Config` from a recipe, a file and `key=value` overrides, and write it back.
 
-A recipe is a YAML mapping of the config tree. `base: NAME` names another recipe that it builds on. Mistakes become a
-one-line message that names the key and, for an unknown key, the nearest one that exists.
+A recipe is a YAML mapping of the config tree. `base: NAME` names another recipe that it extends. Errors are one-line
+messages with the key and, for an unknown key, the nearest existing one.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ NOT_HASHED: dict[str, Any] = {
     "training": {"epochs", "checkpoint_every", "keep_checkpoints", "log_every"},
     "evaluation": {"every", "at_start", "overlap"},
 }
-"""Settings that do not change what a run computes up to a given step. A run may be resumed with others of these.
-(Of `labels.constraints` the content counts, which the run directory keeps, not the name of the file.)"""
+"""Settings that do not change what a run computes up to a given step. They may change when a run is resumed.
+(The file name in `labels.constraints` may change, because the run directory keeps the file's content.)"""
 
 
 def recipe_names() -> list[str]:
@@ -85,12 +85,12 @@ def dump_config(config: Config) -> str:
 
 
 def config_hash(config: Config) -> str:
-    """A short hash of what the run computes; see `NOT_HASHED` for what may differ under one hash."""
+    """A short hash of what the run computes; settings in `NOT_HASHED` do not enter it."""
     return hashlib.sha256(json.dumps(hashed_settings(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def hashed_settings(config: Config) -> dict[str, Any]:
-    """The settings that say what a run computes, as a nested dict."""
+    """The settings that determine what a run computes, as a nested dict."""
     return config.model_dump(mode="json", exclude=NOT_HASHED)
 
 
@@ -99,7 +99,7 @@ RUN_PREFIX = "run:"
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """The same configuration with paths that mean the same in every process: Ray workers have other working folders."""
+    """The configuration with absolute paths, since Ray workers have other working folders."""
 
     def absolute(path: str | None) -> str | None:
         return path if path is None or "://" in path else str(Path(path).expanduser().absolute())
@@ -138,13 +138,13 @@ def with_absolute_paths(config: Config) -> Config:
 
 
 def relative_paths(config: Config) -> dict[str, str]:
-    """Settings, by dotted key, whose paths mean something in this folder or for this user only."""
+    """Settings, by dotted key, whose paths are relative to this folder or to the user's home."""
     here, anywhere = (dict(leaves(each.model_dump())) for each in (config, with_absolute_paths(config)))
     return {key: value for key, value in here.items() if value != anywhere[key]}
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of everything in a nested mapping that is no mapping."""
+    """Dotted key and value of all leaves of a nested mapping."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
             yield from leaves(value, f"{prefix}{key}.")
@@ -153,7 +153,7 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
-    """Every key of the tree, dotted, leaves only; those of several methods once."""
+    """All dotted keys of leaves of the tree; keys that several methods share occur once."""
     seen: set[str] = set()
     for name, field in model.model_fields.items():
         overrides, sections = overrides_of(field), sections_of(field)
@@ -168,14 +168,14 @@ def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[st
 
 
 def nearest_name(word: str, known: Sequence[str]) -> str | None:
-    """The known name that was probably meant, if any. The last part of a dotted key counts on its own."""
+    """The known name that was probably meant, if any. The last part of a dotted key is also compared separately."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     leaf = word.rpartition(".")[2]
     return next(iter(near or [key for key in known if key.rpartition(".")[2] == leaf]), None)
 
 
 def sections_of(field: FieldInfo) -> list[type[BaseModel]]:
-    """The sections that a field may hold: none for a value, several where a name chooses one."""
+    """The sections that a field may hold: none for a value, several if a name selects one."""
     annotation = field.annotation
     if annotation is MethodConfig or (isinstance(annotation, type) and issubclass(annotation, MethodConfig)):
         return list(METHOD_CONFIGS.values())
@@ -184,12 +184,12 @@ def sections_of(field: FieldInfo) -> list[type[BaseModel]]:
 
 
 def overrides_of(field: FieldInfo) -> Overrides | None:
-    """The section of which a field holds some keys by name; None for any other field."""
+    """The section whose keys a field overrides by name; None for any other field."""
     return next((part for part in field.metadata if isinstance(part, Overrides)), None)
 
 
 def _named_modules(value: Any) -> list[str]:
-    """What `imports` lists; anything but names is left to the validation of the whole."""
+    """The modules in `imports`; values other than names are left to the validation of the whole configuration."""
     return [name for name in value if isinstance(name, str)] if isinstance(value, list | tuple) else []
 
 
@@ -276,7 +276,7 @@ def _refuse_unknown_keys(tree: Mapping[str, Any], model: type[BaseModel], *, pre
 def _named(
     sections: Sequence[type[BaseModel]], value: Mapping[str, Any], key: str, source: str, *, default: str
 ) -> type[BaseModel]:
-    """The section that the name in `value` chooses; that of the default where there is no name."""
+    """The section that the name in `value` selects; the default's section without a name."""
     by_name = {section.model_fields["name"].default: section for section in sections}
     name = value.get("name", default)
     if name not in by_name:
@@ -285,6 +285,6 @@ def _named(
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:
-    """`; did you mean 'x'?`, or nothing when no name is near."""
+    """`; did you mean 'x'?`, or nothing if no name is similar."""
     near = nearest_name(word, known)
     return f"; did you mean '{near}'?" if near else ""

@@ -83,7 +83,7 @@ class ModelConfig(Section):
     only."""
 
     def weights_of(self, network: int = 0) -> str | None:
-        """Initial weights of one network, counted from 0; where they are not a list, all networks have the same."""
+        """Initial weights of one network, counted from 0; all networks share them if they are not a list."""
         if isinstance(self.weights, tuple):
             return self.weights[network] if network < len(self.weights) else None
         return self.weights

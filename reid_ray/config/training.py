@@ -34,7 +34,7 @@ class OptimizerConfig(Section):
     """Learning-rate factor at each of `lr_steps`."""
 
     def learning_rate(self, epoch: int) -> float:
-        """The rate of an epoch: linear warm-up by epoch, then constant; less after each step."""
+        """The learning rate of an epoch: linear warm-up by epoch, then constant, reduced at each step."""
         rate = self.lr * self.lr_gamma ** sum(epoch >= step for step in self.lr_steps)
         if epoch >= self.warmup_epochs:
             return rate
@@ -113,10 +113,10 @@ class EvaluationConfig(Section):
     """Images per forward pass in extraction. Batches are fixed: results do not depend on the number of extractors."""
     protocol: Literal["single_query", "sysu_mm01", "regdb", "mars"] = "single_query"
     """Evaluation protocol. `single_query`: each query image against all gallery images except those of the same
-    identity and camera (Market-1501). `sysu_mm01`: infrared queries against ten galleries that are drawn from the
-    visible images; metrics are means over these trials, and the CMC counts people. `regdb`: all visible images against
-    all thermal ones, or the reverse. `mars`: single query between tracklets, whose features are pooled from the
-    features of their frames; pid 0 marks distractors."""
+    identity and camera (Market-1501). `sysu_mm01`: infrared queries against ten galleries sampled from the visible
+    images; metrics are means over these trials, and the CMC counts people. `regdb`: all visible images against all
+    thermal ones, or the reverse. `mars`: single query between tracklets, whose features are pooled from the features of
+    their frames; pid 0 marks distractors."""
     temporal_parts: int = Field(default=1, ge=1)
     """Protocol mars: consecutive parts of a tracklet whose mean features are concatenated. 1 is the mean of all frames
     (TP); SCR uses 3 (TPP)."""
@@ -131,10 +131,10 @@ class EvaluationConfig(Section):
     shots: int = Field(default=1, ge=1)
     """Protocol sysu_mm01: images of each person by each camera in a gallery, 1 (single-shot) or 10 (multi-shot)."""
     trials: int = Field(default=10, ge=1)
-    """Protocol sysu_mm01: galleries that are drawn."""
+    """Protocol sysu_mm01: number of sampled galleries."""
     permutations: str | None = None
-    """Protocol sysu_mm01: the authors' `rand_perm_cam.mat`, which then fixes the galleries. Null: trial t draws with
-    the seed t, as most public codes do."""
+    """Protocol sysu_mm01: the authors' `rand_perm_cam.mat`, which then fixes the galleries. Null: trial t
+    samples with seed t, as in most public codes."""
     direction: Literal["v2t", "t2v"] = "v2t"
     """Protocol regdb: visible queries and a thermal gallery, or the reverse. A run is one of the dataset's ten splits
     (`data.trial`)."""
@@ -184,7 +184,7 @@ class RuntimeConfig(Section):
 
 
 def check_runtime(stage: StageConfig, bn_group: int | None, runtime: RuntimeConfig) -> None:
-    """Raise ValueError where some worker count that the run may have cannot share the batch."""
+    """Raise ValueError if some possible worker count of the run cannot share the batch."""
     fewest = runtime.min_workers or runtime.n_workers
     if fewest > runtime.n_workers:
         raise ValueError(f"runtime.min_workers={fewest} is more than runtime.n_workers={runtime.n_workers}")
@@ -193,7 +193,7 @@ def check_runtime(stage: StageConfig, bn_group: int | None, runtime: RuntimeConf
 
 
 def check_batch(stage: StageConfig, bn_group: int | None, n_workers: int) -> None:
-    """Raise ValueError where the batch cannot be shared by the workers, or cut in BN groups."""
+    """Raise ValueError if the batch cannot be divided among the workers or into BN groups."""
     batch = stage.batch_size
     if batch % n_workers:
         raise ValueError(

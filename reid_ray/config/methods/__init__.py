@@ -1,4 +1,4 @@
-"""Settings of each method, a file each. A method of one's own registers its settings with `register_method_config`."""
+"""Settings of each method, one file per method. External methods register theirs with `register_method_config`."""
 
 from reid_ray.config.methods.abmt import ABMTConfig
 from reid_ray.config.methods.am0bh import AM0BHConfig

@@ -31,5 +31,5 @@ class ABMTConfig(MethodConfig):
     """The teacher sees the augmented image of the student, or its own augmentation (the row "stochastic data
     augmentation" of table 4.3)."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout rate of the features before the classifiers, drawn separately for student and teacher (the row "drop out"
-    of table 4.3)."""
+    """Dropout rate of the features before the classifiers, with separate masks for student and teacher (the row "drop
+    out" of table 4.3)."""

@@ -1,4 +1,4 @@
-"""What the settings of all methods share, and the registry that finds them by name."""
+"""Base class of the settings of all methods, and their registry."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from reid_ray.config.base import Section
 
 
 class MethodConfig(Section):
-    """Settings of one method; `name` says which."""
+    """Settings of one method, identified by `name`."""
 
     name: str
 
     def reads(self, key: str) -> bool:
-        """Whether the method reads its setting `key` at all, given its other settings."""
+        """Whether the method uses its setting `key`, given its other settings."""
         return True
 
 
@@ -25,13 +25,13 @@ Settings = TypeVar("Settings", bound=MethodConfig)
 
 
 def register_method_config(cls: type[Settings]) -> type[Settings]:
-    """Class decorator: make the settings known under the default of their field `name`."""
+    """Class decorator: register the settings under the default of their field `name`."""
     METHOD_CONFIGS[cls.model_fields["name"].default] = cls
     return cls
 
 
 def parse_method_config(value: Any) -> Any:
-    """Settings of the class that `name` chooses in a mapping; anything else as it is."""
+    """Build settings of the class that `name` selects in a mapping; other values are returned unchanged."""
     if not isinstance(value, Mapping):
         return value
     cls = METHOD_CONFIGS.get(value.get("name", ""))

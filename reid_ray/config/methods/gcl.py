@@ -12,7 +12,7 @@ from reid_ray.config.methods.base import MethodConfig, register_method_config
 
 @register_method_config
 class GCLConfig(MethodConfig):
-    """Generation and contrast together, without labels (Chen et al., CVPR 2021); see docs/methods/gcl.md."""
+    """Joint generative and contrastive learning without labels (Chen et al., CVPR 2021); see docs/methods/gcl.md."""
 
     name: Literal["gcl"] = "gcl"
     """The method."""
@@ -20,14 +20,15 @@ class GCLConfig(MethodConfig):
     """Whether the identity encoder is first trained by cluster-contrast, in the stage `warmup`. Null: yes, unless
     `model.weights` is the exported model of a run, or a `source` trains it."""
     generation: bool = True
-    """False leaves generator and discriminator out: the contrast of images with the memory alone (L_vi^woGAN)."""
+    """False removes generator and discriminator: only images are contrasted with the memory (L_vi^woGAN)."""
     augment: bool = False
-    """The strong view of images in the stage `joint`, without generation only: a mesh fits the plain image."""
+    """Use the strong view of images in the stage `joint`; requires `generation=false`, since a mesh fits only the plain
+    image."""
     embedding_dim: int | None = Field(default=None, ge=1)
-    """Size of a linear embedding before the neck, 512 in the paper and in its code for JVTC; null has none, as for
-    warm-ups by runs without one: the feature is the pooled one."""
+    """Size of a linear embedding before the neck, 512 in the paper and in its code for JVTC. Null: none, as for
+    warm-ups by runs without one; the feature is the pooled one."""
     angles: Literal["seven", "six"] = "seven"
-    """Novel views: 45° … 315°, or without 315°, which the released code never draws."""
+    """Novel views: 45° … 315°, or without 315°, which the released code never samples."""
     code_split: Literal["channels", "stripes"] = "channels"
     """How the identity code is cut for the four residual blocks: by channels of all stripes (released code), or by
     stripes."""
@@ -40,35 +41,35 @@ class GCLConfig(MethodConfig):
     weight_adversarial: Annotated[float, Search(0.1, 5, log=True)] = Field(default=1.0, ge=0)
     """Weight of the adversarial loss (5.3) of the generator."""
     gan_loss: Literal["lsgan", "log", "log-nonsaturating"] = "lsgan"
-    """Least squares (released code), Eq. 5.3 as printed, or its form that does not fade."""
+    """Least squares (released code), Eq. 5.3 as printed, or its non-saturating form."""
     r1_weight: float = Field(default=0.01, ge=0)
-    """Weight of the gradient penalty at real images, which the paper does not name; 0 = none. It counts once for each
-    of the three generated views."""
+    """Weight of the gradient penalty at real images, which the paper does not mention; 0 = none. It is added once for
+    each of the three generated views."""
     weight_original: float = Field(default=1.0, ge=0)
-    """Weight of L_vi (5.6), image against memory."""
+    """Weight of L_vi (5.6): image against memory."""
     weight_instance: float = Field(default=1.0, ge=0)
-    """Weight of L'_vi (5.7), generated view against its image."""
+    """Weight of L'_vi (5.7): generated view against its image."""
     weight_generated: float = Field(default=1.0, ge=0)
-    """Weight of L''_vi (5.8), generated view against memory. With all three 0, the joint stage only generates."""
+    """Weight of L''_vi (5.8): generated view against memory. With all three 0, the joint stage only generates."""
     temperature: Annotated[float, Search(0.03, 0.1, log=True)] = Field(default=0.04, gt=0)
     """τ of the contrast."""
     n_negatives: int | None = Field(default=None, ge=1)
-    """K, rows of the memory that are negatives of an image. Null: 8192, and 63 % of the images where that is less, the
+    """K, rows of the memory that are negatives of an image. Null: 8192, but at most 63 % of the images, which is its
     share on Market-1501."""
     instance_positive: Literal["memory", "feature"] = "memory"
-    """What L'_vi draws a generated view to: the memory's row of its image (released code), or the image's current
+    """Positive of a generated view in L'_vi: the memory's row of its image (released code), or the image's current
     feature (5.7)."""
     positives: Literal["independent", "shared"] = "independent"
     """Positives of L_vi and L''_vi: two draws (released code), or one."""
     negatives_from: Literal["generated", "original"] = "generated"
-    """Whose similarities to the negatives are in the denominators."""
+    """Feature whose similarities to the negatives are in the denominators."""
     momentum: Annotated[float, Search(0, 0.9)] = Field(default=0.2, ge=0, lt=1)
     """Weight of the old row when a feature moves its image's row (5.5)."""
     renormalise: bool = True
-    """Rows of the memory keep unit norm (released code); Eq. 5.5 does not say so."""
+    """Rows of the memory keep unit norm (released code); not specified by Eq. 5.5."""
     bn_views: Literal["all", "real"] = "all"
-    """Whose statistics enter the running ones of the identity encoder's batch norms in the joint stage: also those of
-    generated views (released code), or of real images only."""
+    """Images that update the running statistics of the identity encoder's batch norms in the joint stage: real images
+    and generated views (released code), or real images only."""
     generator_width: int = Field(default=16, ge=2, multiple_of=2)
     """Channels of the structure encoder's first convolution; the decoder has eight times as many."""
     dilations: tuple[int, ...] = Field(default=(3, 6, 9), min_length=1)
@@ -78,7 +79,7 @@ class GCLConfig(MethodConfig):
     discriminator_width: int = Field(default=32, ge=1)
     """Channels of the discriminators' first convolutions."""
     n_scales: int = Field(default=3, ge=1)
-    """Sizes of an image that have a discriminator."""
+    """Number of image scales, each with its own discriminator."""
 
     @model_validator(mode="after")
     def _views_fit(self) -> GCLConfig:

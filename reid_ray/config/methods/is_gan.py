@@ -17,29 +17,30 @@ class ISGANConfig(MethodConfig):
     name: Literal["is_gan"] = "is_gan"
     """The method."""
     generate: bool = True
-    """Three stages, of which the last two train a generator. False: the stage `identity` alone, as the main one (the
-    row L_R of table 2)."""
+    """Three stages; the last two train a generator. False: only the stage `identity`, as the main one (the row L_R of
+    table 2)."""
     stripes: tuple[int, ...] = (1, 2, 3)
-    """Horizontal stripes of each part branch: part-1, part-2, part-3. Table 3's rows are subsets, as [1, 3]."""
+    """Horizontal stripes of each part branch: part-1, part-2, part-3. The rows of table 3 are subsets, such as [1,
+    3]."""
     weight_identity: Annotated[float, Search(5, 20)] = Field(default=20.0, ge=0)
-    """λ_R of the identity loss in the stage `joint`; it is alone in the stage `identity`."""
+    """λ_R of the identity loss in the stage `joint`; in the stage `identity` it is the only loss."""
     weight_kl: Annotated[float, Search(1e-3, 0.1, log=True)] = Field(default=0.01, ge=0)
     """λ_U of the divergence of the identity-unrelated codes, in the stage `joint`."""
     weight_kl_disentangle: Annotated[float, Search(1e-4, 0.01, log=True)] = Field(default=0.001, ge=0)
-    """The same in the stage `disentangle`."""
+    """λ_U in the stage `disentangle`."""
     weight_shuffling: Annotated[float, Search(5, 20)] = Field(default=10.0, gt=0)
     """λ_S of identity shuffling."""
     weight_part_shuffling: Annotated[float, Search(5, 20)] = Field(default=10.0, ge=0)
-    """λ_PS of part-level shuffling; 0: no such images are generated."""
+    """λ_PS of part-level shuffling; 0: no part-shuffled images are generated."""
     weight_domain: float = Field(default=1.0, ge=0)
-    """λ_D, real or generated; 0: no domain loss."""
+    """λ_D of the domain loss, real or generated; 0: no domain loss."""
     weight_classes: Annotated[float, Search(1, 2)] = Field(default=2.0, ge=0)
-    """λ_C, the identity of generated images by the discriminator's class head; 0: no class loss."""
+    """λ_C of the class loss, the identity of generated images by the discriminator's class head; 0: no class loss."""
     weight_classes_discriminator: float = Field(default=0.5, ge=0)
-    """The same in the discriminator's loss: ½ in the released code, λ_C in the paper."""
+    """Weight of the class loss in the discriminator's loss: ½ in the released code, λ_C in the paper."""
     part_shuffle: Literal["random_mask", "none"] = "random_mask"
-    """`random_mask` exchanges some of the parts, as the paper means; `none` exchanges none, as the released code does,
-    whose mask stays zero."""
+    """`random_mask` swaps random parts, as described in the paper; `none` swaps none, as in the released code, whose
+    mask stays zero."""
     pairs: Literal["per_image", "disjoint"] = "per_image"
     """A random positive for each image (released code), or disjoint pairs of anchor and positive (paper)."""
     ce_reduction: Literal["mean", "sum"] = "mean"
@@ -51,16 +52,16 @@ class ISGANConfig(MethodConfig):
     label_noise: bool = True
     """Noisy targets of the domain loss, 0.7 … 1 and 0 … 0.3 (released code); false: 1 and 0."""
     auto_in_class_loss: bool = True
-    """Whether the autoencoder's images count in the class loss (released code; Eq. 7 leaves them out)."""
+    """Whether the class loss includes the autoencoder's images (released code; Eq. 7 omits them)."""
     unrelated_pooling: Literal["avg", "max"] = "avg"
     """Pooling of the identity-unrelated encoder: average (released code), or maximum (paper)."""
     heads: Literal["same_size", "kernel4"] = "same_size"
-    """Heads of the discriminator: 3×3 blocks that keep the map's size, as the paper describes it, or those of the
-    released code with a pooling that can run."""
+    """Heads of the discriminator: 3×3 blocks that keep the map's size, as the paper describes, or those of the released
+    code with its pooling corrected so that it runs."""
     discriminator_tanh: Literal["both", "real_only"] = "both"
-    """Whether generated images go through the tanh at the discriminator's input, as real ones do (released code)."""
+    """Whether generated images pass through the tanh at the discriminator's input, like real ones (released code)."""
     flip_test: bool = True
-    """The retrieval feature is that of the image plus that of its mirror image (released code)."""
+    """The retrieval feature is the sum of the features of the image and its mirror image (released code)."""
     identity_dim: Annotated[int, Search(128, 512)] = Field(default=256, ge=1)
     """p, size of an identity-related part."""
     unrelated_dim: int = Field(default=64, ge=1)
@@ -68,14 +69,14 @@ class ISGANConfig(MethodConfig):
     noise_dim: int = Field(default=128, ge=1)
     """Size of the generator's noise."""
     generator_channels: tuple[int, ...] = (512, 512, 512, 512, 256, 128, 64, 3)
-    """Channels of the generator's fully connected layer and of each transposed convolution. All of these but the first
-    double the size of the image: of seven, height and width must be multiples of 64."""
+    """Channels of the generator's fully connected layer and of each transposed convolution. Each entry after the first
+    doubles the size of the image: with seven entries, height and width must be multiples of 64."""
     discriminator_channels: tuple[int, ...] = (32, 64, 128, 256, 256)
-    """Channels of the discriminator's convolutions, each of which halves the size."""
+    """Channels of the discriminator's convolutions; each convolution halves the size."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
     """Dropout rate of the generator."""
     n_identities: int | None = Field(default=None, ge=1)
-    """Classes of classifiers, generator and discriminator; null takes them from the table when a run begins."""
+    """Number of classes of classifiers, generator and discriminator; null: from the training table."""
 
     @model_validator(mode="after")
     def _networks_can_be_built(self) -> ISGANConfig:
