@@ -1,6 +1,6 @@
-"""Exported models without their runs: what a tracker, a search box or a notebook loads.
+"""Exported models without their runs, for trackers, search services and notebooks.
 
-Importing this package loads neither Ray, pandas and matplotlib nor torchvision.
+Importing this package does not load Ray, pandas, matplotlib or torchvision.
 """
 
 from __future__ import annotations

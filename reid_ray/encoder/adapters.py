@@ -1,4 +1,4 @@
-"""The encoder in the forms that other libraries call."""
+"""Adapters with the call signatures of other libraries."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from reid_ray.types import FloatArray
 
 
 class FeatureExtractor:
-    """Called as torchreid's `FeatureExtractor`: a path, an array or a list of them → tensor [N, D] on the CPU.
+    """Interface of torchreid's `FeatureExtractor`: a path, an array or a list of them → tensor [N, D] on the CPU.
 
-    As there, arrays are RGB [h, w, 3]. In contrast to it, features are L2-normalised.
+    As in torchreid, arrays are RGB [h, w, 3]. Unlike there, features are L2-normalised.
     """
 
     def __init__(self, model_path: str | Path, *, device: str | None = None, **_: Any) -> None:
@@ -33,7 +33,7 @@ def for_tracker(encoder: Encoder, *, channels: Channels = "bgr") -> Callable[[An
     """`(image, boxes [N, 4]) -> [N, D]`, as trackers call an appearance model.
 
     Args:
-        channels: of the frames; OpenCV reads BGR.
+        channels: order of the frames' channels; OpenCV reads BGR.
     """
 
     def features(image: Any, boxes: npt.ArrayLike) -> FloatArray:

@@ -1,4 +1,4 @@
-"""What computes features: a network of PyTorch, or a program of ONNX, TorchScript or `torch.export`."""
+"""Backends that compute features: a PyTorch network, or a program of ONNX, TorchScript or `torch.export`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from reid_ray.types import FloatArray
 
 
 class Backend(Protocol):
-    """Computes features; may be called by several threads at once."""
+    """Computes features; thread-safe."""
 
     def __call__(self, pixels: Tensor) -> FloatArray:
         """uint8 RGB [n, 3, H, W] → float32 [n, D], unit rows."""
@@ -30,7 +30,7 @@ class Backend(Protocol):
 
 
 class NetworkBackend:
-    """A network on a device, with its batch norms folded, exactly as a run extracts with it."""
+    """A network on a device, with its batch norms folded, exactly as in a run's extraction."""
 
     def __init__(self, network: nn.Module, device: torch.device) -> None:
         self.network = for_extraction(network.to(device))
@@ -41,11 +41,11 @@ class NetworkBackend:
 
 
 class ProgramBackend:
-    """A program that takes a tensor and gives features.
+    """A program from a tensor to features.
 
     Args:
         program: tensor → features.
-        takes: what the tensor is (`ExportedFile.takes`).
+        takes: kind of the tensor (`ExportedFile.takes`).
     """
 
     def __init__(self, program: Callable[[Tensor], Any], takes: Takes, device: torch.device) -> None:
@@ -58,12 +58,12 @@ class ProgramBackend:
 
 
 def program_input(pixels: Tensor, takes: Takes) -> Tensor:
-    """uint8 RGB [n, 3, H, W] as a program reads them."""
+    """Convert uint8 RGB [n, 3, H, W] to the input of a program."""
     return pixels.flip(1).permute(0, 2, 3, 1).contiguous() if takes == "frames" else normalize(pixels)
 
 
 def onnx_backend(file: Path, takes: Takes, device: torch.device, n_threads: int | None = None) -> ProgramBackend:
-    """A program on onnxruntime: on CUDA, where the device is and onnxruntime has it, else on the CPU.
+    """A program on onnxruntime: on CUDA if requested and supported by the installed onnxruntime, otherwise on the CPU.
 
     Raises:
         ExportError: onnxruntime is not installed, or cannot read the file.
@@ -78,14 +78,14 @@ def onnx_backend(file: Path, takes: Takes, device: torch.device, n_threads: int 
     providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
     try:
         session = onnxruntime.InferenceSession(str(file), options, providers=providers)
-    except Exception as error:  # onnxruntime's exceptions have no common class
+    except Exception as error:  # onnxruntime's exceptions have no common base class
         raise ExportError(f"onnxruntime cannot read {file} ({first_line(error)}); export the run again.") from error
     (name,) = (each.name for each in session.get_inputs())
     return ProgramBackend(lambda tensor: session.run(None, {name: tensor.numpy()})[0], takes, torch.device("cpu"))
 
 
 def torchscript_backend(file: Path, takes: Takes, device: torch.device) -> ProgramBackend:
-    """A TorchScript program; `ExportError` where PyTorch cannot read the file."""
+    """A TorchScript program; `ExportError` if PyTorch cannot read the file."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch deprecates TorchScript, which other programs still read
@@ -96,9 +96,9 @@ def torchscript_backend(file: Path, takes: Takes, device: torch.device) -> Progr
 
 
 def torch_export_backend(file: Path, takes: Takes, device: torch.device) -> ProgramBackend:
-    """A program of `torch.export`; `ExportError` where PyTorch cannot read the file."""
+    """A program of `torch.export`; `ExportError` if PyTorch cannot read the file."""
     try:
         program = torch.export.load(str(file)).module()
-    except Exception as error:  # the archive's parts are parsed by PyTorch, which raises what each of them raises
+    except Exception as error:  # PyTorch parses the parts of the archive and raises arbitrary exceptions
         raise ExportError(f"PyTorch cannot read {file} ({first_line(error)}); export the run again.") from error
     return ProgramBackend(program.to(device), takes, device)

@@ -1,4 +1,4 @@
-"""Crops of people from a frame and the boxes of a detector."""
+"""Crop people from a frame by the boxes of a detector."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from reid_ray.errors import DataError
 
 
 def crop_boxes(frame: AnyImage, boxes: npt.ArrayLike, *, channels: Channels = "rgb") -> list[Tensor]:
-    """The part of a frame in each box, uint8 RGB [3, h, w].
+    """The crop of a frame in each box, uint8 RGB [3, h, w].
 
     Args:
         frame: one image of any kind.
-        boxes: [N, 4]: left, top, right, bottom, pixels; fractions are rounded outwards, and what is outside of the
-            frame is cut off.
+        boxes: [N, 4]: left, top, right, bottom, pixels; fractions are rounded outwards, and boxes are clipped to the
+            frame.
         channels: order of the channels of a frame that is an array or a tensor.
 
     Raises:
-        DataError: an unreadable frame, boxes of another form, or a box that holds no pixel of the frame.
+        DataError: an unreadable frame, boxes of another shape, or a box without a pixel of the frame.
     """
     pixels = to_pixels(frame, channels=channels, name="the frame")
     corners = np.asarray(boxes, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""`config.json` of an exported model: what it is, what it reads, and the hashes of its files."""
+"""`config.json` of an exported model: its origin, its input, and the hashes of its files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from reid_ray.errors import ExportError
 
 FORMAT_VERSION = 1
-"""Version of the folder; raised when an older version of this package could not read it, or would read it wrongly."""
+"""Format version; increased when older versions of this package could not read a folder, or would misread it."""
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -29,9 +29,9 @@ class ExportedFile:
     Attributes:
         kind: `weights` (safetensors, read with the architecture that `settings` describes), a program (`onnx`,
             `torchscript`, `torch-export`), or `modules`: all networks of the method, generators included.
-        takes: what a program reads: `images`, float32 [N, 3, H, W], normalised RGB; or `frames`, uint8 [N, h, w, 3],
+        takes: input of a program: `images`, float32 [N, 3, H, W], normalised RGB; or `frames`, uint8 [N, h, w, 3],
             BGR of any size.
-        sha256: of the content, in hexadecimal.
+        sha256: hash of the content, in hexadecimal.
     """
 
     kind: Kind
@@ -41,14 +41,14 @@ class ExportedFile:
 
 @dataclass(frozen=True)
 class InputFormat:
-    """How an image becomes what the network reads.
+    """Preprocessing of an image for the network.
 
     Attributes:
-        height, width: pixels; images are resized to them without regard to their aspect ratio.
-        mean, std: by channel, of values in 0 … 1.
-        interpolation: of the resize, on uint8.
-        antialias: whether the resize averages over the pixels that it drops.
-        channels: their order.
+        height, width: size in pixels; resizing ignores the aspect ratio.
+        mean, std: normalisation per channel, for values in 0 … 1.
+        interpolation: interpolation of the resize, on uint8.
+        antialias: whether downscaling is antialiased.
+        channels: order of the channels.
     """
 
     height: int
@@ -65,20 +65,20 @@ class Description:
     """The content of `config.json`.
 
     Attributes:
-        name: of the run.
-        method, stage, module: what was trained, and the module of it that retrieves.
-        epoch: epochs after which the weights were written.
+        name: name of the run.
+        method, stage, module: the trained method and stage, and the module used for retrieval.
+        epoch: number of epochs after which the weights were written.
         backbone: name of the trunk.
         feature_size: D.
-        input: what an image is turned into.
-        metrics: of the run's last evaluation of this model; empty if there was none.
+        input: preprocessing of images.
+        metrics: metrics of the run's last evaluation of this model; empty if there was none.
         data: name of the training data.
-        licence_note: what the user of the weights has to know.
+        licence_note: licence information for users of the weights.
         settings: the part of the configuration from which the network is built.
         builder: `network`: `settings["model"]` is enough; `method`: the method builds it.
-        files: by name.
-        library: that wrote the folder, with its version.
-        format_version: of the folder.
+        files: files by name.
+        library: library that wrote the folder, with its version.
+        format_version: format version of the folder.
     """
 
     name: str
@@ -100,19 +100,19 @@ class Description:
 
     @property
     def precision(self) -> str:
-        """What the run computed in: `bf16`, `float32` or `float64`."""
+        """Precision of the run: `bf16`, `float32` or `float64`."""
         return str(self.settings["training"]["precision"])
 
     def to_json(self) -> dict[str, Any]:
-        """The same as JSON's types, with the format version first."""
+        """The description in JSON types, with the format version first."""
         return {"format_version": self.format_version, **asdict(self)}
 
     @classmethod
     def from_json(cls, content: Any, where: str | Path) -> Description:
-        """The description in what a JSON file holds.
+        """Parse the content of a JSON file.
 
         Raises:
-            ExportError: another format version, or a field that is missing or of another form.
+            ExportError: another format version, or a field that is missing or has another type.
         """
         version = content.get("format_version") if isinstance(content, dict) else None
         if version is None:
@@ -133,7 +133,7 @@ class Description:
 
 
 def read_description(folder: Path) -> Description:
-    """The description in a folder; `ExportError` where there is none that this version reads."""
+    """The description in a folder; `ExportError` if there is none that this version reads."""
     file = folder / CONFIG
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -153,7 +153,7 @@ def write_description(description: Description, folder: Path) -> None:
 
 
 def sha256_of(file: Path) -> str:
-    """The hash of a file's content; `ExportError` where it cannot be read."""
+    """The hash of a file's content; `ExportError` if it cannot be read."""
     digest = hashlib.sha256()
     try:
         with file.open("rb") as opened:
@@ -166,7 +166,7 @@ def sha256_of(file: Path) -> str:
 
 
 def check_file(description: Description, file: Path) -> None:
-    """Raise `ExportError` where a file of an exported model is missing or has another content than it was given."""
+    """Raise `ExportError` if a file of an exported model is missing or has changed since it was written."""
     expected, found = description.files[file.name].sha256, sha256_of(file)
     if found != expected:
         raise ExportError(

@@ -1,4 +1,4 @@
-"""`Encoder`: images to features, by an exported model."""
+"""`Encoder`: compute features of images with an exported model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from reid_ray.types import FloatArray
 class Encoder:
     """An exported model: images → features whose cosine similarity measures whether two show the same person.
 
-    It has no state that changes: several threads may use one encoder at once.
+    It has no mutable state, so threads may share it.
 
     Example:
         >>> encoder = load_encoder("exported")                         # doctest: +SKIP
@@ -32,8 +32,8 @@ class Encoder:
         (7, 2048)
 
     Attributes:
-        description: what was exported.
-        batch_size: images that are computed at once.
+        description: content of the exported model's `config.json`.
+        batch_size: images per forward pass.
     """
 
     def __init__(self, description: Description, backend: Backend, folder: Path, *, batch_size: int = 64) -> None:
@@ -51,12 +51,12 @@ class Encoder:
         return self.description.feature_size
 
     def embed(self, images: AnyImage | Iterable[AnyImage], *, channels: Channels = "rgb") -> FloatArray:
-        """Features of images, float32 [n, D], unit rows; the same images as `Run.embed`.
+        """Features of images, float32 [n, D], unit rows; accepts the same images as `Run.embed`.
 
         Args:
             images: one image, a batch, or a list of images of any sizes and kinds: paths and URIs, encoded bytes,
                 Pillow images, arrays uint8 [h, w] or [h, w, c], tensors uint8 [c, h, w].
-            channels: order of the channels of arrays and tensors: "rgb", or "bgr" for those of OpenCV.
+            channels: order of the channels of arrays and tensors: "rgb", or "bgr" for OpenCV.
 
         Raises:
             DataError: an image is invalid or cannot be decoded.
@@ -71,14 +71,14 @@ class Encoder:
     __call__ = embed
 
     def embed_boxes(self, frame: AnyImage, boxes: npt.ArrayLike, *, channels: Channels = "rgb") -> FloatArray:
-        """Features of what is in the boxes of a frame, float32 [N, D]; arguments as of `boxes.crop_boxes`."""
+        """Features of the crops in the boxes of a frame, float32 [N, D]; arguments as for `boxes.crop_boxes`."""
         return self.embed(crop_boxes(frame, boxes, channels=channels))
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Copy the exported model to another folder, which must not exist or be empty.
+        """Copy the exported model to another folder, which must be empty if it exists.
 
         Raises:
-            ExportError: there is something in the folder.
+            ExportError: the folder is not empty.
         """
         target = Path(directory)
         if target.exists() and any(target.iterdir()):

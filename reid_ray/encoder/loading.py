@@ -1,4 +1,4 @@
-"""`load_encoder`: from a folder that `reid-ray export` has written to an `Encoder`."""
+"""`load_encoder`: load an `Encoder` from a folder written by `reid-ray export`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from reid_ray.errors import ExportError
 
 Precision = Literal["run", "float32"]
 LOADED: tuple[Kind, ...] = ("weights", "onnx", "torchscript", "torch-export")
-"""Kinds of files that compute features, in the order in which a folder is searched for one."""
+"""Kinds of files that compute features, in order of preference within a folder."""
 
 
 def load_encoder(
@@ -30,15 +30,15 @@ def load_encoder(
     """Load an exported model.
 
     Args:
-        path: the folder, or one of the files in it: `model.onnx` computes with onnxruntime, `model.safetensors` with
-            PyTorch. Of a folder with several files, the weights are loaded.
-        device: where features are computed; None: on CUDA, if there is one.
-        precision: `run`: as the run did, so that the features are equal to those of `Run.embed`; `float32`.
-            Programs (ONNX, TorchScript) compute in the precision they were written in.
-        batch_size: images that are computed at once.
+        path: the folder, or one of its files: `model.onnx` runs on onnxruntime, `model.safetensors` on PyTorch. In a
+            folder with several files, the weights take precedence.
+        device: device for computing features; None: CUDA if available.
+        precision: `run`: that of the run, which gives the same features as `Run.embed`; or `float32`. Programs (ONNX,
+            TorchScript) compute in the precision with which they were written.
+        batch_size: images per forward pass.
 
     Raises:
-        ExportError: the folder is of another version, a file is missing, has changed, or does not fit.
+        ExportError: the folder has another format version; a file is missing, has changed, or does not fit.
     """
     if precision not in get_args(Precision):
         raise ExportError(f"precision={precision!r}: use {' or '.join(map(repr, get_args(Precision)))}.")

@@ -1,4 +1,4 @@
-"""From the description of an exported model to its network."""
+"""Rebuild the network of an exported model from its description."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from reid_ray.io.files import first_line
 
 
 def settings_of(config: Config) -> dict[str, object]:
-    """What a network is built from: no paths, no data, no schedule."""
+    """The settings that define a network: no paths, no data, no schedule."""
     tree = config.model_dump(mode="json")
     kept = {
         "data": ("height", "width"),
-        "training": ("precision", "n_pids", "n_instances"),  # the batch must hold whole BN groups
+        "training": ("precision", "n_pids", "n_instances"),  # the batch must consist of whole BN groups
     }
     return {
         "imports": tree["imports"],
@@ -36,12 +36,12 @@ def empty_network_of(description: Description) -> nn.Module:
     """The network with initial weights: a module with `embed(images) -> [N, D]` and `dim`.
 
     Raises:
-        ExportError: the settings are not those of a network that this version builds.
+        ExportError: this version cannot build a network from the settings.
     """
     settings = description.settings
     try:
         if description.builder == "network":
-            # Without the methods, whose import takes as long as the rest.
+            # Methods are not imported unless needed, because that takes as long as everything else.
             from reid_ray.models.network import build_network
 
             return build_network(ModelConfig.model_validate(settings["model"]), bf16=description.precision == "bf16")
@@ -61,7 +61,7 @@ def load_network(description: Description, file: Path) -> nn.Module:
     """The network with the weights of a safetensors file, in evaluation mode, on the CPU, in the run's precision.
 
     Raises:
-        ExportError: the file is damaged, or holds the weights of another network.
+        ExportError: the file is damaged, or contains the weights of another network.
     """
     try:
         state = load_file(file)
@@ -75,7 +75,7 @@ def load_network(description: Description, file: Path) -> nn.Module:
 
 
 def check_fits(network: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
-    """Raise `ExportError` naming the first tensor that a network lacks, has in addition, or has in another shape."""
+    """Raise `ExportError` naming the first tensor that is missing, unexpected, or has another shape."""
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     for name in expected.keys() | found.keys():
@@ -87,7 +87,7 @@ def check_fits(network: nn.Module, state: Mapping[str, Tensor], file: Path) -> N
 
 
 def in_float32(network: nn.Module) -> nn.Module:
-    """The same network computing in float32 on the CPU; changes `network`."""
+    """Convert a network to float32 on the CPU, in place, and return it."""
     for module in network.modules():
         if hasattr(module, "bf16"):
             setattr(module, "bf16", False)  # noqa: B010  nn.Module declares no such attribute
