@@ -18,7 +18,7 @@ Ids: TypeAlias = npt.NDArray[Any] | Tensor | Sequence[int]
 
 
 def feature_matrix(name: str, features: Array) -> Tensor:
-    """Features [N, D] as finite floats; otherwise a `DataError` that calls them `name`."""
+    """Features [N, D] as finite floats; `DataError`, with `name` in its message, for anything else."""
     values = floats(features)
     if values.ndim != 2:
         raise DataError(f"The {name} features have shape {list(values.shape)}; they must be [images, dimensions].")
@@ -36,7 +36,7 @@ def whole_numbers(what: str, ids: Ids) -> Tensor:
     """Ids as int64 on the CPU. Whole floats are accepted, as in tables with missing values.
 
     Raises:
-        DataError: names, fractions, NaN, ragged lists; numbers are not guessed from any of these.
+        DataError: names, fractions, NaN, ragged lists; none of these is converted.
     """
     values = _array(what, ids.detach().cpu().tolist() if isinstance(ids, Tensor) else ids)
     if values.dtype.kind == "f" and np.isfinite(values).all() and (values == np.rint(values)).all():
@@ -51,7 +51,7 @@ def whole_numbers(what: str, ids: Ids) -> Tensor:
 
 
 def floats(array: Array) -> Tensor:
-    """As float32; float64 stays."""
+    """As float32; float64 is kept."""
     if isinstance(array, Tensor):
         values = array.detach()
     else:

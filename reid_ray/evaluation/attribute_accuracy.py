@@ -40,11 +40,11 @@ def attribute_accuracies(
         predicted: int64 [N, M], 0 … n−1.
         attributes: int64 [N, M], ground truth, `UNKNOWN` if unknown; `ImageTable.attributes`.
         names: M names, in the order of the columns.
-        reference: int64 [R, M], where the commonest value is taken from: those of the training images for what a
-            blind guess would reach. None: `attributes` themselves, the best that a constant can reach.
+        reference: int64 [R, M], attributes that determine the commonest value: those of the training images give the
+            accuracy of a blind guess. None: `attributes` themselves, the best that a constant can reach.
 
     Raises:
-        DataError: shapes that do not fit each other.
+        DataError: incompatible shapes.
     """
     if predicted.shape != attributes.shape or predicted.ndim != 2 or attributes.shape[1] != len(names):
         raise DataError(

@@ -19,7 +19,7 @@ from reid_ray.evaluation.protocols import evaluate_table
 from reid_ray.evaluation.ranking import APForm, RankMetrics
 
 PIXELS_AT_A_TIME = 2**21
-"""Bounds the float copies of a chunk to some tens of megabytes."""
+"""Limits the float copies of a chunk to tens of megabytes."""
 
 
 def colour_histogram(images: Tensor, n_stripes: int = 6, bins: int = 8) -> Tensor:
@@ -27,7 +27,7 @@ def colour_histogram(images: Tensor, n_stripes: int = 6, bins: int = 8) -> Tenso
 
     Each stripe's histogram h is a distribution; its square root has unit length, and all stripes together
     are scaled to unit length. The dot product of two descriptors is thus the mean over stripes of the
-    Bhattacharyya coefficient Σ √(h·h'), between 0 (no colour in common) and 1.
+    Bhattacharyya coefficient Σ √(h·h'), between 0 (no common colour) and 1.
 
     Args:
         images: uint8 RGB [N, 3, H, W]; N may be 0.

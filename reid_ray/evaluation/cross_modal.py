@@ -1,4 +1,4 @@
-"""Retrieval between visible light and infrared: the rules of SYSU-MM01 and RegDB, for one trial.
+"""Retrieval between visible and infrared images: the rules of SYSU-MM01 and RegDB, for one trial.
 
 Wu et al., *RGB-Infrared Cross-Modality Person Re-Identification*, ICCV 2017 (SYSU-MM01); Nguyen et al., Sensors 2017
 (RegDB), in the protocol of Ye et al., AAAI 2018. Whole protocols of ten trials are in `trials`.
@@ -35,19 +35,19 @@ def sysu_mm01(
 ) -> RankMetrics:
     """CMC, mAP and mINP of SYSU-MM01 for the gallery of one trial.
 
-    * A query of camera 3 ignores *all* gallery images of camera 2, which looks at the same room, of whatever person.
+    * A query of camera 3 ignores *all* gallery images of camera 2, which shows the same room, regardless of the person.
       Nothing else is removed: query and gallery have no camera in common.
     * The CMC counts people, not images: the ranking is reduced to the first image of each person, and a query's rank is
-      the place of its person. mAP (mean over hits of hits so far / rank) and mINP are of the whole ranking.
+      the position of its person. mAP (mean over hits of hits so far / rank) and mINP use the whole ranking.
     * Queries without a match are left out of all three and counted in `n_skipped`. In indoor search these are 1,595 of
       the 3,803.
 
-    Similarities, ties and memory are as in `rank_metrics`; so L2-normalise the features. In the single-shot gallery a
-    person has up to four images, so that the image-level CMC is a different number.
+    Similarities, ties and memory are as in `rank_metrics`, so L2-normalise the features. In the single-shot gallery a
+    person has up to four images, so the image-level CMC is a different number.
 
     Args:
         query: [Q, D] features of infrared images.
-        gallery: [G, D] features of visible images, those that one trial draws (`trials.sysu_galleries`).
+        gallery: [G, D] features of the visible images sampled for one trial (`trials.sysu_galleries`).
         q_pids: [Q].
         g_pids: [G].
         q_camids: [Q], numbered as in the dataset: 3 and 6.
@@ -67,9 +67,9 @@ def sysu_mm01(
 
 
 def regdb(query: Array, gallery: Array, q_pids: Ids, g_pids: Ids, *, chunk: int = 256) -> RankMetrics:
-    """CMC, mAP and mINP of RegDB in one direction: every image of the other modality is ranked, and none removed.
+    """CMC, mAP and mINP of RegDB in one direction: all images of the other modality are ranked, and none is removed.
 
-    Plain image-level metrics, as `rank_metrics`, whose arguments and errors these are.
+    Plain image-level metrics; arguments and errors as `rank_metrics`.
     """
     q_camids, g_camids = np.zeros(len(q_pids), np.int64), np.ones(len(g_pids), np.int64)
     return rank_metrics(query, gallery, q_pids, g_pids, q_camids, g_camids, chunk=chunk)

@@ -18,17 +18,17 @@ def frechet_distance(x: Array, y: Array) -> float:
     """|μ_x − μ_y|² + Tr(S_x + S_y − 2·(S_x·S_y)^½), with covariances of n − 1 (Heusel et al., NeurIPS 2017, Eq. 6).
 
     Computed in float64, without a matrix square root: with S = RᵀR, the trace of (S_x·S_y)^½ is the sum of the singular
-    values of R_x·R_yᵀ. For fewer samples than dimensions R is the centred matrix itself, so nothing is D × D. This is
-    exact where S_x·S_y is singular too, as it is then.
+    values of R_x·R_yᵀ. For fewer samples than dimensions R is the centred matrix itself, so no matrix is D × D. This is
+    exact even if S_x·S_y is singular, as it is in that case.
 
-    The estimate is biased upwards for few samples: compare distances of equally many only.
+    The estimate is biased upwards for few samples: compare only distances for equal numbers of samples.
 
     Args:
         x: [n, D] features, n ≥ 2.
         y: [m, D].
 
     Raises:
-        DataError: shapes that do not fit, a single sample, NaN or infinite values.
+        DataError: incompatible shapes, a single sample, NaN or infinite values.
     """
     x, y = _checked(x, "first"), _checked(y, "second")
     if x.shape[1] != y.shape[1]:

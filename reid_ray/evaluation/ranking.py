@@ -1,4 +1,4 @@
-"""CMC, mAP and mINP of queries against a gallery, by the single-query protocol that the field reports.
+"""CMC, mAP and mINP of queries against a gallery, by the standard single-query protocol.
 
 Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015 (CMC, mAP, junk and same-camera
 removal); Ye et al., "Deep Learning for Person Re-identification: A Survey and Outlook", TPAMI 2021 (mINP).
@@ -28,10 +28,10 @@ Float64Array: TypeAlias = npt.NDArray[np.float64]
 APForm: TypeAlias = Literal["mean", "trapezoid"]
 
 DistanceBlocks: TypeAlias = Iterable[tuple[slice, Array]]
-"""Rows of the query, in order and without gaps, each with their distances [rows, G] to the gallery."""
+"""Row ranges of the queries, in order and without gaps, each with distances [rows, G] to the gallery."""
 
 MAX_RANK = 50
-"""Length of the CMC curve, as torchreid and fast-reid keep it."""
+"""Length of the CMC curve, as in torchreid and fast-reid."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,30 +105,29 @@ def rank_metrics(
 ) -> RankMetrics:
     """CMC, mAP and mINP of the queries that have a valid match.
 
-    The similarity is the dot product, so features should be L2-normalised; then the order is that of the
-    cosine and of the Euclidean distance. It is computed in float32 (float64 where either side is), on the
-    gallery's device: tensors on a GPU are ranked there. Similarities that differ by rounding only may swap
-    places with another `chunk`; equal features may be ranked differently in the same way. Nothing is Q × G: memory
-    is O(chunk × G).
+    The similarity is the dot product, so features should be L2-normalised; then the order is that of the cosine and of
+    the Euclidean distance. It is computed in float32 (float64 if either side is float64), on the gallery's device:
+    tensors on a GPU are ranked there. With another `chunk`, similarities that differ only by rounding may swap places,
+    even those of equal features. No matrix is Q × G: memory is O(chunk × G).
 
-    Where the query's or the gallery image's camera is `UNKNOWN`, nothing is removed on camera grounds. A
-    query image that is also in the gallery then finds itself: keep it out of one of them.
+    If the camera of the query or the gallery image is `UNKNOWN`, nothing is removed by the camera rule. A query image
+    that is also in the gallery then finds itself: remove it from one of them.
 
     Args:
         query: [Q, D] retrieval features.
         gallery: [G, D] retrieval features.
         q_pids: [Q] identities; a query with `UNKNOWN` (−1) is skipped.
-        g_pids: [G] identities; `UNKNOWN` (−1) is junk and leaves every ranking.
+        g_pids: [G] identities; `UNKNOWN` (−1) is junk and is removed from every ranking.
         q_camids: [Q] cameras, `UNKNOWN` where not known.
         g_camids: [G] cameras, `UNKNOWN` where not known.
         ap: `mean`: mean over hits of (hits so far / rank), as torchreid and fast-reid compute it.
             `trapezoid`: the area under the precision-recall polygon, as Market-1501's original Matlab code
             computes it; a hit at rank r adds the mean of the precisions at r−1 and r (1 for the former when
-            r = 1). The two do not compare.
+            r = 1). The two are not comparable.
         chunk: queries ranked at a time.
 
     Raises:
-        DataError: no queries, no gallery, shapes that do not fit, NaN or infinite features, ids that are no whole
+        DataError: no queries, no gallery, incompatible shapes, NaN or infinite features, ids that are not whole
             numbers, or no query with a match.
     """
     return mean_scores(score_queries(query, gallery, q_pids, g_pids, q_camids, g_camids, ap=ap, chunk=chunk))
@@ -139,7 +138,7 @@ def rank_metrics_of_distances(
 ) -> RankMetrics:
     """`rank_metrics` of distances instead of features: the smallest comes first, equal ones by gallery index.
 
-    Blocks are taken one after the other and left as they are, so Q × G distances need never exist at once.
+    Blocks are read one at a time and not modified, so the Q × G distances need not exist all at once.
 
     Raises:
         DataError: as `rank_metrics`; distances that are not finite.
@@ -161,7 +160,7 @@ def score_queries(
     ap: APForm = "mean",
     chunk: int = 256,
 ) -> QueryScores:
-    """AP, INP and first hit of each query; as `rank_metrics`, but no query need have a match."""
+    """AP, INP and first hit of each query; as `rank_metrics`, but queries need not have a match."""
     return _scores(rankings(*compared(query, gallery, q_pids, g_pids, q_camids, g_camids, chunk)), ap)
 
 
@@ -176,7 +175,7 @@ def top_matches(
     *,
     chunk: int = 256,
 ) -> IntArray:
-    """The first k gallery images of each query's ranking, after the removals of the protocol.
+    """The first k gallery images of each query's ranking, after the protocol's removals.
 
     Arguments and errors as `rank_metrics`. A query without a known pid or a match is ranked like any other.
 
@@ -215,7 +214,7 @@ def _first_matches(ranked: Iterable[Ranking], k: int) -> IntArray:
 
 @dataclass(frozen=True)
 class ImageIds:
-    """Query or gallery, checked: pids [N] and camids [N], int64, on one device."""
+    """Validated query or gallery: pids [N] and camids [N], int64, on one device."""
 
     pids: Tensor
     camids: Tensor
@@ -227,9 +226,9 @@ RemovalRule: TypeAlias = Callable[[ImageIds, ImageIds], Tensor]
 
 @dataclass(frozen=True)
 class Ranking:
-    """B queries ranked: `order` int64 [B, G] has the ranking in its first `n_kept` [B] places.
+    """Rankings of B queries: `order` int64 [B, G] has the ranking in its first `n_kept` [B] places.
 
-    `is_hit` bool [B, G] goes along `order`, and is false beyond them.
+    `is_hit` bool [B, G] is aligned with `order`, and false beyond these places.
     """
 
     order: Tensor
@@ -249,7 +248,7 @@ def rankings(
     blocks: Iterable[tuple[slice, Tensor]],
     rule: RemovalRule = same_person_and_camera,
 ) -> Iterator[Ranking]:
-    """Rank queries by their similarities [B, G] to the gallery, which are overwritten, without junk."""
+    """Rank queries without junk by their similarities [B, G] to the gallery, which are overwritten."""
     is_junk = gallery.pids == UNKNOWN
     for rows, similarity_mat in blocks:
         block = ImageIds(query.pids[rows], query.camids[rows])

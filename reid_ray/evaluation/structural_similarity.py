@@ -1,4 +1,4 @@
-"""SSIM, and the diversity of a person's images that tables of generative re-identification report as "SSIM".
+"""SSIM, and the diversity of a person's images, which papers on generative re-identification report as "SSIM".
 
 Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity", TIP 2004. DG-Net's tool (Zheng
 et al., CVPR 2019) measures (1 − SSIM)/2 between images of one person, in CIE-Lab: higher means more diverse. Table 5.4
@@ -25,7 +25,7 @@ K1, K2 = 0.01, 0.03
 LAB_RANGE, RGB_RANGE = 100.0, 255.0
 
 ROUNDS, PAIRS_PER_ROUND = 5, 10
-"""Rounds, and pairs per round, that DG-Net's tool draws."""
+"""Rounds, and pairs per round, that DG-Net's tool samples."""
 
 PAIRS_AT_A_TIME = 64
 
@@ -34,14 +34,14 @@ _SRGB_TO_XYZ = torch.tensor(
     dtype=torch.float64,
 )
 _D65 = torch.tensor([0.95047, 1.0, 1.08883], dtype=torch.float64)
-"""White of daylight, seen under 2°."""
+"""White point of daylight for the 2° observer."""
 
 
 def ssim(x: Tensor, y: Tensor, *, data_range: float) -> Tensor:
     """SSIM of pairs of images, float64 [N]: mean over channels and over all 7×7 windows that are inside the image.
 
-    Windows are uniform and (co)variances have n − 1 = 48, scikit-image's defaults and what DG-Net's tool uses. The
-    paper's own form has a Gaussian window: `gaussian_ssim`.
+    Windows are uniform and (co)variances are divided by n − 1 = 48, as in scikit-image's defaults, which DG-Net's tool
+    uses. The paper's own form has a Gaussian window: `gaussian_ssim`.
 
     Args:
         x, y: [N, C, H, W], any real type; H, W ≥ 7.
@@ -65,10 +65,10 @@ def ssim(x: Tensor, y: Tensor, *, data_range: float) -> Tensor:
 
 
 def gaussian_ssim(x: Tensor, y: Tensor, *, data_range: float) -> Tensor:
-    """SSIM of pairs of images as its paper has it, float64 [N]: Gaussian window of 11×11 with σ 1.5, by torchmetrics.
+    """SSIM of pairs of images as in its paper, float64 [N]: Gaussian window of 11×11 with σ 1.5, by torchmetrics.
 
-    The mean is over channels and over windows inside the image, as in the authors' code; torchmetrics' own mean has the
-    windows at the border too, with reflected pixels.
+    The mean is over channels and over windows inside the image, as in the authors' code; torchmetrics' own mean also
+    includes windows at the border, with reflected pixels.
 
     Args:
         x, y: [N, C, H, W]; H, W ≥ 11.
@@ -95,7 +95,7 @@ def dssim_lab(x: Tensor, y: Tensor, *, space: Space = "lab") -> Tensor:
 
     Args:
         x, y: uint8 RGB [N, 3, H, W] of one size.
-        space: `lab`: of CIE-Lab with range 100, the number of DG-Net's and GCL's tables; `rgb`: of bytes, range 255.
+        space: `lab`: CIE-Lab with range 100, as in DG-Net's and GCL's tables; `rgb`: bytes, range 255.
 
     Raises:
         DataError: images of other types or of different sizes.
@@ -113,7 +113,7 @@ def identity_pairs(
 ) -> IntArray:
     """Pairs int64 [P, 2] of two different images of one person, rounds · pairs_per_round for each person.
 
-    A pair can occur more than once. People with a single image have none; nor have images with an unknown pid.
+    A pair can occur more than once. People with a single image and images with an unknown pid have no pairs.
 
     Args:
         pids: int64 [N].

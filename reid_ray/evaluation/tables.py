@@ -1,4 +1,4 @@
-"""What every protocol needs of a table."""
+"""Requirements of all protocols on a table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from reid_ray.types import UNKNOWN
 
 
 def missing_part(table: ImageTable) -> str | None:
-    """None where a table has query and gallery images with identities, else a one-line message on what is missing."""
+    """None if a table has query and gallery images with identities, else a one-line message on what is missing."""
     query, gallery = table.split("query"), table.split("gallery")
     if len(query) == 0 and len(gallery) == 0:
         return f"{table.name} cannot be evaluated: it has no query and no gallery split."

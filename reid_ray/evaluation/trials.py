@@ -41,13 +41,13 @@ class TrialMetrics:
     """Retrieval metrics over several trials.
 
     Attributes:
-        trials: of each trial, in order.
+        trials: metrics of each trial, in order.
     """
 
     trials: tuple[RankMetrics, ...]
 
     def mean(self) -> dict[str, float]:
-        """Means over trials of what `RankMetrics.as_dict` names."""
+        """Means over trials of the entries of `RankMetrics.as_dict`."""
         return {name: float(np.mean(values)) for name, values in self._columns().items()}
 
     def deviation(self) -> dict[str, float]:
@@ -56,7 +56,7 @@ class TrialMetrics:
         return {name: float(np.std(values, ddof=degrees)) for name, values in self._columns().items()}
 
     def as_dict(self) -> dict[str, float | int]:
-        """Plain numbers for logs: the means under their names, deviations under `NAME_std`; counts of queries as such.
+        """Plain numbers for logs: means under their names, deviations under `NAME_std`, and counts of queries.
 
         Queries are the same in all trials of SYSU-MM01.
         """
@@ -85,7 +85,7 @@ def evaluate_sysu_mm01(
     Args:
         q_features: [Q, D] L2-normalised, rows in the order of `table.split("query")`: all infrared test images.
         g_features: [G, D] L2-normalised, of `table.split("gallery")`: all visible test images, from which galleries
-            are drawn.
+            are sampled.
         table: with cameras from 0.
         search: cameras of the gallery: `all` 1, 2, 4, 5 or `indoor` 1, 2. The queries are the same.
         shots: images per person and camera: 1 (single-shot) or 10 (multi-shot).
@@ -93,7 +93,7 @@ def evaluate_sysu_mm01(
         permutations: as in `sysu_galleries`.
 
     Raises:
-        DataError: no images of these cameras in the gallery, no query with a match, features that do not fit.
+        DataError: no images by these cameras in the gallery, no query with a match, features that do not fit.
     """
     query, gallery = table.split("query"), table.split("gallery")
     drawn = sysu_galleries(gallery, search=search, shots=shots, n_trials=n_trials, permutations=permutations)
@@ -115,7 +115,7 @@ def evaluate_sysu_mm01(
 
 
 def sysu_evaluable(table: ImageTable, *, search: Search = "all") -> str | None:
-    """None where `evaluate_sysu_mm01` can evaluate, else a one-line reason."""
+    """None if `evaluate_sysu_mm01` can evaluate the table, else a one-line reason."""
     reason = missing_part(table)
     if reason is not None:
         return reason
@@ -137,7 +137,7 @@ def sysu_evaluable(table: ImageTable, *, search: Search = "all") -> str | None:
 
 
 def regdb_evaluable(table: ImageTable) -> str | None:
-    """None where `evaluate_regdb` can evaluate, else a one-line reason."""
+    """None if `evaluate_regdb` can evaluate the table, else a one-line reason."""
     reason = missing_part(table)
     if reason is not None:
         return reason
@@ -157,13 +157,14 @@ def sysu_galleries(
 ) -> list[IntArray]:
     """The galleries of SYSU-MM01's trials, as rows of a table of all visible test images.
 
-    A gallery has `shots` images of each person by each camera of the search that has seen them (all, where there are
-    fewer): in single-shot mode 301 images in all search and 112 in indoor search. Rows are by person, then by camera.
+    A gallery has `shots` images (or all, if there are fewer) of each person by each camera of the search that recorded
+    them: in single-shot mode 301 images in all search and 112 in indoor search. Rows are by person, then by camera.
 
-    Without `permutations`, as most published numbers since 2020 were made: trial t seeds Python's generator with t and
-    draws from a person's files in sorted order, person by person in ascending order, camera by camera. For several
-    shots there is no common code; they are one `random.sample`. With `permutations`, the authors' own: the first
-    `shots` numbers of row t (`read_sysu_permutations`). Means over ten trials of either agree within their deviation.
+    Without `permutations`, galleries are sampled as for most published numbers since 2020: trial t seeds Python's
+    generator with t and samples from a person's files in sorted order, person by person in ascending order, camera by
+    camera. There is no common code for several shots; they are one `random.sample`. With `permutations`, galleries are
+    the authors': the first `shots` numbers of row t (`read_sysu_permutations`). Means over ten trials of the two agree
+    within their standard deviation.
 
     Args:
         table: all visible test images, with cameras from 0; other cameras' images are ignored.
@@ -188,7 +189,7 @@ def read_sysu_permutations(path: Location) -> Permutations:
     """The authors' `rand_perm_cam.mat`: a cell per camera, in it a cell per pid, in it a matrix [trials, images].
 
     Raises:
-        DataError: no such file, or one that is not in this form.
+        DataError: no such file, or another format.
     """
     try:
         cameras = loadmat(as_readable(path))["rand_perm_cam"].ravel()
@@ -207,8 +208,8 @@ def read_sysu_permutations(path: Location) -> Permutations:
 def evaluate_regdb(q_features: Array, g_features: Array, table: ImageTable) -> dict[Literal["v2t", "t2v"], RankMetrics]:
     """RegDB's protocol for the model of one trial, in both directions.
 
-    Each of the ten trials has its own split and its own model; `TrialMetrics` of the ten gives the numbers that papers
-    report. The default of most is v2t, visible queries and a thermal gallery.
+    Each of the ten trials has its own split and its own model; `TrialMetrics` over the ten gives the numbers that
+    papers report. Most papers default to v2t, visible queries and a thermal gallery.
 
     Args:
         q_features: [Q, D] L2-normalised, of `table.split("query")`: the visible test images.
