@@ -1,4 +1,4 @@
-"""From a run to files that others load: weights that explain themselves, ONNX, TorchScript, `torch.export`."""
+"""Export a run to files for other software: self-describing weights, ONNX, TorchScript, `torch.export`."""
 
 from __future__ import annotations
 

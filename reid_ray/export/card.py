@@ -14,7 +14,7 @@ who sees the results and how long you keep them, and a way for people to object.
 identification; do not base a decision about a person on it alone."""
 
 LICENCE_NOTE = (
-    "The licence of the training data applies to what is made from it. The public datasets of person re-identification "
+    "The licence of the training data applies to the weights. The public datasets of person re-identification "
     "are for research only; ask the owner of the images before any other use of these weights."
 )
 
@@ -79,7 +79,7 @@ features = encoder.embed_boxes(frame, boxes, channels="bgr")  # boxes [N, 4] of 
 def _metrics_table(metrics: Mapping[str, float], data: str) -> str:
     shown = {name: digits for name, digits in SHOWN.items() if name in metrics}
     if not shown:
-        return f"The run was not evaluated. Nothing is known of the accuracy of this model outside of {data}."
+        return f"The run was not evaluated. The accuracy of this model outside of {data} is unknown."
     head = " | ".join(("test split of", *shown))
     row = " | ".join((data, *(f"{metrics[name]:.{digits}%}" for name, digits in shown.items())))
     return (

@@ -1,4 +1,4 @@
-"""Every exported file is read back and compared with the run before the export counts as done."""
+"""Read each exported file back and compare it with the run, before the export is complete."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Check:
 
     Attributes:
         file: its name.
-        cosine: the smallest cosine between an image's feature by the file and by the run.
-        images: what was compared.
-        exact: whether less than `MIN_COSINE` is an error; not of int8.
+        cosine: the smallest cosine between the features of an image by the file and by the run.
+        images: description of the compared images.
+        exact: whether a cosine below `MIN_COSINE` is an error; false for int8.
     """
 
     file: str
@@ -46,11 +46,11 @@ class Check:
 
 
 class Compared(NamedTuple):
-    """Images to compare features on.
+    """Images for comparing features.
 
     Attributes:
         pixels: uint8 [64, 3, H, W].
-        source: what they are, for messages.
+        source: description of the images, for messages.
         real: whether they are images of the run.
     """
 
@@ -64,8 +64,8 @@ def check_files(
 ) -> list[Check]:
     """Compare files of an exported folder with the run.
 
-    Weights are compared with what the run itself extracts. Programs compute in float32 and are compared with the run's
-    network in float32: bfloat16 alone may change a feature by more than any exporter does.
+    Weights are compared with features extracted by the run itself. Programs compute in float32 and are compared with
+    the run's network in float32, because bfloat16 may change a feature by more than an exporter does.
 
     Raises:
         ExportError: features differ.
@@ -90,7 +90,7 @@ def check_files(
 
 
 def images_to_compare(run: Run) -> Compared:
-    """Test images of the run, or noise where its images are not at hand."""
+    """Test images of the run, or noise if its images are not available."""
     size = run.config.data.height, run.config.data.width
     try:
         dataset = run.dataset
@@ -105,7 +105,7 @@ def images_to_compare(run: Run) -> Compared:
 
 
 def smallest_cosine(found: FloatArray, expected: FloatArray) -> float:
-    """Over rows of two [n, D]; NaN counts as −1."""
+    """Smallest cosine between corresponding rows of two arrays [n, D]; NaN counts as −1."""
     norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
     cosines = np.einsum("nd,nd->n", found.astype(np.float64), expected.astype(np.float64)) / norms
     return float(np.nan_to_num(cosines, nan=-1).min())

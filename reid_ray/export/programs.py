@@ -1,4 +1,4 @@
-"""Programs: a network with its pre- and post-processing in a file that runs without this package."""
+"""Programs: files with a network and its pre- and post-processing that run without this package."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from reid_ray.encoder.description import CONFIG, InputFormat, Takes
 from reid_ray.errors import ExportError
 
 OPSET = 20
-"""Operator set of ONNX; the resize of `FrameProgram` needs 18."""
+"""ONNX opset; the resize of `FrameProgram` needs 18."""
 
 N_EXAMPLES = 2
-"""Images of the batch that programs are traced with: one image would fix the size of the batch."""
+"""Batch size for tracing programs: with one image, exporters would fix the batch size."""
 
 
 QUANTISED = ["Conv", "Gemm", "MatMul", "Add", "Relu", "MaxPool"]
-"""Operators that int8 computes: those of the trunk. Resize, pooling and normalisation keep float32."""
+"""Operators in int8: those of the trunk. Resize, pooling and normalisation stay in float32."""
 
 
 class ImageProgram(nn.Module):
@@ -50,7 +50,7 @@ class FrameProgram(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         pixels = frames.permute(0, 3, 1, 2).flip(1).to(torch.float32)
-        # As the resize of uint8 does: rows, then columns, with whole numbers in 0 … 255 after each.
+        # As in the resize of uint8: rows, then columns, each rounded to whole numbers in 0 … 255.
         pixels = _whole(F.interpolate(pixels, (pixels.shape[2], self.width), mode="bicubic", antialias=True))
         pixels = _whole(F.interpolate(pixels, (self.height, self.width), mode="bicubic", antialias=True))
         return cast(Tensor, self.network.embed(normalize(pixels)))  # type: ignore[operator]
@@ -61,14 +61,14 @@ def _whole(pixels: Tensor) -> Tensor:
 
 
 def program_of(network: nn.Module, size: InputFormat, takes: Takes) -> tuple[nn.Module, Tensor]:
-    """The program with an example of what it reads."""
+    """The program with an example of its input."""
     if takes == "frames":
         return FrameProgram(network, size).eval(), torch.zeros(N_EXAMPLES, 150, 70, 3, dtype=torch.uint8)
     return ImageProgram(network).eval(), torch.zeros(N_EXAMPLES, 3, size.height, size.width)
 
 
 def write_torchscript(network: nn.Module, size: InputFormat, takes: Takes, file: Path, description: str) -> None:
-    """Trace a network; `description` is kept in the file."""
+    """Trace a network; `description` is stored in the file."""
     program, example = program_of(network, size, takes)
     with _tracing("TorchScript"):
         traced = torch.jit.trace(program, example, check_trace=False)  # type: ignore[no-untyped-call]
@@ -84,7 +84,7 @@ def write_torch_export(network: nn.Module, size: InputFormat, takes: Takes, file
 
 
 def write_onnx(network: nn.Module, size: InputFormat, takes: Takes, file: Path, description: str) -> None:
-    """Export a network to ONNX, for any number of images, with its weights inside.
+    """Export a network to ONNX, for any number of images, with embedded weights.
 
     Raises:
         ExportError: a package of the extra `export` is not installed.
@@ -119,7 +119,7 @@ def write_int8(source: Path, file: Path, batches: Sequence[Tensor]) -> None:
     """Quantise the convolutions and products of an ONNX program to 8 bits, for CPUs.
 
     Args:
-        batches: what the program reads, for the ranges of the activations (static quantisation).
+        batches: inputs of the program that determine the ranges of activations (static quantisation).
 
     Raises:
         ExportError: onnxruntime is not installed.
@@ -131,7 +131,7 @@ def write_int8(source: Path, file: Path, batches: Sequence[Tensor]) -> None:
         raise ExportError("--int8 needs onnxruntime; install it by pip install 'reid-ray[export]'.") from error
 
     class Batches(CalibrationDataReader):  # type: ignore[misc]
-        """The batches, one at each call, then None."""
+        """Returns one batch per call, then None."""
 
         def __init__(self, name: str) -> None:
             self._feeds = iter([{name: batch.numpy()} for batch in batches])
@@ -165,7 +165,7 @@ def _dynamic(takes: Takes) -> dict[int, torch.export.Dim]:
 
 @contextmanager
 def _without_logs() -> Iterator[None]:
-    """No advice of the quantiser on the root logger in the block."""
+    """Suppress the quantiser's messages on the root logger in the block."""
     logger = logging.getLogger()
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -177,14 +177,14 @@ def _without_logs() -> Iterator[None]:
 
 @contextmanager
 def _tracing(target: str) -> Iterator[None]:
-    """No gradients and no warnings of exporters about themselves; `ExportError` where a network cannot be exported."""
+    """Disable gradients and the exporters' internal warnings; `ExportError` if a network cannot be exported."""
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             yield
     except OSError:
         raise
-    except Exception as error:  # exporters raise whatever they stumble over
+    except Exception as error:  # exporters raise arbitrary exceptions
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ExportError(
             f"PyTorch cannot export this network to {target} ({reason}); use --format folder, which holds its weights."

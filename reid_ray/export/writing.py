@@ -1,4 +1,4 @@
-"""`export_run`: write the files of an exported model, and check each of them against the run."""
+"""`export_run`: write the files of an exported model and check each against the run."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ Writer = Callable[[nn.Module, InputFormat, Takes, Path, str], None]
 
 @dataclass(frozen=True)
 class Program:
-    """How a format is written, and under which name."""
+    """Writer and file name of a format."""
 
     file: str
     kind: Kind
@@ -79,19 +79,19 @@ def export_run(
     """Write a run's model to a new folder, and compare each file with the run.
 
     Args:
-        out: the folder; it appears when everything in it has been checked.
+        out: the folder; it is created when all files in it have been checked.
         formats: `folder`: safetensors, read by `load_encoder` and hub clients; `onnx`, `torchscript`, `torch-export`:
-            programs that need no code of this package.
+            programs that do not need this package.
         model: `last`, or `best` by the run's own evaluations.
         preprocess: programs read uint8 BGR crops of any size instead of normalised images.
-        int8: also write the ONNX program quantised to 8 bits; the run's images give the ranges of activations.
+        int8: also write the ONNX program quantised to 8 bits; the run's images determine the ranges of activations.
         whole: also write all modules of the method's newest checkpoint, generators and discriminators included.
 
     Returns:
         The comparison of each file that computes features.
 
     Raises:
-        ExportError: a format that is not known, a folder that is not empty, a network that cannot be exported, or
+        ExportError: an unknown format, a folder that is not empty, a network that cannot be exported, or
             features that differ from the run's.
         RunError: the run has no model yet.
     """
@@ -136,10 +136,10 @@ def export_run(
 
 
 def describe(run: Run, model: str) -> Description:
-    """What a run's model is, without its files.
+    """The description of a run's model, without its files.
 
     Raises:
-        ExportError: the model reads more than images.
+        ExportError: the model has inputs other than images.
     """
     config, network = run.config, run.model
     columns = getattr(network, "columns", ())
@@ -170,13 +170,13 @@ def describe(run: Run, model: str) -> Description:
 
 
 def data_name(config: Config) -> str:
-    """The training data in words: its layout, and the name of its folder without the folders above it."""
+    """Description of the training data: its layout, and the name of its folder without parent folders."""
     root = config.data.root
     return f"{config.data.layout} ({as_path(root).name})" if root else config.data.layout
 
 
 def _metrics(run: Run, model: str) -> dict[str, float]:
-    """Numbers of the evaluation of the exported model, of its last one or the best."""
+    """Metrics of the evaluation of the exported model, `last` or `best`."""
     events = run.metrics("evaluate")
     if not events:
         return {}
@@ -211,12 +211,12 @@ def _program_file(
 
 
 def _embedded_description(description: Description) -> str:
-    """`config.json` for the inside of a file, which cannot name its own hash."""
+    """`config.json` for embedding in a file, which cannot contain its own hash."""
     return json.dumps({**description.to_json(), "files": {}}, ensure_ascii=False)
 
 
 def _save(state: Mapping[str, Any], file: Path) -> None:
-    """Write tensors as safetensors takes them: on the CPU, contiguous, no two in one memory."""
+    """Write tensors in the form that safetensors requires: on the CPU, contiguous, without shared memory."""
     tensors = {
         name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, value in state.items()
