@@ -1,4 +1,4 @@
-"""Search for people: an index of crops by a model's features, added to later, with a threshold for the same person."""
+"""Search for people: an extensible index of crops by a model's features, with a threshold for the same person."""
 
 from reid_ray.search.build import Addition, build_index
 from reid_ray.search.choose import threshold_of_clusters, threshold_of_labels

@@ -21,11 +21,11 @@ from reid_ray.search.manifest import LEASE, MANIFEST, IndexManifest, Part, part_
 
 @dataclass(frozen=True)
 class Addition:
-    """What a call added to an index.
+    """Result of a call that adds images to an index.
 
     Attributes:
         n_images: added images.
-        n_known: images that were in the index already.
+        n_known: images that were already in the index.
         n_total: images in the index.
     """
 
@@ -48,17 +48,17 @@ def build_index(
     """Embed crops and write them to an index; rerun an interrupted call to resume it.
 
     Args:
-        run: its model embeds the crops.
-        dataset: the crops; all rows of its table are indexed, whatever their split.
-        data: how `dataset` was read, by which an index finds its images again.
+        run: run whose model embeds the crops.
+        dataset: the crops; all rows of its table are indexed, in any split.
+        data: settings by which `dataset` was read; the index uses them to find its images again.
         out: folder of the index.
         model: `last` or `best`.
-        append: add the images that the index does not have yet; features of others are not computed again.
-        on_begin: called with the number of images that an earlier, interrupted call embedded, and of all to embed.
-        on_images: called with a number of images after each batch.
+        append: add the images that the index does not have yet; existing features are not computed again.
+        on_begin: called with the number of images embedded by an earlier, interrupted call, and the number in total.
+        on_images: called with the number of images after each batch.
 
     Raises:
-        DataError: no images, an image that cannot be read, a folder that is something else or needs `append`.
+        DataError: no images, an image that cannot be read, a folder that is not an index, an index without `append`.
         RunError: another process writes into the index, or it cannot be written; no such model.
     """
     index = as_path(out).absolute()
@@ -91,7 +91,7 @@ def build_index(
 
 
 def _check_folder(index: Location, *, append: bool) -> None:
-    """Refuse a folder that is something else, and one that `append` does not fit."""
+    """Raise `DataError` for a folder that is not an index, or if `append` is missing or wrong."""
     if (index / MANIFEST).is_file():
         if not append:
             raise DataError(f"{index} is an index already; add --append to add images, or choose another --out.")
@@ -106,7 +106,7 @@ def _check_folder(index: Location, *, append: bool) -> None:
 
 
 def _is_ours(file: Location) -> bool:
-    """Whether a file is what a process leaves that waits for the lease."""
+    """Whether a file belongs to a process that waits for the lease."""
     return is_lease(file) or file.name.startswith(".")
 
 
@@ -129,7 +129,7 @@ def _without_known(dataset: Dataset, data: DataConfig, index: Location | None) -
     known = {
         path
         for part, table in zip(opened.manifest.parts, opened.part_tables, strict=True)
-        # Names of files are the same for any reader; keys of other storage mean something in their own folder only.
+        # File names are valid for any reader; keys of other storage are valid only in their own folder.
         if is_file or (part.data.layout, part.data.root) == (data.layout, data.root)
         for path in table["path"].to_pylist()
     }

@@ -1,4 +1,4 @@
-"""Choose the threshold of an index and write it into the index."""
+"""Choose the threshold of an index and store it there."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from reid_ray.search.threshold import Threshold, choose_threshold
 from reid_ray.types import FloatArray
 
 MAX_CLUSTERED = 20_000
-"""Images of an index that are clustered, at most; a random sample of a larger one."""
+"""Maximum number of clustered images; a larger index is sampled at random."""
 
 
 def threshold_of_labels(
     index: Index, dataset: Dataset, embed: Callable[[ImageTable, Dataset], FloatArray], *, false_accept: float
 ) -> Threshold:
-    """The threshold by pairs of the query and gallery images of a dataset, and write it into the index.
+    """Choose the threshold by pairs of the query and gallery images of a dataset, and write it into the index.
 
     Args:
         dataset: its query and gallery show people that the model was not trained on.
-        embed: features of a table, by the model of the index.
+        embed: computes the features of a table by the model of the index.
 
     Raises:
         DataError: no identities in query and gallery, or too few pairs.
@@ -50,7 +50,7 @@ def threshold_of_labels(
 def threshold_of_clusters(
     index: Index, *, false_accept: float, seed: int = 0, on_stage: OnStage | None = None
 ) -> Threshold:
-    """The threshold by clusters of the images of the index, without labels, and write it into the index.
+    """Choose the threshold by clusters of the indexed images, without labels, and write it into the index.
 
     Raises:
         DataError: too few clusters for the rate.

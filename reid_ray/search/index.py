@@ -30,7 +30,7 @@ from reid_ray.search.threshold import Threshold
 from reid_ray.types import FeatureRows, FloatArray, IntArray
 
 TIME = "time"
-"""Column of the time at which a crop was taken."""
+"""Column of the time of a crop."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Matches:
     Attributes:
         rows: int64 [Q, k], rows of the index; −1 where fewer than k images pass the filters.
         similarities: float32 [Q, k], cosines; −inf where there is no row.
-        threshold: of the index, at the time of the search.
+        threshold: threshold of the index at the time of the search.
     """
 
     rows: IntArray
@@ -55,7 +55,7 @@ class Matches:
 
 @dataclass(frozen=True)
 class JoinedFeatures:
-    """Features of several parts as one matrix [N, D], a `types.FeatureRows`."""
+    """Features of all parts as one matrix [N, D], a `types.FeatureRows`."""
 
     parts: Sequence[FeatureRows]
 
@@ -77,7 +77,7 @@ class JoinedFeatures:
 
 
 class Index:
-    """An index folder, read on demand. It shows the images that it had when it was opened.
+    """An index folder, read on demand. Images that are added after it was opened are not visible.
 
     Example:
         >>> index = Index("index/")                               # doctest: +SKIP
@@ -106,7 +106,7 @@ class Index:
 
     @cached_property
     def part_tables(self) -> tuple[pa.Table, ...]:
-        """The rows of each part."""
+        """The table of each part."""
         return tuple(self._rows(part.name) for part in self.manifest.parts)
 
     @cached_property
@@ -116,7 +116,7 @@ class Index:
 
     @cached_property
     def features(self) -> JoinedFeatures:
-        """float32 [N, D], mapped into memory."""
+        """float32 [N, D], memory-mapped."""
         return JoinedFeatures([read_features(self.path / part.name).flat() for part in self.manifest.parts])
 
     @property
@@ -128,7 +128,7 @@ class Index:
         """The run whose model made the features.
 
         Raises:
-            RunError: it has moved, or has another model by now.
+            RunError: it has moved, or its model has changed.
         """
         run = load_run(self._run_path)
         run.use_model(self.manifest.which)
@@ -174,7 +174,7 @@ class Index:
         return Matches(found.indices.astype(np.int64), found.similarities, self.threshold)
 
     def image(self, row: int) -> Tensor:
-        """uint8 RGB [3, h, w] of an image of the index; `DataError` if it cannot be read any more."""
+        """uint8 RGB [3, h, w] of an indexed image; `DataError` if it can no longer be read."""
         number = int(np.searchsorted(np.cumsum([table.num_rows for table in self.part_tables]), row, side="right"))
         if number not in self._readers:
             self._readers[number] = scan_dataset(self.manifest.parts[number].data).images

@@ -1,12 +1,12 @@
-"""What an index folder holds: a feature folder for each addition, and the list of those that are complete.
+"""Layout of an index folder: a feature folder for each addition, and the list of complete ones.
 
     index/
       part-00000/   features of the first crops, with their rows (`data.feature_folder`)
       part-00001/   those of the first addition
       _index.json   the run, the finished parts and where their images are, the threshold
-      _lease.json   the process that writes into the index, while there is one
+      _lease.json   the process that is writing into the index
 
-A part is listed once all of its features are written, by replacing `_index.json`: readers see an index before or after
+A part is listed when all of its features are written, by replacing `_index.json`: readers see the index before or after
 an addition, never in between. Arrow reads the whole folder as one dataset, `pyarrow.parquet.read_table("index/")`.
 """
 
@@ -34,8 +34,8 @@ class Part:
     """One addition to an index.
 
     Attributes:
-        name: of its folder.
-        data: where its images are and how they are decoded.
+        name: name of its folder.
+        data: location of its images and settings for decoding them.
     """
 
     name: str
@@ -48,7 +48,7 @@ class IndexManifest:
 
     Attributes:
         run: directory of the run whose model embeds crops and queries.
-        which: its model, `last` or `best`.
+        which: which of its models, `last` or `best`.
         parts: complete additions, in the order of rows.
         threshold: similarity from which two crops count as the same person; None until one is chosen.
     """
@@ -78,7 +78,7 @@ def part_name(number: int) -> str:
 
 
 def read_index_manifest(index: Location) -> IndexManifest:
-    """The manifest of an index; `DataError` if the folder is none."""
+    """The manifest of an index; `DataError` if the folder is not an index."""
     file = index / MANIFEST
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

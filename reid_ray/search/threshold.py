@@ -13,7 +13,7 @@ from reid_ray.types import UNKNOWN, FloatArray, IntArray
 Origin: TypeAlias = Literal["labels", "clusters"]
 
 MAX_IMAGES = 4000
-"""Images whose pairs are compared, at most: 8 million pairs, which resolve a rate of 10⁻⁶."""
+"""Maximum number of images whose pairs are compared: 8 million pairs, which resolve a rate of 10⁻⁶."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Threshold:
         false_accept: share of pairs of different people that reach it, measured; at most the requested rate.
         true_accept: share of pairs of the same person that reach it; None without such pairs.
         n_different: compared pairs of different people.
-        n_same: compared pairs of the same person, of two cameras where cameras are known.
-        origin: who is who by `labels`, held-out identities, or by `clusters` of the model's own features.
+        n_same: compared pairs of the same person, by two cameras if cameras are known.
+        origin: source of identities: `labels` of held-out people, or `clusters` of the model's own features.
         data: name of the images.
     """
 
@@ -66,8 +66,8 @@ def choose_threshold(
 ) -> Threshold:
     """The smallest threshold that accepts at most a share `false_accept` of the pairs of different groups.
 
-    Pairs of one person by one camera are left out where the camera is known, because they are alike for other reasons;
-    pairs of different people are all compared. Of more than `max_images` images, those of groups chosen at random are.
+    Pairs of one person by one known camera are left out, because they are similar for other reasons; all pairs of
+    different people are compared. If there are more than `max_images` images, randomly chosen groups are compared.
 
     Args:
         features: float32 [N, D], L2-normalised.
@@ -107,7 +107,7 @@ def choose_threshold(
 
 
 def _chosen_rows(groups: IntArray, max_images: int, seed: int) -> IntArray:
-    """Rows of known groups: all, or those of groups in random order until there are `max_images`."""
+    """Rows of known groups: all, or those of randomly ordered groups until there are `max_images`."""
     known = np.flatnonzero(groups >= 0)
     if len(known) <= max_images:
         return known
