@@ -1,12 +1,12 @@
-"""What corrections are worth: an oracle answers questions from the truth, and the labels are computed again.
+"""Value of corrections: an oracle answers questions from the ground truth, and the labels are computed again.
 
     python benchmarks/corrections.py features.npy --answers 50 200 1000 --log results.jsonl
 
-Takes features that `reid-ray extract` wrote (with identities in the table of rows). After each round of answers the
+Features are files written by `reid-ray extract` (with identities in the table of rows). After each round of answers the
 features are clustered under all constraints so far. Three ways to choose the pairs:
 
 * `chosen`: `reid_ray.labels.asking`, as `reid-ray label --ask` does;
-* `near`: random pairs of the graph up to the same distance, which mostly show people that resemble each other;
+* `near`: random pairs of the graph up to the same distance, which mostly show similar people;
 * `random`: random pairs of all images.
 """
 
@@ -35,7 +35,7 @@ Choose = Callable[[IntArray, Any, int, int], IntArray]
 def simulate(
     graph: csr_array, pids: IntArray, choose: Choose, *, eps: float, min_samples: int, answers: list[int], size: int
 ) -> tuple[list[dict[str, Any]], Constraints]:
-    """Scores before any answer and after each number of answers, and all the answers.
+    """Scores before any answer and after each number of answers, and all answers.
 
     Args:
         size: answers per round; between rounds the features are clustered again.

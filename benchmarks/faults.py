@@ -1,8 +1,9 @@
-"""What clusters do to jobs, done to a small run: what happened, and what was lost.
+"""Fault injection: typical faults of clusters, applied to a small run, with a table of consequences and losses.
 
-`python benchmarks/faults.py` starts a Ray cluster of several nodes on this machine, trains ICE on it undisturbed, and
-once with each fault of `FAULTS`; it prints a table, and ends with 1 where anything was lost. `--kills N` kills N
-processes of such runs instead, chosen and timed at random by `--seed`: trainers, extractors, labellers, the driver.
+`python benchmarks/faults.py` starts a Ray cluster of several nodes on this machine and trains ICE on it, once without
+faults and once with each fault of `FAULTS`. It prints a table and exits with code 1 if anything was lost. `--kills N`
+instead kills N processes of such runs, chosen and timed at random by `--seed`: trainers, extractors, labellers, the
+driver.
 """
 
 from __future__ import annotations
@@ -69,15 +70,15 @@ SETTINGS = (
     "runtime.max_failures=10",
 )
 PATIENCE = 300
-"""Seconds after which a run that has not got anywhere has failed."""
+"""Seconds without progress after which a run has failed."""
 RAY_S_OWN = "_AutoscalingCoordinatorActor"
-"""One for a whole cluster, for all jobs; Ray starts it with the first and keeps it."""
+"""An actor shared by all jobs of a cluster; Ray starts it with the first job and keeps it."""
 ROLES = {"trainer": "ray::RayTrainWorker", "extractor": "ray::Extractor", "labeller": "ray::Labeller"}
 
 
 @dataclass
 class Bench:
-    """A cluster of several nodes on this machine, and the runs on it."""
+    """A cluster of several nodes on this machine, and its runs."""
 
     folder: Path
     cluster: Cluster
@@ -89,10 +90,10 @@ class Bench:
     def of(cls, folder: Path, *, n_nodes: int) -> Iterator[Bench]:
         home = folder / "home"
         home.mkdir(exist_ok=True)
-        os.environ["HOME"] = str(home)  # it marks the processes of this cluster, and holds Ray's token
-        # Not the argument temp_dir: Ray would note the address under /tmp/ray even so, which need not exist.
+        os.environ["HOME"] = str(home)  # identifies the processes of this cluster, and contains Ray's token
+        # Not the argument temp_dir: Ray would still write the address below /tmp/ray, which may not exist.
         os.environ["RAY_TMPDIR"] = str(folder)
-        # The head has no room for trainers, so that every other node may die.
+        # The head has no CPUs for trainers, so that every other node may fail.
         head = {"num_cpus": 0, "include_dashboard": True}
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -111,13 +112,13 @@ class Bench:
         self.nodes.append(self.cluster.add_node(num_cpus=2))
 
     def nodes_of(self, role: str) -> list[Any]:
-        """The nodes, save the head, on which processes of that role run."""
+        """The nodes, except for the head, on which processes of this role run."""
         raylets = {node.all_processes["raylet"][0].process.pid: node for node in self.nodes}
         parents = [int(Path(f"/proc/{pid}/stat").read_text().split()[3]) for pid in self.processes(role)]
         return [raylets[pid] for pid in dict.fromkeys(parents) if pid in raylets]
 
     def kill_node(self, node: Any) -> None:
-        """Kill a node with all that runs on it."""
+        """Kill a node with all of its processes."""
         self.nodes.remove(node)
         self.cluster.remove_node(node, allow_graceful=False)
 
@@ -140,7 +141,7 @@ class Bench:
 
 
 class Job:
-    """`reid-ray train` of a configuration in a process of its own, again and again until it ends well."""
+    """`reid-ray train` in a subprocess, which can be restarted until it succeeds."""
 
     def __init__(self, bench: Bench, config: Config) -> None:
         self.bench, self.config = bench, config
@@ -166,7 +167,7 @@ class Job:
         return []
 
     def wait_for(self, kind: str, number: int) -> None:
-        """Until this process has logged the event of that global step (`step`) or epoch (all others)."""
+        """Wait until this process has logged the event of a global step (`step`) or epoch (all other kinds)."""
         key, until = "global_step" if kind == "step" else "epoch", time.monotonic() + PATIENCE
         while time.monotonic() < until:
             if any(e["event"] == kind and e[key] >= number and e["time"] > self.started for e in self.events()):
@@ -174,7 +175,7 @@ class Job:
             if self.process.poll() is not None:
                 raise RuntimeError(f"the run ended early: {self.process.communicate()[0]}")
             time.sleep(0.02)
-        raise RuntimeError(f"the run never got to {kind} {number}")
+        raise RuntimeError(f"the run never reached {kind} {number}")
 
     def wait_for_processes(self, role: str, number: int = 1) -> list[int]:
         until = time.monotonic() + PATIENCE
@@ -191,26 +192,26 @@ class Job:
         return self.process.returncode, output
 
     def end(self) -> None:
-        """Whatever is still there of it, and its directory."""
+        """Kill the remaining processes of the run, and remove its directory."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
         shutil.rmtree(self.directory.path, ignore_errors=True)
 
     def again(self) -> None:
-        """The same command once more, to its end."""
+        """Run the same command again to its end."""
         self.start()
         code, output = self.finish()
         assert code == 0, output
 
 
 def state(directory: RunDirectory) -> dict[str, Any]:
-    """Everything that a run ends with: networks, optimizers, labels."""
+    """Final state of a run: networks, optimizers, labels."""
     return dict(torch.load(checkpoint_files(directory.checkpoints)[0], weights_only=True))
 
 
 def difference(expected: Any, found: Any, where: str = "") -> str | None:
-    """Name of the first number that is not the same to the last bit."""
+    """Name of the first value that is not bit-identical."""
     if isinstance(expected, torch.Tensor):
         return None if torch.equal(expected, found) else where
     if isinstance(expected, dict):
@@ -225,7 +226,7 @@ def difference(expected: Any, found: Any, where: str = "") -> str | None:
     return None if expected == found else where
 
 
-# Each fault is done to a job while it runs, and says in a few words what happened.
+# Each function injects a fault into a running job and returns a short description of what happened.
 
 
 def kill(role: str, kind: str, number: int) -> Callable[[Job], str]:
@@ -240,7 +241,7 @@ def kill(role: str, kind: str, number: int) -> Callable[[Job], str]:
 
 
 def kill_in_refresh(role: str) -> Callable[[Job], str]:
-    """Just after an epoch's end, when its labels are being made."""
+    """Just after an epoch's end, while labels are being computed."""
 
     def fault(job: Job) -> str:
         job.wait_for("epoch", 0)
@@ -279,7 +280,7 @@ def signal_driver(number: signal.Signals) -> Callable[[Job], str]:
 
 
 def wait_until_gone(bench: Bench) -> None:
-    """Until neither actor nor placement group of a run is left."""
+    """Wait until a run has neither actors nor placement groups."""
     until = time.monotonic() + 90
     while True:
         where = {"address": bench.cluster.address, "raise_on_missing_output": False}
@@ -309,7 +310,7 @@ def hang(role: str) -> Callable[[Job], str]:
 
 
 def preempt(job: Job) -> str:
-    """A notice that a trainer's node will be taken away, as clouds give; then it is."""
+    """Announce the preemption of a trainer's node, as clouds do, then kill it."""
     job.wait_for("step", 6)
     node = job.bench.nodes_of("trainer")[0]
     before = len([event for event in job.events() if event["event"] == "step"])
@@ -338,7 +339,7 @@ def damage_checkpoint(job: Job) -> str:
     newest = checkpoint_files(job.directory.checkpoints)[0]
     newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
     job.again()
-    return f"{newest.name} was cut in half; passed over for the one before"
+    return f"{newest.name} was cut in half; the previous one was used"
 
 
 def fill_disk(job: Job) -> str:
@@ -358,7 +359,7 @@ def fill_disk(job: Job) -> str:
 
 
 def lose_nodes(job: Job) -> str:
-    """A node leaves for good, and the run may continue with fewer workers."""
+    """Remove a node permanently; the run may continue with fewer workers."""
     job.wait_for("step", 8)
     trainers = job.bench.nodes_of("trainer")
     gone = [node for node in job.bench.nodes if node not in trainers] + trainers[:1]
@@ -376,7 +377,7 @@ def lose_nodes(job: Job) -> str:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is done, how, to a run with which settings; `exact` asks for the same weights to the last bit."""
+    """A fault: its description, its function, and the run's settings; `exact` requires bit-identical weights."""
 
     what: str
     do: Callable[[Job], str]
@@ -421,14 +422,14 @@ class Outcome:
 
 
 class Trial:
-    """Runs with faults and without, on one cluster; what was left alone is trained once for each way of computing."""
+    """Runs with and without faults on one cluster; the reference run is trained once per way of computing."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self._whole: dict[tuple[str, ...], tuple[dict[str, Any], float]] = {}
 
     def undisturbed(self, settings: tuple[str, ...] = ()) -> tuple[dict[str, Any], float]:
-        """What the run ends with, and its seconds."""
+        """Final state of the run, and its seconds."""
         key = tuple(setting for setting in settings if not setting.startswith("runtime."))
         if key not in self._whole:
             job = Job(self.bench, self.bench.config("whole", *key))
@@ -454,7 +455,7 @@ class Trial:
 
 
 def lost(job: Job, expected: dict[str, Any], exact: bool) -> str | None:
-    """What of a run is not as if nothing had happened."""
+    """Describe differences from the undisturbed run."""
     left = [path.name for path in job.directory.path.glob("**/.*")]
     if left:
         return f"left behind: {left}"
@@ -475,7 +476,7 @@ def far_apart(expected: dict[str, Any], found: dict[str, Any]) -> str | None:
 
 
 def random_kills(bench: Bench, n_kills: int, seed: int) -> bool:
-    """Kill any process of small runs at any moment; every run must end, and with the same weights to the last bit."""
+    """Kill random processes of small runs at random times; every run must finish with bit-identical weights."""
     rng, n_done, n_runs, equal = random.Random(seed), 0, 0, True
     expected, length = Trial(bench).undisturbed()
     print("| run | killed, seconds after the start or the kill before | weights |\n|---|---|---|", flush=True)
@@ -489,7 +490,7 @@ def random_kills(bench: Bench, n_kills: int, seed: int) -> bool:
                 break  # it has ended before
             victims = [job.process.pid] if role == "driver" else bench.processes(role)
             if not victims:
-                continue  # there is none yet, or none any more
+                continue  # no such process yet, or no longer
             os.kill(rng.choice(victims), signal.SIGKILL)
             n_done += 1
             told.append(f"{role} at {moment:.1f}")
@@ -510,7 +511,7 @@ def random_kills(bench: Bench, n_kills: int, seed: int) -> bool:
 
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
-    """A file system of its own for the runs, which can be filled without harm; needs the right to mount."""
+    """A separate file system for the runs, which can safely be filled; needs permission to mount."""
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2g", "tmpfs", str(folder)], check=True)
     try:

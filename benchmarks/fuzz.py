@@ -1,11 +1,11 @@
-"""Tries thousands of damaged and absurd inputs and prints what became of them.
+"""Fuzz readers and algorithms with thousands of damaged and absurd inputs, and print the outcomes.
 
     python benchmarks/fuzz.py --cases 10000
 
-Image files of every format, cut, changed and with headers that lie; lists, configurations, arrays, rankings,
-clusterings, packed datasets and weights files. Cases run in processes of their own, so that a crash of native code
-or a hang counts as one and ends nothing. Right is an answer that equals a slow oracle's, or a `UserError`;
-everything else is a bug, and its input is printed. The exit code is 0 where there is none.
+Inputs are image files of every format, truncated, changed and with false headers; lists, configurations, arrays,
+rankings, clusterings, packed datasets and weights files. Cases run in child processes, so that a crash of native code
+or a hang counts as one case and does not end the run. A correct outcome equals the result of a slow oracle or is a
+`UserError`; everything else is a bug, and its input is printed. The exit code is 0 if there is none.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ HANG_SECONDS = 60.0
 """Time limit of one case; the first also starts Python and compiles kernels."""
 
 END = ""
-"""In place of a line, when a process has ended."""
+"""Replaces a line when a process has ended."""
 
 COUNTS = ("read", "refused", "traceback", "wrong", "hang", "crash")
 FAULTS = COUNTS[2:]
@@ -40,18 +40,18 @@ FAULTS = COUNTS[2:]
 
 @dataclass
 class Report:
-    """What became of the cases of a kind.
+    """Outcomes of the cases of a kind.
 
     Attributes:
-        counts: outcome → cases.
-        examples: of faults, in words.
+        counts: outcome → number of cases.
+        examples: descriptions of faults.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
 
     def add(self, event: dict[str, str]) -> None:
-        """Count a case: its `outcome`, and of a fault an `example`."""
+        """Count a case by its `outcome`, and store the `example` of a fault."""
         self.counts[event["outcome"]] += 1
         if "example" in event:
             self.examples.append(event["example"])
@@ -68,7 +68,7 @@ class Report:
 def fuzz(
     kind: str, n_cases: int, *, seed: int = 0, hang_seconds: float = HANG_SECONDS, script: str = __file__
 ) -> Report:
-    """Run cases of a kind in child processes; one that ends or hangs is replaced, and its case counted.
+    """Run cases of a kind in child processes; a process that crashes or hangs is replaced, and its case is counted.
 
     Args:
         script: run as `script --child KIND SEED CASES FOLDER`, prints a line of JSON for each case.
@@ -118,13 +118,13 @@ def _forward(child: subprocess.Popen[str], lines: queue.Queue[str]) -> None:
 
 
 def _last(folder: str) -> str:
-    """The input that a child had when it ended."""
+    """The input of a child when it ended."""
     file = Path(folder) / "last.pickle"
     return repr(pickle.loads(file.read_bytes())) if file.exists() else "no input yet"
 
 
 def try_case(check: Callable[[Any, Path], str], drawn: Any, folder: Path) -> dict[str, str]:
-    """Outcome of one case, with the input where it is a fault."""
+    """Outcome of one case, with its input if it is a fault."""
     from fuzz_cases import WrongValueError
 
     try:
@@ -136,7 +136,7 @@ def try_case(check: Callable[[Any, Path], str], drawn: Any, folder: Path) -> dic
 
 
 def run_here(kind: str, seed: int, n_cases: int, folder: Path, answer: Callable[[dict[str, str]], None]) -> None:
-    """Draw and run cases in this process; each input is saved before it is tried."""
+    """Generate and run cases in this process; each input is saved before it is tried."""
     import hypothesis
     from fuzz_cases import KINDS
 

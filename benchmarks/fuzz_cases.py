@@ -1,7 +1,7 @@
-"""What `fuzz.py` tries: strategies of inputs, and checks that know which answers are right.
+"""Cases of `fuzz.py`: strategies for inputs, and checks of the results.
 
 Each kind is a strategy and a check. The check reads one input and returns "read" or "refused" (a `UserError`); it
-raises `WrongValueError` where an answer differs from that of a slow, straight oracle, and lets other exceptions pass.
+raises `WrongValueError` if a result differs from that of a slow, simple oracle, and does not catch other exceptions.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Outcome = Literal["read", "refused"]
 
 
 class WrongValueError(AssertionError):
-    """An answer that differs from the oracle's."""
+    """A result that differs from the oracle's."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def expect(condition: bool, what: str) -> None:
 Damage = tuple[Any, ...]
 EXTREMES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 PLACE = st.integers(0, 10**6)
-"""Positions are drawn as millionths of the length, so that examples shrink with any file."""
+"""Positions are millionths of the length, so that examples shrink for any file."""
 
 DAMAGE: st.SearchStrategy[Damage] = st.one_of(
     st.tuples(st.just("cut"), PLACE),
@@ -153,7 +153,7 @@ def originals() -> list[tuple[str, bytes]]:
 
 @st.composite
 def image_files(draw: st.DrawFn) -> tuple[int, list[Damage], int | None]:
-    """Number of an original, damages, and for PNG perhaps a header that lies with a right checksum."""
+    """Number of an original, damages, and for PNG possibly a false header with a correct checksum."""
     number = draw(st.integers(0, len(originals()) - 1))
     lie = draw(st.one_of(st.none(), st.integers(0, 2**40))) if originals()[number][0] == "PNG" else None
     return number, draw(st.lists(DAMAGE, max_size=4)), lie
@@ -172,14 +172,14 @@ def check_image(drawn: tuple[int, list[Damage], int | None], folder: Path) -> Ou
     expect(pixels.dtype == torch.uint8 and pixels.ndim == 3 and pixels.shape[0] == 3, f"{kind}: {pixels.shape}")
     expect(min(pixels.shape) > 0 and pixels.is_contiguous(), f"{kind}: {pixels.shape}")
     is_cut_only = all(name == "cut" for name, *_ in damages)
-    if lie is None and (kind == "PNG" or is_cut_only):  # PNG has checksums; of a cut file all or nothing is there
+    if lie is None and (kind == "PNG" or is_cut_only):  # PNG has checksums; truncated files are complete or rejected
         expect(torch.equal(pixels, expected_pixels(number)), f"a damaged {kind} was read as another picture")
     return "read"
 
 
 @cache
 def expected_pixels(number: int) -> torch.Tensor:
-    """By Pillow alone, as a viewer shows it; of 16 bits the upper 8."""
+    """Decode with Pillow alone, as a viewer does; the upper 8 of 16 bits."""
     with Image.open(io.BytesIO(originals()[number][1])) as image:
         upright = ImageOps.exif_transpose(image)
     if upright.mode == "I;16":
@@ -189,7 +189,7 @@ def expected_pixels(number: int) -> torch.Tensor:
 
 
 def with_png_header(data: bytes, lie: int) -> bytes:
-    """Another width, height, depth, colour type or interlacing, with the checksum that belongs to it."""
+    """Another width, height, depth, colour type or interlacing, with a matching checksum."""
     header = bytearray(data[16:29])
     field, value = lie % 5, lie // 5
     if field < 2:
@@ -212,7 +212,7 @@ NAMES = [f"{letter}.png" for letter in "abcdef"]
 
 @st.composite
 def cells(draw: st.DrawFn) -> tuple[int | str | None, str]:
-    """What is meant, and how it is written."""
+    """Intended values and their spellings."""
     meant = draw(st.one_of(st.none(), st.integers(0, 10**6), st.sampled_from(("ann", "bob", "Ünal", "a b", "Na"))))
     if meant is None:
         return None, draw(st.sampled_from(MISSING))
@@ -221,7 +221,7 @@ def cells(draw: st.DrawFn) -> tuple[int | str | None, str]:
 
 @st.composite
 def lists(draw: st.DrawFn) -> dict[str, Any]:
-    """Rows of a list with how they are written, and perhaps damage to the bytes."""
+    """Rows of a list with their spellings, and possibly damage to the bytes."""
     names = draw(st.lists(st.sampled_from(NAMES), unique=True, max_size=len(NAMES)))
     splits = [split for split, _ in zip(draw(st.permutations([*SPLITS] * 2)), names, strict=False)]
     gallery = draw(st.sampled_from(SPLITS["gallery"]))  # next to "gallery", "test" would be a second test set
@@ -270,7 +270,7 @@ def check_list(drawn: dict[str, Any], folder: Path) -> Outcome:
 
 
 def expected_rows(drawn: dict[str, Any]) -> list[tuple[str, int, int, str]] | None:
-    """The table that is meant; None where it lacks a split that it needs."""
+    """The intended table; None if it lacks a required split."""
     names, splits = drawn["names"], drawn["splits"] or ["train"] * len(drawn["names"])
     if "train" not in splits or ("query" in splits) != ("gallery" in splits):
         return None
@@ -288,7 +288,7 @@ def expected_rows(drawn: dict[str, Any]) -> list[tuple[str, int, int, str]] | No
 
 
 def with_images(folder: Path) -> None:
-    """Six different images in a folder, made once."""
+    """Six different images in a folder, created once."""
     if not (folder / NAMES[-1]).exists():
         for shade, name in enumerate(NAMES):
             Image.new("RGB", (4, 6), (shade, 0, 0)).save(folder / name)
@@ -375,7 +375,7 @@ def check_array(drawn: tuple[Any, str, Any], folder: Path) -> Outcome:
 
 
 def naive_pixels(array: Any, channels: str, *, channels_first: bool) -> Any:
-    """Pixel by pixel; None for what is no image."""
+    """Convert pixel by pixel; None if the input is not an image."""
     if array.dtype not in (np.uint8, np.uint16) or array.ndim not in (2, 3) or 0 in array.shape:
         return None
     if array.ndim == 2:
@@ -480,7 +480,7 @@ def check_clustering(drawn: dict[str, Any], folder: Path) -> Outcome:
     except UserError:
         expect(not is_good, "a good clustering was refused")
         return "refused"
-    expect(is_good, "a clustering was made of settings that have none")
+    expect(is_good, "invalid settings gave a clustering")
     if len(labels):
         dense = np.full(graph.shape, 9.0, np.float32)
         entries = graph.tocoo()
@@ -521,7 +521,7 @@ def check_packed(drawn: tuple[str, list[Damage]], folder: Path) -> Outcome:
         return "refused"
     if name == "shard-00000.arrow":
         shades = [int(image[0, 0, 0]) for image in images]
-        expect(set(shades) <= set(range(6)), f"pixels {shades} that no image has")
+        expect(set(shades) <= set(range(6)), f"pixels {shades} that are in no image")
     return "read"
 
 

@@ -1,18 +1,18 @@
-"""Does GCL's generation get better, and does joint training beat the warm-up? On images whose people are known.
+"""Measure whether GCL's generation improves and joint training beats the warm-up, on images with known identities.
 
     python benchmarks/generation.py name=gcl data.layout=synthetic model.weights=runs/warm/checkpoints/model-last.pt …
 
-Arguments are overrides of the recipe `gcl`, which begins from the model of another run. One novel view is generated
-for each training image, and embedded by that warm-up model, which no stage changes. Measured before the stage
-`generate`, after it, and after the stage `joint`:
+Arguments are overrides of the recipe `gcl`, which starts from the model of another run. One novel view is generated for
+each training image and embedded by that warm-up model, which no stage changes. Measured before the stage `generate`,
+after it, and after the stage `joint`:
 
-* the Fréchet distance between the generated views of every second image and the other half of the real images. The row
-  `real` has the real images of the first half in their place: as low as it can get;
-* R1 and mAP of generated views as queries among all real images, with the usual camera rule: a turned person should be
-  nearer to their own real other views than to other people. The row `real` has the images themselves;
+* the Fréchet distance between the generated views of every second image and the other half of the real images. In the
+  row `real`, the real images of the first half replace the generated views, which gives a lower bound;
+* R1 and mAP of generated views as queries among all real images, with the usual camera rule: a rotated person should be
+  nearer to their own real other views than to other people. In the row `real`, the queries are the images themselves;
 * DSSIM in CIE-Lab between images of a person (`identity_diversity`), and the mean absolute difference of x'_ori from x.
 
-The log of the run has the mAP of the retriever, at the start of the stage `joint` that of the warm-up.
+The log of the run has the mAP of the retriever; at the start of the stage `joint` it is that of the warm-up.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ FLOAT32 = torch.float32, torch.device("cpu")
 
 
 class StageEndError(Exception):
-    """The stage `joint` begins."""
+    """Raised when the stage `joint` begins."""
 
 
 def batches(config: Config) -> Iterator[dict[str, Any]]:
@@ -59,7 +59,7 @@ def batches(config: Config) -> Iterator[dict[str, Any]]:
 
 @torch.no_grad()
 def measure(method: GCL, warmup: nn.Module, config: Config) -> dict[str, dict[str, float]]:
-    """The numbers of generated views and of real images."""
+    """The metrics of generated views and of real images."""
     assert method.generator is not None
     for module in (*method.modules.values(), warmup):
         module.eval()

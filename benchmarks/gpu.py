@@ -3,12 +3,12 @@
     python benchmarks/gpu.py --out gpu.json
     python benchmarks/gpu.py --device cpu --quick      # the same code on a machine without a GPU
 
-Sections, in this order; none starts after `--minutes`, so a slow card still leaves a report:
+Sections, in this order; none starts after `--minutes`, so that a slow card also gives a report:
 
 * the tests of the group `gpu`;
 * the label refresh at the sizes of Market-1501, MSMT17 and beyond: exact neighbour search, graph and clusters. The
-  limit is N²·D operations at the rate of the device's own bfloat16 matrix product, because each product serves two
-  rows. faiss's exact search on the same device stands next to it where it is installed;
+  limit is N²·D operations at the rate of the device's own bfloat16 matrix product, because each product is used for two
+  rows. If faiss is installed, its exact search on the same device is measured as well;
 * a step of every stage of every recipe (`steps.py`) in bfloat16, in float32, compiled, and with contiguous tensors.
 """
 
@@ -58,7 +58,7 @@ def run_gpu_tests() -> dict[str, float]:
 
 
 def measure_refresh(n_rows: int, dim: int, device: torch.device, peak: float) -> dict[str, float | None]:
-    """Seconds of the parts of a refresh of generated features, and of the limit of its search."""
+    """Seconds of each part of a refresh on generated features, and the lower bound for its search."""
     features = make_features(n_rows, dim)
     nearest(features[:1000], 20, device=device)  # compiles the kernels, and starts the device
     search = timed(lambda: nearest(features, K1, device=device), device)
@@ -105,7 +105,8 @@ def refresh_table(rows: Sequence[Mapping[str, float | None]]) -> str:
 def measure_steps(
     recipes: Sequence[str], overrides: Sequence[str], device: torch.device, peak: float, ends: float
 ) -> list[StepCost]:
-    """Step costs by recipe and variant, until the time is over; a stage that does not fit is printed and left out."""
+    """Step costs by recipe and variant, until the time is over; stages that do not fit in memory are reported and
+    skipped."""
     costs: list[StepCost] = []
     for variant in VARIANTS:
         for recipe in recipes:

@@ -28,7 +28,7 @@ class Cell:
     """Features and their identities.
 
     Attributes:
-        world: what made the features; scores are never judged on the world they were selected on.
+        world: source of the features; scores are never judged on the world on which they were selected.
         features: float32 [N, D], L2-normalised.
         camids, pids: int64 [N].
     """
@@ -61,7 +61,7 @@ def file_cells(files: Sequence[Path], seed: int = 0) -> Iterator[Cell]:
 
 
 def subsets(whole: Cell, rng: np.random.Generator) -> Iterator[Cell]:
-    """A world by cameras, by people and by size."""
+    """Cells of a world, by cameras, people and size."""
     yield whole
     for cameras in CAMERA_SETS:
         mask = np.isin(whole.camids, cameras)
@@ -83,11 +83,11 @@ class World:
     Attributes:
         noise: norm of the noise of an image, next to people of norm 1; between people it varies by `noise_spread`
             (standard deviation of its logarithm).
-        shift: norm of what all images of a camera share.
-        view: norm of what the images of one person at one camera share.
-        lookalikes: people per group that shares `alike` of its vector.
+        shift: norm of the offset that all images of a camera share.
+        view: norm of the offset that the images of one person at one camera share.
+        lookalikes: people per group; its members share the part `alike` of their vectors.
         tail: exponent of the images per person; 0: about the same for all.
-        distractors: share of images that show a person once.
+        distractors: share of images of people with a single image.
     """
 
     name: str
@@ -131,13 +131,13 @@ WORLDS = (
 
 
 def synthetic_cells(worlds: Sequence[World] = WORLDS, seed: int = 0) -> Iterator[Cell]:
-    """One cell of each world; a family of worlds is a world of its own when scores are selected."""
+    """One cell of each world; for the selection of scores, a family of worlds counts as one world."""
     for at, world in enumerate(worlds):
         yield make_cell(world, np.random.default_rng((seed, at)))
 
 
 def make_cell(world: World, rng: np.random.Generator) -> Cell:
-    """Draw the features of a world."""
+    """Generate the features of a world."""
     n_people = world.n_people
     groups = directions(rng, -(-n_people // world.lookalikes))
     own = directions(rng, n_people)

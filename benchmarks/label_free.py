@@ -1,16 +1,15 @@
-"""Do label-free scores rank labellings and models as identities do? Rank correlations over a test bed of cells.
+"""Rank correlations between label-free scores and scores by identities, for labellings and models, over a test bed.
 
     python benchmarks/label_free.py cells features.npy other.npy --log results.jsonl
     python benchmarks/label_free.py runs runs/unsupervised runs/tuned --log results.jsonl
     python benchmarks/label_free.py table --log results.jsonl
     python benchmarks/label_free.py plot --log results.jsonl --out label-free.svg
 
-`cells` makes a grid of labellings of every cell of `label_cells.py`: subsets of the training images of files that
-`reid-ray extract` wrote (the table of rows next to them, with identities), and synthetic worlds. `table` prints, for
-each label-free score and over all cells, Spearman's rank correlation with pairwise F1 and what its choice is worth.
-`runs` takes folders of finished runs: it labels the features of each run's last model again, and prints the
-correlations of their scores with the F1 of those labels and with the run's mAP. Runs on other images or of another
-network are another set.
+`cells` computes a grid of labellings of every cell of `label_cells.py`: subsets of the training images in files written
+by `reid-ray extract` (the table of rows next to them, with identities), and synthetic worlds. `table` prints, for each
+label-free score and over all cells, Spearman's rank correlation with pairwise F1 and the F1 of its choice. `runs` reads
+folders of finished runs: it labels the features of each run's last model again, and prints the correlations of the
+scores with the F1 of those labels and with the run's mAP. Runs with other images or another network form separate sets.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from scipy.stats import spearmanr
 
 from reid_ray.types import UNKNOWN
 
-# The engine brings PyTorch with it, which plots do not need: it is imported where it is used.
+# The engine imports PyTorch, which plots do not need, so it is imported where it is used.
 
 Result = dict[str, Any]
 
@@ -44,7 +43,7 @@ SCORES = (
     "camera_mix",
     "cross_camera_share",
 )
-"""What is correlated, where it is there."""
+"""Correlated values, as far as available."""
 
 GRIDS = (
     ["variant=spcl", "k1=10,15,20,30,40", "k2=6", "eps=.4:.7:.05", "min_samples=2,4,8"],
@@ -53,13 +52,13 @@ GRIDS = (
 """Settings that a user could try, from too few images in clusters to too many; the second needs two cameras."""
 
 PUBLISHED = {"variant": "spcl", "k1": 30, "eps": 0.55, "min_samples": 4}
-"""The setting of ICE's recipe, which knows nothing of the cell."""
+"""The setting of ICE's recipe, which does not depend on the cell."""
 
 GOOD_SHARE = 0.9
 """A choice is good if its F1 is at least this share of the best."""
 
 NOT_IMAGES = {"strong", "cache_mb", "loader_threads"}
-"""Keys of `data` that runs on the same images may differ in."""
+"""Keys of `data` in which runs on the same images may differ."""
 
 
 def labellings(files: Sequence[Path]) -> Iterator[Result]:
@@ -102,7 +101,8 @@ def mean_ap(run: Any) -> float:
 
 
 def correlations(results: Sequence[Result], truths: Sequence[str]) -> str:
-    """Markdown: Spearman of each score with each truth, a column for each set and truth, and what choosing gives."""
+    """Markdown: Spearman's ρ of each score with each ground truth, a column per set and ground truth, and the
+    choices."""
     sets = list(dict.fromkeys(result["set"] for result in results))
     groups = [[result for result in results if result["set"] == name] for name in sets]
     lines = [
@@ -127,12 +127,12 @@ def spearman(results: Sequence[Result], score: str, truth: str) -> str:
 
 
 def choice(results: Sequence[Result], truth: str) -> str:
-    """The truth of the result with the best label-free score, and the best there is."""
+    """The ground-truth score of the result with the best label-free score, and the best one of all results."""
     return f"{max(results, key=lambda result: result['label_free'])[truth]:.3f} / {max(r[truth] for r in results):.3f}"
 
 
 def table(results: Sequence[Result]) -> str:
-    """Markdown: each score over all cells, then the cells in which the choice of `label_free` is not good."""
+    """Markdown: each score over all cells, then the cells in which `label_free` does not choose a good setting."""
     cells = by((result for result in results if result["kind"] == "labelling"), "set")
     lines = [
         f"{len(cells)} cells, {len(by(results, 'world'))} worlds, {len(results)} labellings",
@@ -207,7 +207,7 @@ def plot(results: Sequence[Result], out: Path) -> None:
 
 
 def by(results: Iterable[Result], key: str) -> dict[str, list[Result]]:
-    """Results by one of their values, in the order in which they come."""
+    """Group results by one of their values, in order of appearance."""
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(result[key], []).append(result)

@@ -1,11 +1,12 @@
 """The label engine compared with a dense implementation of the published description and with plain nearest neighbours.
 
-`python benchmarks/labels.py` compares the three at 3,000, 12,936 and 32,621 rows (those of Market-1501 and MSMT17 for
-training) and prints ratios, peak memory and whether labels are the same. `--scale 126441x2048 1000000x256` measures the
-engine alone, stage by stage, and `--plot FILE.svg` draws how each stage grows. Features are read from a file that
-`reid-ray extract` wrote, or generated (`make_features`); a file with too few rows is multiplied (`multiply`).
+`python benchmarks/labels.py` compares the three at 3,000, 12,936 and 32,621 rows (the latter two are the training
+splits of Market-1501 and MSMT17) and prints ratios, peak memory and whether labels are the same. `--scale 126441x2048
+1000000x256` measures the engine alone, stage by stage, and `--plot FILE.svg` plots the growth of each stage. Features
+are read from a file that `reid-ray extract` wrote, or generated (`make_features`); a file with too few rows is
+multiplied (`multiply`).
 
-Each measurement is a process of its own, so that its peak memory is its own: that beyond the interpreter, the libraries
+Each measurement runs in a separate process to isolate its peak memory, which excludes the interpreter, the libraries
 and the features, after a first run on a few rows. Measurements of one size alternate, and medians are compared.
 """
 
@@ -35,7 +36,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "spcl": {"variant": "spcl", "k1": 30, "k2": 6, "eps": 0.55, "min_samples": 4},
     "cvpr17": {"variant": "cvpr17", "k1": 20, "k2": 6, "eps": 0.6, "min_samples": 4},
 }
-"""As ICE uses the one and domain adaptation (SSG, MMT) the other; those choose eps near this one."""
+"""Settings of ICE and of domain adaptation (SSG, MMT); the latter methods choose eps near this value."""
 
 WARM_UP_ROWS = 600
 KNN_BLOCKS = (1024, 4096)
@@ -51,8 +52,8 @@ def make_features(n_rows: int, dim: int, seed: int = 0) -> Floats:
     """Features float32 [N, D] that cluster about as badly as those of a network in training do on Market-1501.
 
     Persons have log-normal numbers of images (2 to 72, 17 on average) from one to four of six cameras. A feature is the
-    common mean, a person's centre, offsets of the camera and of the person under that camera, and noise; all but the
-    noise lie mostly in a few dozen directions.
+    sum of the common mean, a person's centre, offsets of the camera and of the person under that camera, and noise;
+    except for the noise, the terms span mostly a few dozen dimensions.
     """
     rng = np.random.default_rng(seed)
     sizes = np.clip(rng.lognormal(2.65, 0.7, size=n_rows // 8 + 8).astype(np.int64), 2, 72)
@@ -77,10 +78,10 @@ def make_features(n_rows: int, dim: int, seed: int = 0) -> Floats:
 
 
 def multiply(features: Floats, n_rows: int, seed: int = 0) -> Floats:
-    """The features, and as many copies as it takes to have `n_rows`, each of other persons and a little noisier.
+    """Extend features to `n_rows` by copies, each with new persons and slightly more noise.
 
-    About the common mean, a copy is rotated (its dimensions are permuted and change sign), which leaves similarities
-    within it as they are and makes its persons strangers to those of others; noise keeps copies from being equal.
+    A copy is rotated about the common mean (its dimensions are permuted and change sign), which preserves similarities
+    within the copy and makes its persons unrelated to all others; noise makes copies differ.
     """
     rng = np.random.default_rng(seed)
     n_real, dim = features.shape
@@ -96,7 +97,7 @@ def multiply(features: Floats, n_rows: int, seed: int = 0) -> Floats:
     return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
-# What is measured
+# Measured methods
 
 
 def ours(features: Floats, settings: dict[str, Any]) -> tuple[Labels, dict[str, float]]:
@@ -111,7 +112,7 @@ def ours(features: Floats, settings: dict[str, Any]) -> tuple[Labels, dict[str, 
 
 
 def bare_topk(features: Floats, k: int, block: int) -> None:
-    """Exact neighbours and nothing else: float32 products by blocks of rows, and PyTorch's top k."""
+    """Only exact neighbours: float32 products by blocks of rows, and PyTorch's top k."""
     rows = torch.from_numpy(features)
     for start in range(0, len(rows), block):
         (rows[start : start + block] @ rows.T).topk(k)
@@ -143,7 +144,7 @@ def bare_faiss(features: Floats, k: int) -> None:
 def dense(features: Floats, settings: dict[str, Any]) -> tuple[Labels, dict[str, float]]:
     """The published description with N×N matrices in float32 and a Python loop over rows, then scikit-learn.
 
-    Ranks are partial sorts of blocks of rows, as later releases have them; the first sorted all of N×N.
+    Ranks are partial sorts of blocks of rows, as in later releases; the first release sorted the whole N×N matrix.
     """
     from sklearn.cluster import DBSCAN
 
@@ -256,7 +257,7 @@ def status_mb(field: str) -> float:
 
 
 def child(task: dict[str, Any]) -> None:
-    """Carry out one measurement and print it as JSON."""
+    """Run one measurement and print it as JSON."""
     torch.set_num_threads(task["threads"])
     method, settings = task["method"], task["settings"]
     k = settings["k1"] + (settings["variant"] == "cvpr17")
@@ -292,7 +293,7 @@ def child(task: dict[str, Any]) -> None:
 
 
 def measure(task: dict[str, Any]) -> Result:
-    """Carry out a measurement in another process; `{}` where it cannot be done there."""
+    """Run a measurement in another process; `{}` if it fails there."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(task["threads"]), "NUMBA_NUM_THREADS": str(task["threads"])}
     command = [sys.executable, __file__, "--child", json.dumps(task)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -305,7 +306,7 @@ def measure(task: dict[str, Any]) -> Result:
 
 
 def same_labels(a: Path, b: Path) -> bool:
-    """Whether two labellings are one up to the numbers of clusters."""
+    """Whether two labellings are equal up to a renumbering of clusters."""
     first, second = np.load(a), np.load(b)
     if not np.array_equal(first == -1, second == -1):
         return False
@@ -314,7 +315,7 @@ def same_labels(a: Path, b: Path) -> bool:
 
 
 def compare(arguments: argparse.Namespace, folder: Path) -> None:
-    """The table of ours, dense and bare neighbours."""
+    """The table that compares the engine, the dense implementation and plain neighbours."""
     headings = ("rows × dims", "variant", "ours, s", "kNN, s (which)", "dense, s", "ours/kNN", "dense/ours", "ours, MB")
     headings += ("dense, MB", "share", "clusters", "outliers", "labels")
     print_row(headings)
@@ -380,12 +381,12 @@ def scale(arguments: argparse.Namespace, folder: Path) -> None:
 
 
 def write_features(arguments: argparse.Namespace, n_rows: int, dim: int, folder: Path) -> Path:
-    """The features of one size, in a file that measurements read."""
+    """Write the features of one size to a file for the measurements."""
     if arguments.features is None:
         features = make_features(n_rows, dim)
     else:
         features = np.load(arguments.features, mmap_mode="r")
-        if features.shape[1] > dim:  # a random projection keeps similarities, but for some noise
+        if features.shape[1] > dim:  # a random projection preserves similarities, up to noise
             rng = np.random.default_rng(0)
             features = features @ rng.standard_normal((features.shape[1], dim), dtype=np.float32)
             features /= np.linalg.norm(features, axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Rows of the tables that `methods.py` makes: recipes, and the settings that they change."""
+"""Rows of the tables of `methods.py`: recipes and overrides."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ BUDGET = (
     "evaluation={every: 0, at_start: true}",
     "runtime={backend: inline, threads: 1, device: auto}",
 )
-"""What all runs have in common: people, network, steps. What makes a method stays as its recipe says."""
+"""Settings shared by all runs: people, network, steps. Settings that define a method are those of its recipe."""
 
 FROM_SOURCE = (
     "source={layout: synthetic, strong: {blur: 0, erase: 0}, "
     "synthetic: {n_train_ids: 60, n_test_ids: 40, n_cameras: 2, images_per_id: 16, seed: 1000}}",
     "stages.source={epochs: 6, iterations: 30, sampler: other_cameras, warmup_epochs: 2, lr_steps: []}",
 )
-"""A labelled world of other people, lights and backgrounds, with two cameras, so that there is something to adapt."""
+"""A labelled world with other people, lights and backgrounds, and two cameras, so that there is a domain gap."""
 
 DRAWN = ("labels.k1=20", "labels.k2=6")
 """For synthetic people, who have 16 images each."""
@@ -53,7 +53,7 @@ CROSS_MODAL = (
 """DG-VAE with a ResNet-18 at 64×32: twelve epochs of 30 steps of 8 + 8 images in all."""
 
 NO_SWAP = ("method.swap=false", "stages.task={epochs: 9, lr: 5.0e-4, iterations: 30}")
-"""Rows without the stage `generate` train longer in the first one, so that all have as many steps."""
+"""Rows without the stage `generate` train longer in the first stage, so that all have equally many steps."""
 
 WITHOUT_MODALITIES = (
     "model.bn_group=16",
@@ -66,8 +66,8 @@ WITHOUT_MODALITIES = (
 WORLD = "n_train_ids: 40, n_test_ids: 30, images_per_id: 24, height: 64, width: 32"
 
 RHO = 0.02
-"""For synthetic people, in place of the recipes' 0.002 and 0.0016: 1.6 % of the pairs of 60 people are of one person,
-and of those of Market-1501 0.13 %."""
+"""For synthetic people, instead of the recipes' 0.002 and 0.0016: 1.6 % of the pairs of 60 people show one person,
+compared with 0.13 % in Market-1501."""
 
 ABMT = "abmt-uda"
 PLAIN = "model.branches=[]"
@@ -76,15 +76,15 @@ ALIKE = "method.cross_branch=false"
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table: a recipe, and what is changed of it."""
+    """A line of a table: a recipe and its overrides."""
 
     title: str
     recipe: str = ""
     overrides: tuple[str, ...] = ()
     on: str | None = None
-    """Title of the row whose model it begins with, as frozen extractor or, with `measured`, as it is."""
+    """Title of the row whose model is the frozen extractor or, with `measured`, is only evaluated."""
     measured: tuple[str, ...] = ()
-    """Other settings of `evaluation`, by which the model of the row `on` is measured: nothing is trained."""
+    """Settings of `evaluation` for the model of the row `on`; nothing is trained."""
 
 
 def branches(*layout: str) -> str:
@@ -114,10 +114,10 @@ VIDEO = (
     "evaluation.temporal_frames=15",
     "evaluation.at_start=false",
 )
-"""Walks of people who are drawn, or the data that is given; tracklets are compared by 15 frames each."""
+"""Tracklets of synthetic people, or of the given data; 15 frames per tracklet are compared."""
 
 TRACKLET_LABELS = ("labels.unit=tracklet", "labels.k1=8", "labels.k2=3")
-"""A person has a few tracklets where there are many frames."""
+"""Small neighbourhoods, since a person has many frames but few tracklets."""
 
 TP, TPP = "evaluation.temporal_parts=1", "evaluation.temporal_parts=3"
 EVEN, RANDOM = "evaluation.temporal_sampling=even", "evaluation.temporal_sampling=random"
@@ -273,4 +273,4 @@ COMMON: dict[str, tuple[str, ...]] = {
     "havana-settings": SUPERVISED,
     "video": VIDEO,
 }
-"""What the runs of a table have in common besides the budget."""
+"""Settings shared by the runs of a table, in addition to the budget."""

@@ -1,4 +1,4 @@
-"""Methods side by side with the same small budget: mAP and R1 on synthetic people, or on your data.
+"""Compare methods with the same small budget: mAP and R1 on synthetic people, or on your data.
 
     python benchmarks/methods.py uda                       # source-only, MT-baseline, ABMT, MMT, SpCL on synthetic data
     python benchmarks/methods.py unsupervised --seeds 0    # ICE, ABMT, SpCL, CAP, cluster-contrast … without a source
@@ -12,9 +12,9 @@
     python benchmarks/methods.py havana-settings           # α, β, γ, widths and erasing: tables 4, 6, figures 8, 9
     python benchmarks/methods.py video                     # TP and TPP of table 3.5; ICE on tracklets and on frames
 
-Every run is kept in the folder `--out` and not made again; a killed benchmark resumes. Settings after the
-table's name change all runs. Runs of one network and seed share one source run. The model is that of the last epoch.
-With --images, each run trains on that many images, whatever its batch.
+Runs are stored in the folder `--out` and not repeated; rerun a killed benchmark to resume it. Settings after the
+table's name apply to all runs. Runs with the same network and seed share one source run. The model is that of the last
+epoch. With --images, each run trains on that many images, whatever its batch size.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main() -> None:
     given = parser.parse_intermixed_args()
     titles = [row.title for row in TABLES[given.table]]
     for title in given.only or ():
-        if title not in titles:  # perhaps a setting, which --only has swallowed
+        if title not in titles:  # possibly a setting that --only has consumed
             parser.error(f"no row '{title}' in this table, which has {', '.join(titles)}; settings come before --only")
     rows = [row for row in TABLES[given.table] if given.only is None or row.title in given.only]
     results: dict[str, list[Result]] = {}
@@ -67,7 +67,7 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Result:
-    """Numbers of a row with one seed: its last evaluation, the one before training, and its last labels."""
+    """Results of a row with one seed: its last evaluation, the one before training, and its last labels."""
 
     last: Mapping[str, Any]
     start: Mapping[str, Any] | None = None
@@ -75,7 +75,7 @@ class Result:
 
 
 def result_of(given: argparse.Namespace, row: Row, seed: int) -> Result:
-    """Train a row's run, or measure another row's model by other settings."""
+    """Train a row's run, or evaluate another row's model with other settings."""
     if row.measured:
         run = train(configure(given, row_named(given.table, row.on), seed))
         settings = load_config(run.directory.config_file, row.measured).evaluation
@@ -88,7 +88,7 @@ def result_of(given: argparse.Namespace, row: Row, seed: int) -> Result:
 
 
 def features_of(run: Run, rows: ImageTable) -> FloatArray:
-    """Features of a run's query and gallery, which several rows are measured on."""
+    """Features of a run's query and gallery, which several rows share."""
     if run.path not in _FEATURES:
         _FEATURES.clear()
         _FEATURES[run.path] = run.embed_table(rows)
@@ -125,7 +125,7 @@ def with_shared_source(config: Config) -> Config:
     """The configuration to start from a source run that all runs of this network and seed share."""
     runs = source_runs(config)
     if len(runs) != 1:
-        return config  # MMT's two sources are its own
+        return config  # MMT has two source models of its own
     network = "-".join(f"{branch.pooling}{branch.n_extra}" for branch in config.model.branches) or "plain"
     run = runs[0].model_copy(update={"name": f"source-{network}-{config.seed}"})
     train(run)
@@ -133,10 +133,10 @@ def with_shared_source(config: Config) -> Config:
 
 
 def table(results: Mapping[str, Sequence[Result]], *, at_start: str) -> str:
-    """Markdown: mean and, of several seeds, deviation of mAP and R1 in %, and what else the rows have.
+    """Markdown: mean and, for several seeds, standard deviation of mAP and R1 in %, and other results if available.
 
-    That is the same before training, the ARI of the last clusters (of images, also where tracklets are clustered), and
-    the mean accuracy of attributes next to always predicting the most frequent value.
+    These are mAP and R1 before training, the ARI of the last clusters (of images, even if tracklets are clustered), and
+    the mean accuracy of attributes next to that of always predicting the most frequent value.
     """
     columns: dict[str, Callable[[Result], float | None]] = {
         "mAP": lambda result: result.last["mAP"],

@@ -1,8 +1,8 @@
-"""What Ray costs and what it gives: our loop inside Ray Train against `torchrun`, start-up, overlap, and extraction.
+"""Cost and benefit of Ray: the training loop in Ray Train against `torchrun`, start-up, overlap, and extraction.
 
 `python benchmarks/runtime.py` prints three tables. Overhead: the same run with both runtimes, in turn, medians of
-seconds per step and of start-up. Overlap: the time that training stands still for labels with `labels.staleness` 0 and
-1, with an extractor that sleeps, since on a machine with few cores a working one takes them from the trainer.
+seconds per step and of start-up. Overlap: the time that training waits for labels with `labels.staleness` 0 and 1, with
+an extractor that sleeps, since on a machine with few cores a working one would take them from the trainer.
 Extraction: images per second of 1, 2 and 4 actors.
 """
 
@@ -75,7 +75,7 @@ def overhead(folder: Path, repeats: int, steps: int, n_workers: int) -> None:
 
 
 def train(output: Path, runtime: str, steps: int, n_workers: int) -> tuple[float, float]:
-    """Seconds per step of the second epoch, and until the first epoch began, of a run in processes of its own."""
+    """Seconds per step of the second epoch, and seconds until the first epoch, of a run in separate processes."""
     settings = (*TINY, f"output={output}", f"training.iterations={steps}", "training.epochs=2")
     settings += (f"runtime.n_workers={n_workers}", f"runtime.backend={'ray' if runtime == 'ray' else 'inline'}")
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_workers}"]
@@ -92,7 +92,7 @@ def train(output: Path, runtime: str, steps: int, n_workers: int) -> tuple[float
 
 
 def overlap(folder: Path, steps: int) -> None:
-    """How long training waits for labels, fresh and one epoch behind; the extractor sleeps in place of working."""
+    """Time that training waits for labels, fresh or one epoch old; the extractor sleeps instead of computing."""
     import ray
     import torch
 
@@ -107,7 +107,7 @@ def overlap(folder: Path, steps: int) -> None:
     from reid_ray.training.rundir import RunDirectory
 
     class SleepingExtractor(Extractor):
-        """Features of random numbers, after a while."""
+        """Random features, after a delay."""
 
         def extract(self, table: str, weights: Any, batches: list[range], copy: Any = None) -> Any:
             time.sleep(8)
@@ -115,7 +115,7 @@ def overlap(folder: Path, steps: int) -> None:
             people = torch.randn(16, 64, generator=torch.Generator().manual_seed(0))
             noise = torch.randn(len(rows), 64, generator=torch.Generator().manual_seed(rows[0]))
             features = people[torch.tensor(rows) * 16 // 256 % 16] + 0.2 * noise
-            # As wide as the network, so that proxies fit.
+            # Same dimension as the network, so that proxies fit.
             padded = torch.nn.functional.pad(features, (0, 512 - 64))
             return torch.nn.functional.normalize(padded, dim=1).numpy(), 8.0
 

@@ -4,11 +4,11 @@
     python benchmarks/steps.py ice is-gan --set data.height=128 data.width=64
     python benchmarks/steps.py ice --precision float32 bf16 --compile --out steps.json
 
-Inputs are random and already decoded: the loader is measured elsewhere. Weights are random. The rate of the device is
-that of its own bfloat16 matrix product in the same process, and `of peak` compares the operations of all forward and
-backward passes with it, as PyTorch's operation counter finds them. On a GPU the memory is the peak that PyTorch
-allocated, networks and optimizer included; on a CPU it is the growth of the process's peak and stays empty once a
-larger step has run. `epoch h` is the published schedule: steps × epochs of the stage at this speed, in hours.
+Inputs are random and already decoded: the loader is not measured. Weights are random. The device's rate is that of its
+bfloat16 matrix product in the same process; `of peak` compares it with the operations of all forward and backward
+passes, as counted by PyTorch. On a GPU the memory is the peak that PyTorch allocated, networks and optimizer included;
+on a CPU it is the growth of the process's peak and stays empty once a larger step has run. `epoch h` is the published
+schedule: steps × epochs of the stage at this speed, in hours.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ WORLDS = {
 N_CAMERAS = 2
 KEY = (0, 0, 0)
 EPOCH_LATE_ENOUGH = 10_000
-"""Terms that a method adds after some epochs are on."""
+"""An epoch in which all terms that a method adds later are active."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ class StepCost:
     """One line of the table.
 
     Attributes:
-        images: that a step reads, over all streams; frames of tracklets count.
-        seconds: median of a step.
-        first_seconds: of the first step, which compiles and chooses kernels.
-        memory: bytes; None where it is not known.
-        flops: of forward and backward passes; None where they are not counted.
+        images: images per step, over all streams; frames of tracklets count.
+        seconds: median time of a step.
+        first_seconds: time of the first step, which compiles and selects kernels.
+        memory: bytes; None if unknown.
+        flops: operations of forward and backward passes; None if they are not counted.
         of_peak: flops / seconds / the device's bfloat16 matrix rate.
         schedule_hours: the stage's published steps at this speed; None for a stage of one pass over the images.
     """
@@ -87,7 +87,7 @@ def matrix_rate(device: torch.device, size: int | None = None) -> float:
 
 
 def timed(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds of a call, the device's work included."""
+    """Seconds of a call, including the device's work."""
     _wait(device)
     start = time.perf_counter()
     call()
@@ -129,7 +129,7 @@ def measure_recipe(
 def measure_stage(
     method: Method, stage: Stage, config: Config, device: torch.device, *, repeats: int, peak: float | None
 ) -> StepCost:
-    """Cost of a step of one stage, on random inputs of the sizes that the configuration has."""
+    """Cost of a step of one stage, on random inputs of the configured sizes."""
     initialise(method.modules, stage)
     frozen = set_modes(method.modules, stage)
     first = stage.streams[stage.primary]
@@ -138,7 +138,7 @@ def measure_stage(
     inputs = {name: random_inputs(stage, name, config, dim, device) for name in stage.streams}
     method.on_labels(stage.name, {name: random_labels(stage, name, dim) for name in stage.streams})
     for module in method.modules.values():
-        module.to(device)  # memories and classifiers that the labels brought
+        module.to(device)  # memories and classifiers created from the labels
     optimizers = make_optimizers(method.modules, stage, {})
     set_rates(optimizers, stage, 0)
     batch = Batch(inputs, KEY)
@@ -202,7 +202,7 @@ def random_inputs(stage: Stage, stream: str, config: Config, dim: int, device: t
 
 
 def random_labels(stage: Stage, stream: str, dim: int) -> Labels:
-    """Labels as a refresh gives them for the images of `random_inputs`."""
+    """Labels of a refresh for the images of `random_inputs`."""
     n, rng = stage.config.batch_size, np.random.default_rng(0)
     labels = np.arange(n) // max(1, stage.config.n_instances)
     n_clusters = int(labels.max()) + 1
@@ -239,7 +239,7 @@ def table(costs: Sequence[StepCost]) -> str:
 
 
 def published_recipes() -> list[str]:
-    """Recipes with published settings, one per system and form."""
+    """Recipes with published settings, one per system and variant."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml") if not path.stem.endswith("demo"))
 
 

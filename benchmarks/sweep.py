@@ -1,9 +1,9 @@
-"""Two hundred cluster settings against one refresh of the labels, on the same features.
+"""Time of two hundred cluster settings compared with one refresh of the labels, on the same features.
 
     python benchmarks/sweep.py features.npy
 
-Features are those that `reid-ray extract` wrote, with the table of rows next to them. Both run in this process, in turn
-after a first run on a few rows; medians are compared.
+`reid-ray extract` writes the features and, next to them, the table of rows. Both measurements run in this process, in
+turn, after a first run on a few rows; medians are compared.
 """
 
 from __future__ import annotations

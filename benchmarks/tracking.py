@@ -1,10 +1,10 @@
-"""A tracker on a synthetic video, with features of an exported model, with colour histograms and with neither.
+"""Compare a tracker on a synthetic video with features of an exported model, with colour histograms and without.
 
     python benchmarks/tracking.py EXPORTED     (needs norfair: pip install --no-deps norfair filterpy)
 
-People of the synthetic world walk through a frame, pass in front of each other, leave, and come back. Detections are
-the boxes of people of whom at least half is visible, shaken by two pixels. Thresholds are chosen on one video, scores
-are those of three others.
+People of the synthetic world walk through a frame, occlude each other, leave, and return. Detections are the boxes of
+people who are at least half visible, with noise of two pixels. Thresholds are chosen on one video and evaluated on
+three others.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ Describe = Callable[[npt.NDArray[np.uint8], Array], npt.NDArray[np.float32]]
 HEIGHT, WIDTH, CROP = 240, 480, (96, 48)
 N_PEOPLE, N_FRAMES, WALK, PAUSE = 10, 240, 60, 40
 TUNED_ON, SCORED_ON = 100, (101, 102, 103)
-"""Seeds of the videos; training worlds have others."""
+"""Seeds of the videos, which differ from those of training worlds."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame: uint8 BGR [HEIGHT, WIDTH, 3], boxes [N, 4] (left, top, right, bottom), and who is in them, [N]."""
+    """One frame: uint8 BGR [HEIGHT, WIDTH, 3], boxes [N, 4] (left, top, right, bottom), and their people, [N]."""
 
     pixels: npt.NDArray[np.uint8]
     boxes: Array
@@ -50,7 +50,7 @@ class Frame:
 def video(seed: int, *, n_cameras: int = 1, n_frames: int = N_FRAMES) -> list[Frame]:
     """People who cross the frame on two walks each, with a pause between them.
 
-    With two cameras the second walk is filmed by the other one, in other light and colours.
+    With two cameras, the other camera records the second walk, in other light and colours.
     """
     rng = np.random.default_rng(seed)
     world = SyntheticConfig(
@@ -116,9 +116,9 @@ def track(
     """(person, track) of each detection that belongs to a track.
 
     Args:
-        features: of each frame's boxes, unit rows.
-        weight: of the appearance in the distance between a detection and a track; 0: position only.
-        reid_threshold: largest distance at which a new track is taken for a lost one; 0: never.
+        features: features of each frame's boxes, unit rows.
+        weight: weight of the appearance in the distance between a detection and a track; 0: position only.
+        reid_threshold: largest distance at which a new track is merged with a lost one; 0: never.
     """
 
     def distance(detection: Detection, tracked) -> float:
@@ -152,7 +152,7 @@ def track(
 
 
 def scores(pairs: list[tuple[int, int]], n_detections: int) -> tuple[float, int]:
-    """IDF1 (Ristani et al., ECCV workshops 2016) and identity switches, of (person, track) in the order of frames."""
+    """IDF1 (Ristani et al., ECCV workshops 2016) and identity switches of (person, track) pairs in frame order."""
     if not pairs:
         return 0.0, 0
     people, tracks = (np.unique(each, return_inverse=True)[1] for each in zip(*pairs, strict=True))
@@ -170,7 +170,7 @@ def scores(pairs: list[tuple[int, int]], n_detections: int) -> tuple[float, int]
 def run(
     describe: Describe, n_cameras: int, weights: tuple[float, ...], thresholds: tuple[float, ...]
 ) -> tuple[str, list[float], list[int]]:
-    """The best setting on one video by IDF1, and the scores of the others with it."""
+    """The best setting by IDF1 on one video, and its scores on the others."""
 
     def described(seed: int) -> tuple[list[Frame], list[Array]]:
         frames = video(seed, n_cameras=n_cameras)

@@ -1,7 +1,7 @@
-"""How far 1, 2 and 4 workers drift apart: the same small ICE run in float64 and in float32, weights compared.
+"""Drift between runs with 1, 2 and 4 workers: the weights of the same small ICE run, in float64 and in float32.
 
-Run it with `python benchmarks/workers.py`. In float64 the differences are rounding that training has amplified, and
-should stay below 1e-6; in float32 the same amplification starts from a rounding 10^9 times as large.
+Run it with `python benchmarks/workers.py`. In float64 the differences are rounding errors amplified by training, and
+should stay below 1e-6; in float32 the same amplification starts from errors 10^9 times as large.
 """
 
 from __future__ import annotations
