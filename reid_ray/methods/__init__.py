@@ -1,4 +1,4 @@
-"""One file per system of the papers. `build_method` makes the one that a configuration names."""
+"""One module per published system. `build_method` creates the method that a configuration names."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ def build_method(config: Config, collectives: Collectives) -> Method:
 
 
 def empty_network(config: Config, module: str | None = None) -> nn.Module:
-    """A retrieval network of a run, for weights that come from elsewhere: a module with `embed` and `dim`.
+    """The retrieval network of a run without its weights, to load others: a module with `embed` and `dim`.
 
     Args:
-        module: its name in the method's modules; None: what the last stage retrieves with.
+        module: name in the method's modules; None: the retriever of the last stage.
     """
     return METHODS[config.method.name].network(without_weights(config), module or stages_of(config)[-1].retriever)
 
 
 def without_weights(config: Config) -> Config:
-    """The same configuration with random initial weights, for networks whose weights come from elsewhere."""
+    """The configuration with random initial weights, for networks whose weights are loaded later."""
     return config.model_copy(update={"model": config.model.model_copy(update={"weights": None})})
 
 

@@ -1,8 +1,9 @@
 """ABMT: asymmetric branched mean teaching (H. Chen, B. Lagadec, F. Bremond, WACV 2021; thesis ch. 4).
 
 L = ½·L_ce + ½·L_sce + L_stri (Eq. 4.8), each a mean over branches. Student and teacher have the branches of
-`model.branches` and a classifier for each, reinitialised from the cluster means whenever there are new labels. The
-teacher's branches teach the student's other branches (Eq. 4.4–4.7). Without branches it is the MT-baseline (table 4.3).
+`model.branches` and a classifier for each, reinitialised from the cluster means at every label refresh. Each
+teacher branch supervises the other branches of the student (Eq. 4.4–4.7). Without branches it is the MT-baseline
+(table 4.3).
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class ABMT(MeanTeacherMethod):
         yield Update(("main",), loss, {**terms, **distances})
 
     def _dropped(self, branches: Sequence[Embedding], rng: np.random.Generator) -> list[Tensor]:
-        """Features of the branches, some entries set to 0 and the others scaled up, the same on every worker."""
+        """Features of the branches after dropout: some entries are 0, others scaled up; equal on all workers."""
         share = self.settings.dropout
         features = [branch.feature for branch in branches]
         if not share:
@@ -93,7 +94,7 @@ class ABMT(MeanTeacherMethod):
 
 
 def teacher_student_pairs(n_branches: int, *, cross: bool) -> list[tuple[int, int]]:
-    """Pairs (branch of the student, branch of the teacher that teaches it): all others, or its own."""
+    """Pairs (student branch, teacher branch that supervises it): all others if `cross`, else the same one."""
     if not cross or n_branches == 1:
         return [(branch, branch) for branch in range(n_branches)]
     return [(taught, by) for taught in range(n_branches) for by in range(n_branches) if by != taught]

@@ -1,8 +1,8 @@
 """AM0BH: normalised softmax with batch-hard triplets, with attributes AM0BH-Attr (Sabri et al.).
 
-L = L_AM(f_id) + γ·L_BH(f_id) + λ·L_attr(f_a) (Eq. 6 and 7). The softmax sees directions only; the triplets compare the
-un-normalised feature, whose gradients also cross the sphere. With attributes the first entries of the feature are cut
-in a piece for each of them, and the rest is f_id.
+L = L_AM(f_id) + γ·L_BH(f_id) + λ·L_attr(f_a) (Eq. 6 and 7). The softmax depends on directions only; triplets compare
+the un-normalised feature, so their gradients also have a radial component. With attributes, the first entries of the
+feature are split into a segment per attribute, and the rest is f_id.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from reid_ray.models import AttributeEmbedder, AttributeHead, Embedder, SplitEmb
 from reid_ray.types import Labels
 
 CLASSIFIER_STD = 0.01
-"""Standard deviation of the initial identity weights. Only their direction is used; the norm sets how far a step
-rotates them."""
+"""Standard deviation of the initial identity weights. Only their direction is used; the norm determines how far
+a step rotates them."""
 
 
 @register_method("am0bh")
@@ -108,5 +108,5 @@ class AM0BH(Method):
 
 
 def identity_dim(network: nn.Module) -> int:
-    """Size of the feature that identities are classified by."""
+    """Size of the feature that the identity classifier uses."""
     return network.identity_dim if isinstance(network, AttributeEmbedder) else cast(Embedder, network).dim

@@ -1,7 +1,7 @@
-"""What a method is: that which differs between papers, and nothing else.
+"""Interface of a method, limited to what differs between papers.
 
-The loop owns batches, backward, gradient exchange, optimizer steps, moving averages, checkpoints and logs. A method
-declares its stages, and owns its modules and its losses.
+The training loop is responsible for batches, backward, gradient exchange, optimizer steps, moving averages, checkpoints
+and logs. A method declares its stages and defines its modules and losses.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from reid_ray.types import FloatArray, Labels
 
 
 class Collectives(Protocol):
-    """What a method may ask of the other workers; `reid_ray.training.distributed.DistributedContext` is one."""
+    """Collective operations available to methods, implemented by `reid_ray.training.distributed.DistributedContext`."""
 
     @property
     def rank(self) -> int: ...
@@ -46,7 +46,7 @@ class Inputs:
     Attributes:
         views: view → this worker's items: images [n, 3, H, W], tracklets [n, T, 3, H, W] or features [n, D].
         labels: int64 [B], labels of the *global* batch; this worker's slice is contiguous in it.
-        rows: int64 [B], rows of the training table (of tracklets, the first frame's).
+        rows: int64 [B], rows of the training table; for tracklets, the row of the first frame.
         columns: columns of the global batch, int64 [B] or [B, M]; `camid` is always there.
     """
 
@@ -77,17 +77,17 @@ class Batch:
         return self.streams[stream]
 
     def rng(self, name: str = "") -> np.random.Generator:
-        """A generator that gives the same numbers on every worker; another one for each name."""
+        """A random generator with the same numbers on every worker; each name gives an independent one."""
         salt = zlib.crc32(name.encode()) if name else 0x5EED
         return np.random.default_rng([*self.key, salt])
 
     def noise(self, name: str, shape: Sequence[int], like: Tensor) -> Tensor:
-        """Standard normal numbers of the *global* batch, the same for any number of workers.
+        """Standard normal noise for the *global* batch, independent of the number of workers.
 
         Args:
-            name: of what is drawn; two draws of one step need two names.
-            shape: [B, …]; `Collectives.local_slice` gives this worker's share.
-            like: gives dtype and device.
+            name: key of the noise; different draws within a step need different names.
+            shape: [B, …]; `Collectives.local_slice` returns this worker's slice.
+            like: tensor whose dtype and device are used.
         """
         return torch.from_numpy(self.rng(name).standard_normal(tuple(shape))).to(like)
 
@@ -97,9 +97,9 @@ class Update:
     """One optimizer step: minimise `loss`, the loss of the global batch.
 
     Attributes:
-        optimizers: names of those that step. Only their parameters get a gradient.
+        optimizers: names of the optimizers that step. Only their parameters get a gradient.
         loss: scalar.
-        terms: for the log: the terms of the loss before their weights, and what else is worth a curve.
+        terms: for the log: the unweighted terms of the loss, and other quantities worth plotting.
     """
 
     optimizers: tuple[str, ...]
@@ -108,10 +108,10 @@ class Update:
 
 
 class Method(ABC):
-    """A system of the papers. Made once for a run, on the CPU, with initial weights."""
+    """A published re-identification system. Created once per run, on the CPU, with initial weights."""
 
     optional_stages: ClassVar[tuple[str, ...]] = ()
-    """Stages that a run may leave out. A configuration, such as a recipe's, may have settings for them all the same."""
+    """Stages that a run may skip. A configuration, such as a recipe, may have settings for them nevertheless."""
 
     def __init__(self, config: Config, collectives: Collectives) -> None:
         self.config = config
@@ -124,7 +124,7 @@ class Method(ABC):
 
     @classmethod
     def resolve(cls, config: Config, table: ImageTable) -> Config:
-        """The configuration with what follows from the data or from files filled in, before a run is begun.
+        """The configuration with values that depend on the data or on files filled in, before a run starts.
 
         Args:
             table: the training table of `data`.
@@ -133,56 +133,57 @@ class Method(ABC):
 
     @classmethod
     def network(cls, config: Config, module: str) -> nn.Module:
-        """A module that retrieves or fills a feature cache, as any process can build it, with initial weights.
+        """A module that retrieves or fills a feature cache, with initial weights; any process can build it.
 
-        It has `embed(images, **columns) -> [n, D]` and `dim`; one that reads columns names them in `columns`. A network
-        that predicts attributes names them in `attribute_names` and has `embed_and_predict(images) -> ([n, D], [n,
-        M])`. One with `representations(images) -> {name: [n, …]}` provides the vectors that figures show.
+        The module has `embed(images, **columns) -> [n, D]` and `dim`. Optional members: `columns` names the columns
+        that `embed` reads; a network that predicts attributes names them in `attribute_names` and has
+        `embed_and_predict(images) -> ([n, D], [n, M])`; `representations(images) -> {name: [n, …]}` returns the vectors
+        for figures.
 
         Args:
-            module: a name in `modules`, or a path below one.
+            module: a name in `modules`, or a dotted path below one.
         """
         name, _, below = module.partition(".")
         return cls.build(config, name).get_submodule(below)
 
     @classmethod
     def build(cls, config: Config, name: str) -> nn.Module:
-        """One of `modules` that retrieves, or has a part that does, with initial weights."""
+        """One of `modules`, with initial weights: the retriever, or the module that contains it."""
         return build_network(config.model, bf16=config.training.precision == "bf16")
 
     @property
     @abstractmethod
     def modules(self) -> Mapping[str, nn.Module]:
-        """All that a checkpoint holds: networks, moving averages, memories, classifiers."""
+        """Everything stored in checkpoints: networks, moving averages, memories, classifiers."""
 
     @abstractmethod
     def updates(self, stage: str, batch: Batch) -> Iterator[Update]:
         """The optimizer steps of one batch, in order; each is applied before the next is requested."""
 
     def on_labels(self, stage: str, labels: Mapping[str, Labels]) -> None:  # noqa: B027  not all methods keep any
-        """Take new labels, by stream: rebuild what the losses read.
+        """Rebuild the state that depends on labels, such as memories and classifiers, from new labels by stream.
 
-        Called once for each refresh that gave labels to train on. What it makes of them must be in `modules`, because
-        a resumed run does not call it again.
+        Called once for each refresh with usable labels. The rebuilt state must be in `modules`, because a resumed run
+        does not call this method again.
         """
 
     def render(self, stage: str, batch: Batch) -> Mapping[str, Tensor]:
-        """Grids of images that the modules generate now, by name; of stages that declare `renders`.
+        """Grids of generated images by name; for stages that declare `renders`.
 
-        Called on one process alone, without gradient and with all modules in evaluation mode, so `collectives` must not
+        Called on a single process, without gradient and with all modules in evaluation mode, so `collectives` must not
         be used.
 
         Args:
-            batch: training images of the stage's streams without augmentation, at every evaluation the same: of true
-                identities 8, with two adjacent images each. Its key, too, is always the same.
+            batch: training images of the stage's streams without augmentation. Streams with true identities have 8 of
+                them, with two adjacent images each. Images and key are the same at every evaluation.
 
         Returns:
-            [rows, columns, 3, H, W] each, normalised as the images of the batch are; NaN is white.
+            Name → [rows, columns, 3, H, W], normalised like the images of the batch; NaN is white.
         """
         return {}
 
     def memory_features(self, stage: str) -> FloatArray | None:
-        """What is clustered in place of extracted features, float32 [N, D], unit rows; None: extract."""
+        """Features to cluster in place of extracted ones, float32 [N, D], unit rows; None: extract."""
         return None
 
     def ema_pairs(self, stage: str) -> Sequence[tuple[nn.Module, nn.Module]]:
@@ -194,7 +195,7 @@ class Method(ABC):
         return self.config.model.ema
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Move the modules; images arrive in the same dtype, or are autocast."""
+        """Move the modules; images have the same dtype, or are autocast."""
         for module in self.modules.values():
             module.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -206,7 +207,7 @@ MethodClass = TypeVar("MethodClass", bound=Method)
 
 
 def register_method(name: str) -> Callable[[type[MethodClass]], type[MethodClass]]:
-    """Class decorator: the method whose settings have this name (`register_method_config`)."""
+    """Class decorator: registers a method under the name of its settings (`register_method_config`)."""
 
     def register(cls: type[MethodClass]) -> type[MethodClass]:
         METHODS[name] = cls

@@ -1,7 +1,8 @@
 """CAP: camera-aware proxies (Wang et al., AAAI 2021).
 
-One network, no teacher. A memory has a row for each cluster and camera. L = L_intra + ½·L_inter: an image against the
-proxies of its own camera, and, from epoch 5 on, the proxies of its cluster in all cameras against the hardest others.
+One network, no teacher. A memory has a row per cluster and camera. L = L_intra + ½·L_inter: L_intra contrasts an image
+with the proxies of its own camera; L_inter, from epoch 5 on, contrasts the proxies of its cluster in all cameras with
+the hardest others.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class CAP(MemoryMethod):
     def on_main_labels(self, labels: Labels) -> None:
         if not len(labels.proxies):
             raise DataError(
-                "CAP learns from cameras, and no clustered image has one; say where they stand (data.camera_level, "
-                "data.camera_regex, data.use_cameras=true), or take the recipe cluster-contrast."
+                "CAP learns from cameras, and no clustered image has one; set where to find them (data.camera_level, "
+                "data.camera_regex, data.use_cameras=true), or use the recipe cluster-contrast."
             )
         self.memory.set_arrays(proxies=labels.proxies, labels=labels.proxy_labels, camids=labels.proxy_camids)
 

@@ -1,7 +1,7 @@
-"""Cluster-contrast: a memory of clusters that follows the batches (Dai et al., ACCV 2022).
+"""Cluster-contrast: a cluster memory with momentum updates (Dai et al., ACCV 2022).
 
 One network, no teacher. L = mean over the batch of −log softmax(⟨f, φ⟩ / τ) at the own cluster; φ are the normalised
-means of the clusters at the start of an epoch, and move by each batch's features after its step.
+cluster means at the start of an epoch, updated with each batch's features after its step.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What several methods are made of: memories, classifiers, and the features of the global batch by branch."""
+"""Components that several methods share: memories, classifiers, and global-batch features by branch."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from reid_ray.types import FloatArray, IntArray
 
 
 class BufferDict(nn.Module):
-    """Tensors that change within a stage, as buffers, so that a checkpoint holds them like any module.
+    """Named tensors that change within a stage, stored as buffers so that checkpoints include them.
 
-    Loading a state dict takes whatever buffers it has, of any shape.
+    Loading a state dict creates the buffers in it, of any name and shape.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("_like", torch.empty(0), persistent=False)  # knows device and dtype
+        self.register_buffer("_like", torch.empty(0), persistent=False)  # tracks device and dtype
 
     def set(self, **tensors: Tensor) -> None:
-        """Set tensors by name; floating-point ones take the module's dtype, all its device."""
+        """Set tensors by name: moved to the module's device, and floating-point ones cast to its dtype."""
         like = self.get_buffer("_like")
         for name, tensor in tensors.items():
             dtype = like.dtype if tensor.is_floating_point() else tensor.dtype
             self.register_buffer(name, tensor.to(device=like.device, dtype=dtype))
 
     def set_arrays(self, **arrays: FloatArray | IntArray) -> None:
-        """The same from NumPy arrays, which are copied."""
+        """Set tensors from copies of NumPy arrays, as in `set`."""
         self.set(**{name: torch.tensor(array) for name, array in arrays.items()})
 
     def __getitem__(self, name: str) -> Tensor:
@@ -49,9 +49,9 @@ class BufferDict(nn.Module):
 
 
 class Classifiers(nn.Module):
-    """Linear classifiers without bias, one per branch. Until `restart` they have no classes.
+    """Linear classifiers without bias, one per branch. They have no classes until `restart`.
 
-    Loading a state dict takes its number of classes.
+    Loading a state dict sets the number of classes.
 
     Args:
         dims: sizes D of the branches' features.
@@ -66,7 +66,7 @@ class Classifiers(nn.Module):
         return len(self.weights[0])
 
     def restart(self, weights: Sequence[Tensor]) -> None:
-        """Begin again with copies of these [C, D], one per branch."""
+        """Replace the weights by copies of these, [C, D] per branch."""
         like = self.weights[0]
         self.weights = nn.ParameterList(
             nn.Parameter(weight.to(like, copy=True), requires_grad=like.requires_grad) for weight in weights
@@ -83,7 +83,7 @@ class Classifiers(nn.Module):
 
 
 def embeddings(network: nn.Module, images: Tensor, collectives: Collectives) -> list[Embedding]:
-    """The embeddings of the global batch by each branch of a network; of a plain one, by the only one there is."""
+    """The embeddings of the global batch by each branch of a network; a plain network has a single one."""
     found = network(images)
     branches = [found] if isinstance(found, Embedding) else list(found)
     stacked = torch.stack([tensor for branch in branches for tensor in branch], dim=1)
@@ -120,12 +120,12 @@ def dropout_masks(
     collectives: Collectives,
     device: torch.device,
 ) -> list[Tensor]:
-    """This worker's share of dropout masks, bool, of the global batch: false with the probability `rate`.
+    """This worker's slice of dropout masks for the global batch, bool: false with probability `rate`.
 
     Args:
-        name: of what is dropped; two draws of one step need two names.
+        name: key of the masks; different draws within a step need different names.
         shapes: [B, …] of each mask.
-        rate: as a multiple of 1/65536.
+        rate: rounded to a multiple of 1/65536.
     """
     threshold, masks = round(rate * 65536), []
     for number, shape in enumerate(shapes):
@@ -135,5 +135,5 @@ def dropout_masks(
 
 
 def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """Σ of the terms, each times its weight."""
+    """Weighted sum of the terms."""
     return torch.stack([weights[name] * term for name, term in terms.items()]).sum()

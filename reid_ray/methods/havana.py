@@ -1,8 +1,8 @@
 """HAVANA: hierarchical and variation-normalised autoencoder on the features of a frozen extractor.
 
 L = L_cls + λ·L_jst + α·(L_reconx + β·(L_klz + L_reconz + L_klv)) (Eq. 13). The stage `baseline` trains the extractor;
-it is left out where `model.weights` is the exported model of a run. The stage `vnae` trains the rest on its features.
-Identities are classified by z_μ, which also retrieves.
+it is skipped if `model.weights` is the exported model of a run. The stage `vnae` trains the rest on its features.
+z_μ is the input of the classifier and the retrieval feature.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Extractor(nn.Module):
 
 
 class HAVANANetwork(nn.Module):
-    """An extractor and the autoencoder on its features; f_μ of the latter retrieves."""
+    """An extractor and the autoencoder on its features; f_μ of the autoencoder computes the retrieval feature."""
 
     def __init__(self, extractor: Extractor, vnae: VNAE) -> None:
         super().__init__()
@@ -196,7 +196,7 @@ class HAVANA(Method):
         yield Update(("main",), loss + settings.weight_elbo * elbo, {**terms, **bound._asdict()})
 
     def _features(self, views: Mapping[str, Tensor]) -> Tensor:
-        """x [n, D] of this worker: cached, or of the frozen extractor."""
+        """This worker's x [n, D]: cached, or computed by the frozen extractor."""
         if "feature" in views:
             return views["feature"]
         with torch.no_grad():

@@ -1,11 +1,11 @@
 """ICE: inter-instance contrastive encoding (H. Chen, B. Lagadec, F. Bremond, ICCV 2021; thesis ch. 6).
 
 L = L_agnostic + ½·L_cross + λ_h·L_hard + λ_s·L_soft (Eq. 6.3, 6.8). The student sees strong views; the teacher, whose
-parameters follow the student's (Eq. 6.2), gives centroids and proxies once an epoch, hard positives from strong
-views, and soft targets from weak ones (table 6.1).
+parameters follow the student's (Eq. 6.2), provides centroids and proxies once per epoch, hard positives from
+strong views, and soft targets from weak ones (table 6.1).
 
-The released code also forwards the second strong view through the student. That moves nothing but the student's running
-BN statistics, which nothing reads (the teacher is what clusters and is exported), so it is left out here.
+The released code also forwards the second strong view through the student. This affects only the student's running
+BN statistics, which are never used (clustering and export use the teacher), so it is left out here.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ class ICE(AdaptiveMethod):
     def _teacher_features(self, inputs: Inputs, order: Tensor) -> tuple[Tensor, Tensor]:
         """Teacher features of the global batch: of the second strong view and of the weak view, both [B, D].
 
-        Inputs are shuffled over the BN groups by `order` [B], so that a group's statistics do not give the identity
-        away.
+        Inputs are shuffled over the BN groups by `order` [B], so that the statistics of a group do not leak the
+        identity.
         """
         views = inputs.views
         if self.settings.teacher_forwards == "all":

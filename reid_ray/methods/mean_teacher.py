@@ -1,4 +1,4 @@
-"""Mean teachers with classifiers that are made again for new labels; the teacher's follow the student's."""
+"""Mean teachers with classifiers that are reinitialised for new labels; the teacher's follow the student's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from reid_ray.methods.stage import Stage, StreamSpec, from_clusters, optimizers
 
 
 class MeanTeacherMethod(AdaptiveMethod):
-    """Student and teacher with a classifier each. What retrieves is the teacher."""
+    """Student and teacher with one classifier each. The teacher is the retriever."""
 
     teacher: nn.Module
     student_classifiers: nn.Module

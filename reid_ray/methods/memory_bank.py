@@ -1,4 +1,4 @@
-"""Methods with a memory and no teacher: one network, and rows that move with each batch."""
+"""Methods with a memory bank and no teacher: one network, and rows that each batch updates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reid_ray.methods.pretraining import AdaptiveMethod
 
 
 class MemoryMethod(AdaptiveMethod):
-    """One network, no teacher, and a memory that moves with each batch."""
+    """One network, no teacher, and a memory bank that each batch updates."""
 
     def __init__(self, config: Config, collectives: Collectives) -> None:
         super().__init__(config, collectives)

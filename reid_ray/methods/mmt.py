@@ -1,10 +1,10 @@
 """MMT: mutual mean-teaching (Ge et al., ICLR 2020).
 
-Two students, each with a moving average; the mean of one teaches the other student. Each student has another augmented
-view of the images. L = Σ over students of (1−w_c)·L_ce + w_c·L_sce + (1−w_t)·L_tri + w_t·L_stri.
+Two students, each with a moving average, which supervises the other student. Each student has its own augmented view of
+the images. L = Σ over students of (1−w_c)·L_ce + w_c·L_sce + (1−w_t)·L_tri + w_t·L_stri.
 
-Both means together cluster, as in the released code, are evaluated and exported: the feature is the normalised sum of
-their two.
+Clustering, evaluation and export use both moving averages, as in the released code: the feature is the normalised sum
+of their two features.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from reid_ray.types import Labels
 
 
 class Pair(nn.Module):
-    """Two networks of one form, as one that retrieves."""
+    """Two networks of the same architecture, combined into one retriever."""
 
     def __init__(self, first: Embedder, second: Embedder) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class MMT(MeanTeacherMethod):
     def _forward(
         self, pair: nn.Module, classifiers: nn.ModuleList, images: Sequence[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Pooled features and logits of the global batch, by each of the two networks on its own view."""
+        """Pooled features and logits of the global batch, for each of the two networks on its own view."""
         pooled, logits = [], []
         for member, classifier, view in zip(cast(Pair, pair).members, classifiers, images, strict=True):
             (embedding,) = embeddings(member, view, self.collectives)
@@ -119,7 +119,7 @@ class MMT(MeanTeacherMethod):
 
 @contextmanager
 def random_weights_of(seed: int) -> Iterator[None]:
-    """Draw initial weights in the block from another seed, as a run of that seed would."""
+    """In the block, draw initial weights with another seed, as a run with that seed would."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

@@ -1,7 +1,7 @@
 """Supervised training on a labelled source (thesis Eq. 4.1), alone or as the first stage of domain adaptation.
 
-L = L_ce + L_tri, each a mean over branches. Images of the target, where there are any, are only forwarded, so that the
-running BN statistics know both domains.
+L = L_ce + L_tri, each a mean over branches. Target images, if there are any, only pass through the network, so that the
+running BN statistics cover both domains.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ STRONG = {"strong": "strong"}
 
 
 class SourceTraining:
-    """Labels and updates of one stage that trains a network on true identities.
+    """Labels and updates of a stage that trains one network on true identities.
 
     Args:
-        network: what is trained.
-        seed: of the classifiers' initial weights.
+        network: the network to train.
+        seed: for the initial weights of the classifiers.
     """
 
     def __init__(self, network: nn.Module, settings: SourceConfig, seed: int, collectives: Collectives) -> None:
@@ -83,7 +83,7 @@ def supervised_stage(
 
     Args:
         network, classifiers: names of its modules.
-        data, target: sections of the configuration: the labelled images, and those that are only forwarded.
+        data, target: sections of the configuration: the labelled images, and the images that are only forwarded.
     """
     streams = {"train": StreamSpec(STRONG, data=data, labels=LabelSpec("ground_truth"))}
     if target is not None:
@@ -101,16 +101,16 @@ def supervised_stage(
 
 
 class AdaptiveMethod(Method):
-    """A method that begins with a stage on a labelled source where `config.source` gives one.
+    """A method that starts with a stage on a labelled source if `config.source` is set.
 
-    A subclass makes `student`, lists its own modules in `main_modules`, and trains in `main_updates`.
+    A subclass creates `student`, lists its own modules in `main_modules`, and trains them in `main_updates`.
 
     Attributes:
-        pretraining: the training of each source stage, by the stage's name.
+        pretraining: stage name → training of this source stage.
     """
 
     n_networks: ClassVar[int] = 1
-    """Networks inside the student that are trained on the source one after the other, each with another seed."""
+    """Number of networks in the student, which are trained on the source one after another with different seeds."""
     student: nn.Module
 
     @classmethod
@@ -120,14 +120,14 @@ class AdaptiveMethod(Method):
     @property
     @abstractmethod
     def main_modules(self) -> Mapping[str, nn.Module]:
-        """The modules of the main stage by name; the student is `student`."""
+        """The modules of the main stage by name; the student is called `student`."""
 
     @abstractmethod
     def main_updates(self, batch: Batch) -> Iterator[Update]: ...
 
     @abstractmethod
     def on_main_labels(self, labels: Labels) -> None:
-        """Take the labels of the main stage's primary stream."""
+        """Use new labels of the main stage's primary stream."""
 
     @classmethod
     def stages(cls, config: Config) -> tuple[Stage, ...]:
@@ -163,7 +163,7 @@ class AdaptiveMethod(Method):
         return resolve_source_stage(config)
 
     def prepare_source_stages(self) -> None:
-        """Make what the source stages need; called at the end of a subclass's `__init__`."""
+        """Set up the training of the source stages; called at the end of a subclass's `__init__`."""
         self.pretraining: dict[str, SourceTraining] = {}
         if not has_source_stage(self.config):
             return
@@ -189,12 +189,12 @@ class AdaptiveMethod(Method):
 
 
 def has_source_stage(config: Config) -> bool:
-    """Whether a run begins on its source."""
+    """Whether a run starts with a source stage."""
     return config.source is not None and bool(resolve_source_stage(config).source_stage)
 
 
 def resolve_source_stage(config: Config) -> Config:
-    """The configuration with its own answer to `source_stage`: no where its weights are the exported model of a run.
+    """The configuration with `source_stage` resolved: false if the initial weights are the exported model of a run.
 
     Raises:
         WeightsError: the weights file cannot be read.
@@ -205,7 +205,7 @@ def resolve_source_stage(config: Config) -> Config:
 
 
 def is_exported_model(config: Config) -> bool:
-    """Whether `model.weights` is the exported model of a run; `WeightsError` where it cannot be read."""
+    """Whether `model.weights` is the exported model of a run; `WeightsError` if the file cannot be read."""
     weights = config.model.weights_of(0)
     return weights not in (None, "torchvision") and is_model_file(str(weights))
 
@@ -216,5 +216,5 @@ def source_names(n_networks: int) -> list[str]:
 
 
 def network_paths(n_networks: int) -> list[str]:
-    """Paths of the networks that are trained one after the other: the student, or its members."""
+    """Paths of the networks that are trained one after another: the student, or its members."""
     return ["student"] if n_networks == 1 else [f"student.members.{number}" for number in range(n_networks)]

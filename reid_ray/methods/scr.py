@@ -1,7 +1,7 @@
 """SCR: spatial and channel representations (H. Chen, B. Lagadec, F. Bremond, thesis ch. 3).
 
 L = λ·L_ce + L_tri: L_ce is a mean over the classifiers of all vectors (Eq. 3.1), L_tri a mean over the global vectors
-of the branches (Eq. 3.2). The vectors after their batch norms, concatenated, retrieve.
+of the branches (Eq. 3.2). The retrieval feature concatenates all vectors after their batch norms.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class SCR(Method):
         yield Update(("main",), weighted_sum(terms, weights), terms)
 
     def _embedding(self, images: Tensor) -> PartEmbedding:
-        """The vectors of the global batch; of tracklets [n, T, 3, H, W] the means over their frames."""
+        """The vectors of the global batch; for tracklets [n, T, 3, H, W], means over the frames."""
         found = self.student(images.flatten(0, 1) if images.ndim == 5 else images)
         if images.ndim == 5:
             found = PartEmbedding(*(part.unflatten(0, images.shape[:2]).mean(dim=1) for part in found))

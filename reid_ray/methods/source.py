@@ -1,4 +1,4 @@
-"""Supervised training on a labelled source as a run of its own; see `pretraining` for what it computes."""
+"""Supervised training on a labelled source as a separate run; see `pretraining` for the computation."""
 
 from __future__ import annotations
 

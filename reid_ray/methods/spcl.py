@@ -1,11 +1,12 @@
 """SpCL: self-paced contrastive learning with a memory of all images (Ge et al., NeurIPS 2020).
 
-One network, no teacher. A memory has a unit row for each image; it is what is clustered, and of the clusters only
-reliable members are kept (`labels.reliability`). L = mean over the batch of −log softmax over clusters and single
-images of the mean ⟨f, v⟩ / τ of their rows; the rows of a batch's images move after its step.
+One network, no teacher. A memory has a unit row for each image. Its rows are clustered, and only reliable
+cluster members are kept (`labels.reliability`). L = mean over the batch of −log softmax over clusters and single
+images of the mean ⟨f, v⟩ / τ of their rows; after each step the rows of the batch's images are updated.
 
-With a labelled source both are learned at once: the memory has a row for each source identity too, all rows are in
-one softmax, L is that of the source batch + that of the target batch, and the source has batch norms of its own.
+With a labelled source both domains are trained jointly: the memory also has a row for each source identity, all rows
+share one softmax, L is the sum of the losses of the source and the target batch, and the source has its own batch
+norms.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class SpCL(Method):
     def __init__(self, config: Config, collectives: Collectives) -> None:
         super().__init__(config, collectives)
         if config.labels.staleness:
-            raise ConfigError("SpCL clusters its memory, which is at hand at once; set labels.staleness=0.")
+            raise ConfigError("SpCL clusters its memory, so labels are never stale; set labels.staleness=0.")
         if config.labels.source_weight:
             raise ConfigError("SpCL learns from the source itself; set labels.source_weight=0.")
         self.settings = cast(SpCLConfig, config.method)
@@ -60,7 +61,7 @@ class SpCL(Method):
 
     @property
     def _n_classes(self) -> int:
-        """Identities of the source, whose rows are the memory's first."""
+        """Number of source identities, whose rows come first in the memory."""
         return len(self.memory["source_pids"])
 
     def on_labels(self, stage: str, labels: Mapping[str, Labels]) -> None:

@@ -1,7 +1,7 @@
-"""What a stage of training is: data, labels, optimizers and the retriever, as plain descriptions.
+"""Declarative description of a training stage: data, labels, optimizers and retriever.
 
-A method declares its stages; the loop, the label services and the extraction actors run any of them. Descriptions hold
-names and settings only, so they are cheap to make, compare and send to other processes.
+A method declares its stages; the loop, the label services and the extraction actors execute them. Descriptions contain
+only names and settings, so they are cheap to create, compare and send to other processes.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from reid_ray.config import Config, OptimizerConfig, StageConfig
 
 @dataclass(frozen=True)
 class LabelSpec:
-    """Where the labels of a stream come from, and what comes with them.
+    """Source of a stream's labels, and the data that accompanies them.
 
     Attributes:
         origin: `clusters` of features, refreshed before each epoch; `ground_truth`, the table's identities; `none`.
-        needs: what the method reads besides the labels: `centroids`, `proxies` (per camera), `features`. Ground truth
-            that needs nothing takes no pass over the images.
-        once: labels from ground truth are made at the stage's start only, not before each epoch.
-        features_from: `memory` clusters what `Method.memory_features` gives, where it gives any, in place of features
-            that the retriever extracts.
-        compare_with: a table (a section of the configuration) whose features have a part in the distance (ABMT's
-            source-similarity term); None without.
+        needs: what the method reads in addition to the labels: `centroids`, `proxies` (per camera), `features`. Ground
+            truth without needs takes no pass over the images.
+        once: labels from ground truth are computed only at the start of the stage, not before each epoch.
+        features_from: with `memory`, the result of `Method.memory_features`, unless None, is clustered in place of
+            features that the retriever extracts.
+        compare_with: a table (a section of the configuration) whose features are used in the distance (ABMT's
+            source-similarity term); None for no such term.
     """
 
     origin: Literal["clusters", "ground_truth", "none"] = "none"
@@ -36,7 +36,7 @@ class LabelSpec:
 
     @property
     def reads_features(self) -> bool:
-        """Whether features have to be extracted, or kept by the method, for these labels."""
+        """Whether these labels need features, extracted or kept by the method."""
         return self.origin == "clusters" or bool(self.needs)
 
 
@@ -45,9 +45,9 @@ class FeatureCache:
     """Features that a stage trains on in place of images, extracted once at its start.
 
     Attributes:
-        module: what embeds, a name in `Method.modules`; it should be frozen in the stage.
+        module: the extractor, a name in `Method.modules`; it should be frozen in the stage.
         view: the view that is embedded.
-        copies: how many differently augmented copies of each image.
+        copies: number of differently augmented copies of each image.
     """
 
     module: str
@@ -62,12 +62,12 @@ class StreamSpec:
     Attributes:
         views: name in the batch → name of a registered view.
         data: the table, a section of the configuration: `data`, `source` or `target`.
-        labels: where labels come from.
-        modality: only images of this modality; None takes all.
+        labels: source of the labels.
+        modality: only images of this modality; None for all.
         frames: images per item: 1, or T frames of a tracklet.
         sampling: frames of a tracklet: `random`, new ones in each epoch, or `even`, evenly spaced.
         columns: columns of the table that come with the batch; `camid` always does.
-        cache: what views of the source `feature` are made from.
+        cache: the features for views of the source `feature`.
     """
 
     views: Mapping[str, str]
@@ -82,7 +82,7 @@ class StreamSpec:
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    """What an optimizer steps, and how.
+    """Modules and settings of an optimizer.
 
     Attributes:
         modules: names in `Method.modules`, or dotted paths below them.
@@ -98,18 +98,18 @@ class Stage:
     """One stage of a run.
 
     Attributes:
-        name: of the stage in logs and in the configuration (`stages.NAME`).
+        name: used in logs and in the configuration (`stages.NAME`).
         config: epochs, batches, sampler.
         streams: by name; the first is the primary one, whose labels are logged and whose data section sets the views.
         optimizers: by name. Each trainable parameter that is not frozen belongs to exactly one.
-        retriever: the module that extracts, is evaluated and exported, a name in `Method.modules` or a path below it.
-        frozen: modules without gradient and in evaluation mode, so that their buffers stay as they are.
-        init: module → module whose weights it takes when the stage begins.
+        retriever: the module for extraction, evaluation and export, a name in `Method.modules` or a path below it.
+        frozen: modules without gradient and in evaluation mode, so that their buffers do not change.
+        init: module → module whose weights are copied to it when the stage begins.
         evaluated: whether the retriever is evaluated while the stage trains.
-        resumes: optimizers that begin with the moments of the stage before, which has them under the same names.
-        renders: whether `Method.render` gives image grids in this stage, drawn whenever an evaluation is due.
-        rendered_views: views of the primary stream that the batch for `Method.render` has besides those of the stream.
-        seed_offset: added to the run's seed for all that the stage draws.
+        resumes: optimizers that keep the moments of the optimizers with the same names in the previous stage.
+        renders: whether `Method.render` returns image grids in this stage, written whenever an evaluation is due.
+        rendered_views: additional views of the primary stream in the batch for `Method.render`.
+        seed_offset: added to the run's seed for all randomness of the stage.
     """
 
     name: str
@@ -132,17 +132,17 @@ class Stage:
 
     @property
     def clusters(self) -> bool:
-        """Whether some labels come from clusters."""
+        """Whether any labels come from clusters."""
         return any(stream.labels.origin == "clusters" for stream in self.streams.values())
 
 
 def optimizers(config: StageConfig, **modules: tuple[str, ...]) -> dict[str, OptimizerSpec]:
-    """Optimizers of a stage by name, `optimizers(config, main=("student",))`, with their settings of the stage."""
+    """Optimizers of a stage by name, `optimizers(config, main=("student",))`, with the settings of the stage."""
     return {name: OptimizerSpec(paths, config.optimizer_config(name)) for name, paths in modules.items()}
 
 
 def from_clusters(config: Config, *needs: str, memory: bool = False) -> LabelSpec:
-    """Labels from clusters, with the source-similarity term where the configuration has one."""
+    """Labels from clusters, with the source-similarity term if the configuration has one."""
     compared = "source" if config.source is not None and config.labels.source_weight else None
     return LabelSpec(
         "clusters", frozenset(needs), features_from="memory" if memory else "retriever", compare_with=compared

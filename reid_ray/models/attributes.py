@@ -13,13 +13,13 @@ from reid_ray.errors import ConfigError
 from reid_ray.models.embedder import Embedder
 
 PIECE_DIM = 16
-"""Q, the entries per attribute; fig. 2 of the paper has its curve."""
+"""Q, the number of entries per attribute (fig. 2 of the paper varies it)."""
 
 Retrieve = Literal["id", "all"]
 
 
 class SplitEmbedding(NamedTuple):
-    """What a batch of images becomes, in float32 or better.
+    """Output for a batch of images, in float32 or better.
 
     Attributes:
         pooled: [N, C], before the BN neck.
@@ -35,13 +35,13 @@ class SplitEmbedding(NamedTuple):
 
 
 class AttributeHead(nn.Module):
-    """Normalised classifiers of M attributes, each on its piece of Q entries of f_a, without bias.
+    """Normalised classifiers of M attributes, without bias, each on its own segment of Q entries of f_a.
 
     `attribute_loss(f_a, attributes, head.weight, n_values=head.n_values, …)` trains it.
 
     Attributes:
-        weight: [M, V, Q], a row per value; V is the greatest number of values. Rows that an attribute does not have are
-            not read and get no gradient.
+        weight: [M, V, Q], a row per value; V is the largest number of values. Rows for values that an attribute does
+            not have are not read and get no gradient.
         n_values: int64 [M], a buffer.
     """
 
@@ -64,7 +64,7 @@ class AttributeHead(nn.Module):
         return self.weight.shape[0] * self.weight.shape[2]
 
     def forward(self, features: Tensor) -> Tensor:
-        """Cosines [N, M, V] of the pieces of f_a [N, M·Q] to the values; −inf for values that an attribute lacks."""
+        """Cosines [N, M, V] of the segments of f_a [N, M·Q] to the values; −inf for values that an attribute lacks."""
         n_attributes, greatest, piece_dim = self.weight.shape
         pieces = F.normalize(features.reshape(-1, n_attributes, piece_dim), dim=2)
         cosines = torch.einsum("nmq,mvq->nmv", pieces, F.normalize(self.weight, dim=2))
@@ -72,7 +72,7 @@ class AttributeHead(nn.Module):
         return cosines.masked_fill(absent, -torch.inf)
 
     def predict(self, features: Tensor) -> Tensor:
-        """The most likely value of each attribute, int64 [N, M], of f_a [N, M·Q]."""
+        """The most likely value of each attribute, int64 [N, M], from f_a [N, M·Q]."""
         cosines: Tensor = self(features)
         return cosines.argmax(dim=2)
 
@@ -83,7 +83,7 @@ class AttributeEmbedder(nn.Module):
     Attributes:
         embedder: images → BN neck's output.
         head: attribute classifiers.
-        retrieve: the retrieval feature: `id` is f_id, as in the paper; `all` the whole vector.
+        retrieve: the retrieval feature: `id` for f_id, as in the paper; `all` for the whole vector.
         attribute_names: names of the predicted attributes in order; empty if unknown.
     """
 

@@ -1,4 +1,4 @@
-"""The trunk of a network: images to a feature map, as a sequence of named stages."""
+"""The trunk of a network: images → feature map, as a sequence of named stages."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ Norm = Callable[[int], nn.Module]
 
 
 class Backbone(nn.Module):
-    """Images [N, 3, H, W] → feature map [N, C, h, w]. State-dict keys are those of the library the trunk comes from.
+    """Images [N, 3, H, W] → feature map [N, C, h, w]. State-dict keys are those of the trunk's original library.
 
     Attributes:
         out_channels: channels C of the feature map.
         stride_in: the convolution of a bottleneck that has the stride; None for networks without bottlenecks.
-        middle: the stage in which networks with several branches split it (`split_backbone`): blocks at 1/16 of the
-            image's size; None for trunks that cannot be split.
-        last: the stages of which branches have copies (`build_branches`).
-        library: whose names its state dict has and a file of weights must have; None for ResNets, whose names in many
-            libraries are known (`weights_formats`).
-        foldable: whether each batch norm normalises the output of the convolution registered before it, and of nothing
-            else, so that extraction may fold it.
+        middle: the stage at which networks with several branches split the trunk (`split_backbone`): blocks at 1/16 of
+            the image's size; None for trunks that cannot be split.
+        last: the stages that each branch copies (`build_branches`).
+        library: library whose names the state dict uses and weights files must use; None for ResNets, whose names in
+            many libraries are recognised (`weights_formats`).
+        foldable: whether each batch norm normalises only the output of the convolution registered before it, so that
+            extraction can fold it.
     """
 
     foldable = True
@@ -50,7 +50,7 @@ class Backbone(nn.Module):
 
     @property
     def weights_module(self) -> nn.Module:
-        """The module whose state-dict keys a file of weights has."""
+        """The module whose state-dict keys match those of weights files."""
         return self
 
     def forward(self, images: Tensor) -> Tensor:
@@ -61,5 +61,5 @@ class Backbone(nn.Module):
 
 
 def partial_backbone(stages: Mapping[str, nn.Module], *, like: Backbone, out_channels: int) -> Backbone:
-    """Some stages of a network as a `Backbone`, so that extraction folds and lays them out like any other."""
+    """Some stages of a network as a `Backbone`, which extraction can fold and lay out in memory like any other."""
     return Backbone(OrderedDict(stages), out_channels=out_channels, stride_in=like.stride_in)

@@ -1,4 +1,4 @@
-"""Batch normalisation over groups of the global batch, whatever the number of workers.
+"""Batch normalisation over groups of the global batch, independent of the number of workers.
 
 The papers trained with `DataParallel` on 4 GPUs, so their statistics are those of 8 to 64 images rather
 than of the batch. Here the size of such a *BN group* is a setting, and 1, 2 or 4 workers compute the same
@@ -35,12 +35,12 @@ class GroupBatchNorm(_BatchNorm):
     single group in one process the same bits in training too.
 
     In training with `group` images per group of the *global* batch:
-    * the local batch holds whole groups: each is normalised by its own statistics, without communication;
-    * a group holds the local batches of several ranks: their statistics are merged over these ranks
+    * the local batch consists of whole groups: each is normalised by its own statistics, without communication;
+    * a group consists of the local batches of several ranks: their statistics are merged over these ranks
       (call `prepare_bn_groups` first);
     * neither divides the other: ConfigError.
 
-    Running statistics follow this rank's own groups; `synchronise_buffers` makes them the global batch's.
+    Running statistics follow this rank's own groups; `synchronise_buffers` averages them over the global batch.
 
     Args:
         num_features: C.
@@ -83,7 +83,7 @@ class GroupBatchNorm(_BatchNorm):
             raise ValueError(f"expected input of 2 or 4 dimensions, got {input.dim()}")
 
     def _local_groups(self, n_images: int) -> int:
-        """Number of groups in a local batch of `n_images`, where no group spans ranks."""
+        """Number of groups in a local batch of `n_images`, if no group spans ranks."""
         if self.group is not None and n_images % self.group == 0:
             return n_images // self.group
         if _world_size() > 1:
@@ -105,7 +105,7 @@ class GroupBatchNorm(_BatchNorm):
             first = self._normalise(chunks[0], running_mean, running_var, self.momentum)
             output = torch.cat([first, *(self._normalise(chunk, None, None, 0.0) for chunk in chunks[1:])])
         else:
-            # With momentum 1 a group's statistics come out of the running buffers, without another pass.
+            # With momentum 1 the running buffers receive the group's statistics, without another pass.
             means = running_mean.new_zeros(n_groups, self.num_features)
             variances = torch.zeros_like(means)
             output = torch.cat([self._normalise(*row, 1.0) for row in zip(chunks, means, variances, strict=True)])
@@ -151,11 +151,10 @@ class GroupBatchNorm(_BatchNorm):
 def prepare_bn_groups(model: nn.Module, group: int | None, local_batch: int) -> None:
     """Set the BN groups of the `GroupBatchNorm` layers of `model`, for `local_batch` images per rank.
 
-    Every rank calls it once before training, with the same arguments: process groups are made here, one for
-    all layers, and a deep copy of the model (the teacher) shares them. Without `torch.distributed` it only
-    checks.
+    Every rank calls it once before training, with the same arguments: process groups are created here, shared
+    by all layers and by deep copies of the model (the teacher). Without `torch.distributed` it only checks.
 
-    Raises ConfigError where the batch of all ranks cannot be cut in groups of `group` images (None = one
+    Raises ConfigError if the global batch cannot be divided into groups of `group` images (None = one
     group).
     """
     ranks = _span_ranks(group, local_batch)
@@ -166,11 +165,11 @@ def prepare_bn_groups(model: nn.Module, group: int | None, local_batch: int) -> 
 
 @torch.no_grad()
 def synchronise_buffers(model: nn.Module) -> None:
-    """Make the running statistics of `GroupBatchNorm` layers the global batch's, the same on all ranks.
+    """Set the running statistics of `GroupBatchNorm` layers to those of the global batch, the same on all ranks.
 
-    Every rank calls it, at the end of epochs and before checkpoints. The moving average is linear in the
-    batches' statistics, so averaging it over ranks now is exact, however many steps were made since the
-    last call.
+    Every rank calls it at the end of epochs and before checkpoints. The moving average is linear in the
+    batches' statistics, so averaging it over ranks is exact, for any number of steps since the last
+    call.
     """
     n_ranks = _world_size()
     if n_ranks == 1:
@@ -190,9 +189,9 @@ def synchronise_buffers(model: nn.Module) -> None:
 
 @contextmanager
 def kept_running_statistics(*models: nn.Module) -> Iterator[None]:
-    """In the block, `GroupBatchNorm` layers normalise as before and leave their running statistics as they are.
+    """In the block, `GroupBatchNorm` layers normalise as usual but do not update their running statistics.
 
-    For inputs that the network does not see in evaluation, such as generated ones.
+    For inputs that do not occur in evaluation, such as generated images.
     """
     layers = [layer for model in models for layer in _layers(model)]
     before = [layer.momentum for layer in layers]
@@ -206,14 +205,14 @@ def kept_running_statistics(*models: nn.Module) -> Iterator[None]:
 
 
 def local_buffers(model: nn.Module) -> Tensor:
-    """This rank's own running statistics, copied to one vector; empty for a model without `GroupBatchNorm`."""
+    """A copy of this rank's own running statistics as one vector; empty for a model without `GroupBatchNorm`."""
     running = [tensor for layer in _layers(model) for tensor in layer._running()]
     return _pack(running).cpu() if running else torch.empty(0)
 
 
 @torch.no_grad()
 def set_local_buffers(model: nn.Module, buffers: Tensor) -> None:
-    """Put back what `local_buffers` gave."""
+    """Restore running statistics returned by `local_buffers`."""
     running = [tensor for layer in _layers(model) for tensor in layer._running()]
     if running:
         _unpack(buffers, running)
@@ -221,10 +220,10 @@ def set_local_buffers(model: nn.Module, buffers: Tensor) -> None:
 
 @dataclass(frozen=True)
 class _RankSpan:
-    """The consecutive ranks whose local batches make one BN group, this rank among them.
+    """The consecutive ranks, including this one, whose local batches form one BN group.
 
     Attributes:
-        local_batch: images that each rank must have; None where the group is the whole batch, whatever its size.
+        local_batch: images that each rank must have; None if the group is the whole batch, of any size.
     """
 
     handle: dist.ProcessGroup
@@ -232,7 +231,7 @@ class _RankSpan:
     local_batch: int | None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _RankSpan:
-        """The teacher is a deep copy of the student; process groups cannot be copied, and need not be."""
+        """The teacher is a deep copy of the student; process groups cannot and need not be copied."""
         return self
 
 
@@ -281,7 +280,7 @@ class _NormaliseOverRanks(torch.autograd.Function):
 def _moments_over_ranks(input: Tensor, ranks: _RankSpan) -> tuple[Tensor, Tensor]:
     """Mean and biased variance [C] over the batches of all `ranks`, merged from each rank's own two moments.
 
-    Merging centred moments does not cancel, unlike mean of squares − square of mean.
+    Merging centred moments avoids the cancellation of mean of squares − square of mean.
     """
     variance, mean = torch.var_mean(_at_least_float32(input), _reduced(input), correction=0)
     local = torch.stack([mean, variance])
@@ -292,7 +291,7 @@ def _moments_over_ranks(input: Tensor, ranks: _RankSpan) -> tuple[Tensor, Tensor
 
 
 def _span_ranks(group: int | None, local_batch: int) -> _RankSpan | None:
-    """This rank's span of ranks, or None where its local batch holds whole groups."""
+    """This rank's span of ranks, or None if its local batch consists of whole groups."""
     n_ranks = _world_size()
     if group is None:
         return None if n_ranks == 1 else _RankSpan(_whole_world(), n_ranks, None)
@@ -307,7 +306,7 @@ def _span_ranks(group: int | None, local_batch: int) -> _RankSpan | None:
     span = size // local_batch
     if span == n_ranks:
         return _RankSpan(_whole_world(), span, local_batch)
-    # new_group is collective: every rank makes all groups, in the same order, and keeps its own.
+    # new_group is collective: every rank creates all groups in the same order and keeps its own.
     handles = [dist.new_group(list(range(first, first + span))) for first in range(0, n_ranks, span)]
     own = handles[dist.get_rank() // span]
     return _RankSpan(cast(dist.ProcessGroup, own), span, local_batch)
@@ -343,7 +342,7 @@ def _at_least_float32(tensor: Tensor) -> Tensor:
 
 
 def _reduced(input: Tensor) -> list[int]:
-    """All dimensions but the channels'."""
+    """All dimensions except that of channels."""
     return [0, *range(2, input.dim())]
 
 

@@ -20,7 +20,7 @@ from reid_ray.models.precision import bf16_autocast
 from reid_ray.models.splitting import block_like, in_channels, middle_of
 
 ABMT_BRANCHES = (BranchConfig(pooling="avg"), BranchConfig(pooling="max", n_extra=1))
-"""The thesis's two; its fig. 4.1 counts the blocks, 3 and 4. Table 4.4 has a third, `avg` with two extra ones."""
+"""The two branches of the thesis, with 3 and 4 blocks (fig. 4.1). Table 4.4 has a third: `avg`, two extra blocks."""
 
 
 class AsymmetricEmbedder(nn.Module):
@@ -28,7 +28,7 @@ class AsymmetricEmbedder(nn.Module):
 
     Attributes:
         backbone: images → feature map; all stages but the last.
-        branches: feature map → embedding; last stage, extra blocks, pooling and BN neck of each.
+        branches: feature map → embedding; each has its own last stage, extra blocks, pooling and BN neck.
         bf16: trunk and branches compute in bfloat16; weights, poolings and necks stay float32.
     """
 
@@ -40,7 +40,7 @@ class AsymmetricEmbedder(nn.Module):
 
     @property
     def dim(self) -> int:
-        """Size of the retrieval feature: those of the branches together."""
+        """Size of the retrieval feature: the sum over branches."""
         return sum(cast(Embedder, branch).dim for branch in self.branches)
 
     def forward(self, images: Tensor) -> tuple[Embedding, ...]:
@@ -52,25 +52,25 @@ class AsymmetricEmbedder(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """The retrieval feature [N, dim]: the BN necks' outputs, concatenated, then L2-normalised.
 
-        As in ABMT's released code: the branches are not normalised each for itself, so the one with the larger output
-        weighs more. The thesis only says that they are concatenated.
+        As in ABMT's released code, branches are not normalised separately, so a branch with larger outputs has more
+        weight. The thesis only specifies concatenation.
         """
         return F.normalize(torch.cat([embedding.feature for embedding in self(images)], dim=1))
 
 
 def build_branches(config: ModelConfig, branches: Sequence[BranchConfig], *, bf16: bool = False) -> AsymmetricEmbedder:
-    """The network that `config` and `branches` describe, with its initial weights.
+    """The network that `config` and `branches` describe, with initial weights.
 
-    Trunk and last stage get the same weights as `build_embedder(config)` gives them, the last stage in every branch.
-    Extra blocks are random, drawn from torch's global generator, branch after branch, as in ABMT's released code:
+    Trunk and last stage get the same weights as in `build_embedder(config)`, the last stage in every branch.
+    Extra blocks are random, drawn from torch's global generator branch by branch, as in ABMT's released code:
     convolutions normal (He et al., 2015, by fan-in), batch-norm weights normal around 1. `config.pooling` is not read.
 
     Raises:
-        WeightsError: the weights cannot be had or do not fit.
+        WeightsError: the weights cannot be loaded or do not fit.
         ConfigError: a backbone that cannot be split.
     """
     whole = build_embedder(config).backbone
-    middle_of(whole)  # refuses trunks that cannot be split
+    middle_of(whole)  # raises for trunks that cannot be split
     stages = dict(whole.named_children())
     last = {name: stages.pop(name) for name in whole.last}
     blocks = cast(nn.Sequential, last[whole.last[0]])

@@ -1,4 +1,4 @@
-"""Gaussian codes of variational encoders: mean and log-variance, and samples with noise from outside."""
+"""Gaussian codes of variational encoders: mean and log-variance, and samples with the caller's noise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class GaussianCode(NamedTuple):
-    """Gaussians with diagonal covariance, one for each code.
+    """Gaussians with diagonal covariance, one per code.
 
     Attributes:
         mean: μ [..., D].
@@ -24,8 +24,8 @@ class GaussianCode(NamedTuple):
         return (self.log_variance / 2).exp()
 
     def sample(self, noise: Tensor) -> Tensor:
-        """The reparameterisation trick: μ + σ·noise, with standard normal noise [..., D] of the caller.
+        """The reparameterisation trick: μ + σ·noise, with standard normal noise [..., D].
 
-        The caller draws it for the global batch and slices it, so that it does not depend on the number of workers.
+        The caller draws noise for the global batch and slices it, so that it does not depend on the number of workers.
         """
         return self.mean + self.std * noise

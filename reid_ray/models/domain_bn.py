@@ -12,12 +12,12 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def with_domain_bn(network: Network) -> Network:
-    """A network that shares all weights with `network` except its batch norms, which are copies.
+    """A network that shares all weights with `network` except batch norms, which are copied.
 
-    Training one moves the shared weights of both, and each keeps the scales, shifts and statistics of its own domain.
-    The given network is unchanged: it is evaluated and exported without the other's batch norms.
+    Training either network updates the shared weights; each keeps the scales, shifts and statistics of its own domain.
+    The given network is unchanged: it is evaluated and exported without the other network's batch norms.
     """
     norms = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
     own = {id(parameter) for layer in norms for parameter in layer.parameters()}
     shared = {id(parameter): parameter for parameter in network.parameters() if id(parameter) not in own}
-    return deepcopy(network, memo=shared)  # deepcopy takes what its memo holds for copied already
+    return deepcopy(network, memo=shared)  # deepcopy treats entries of its memo as already copied

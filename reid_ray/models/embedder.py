@@ -20,7 +20,7 @@ from reid_ray.models.weights import load_backbone_weights, load_torchvision_weig
 
 
 class Embedding(NamedTuple):
-    """What a batch of images becomes, in float32 or better.
+    """Output for a batch of images, in float32 or better.
 
     Attributes:
         pooled: [N, C], before the BN neck.
@@ -37,7 +37,7 @@ class Embedder(nn.Module):
     Attributes:
         backbone: images → feature map.
         pooling: feature map → vector.
-        neck: batch norm of the vectors; its bias stays 0, so that features lie around the origin, as cosine wants.
+        neck: batch norm of the vectors; its bias stays 0, because cosines require features centred at 0.
         bf16: the backbone computes in bfloat16; weights, pooling and neck stay float32.
     """
 
@@ -69,14 +69,14 @@ class Embedder(nn.Module):
 
 
 def build_embedder(config: ModelConfig, *, bf16: bool = False) -> Embedder:
-    """The network that `config` describes, with its initial weights.
+    """The network that `config` describes, with initial weights.
 
     Random weights (`weights: null`) are torchvision's initialisation, drawn from torch's global generator;
-    with a backbone's file or `torchvision`, only pooling and neck are not read.
+    a backbone's file or `torchvision` covers everything except pooling and neck.
 
     Raises:
-        WeightsError: the weights cannot be had or do not fit.
-        ConfigError: a backbone that timm does not have or that cannot be one.
+        WeightsError: the weights cannot be loaded or do not fit.
+        ConfigError: a timm network that does not exist or cannot be used as a backbone.
     """
     norm = partial(GroupBatchNorm, group=config.bn_group, buffers=config.bn_buffers)
     backbone = build_backbone(config.backbone, stride_in=config.stride_in, last_stride=config.last_stride, norm=norm)

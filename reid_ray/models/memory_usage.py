@@ -14,14 +14,14 @@ SAMPLE_HEIGHT, SAMPLE_WIDTH = 64, 32
 
 @dataclass(frozen=True)
 class NetworkMemory:
-    """Bytes of a network, in the precision in which it was built.
+    """Memory of a network in bytes, in the precision in which it was built.
 
     Attributes:
         weights: parameters and buffers.
-        trainable: the parameters that have a gradient.
-        kept_per_pixel: what a forward pass in training keeps for the backward pass, for each pixel of each image.
-            Workspace of convolutions and what allocators do not hand back come on top.
-        kept_anyway: what it keeps whatever the images; in bfloat16, that is a copy of the weights.
+        trainable: parameters that have a gradient.
+        kept_per_pixel: saved by a forward pass in training for the backward pass, per pixel of each image.
+            Excludes workspace of convolutions and memory that allocators do not return.
+        kept_anyway: saved independently of the images; in bfloat16, a copy of the weights.
     """
 
     weights: int
@@ -35,11 +35,11 @@ class NetworkMemory:
 
 
 def measure_network(build: Callable[[], nn.Module], batch_size: int = 2) -> NetworkMemory:
-    """The memory of the network that `build` makes.
+    """The memory of the network that `build` creates.
 
     Args:
-        build: makes it with random weights; torch's global generator is left as it was.
-        batch_size: images that are passed; with BN groups a multiple of their size.
+        build: creates the network with random weights; the state of torch's global generator is restored.
+        batch_size: images per pass; with BN groups, a multiple of their size.
     """
     with torch.random.fork_rng(devices=[]):
         network = build().train()
@@ -56,12 +56,12 @@ def measure_network(build: Callable[[], nn.Module], batch_size: int = 2) -> Netw
 
 
 def _kept_for_backward(network: nn.Module, images: Tensor) -> int:
-    """Bytes that autograd saves in a forward pass, without the weights."""
+    """Bytes that autograd saves in a forward pass, excluding the weights."""
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage  # alive, so that no other storage gets its address
+        kept[storage.data_ptr()] = storage  # kept alive, so that its address is not reused
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):

@@ -9,9 +9,9 @@ from reid_ray.models.weights import is_model_file, load_model_file
 
 
 def build_network(config: ModelConfig, *, bf16: bool = False) -> Embedder | AsymmetricEmbedder:
-    """One plain network, or one with branches; with its initial weights.
+    """A plain network, or one with branches, with initial weights.
 
-    Raises WeightsError where the weights cannot be had or do not fit.
+    Raises WeightsError if the weights cannot be loaded or do not fit.
     """
     weights = config.weights_of()
     if weights is not None and weights != "torchvision" and is_model_file(weights):

@@ -1,12 +1,12 @@
 """OSNet trunks, with torchreid's names in the state dict.
 
 * OSNet (Zhou et al., "Omni-Scale Feature Learning for Person Re-Identification", ICCV 2019): a block adds four streams
-  of one to four light 3×3 convolutions, each scaled by one gate that all streams share.
+  of one to four light 3×3 convolutions, scaled by a gate that all streams share.
 * OSNet-AIN (Zhou et al., "Learning Generalisable Omni-Scale Representations for Person Re-Identification", TPAMI 2021):
   instance norm in the stem and in the residual of some blocks, found by architecture search, for unseen cameras.
 
 torchreid's networks end in a linear layer with batch norm and ReLU (`fc`) and a classifier. Here pooling and BN neck
-follow the trunk, as for any other backbone: trunks exchange their weights with torchreid's files, heads do not.
+follow the trunk, as for any other backbone: trunks are compatible with torchreid's files, heads are not.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ AIN_BLOCKS = ((True, True), (False, True), (True, False))
 
 N_STREAMS = 4
 REDUCTION = 4
-"""Channels of a block over those of its streams."""
+"""Ratio of a block's channels to those of its streams."""
 GATE_REDUCTION = 16
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, normalisation, and ReLU; the last two may be missing."""
+    """Convolution without bias, normalisation, and ReLU; the last two are optional."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class ConvNorm(nn.Module):
 
 
 class LightConv(nn.Module):
-    """A 3×3 convolution in two: 1×1 across channels, then 3×3 within each; batch norm and ReLU follow."""
+    """A factorised 3×3 convolution: 1×1 across channels, then depthwise 3×3; followed by batch norm and ReLU."""
 
     def __init__(self, channels: int, norm: Norm) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class ChannelGate(nn.Module):
 
 
 class LightStream(nn.Module):
-    """Light convolutions one after the other, named as in OSNet-AIN."""
+    """A sequence of light convolutions, named as in OSNet-AIN."""
 
     def __init__(self, channels: int, depth: int, norm: Norm) -> None:
         super().__init__()
@@ -98,10 +98,10 @@ class LightStream(nn.Module):
 
 
 class OmniScaleBlock(nn.Module):
-    """The block of OSNet and OSNet-AIN, whose streams have other names. [N, n_in, h, w] → [N, n_out, h, w].
+    """The block of OSNet and OSNet-AIN, which differ in the names of streams. [N, n_in, h, w] → [N, n_out, h, w].
 
     Args:
-        ain: with the names of OSNet-AIN.
+        ain: use the names of OSNet-AIN.
         instance_norm: instance norm instead of batch norm at the end of the residual.
     """
 
@@ -123,7 +123,7 @@ class OmniScaleBlock(nn.Module):
         self.downsample = ConvNorm(n_in, n_out, norm(n_out), relu=False) if n_in != n_out else None
 
     def streams(self) -> list[nn.Module]:
-        """From one to four light convolutions."""
+        """The four streams, of one to four light convolutions."""
         return list(self.conv2) if self.ain else [self.conv2a, *(getattr(self, f"conv2{name}") for name in "bcd")]
 
     def forward(self, features: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ def build_osnet(name: str, norm: Norm) -> Backbone:
     million include its head of 262,656 + 1,024.
 
     Args:
-        name: `osnet_` or `osnet_ain_`, and a width: x0_25, x0_5, x0_75, x1_0.
+        name: `osnet_` or `osnet_ain_`, followed by a width: x0_25, x0_5, x0_75, x1_0.
     """
     ain = name.startswith("osnet_ain_")
     width = WIDTHS[name.removeprefix("osnet_ain_").removeprefix("osnet_")]

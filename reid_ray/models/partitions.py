@@ -1,7 +1,7 @@
-"""Branches whose feature maps are partitioned in stripes and in channel groups (SCR, thesis §3.3).
+"""Branches whose feature maps are partitioned into stripes and channel groups (SCR, thesis §3.3).
 
-The branches share the trunk up to conv4_1, the first block of the third stage, and have copies of what follows. Each
-map gives a global vector and one per part; every vector has its own 1×1 convolution, batch norm and classifier.
+The branches share the trunk up to conv4_1, the first block of the third stage, and copy the layers after it. Each map
+gives a global vector and one per part; every vector has its own 1×1 convolution, batch norm and classifier.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ REDUCED_DIM = 256
 """Size that all vectors are reduced to (thesis §3.3.1)."""
 
 SCR_PARTITIONS = "p1+p2(s2c2)+p3(s3c3)"
-"""The thesis's network: 13 vectors, 3328 dimensions. Tables 3.2 and 3.3 have its ablations in the same notation."""
+"""The network of the thesis: 13 vectors, 3328 dimensions. Ablations in tables 3.2 and 3.3 use the same notation."""
 
 _BRANCH = re.compile(r"(?P<name>p\d+)(?:\((?=[sc])(?:s(?P<stripes>\d+))?(?:c(?P<groups>\d+))?\))?")
 
@@ -41,8 +41,8 @@ class Partition:
 
     Attributes:
         name: of the branch: p1, p2, …
-        stripes: horizontal stripes of full width; 1 for none but the whole map.
-        groups: groups of neighbouring channels; 1 for none.
+        stripes: number of horizontal stripes; 1 for the whole map only.
+        groups: number of groups of consecutive channels; 1 for none.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Partition:
 
     @property
     def n_vectors(self) -> int:
-        """The global vector and those of the parts."""
+        """Number of vectors: one for the whole map, and one per part."""
         return 1 + (self.stripes if self.stripes > 1 else 0) + (self.groups if self.groups > 1 else 0)
 
 
@@ -62,7 +62,7 @@ def parse_partitions(text: str) -> tuple[Partition, ...]:
     (Partition(name='p1', stripes=1, groups=1), Partition(name='p2', stripes=2, groups=2))
 
     Raises:
-        ConfigError: a branch that is none, a branch named twice, or parts that are fewer than two.
+        ConfigError: an invalid branch, a duplicate branch, or fewer than two parts.
     """
     branches = []
     for part in text.split("+"):
@@ -84,7 +84,7 @@ def parse_partitions(text: str) -> tuple[Partition, ...]:
 
 
 class PartEmbedding(NamedTuple):
-    """What a batch of images becomes, in float32 or better. P branches give V vectors.
+    """Output for a batch of images, in float32 or better. P branches give V vectors.
 
     Attributes:
         pooled: [N, P, C], the global vector of each branch, before its 1×1 convolution.
@@ -99,12 +99,12 @@ class PartEmbedding(NamedTuple):
 
 
 class PartitionBranch(nn.Module):
-    """Feature map of the trunk → the vectors of one branch.
+    """Feature map of the trunk → vectors of one branch.
 
     Attributes:
         backbone: the branch's own layers.
         reductions: vector → [N, R], one for each vector: a 1×1 convolution, which on a vector is a matrix without bias,
-            and a batch norm. No ReLU, as the thesis mentions none.
+            and a batch norm. No ReLU, because the thesis mentions none.
         bf16: the backbone computes in bfloat16.
     """
 
@@ -143,18 +143,18 @@ class PartitionBranch(nn.Module):
         return parts[0], torch.stack(reduced, dim=1)
 
     def pool_parts(self, feature_map: Tensor) -> list[Tensor]:
-        """Maxima over the whole map, over each stripe, and over each channel group; see `pool_parts`."""
+        """Maxima over the whole map, each stripe, and each channel group; see the function `pool_parts`."""
         return pool_parts(feature_map, self.partition, self.pooling)
 
 
 def pool_parts(feature_map: Tensor, partition: Partition, pooling: nn.Module) -> list[Tensor]:
-    """A vector of the whole map [N, C, h, w], one of each stripe from the top, one of each channel group.
+    """Vectors of the whole map [N, C, h, w], of each stripe from the top, and of each channel group.
 
-    Parts cover rows and channels once; where they cannot be equal the first are larger by one (2048 channels in three
-    groups: 683, 683, 682). The vector of a channel group is a slice of the global one.
+    Parts are disjoint and cover all rows or channels. If they cannot be equal, the first ones are larger by one (2048
+    channels in three groups: 683, 683, 682). The vector of a channel group is a slice of the global one.
 
     Raises:
-        ConfigError: fewer rows than stripes.
+        ConfigError: the map has fewer rows than stripes.
     """
     if feature_map.shape[2] < partition.stripes:
         raise ConfigError(
@@ -187,7 +187,7 @@ class PartitionEmbedder(nn.Module):
 
     @property
     def n_vectors(self) -> int:
-        """V, 13 in the thesis; as many classifiers are trained."""
+        """V, 13 in the thesis, with one classifier each."""
         return sum(len(cast(PartitionBranch, branch).reductions) for branch in self.branches)
 
     @property
@@ -217,7 +217,7 @@ class PartitionEmbedder(nn.Module):
 class PartClassifiers(nn.Module):
     """A linear classifier, with bias, for each vector: [N, V, R] → logits [V, N, n_identities].
 
-    They are apart from the network, as retrieval and export do without them.
+    They are a separate module, because retrieval and export do not need them.
     """
 
     def __init__(self, n_vectors: int, vector_dim: int, n_identities: int) -> None:
@@ -233,14 +233,14 @@ class PartClassifiers(nn.Module):
 def build_partitions(
     config: ModelConfig, partitions: Sequence[Partition], *, reduced_dim: int = REDUCED_DIM, bf16: bool = False
 ) -> PartitionEmbedder:
-    """The network that `config` and `partitions` describe, with its initial weights.
+    """The network that `config` and `partitions` describe, with initial weights.
 
-    Trunk and branches get the weights that `build_embedder(config)` gives them, the same in every branch (thesis
-    §3.3.1: identical, but independent). Reductions are random, drawn from torch's global generator, branch after
-    branch. `config.pooling` and `config.branches` are not read: pooling is by maximum.
+    Trunk and branches get the same weights as in `build_embedder(config)`, equal in every branch (thesis §3.3.1:
+    identical, but independent). Reductions are random, drawn from torch's global generator branch by branch.
+    `config.pooling` and `config.branches` are ignored: pooling is by maximum.
 
     Raises:
-        WeightsError: the weights cannot be had or do not fit.
+        WeightsError: the weights cannot be loaded or do not fit.
         ConfigError: more channel groups than channels.
     """
     whole = build_embedder(config).backbone

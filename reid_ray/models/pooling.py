@@ -19,7 +19,7 @@ class AveragePooling(nn.Module):
 
 
 class MaxPooling(nn.Module):
-    """Maximum over all positions; among equal ones the gradient goes to one."""
+    """Maximum over all positions; among equal values, one gets the gradient."""
 
     def forward(self, feature_map: Tensor) -> Tensor:
         return F.adaptive_max_pool2d(feature_map, 1).flatten(1)

@@ -1,4 +1,4 @@
-"""Mixed precision: autocast to bfloat16, with the convolutions in float32 that oneDNN computes wrongly in bfloat16."""
+"""Mixed precision: autocast to bfloat16, except for convolutions that oneDNN computes wrongly in bfloat16."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def bf16_autocast(inputs: Tensor, enabled: bool) -> Iterator[None]:
-    """Autocast to bfloat16 on the device of `inputs`; no-op if not `enabled`, also on the `meta` device."""
+    """Autocast to bfloat16 on the device of `inputs`; no-op unless `enabled`, and on the `meta` device."""
     if not enabled:
         yield
         return
@@ -29,8 +29,8 @@ def bf16_autocast(inputs: Tensor, enabled: bool) -> Iterator[None]:
 class _NarrowConvolutionsInFloat32(TorchFunctionMode):
     """Compute strided convolutions whose output is one pixel wide in float32.
 
-    oneDNN's bfloat16 kernels for them (PyTorch 2.14) read beyond the feature map. With AMX tiles the output is NaN, or
-    differs between calls; with and without AMX the weight gradient is. `tests/models/test_precision.py` has the shapes.
+    oneDNN's bfloat16 kernels for them (PyTorch 2.14) read beyond the feature map. With AMX tiles, the output is NaN or
+    differs between calls; so is the weight gradient, even without AMX. `tests/models/test_precision.py` has the shapes.
     """
 
     def __torch_function__(

@@ -1,7 +1,7 @@
-"""Residual networks (He et al., CVPR 2016) with torchvision's names, defaults and order of random draws.
+"""Residual networks (He et al., CVPR 2016) with torchvision's names, defaults and random initialisation order.
 
-torchvision has the same networks, but importing it takes longer than importing PyTorch: a process that only embeds a
-crop should not wait for detection operators and the compiler.
+torchvision has the same networks, but takes longer to import than PyTorch: a process that only embeds a crop should not
+wait for detection operators and the compiler.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1×1, 3×3 and 1×1 convolutions and a shortcut; the stride is in the 3×3 (v1.5), unless it is moved later.
+    """1×1, 3×3 and 1×1 convolutions and a shortcut; the stride is in the 3×3 one (v1.5) unless it is moved later.
 
     [N, n_in, H, W] → [N, 4 · channels, H / stride, W / stride].
     """
@@ -68,7 +68,7 @@ class Bottleneck(nn.Module):
 
 
 class Layout(NamedTuple):
-    """Kind and number of blocks of the four stages, and the channels of the first one."""
+    """Type and number of blocks of the four stages, and channels of the first stage."""
 
     block: type[BasicBlock | Bottleneck]
     depths: tuple[int, int, int, int]
@@ -83,14 +83,14 @@ LAYOUTS = {
     "resnet101": Layout(Bottleneck, (3, 4, 23, 3)),
     "resnet18_narrow": Layout(BasicBlock, (2, 2, 2, 2), width=8, n_classes=1),
 }
-"""`resnet18_narrow`, with an eighth of the channels, is ours, for tests and for trying out a pipeline: a checkpoint
-takes kilobytes, and a step milliseconds."""
+"""`resnet18_narrow`, with an eighth of the channels, is specific to this project, for tests and for trying out a
+pipeline: a checkpoint takes kilobytes, and a step milliseconds."""
 
 
 class ResNet(nn.Module):
-    """Stem, four stages `layer1` … `layer4`, and the classifier `fc`, which callers leave out.
+    """Stem, four stages `layer1` … `layer4`, and the classifier `fc`, which callers discard.
 
-    The classifier is there for its random numbers: with the same seed, the weights are those of torchvision's network.
+    The classifier consumes random numbers: with the same seed, the weights equal those of torchvision's network.
     """
 
     def __init__(self, layout: Layout, norm_layer: Norm) -> None:

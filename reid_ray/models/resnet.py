@@ -1,10 +1,10 @@
 """ResNet trunks with a choice of strides, normalisation and IBN-a.
 
-* Strides: re-identification keeps the last stage at stride 1. ResNet v1 files put the stride of a
-  bottleneck in its 1×1 convolution, torchvision (v1.5) in the 3×3; the weights fit both and mean different
-  functions.
+* Strides: re-identification uses stride 1 in the last stage. ResNet v1 files have the stride of a
+  bottleneck in its 1×1 convolution, torchvision (v1.5) in the 3×3; the weights fit both, but the functions
+  differ.
 * IBN-a (Pan et al., "Two at Once", ECCV 2018): in the first three stages a bottleneck's first normalisation
-  is instance norm for half of the channels, which takes out appearance such as the colours of a camera.
+  is instance norm for half of the channels, which removes appearance such as the colours of a camera.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class InstanceBatchNorm(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         instance, batch = features[:, : self.n_instance], features[:, self.n_instance :]
         output = torch.cat([self.IN(instance), self.BN(batch)], dim=1)
-        # Instance norm falls back to NCHW, and the convolutions after it would follow it there.
+        # Instance norm falls back to NCHW, and so would the convolutions after it.
         channels_last = features.is_contiguous(memory_format=torch.channels_last)
         return output.contiguous(memory_format=torch.channels_last) if channels_last else output
 
@@ -45,10 +45,10 @@ def build_resnet(name: str, *, stride_in: StrideIn, last_stride: int, norm: Norm
 
     Args:
         name: `resnet18`, `resnet34`, `resnet50`, `resnet101`, `ibn_resnet50` or `resnet18_narrow`.
-        stride_in: where a bottleneck's stride sits: `conv1` (1×1) or `conv2` (3×3, torchvision). Networks
+        stride_in: location of a bottleneck's stride: `conv1` (1×1) or `conv2` (3×3, torchvision). Networks
             of basic blocks (resnet18, resnet34) have it in their first convolution in any case.
         last_stride: stride of the last stage, 1 or 2.
-        norm: makes a normalisation layer for a number of channels.
+        norm: number of channels → normalisation layer.
     """
     resnet: Any = ResNet(LAYOUTS[name.removeprefix("ibn_")], norm)
     stages = [resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4]
@@ -70,7 +70,7 @@ def build_resnet(name: str, *, stride_in: StrideIn, last_stride: int, norm: Norm
 
 
 def set_stride(block: nn.Module, stride: int, stride_in: StrideIn) -> None:
-    """Give the first block of a stage its stride: in one of its convolutions and in the shortcut."""
+    """Set the stride of the first block of a stage, in one of its convolutions and in the shortcut."""
     for name in ("conv1", "conv2"):
         value = stride if name == stride_in else 1
         cast(nn.Conv2d, getattr(block, name)).stride = (value, value)

@@ -1,4 +1,4 @@
-"""A trunk split in a trunk, computed once, and the stages after it, of which several networks have their own copy."""
+"""Split a backbone into a shared trunk, computed once, and later stages, which several networks copy."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from reid_ray.models.residual import BasicBlock, Bottleneck
 from reid_ray.models.resnet import set_stride
 
 SplitAt = Literal["conv4_1", "conv4_end"]
-"""The last block of the trunk: the first of the third stage (MGN, IS-GAN), or its last."""
+"""Last block of the trunk: the first (MGN, IS-GAN) or the last one of the third stage."""
 
 
 class SharedBackbone(nn.Module):
-    """Images [N, 3, H, W] → the feature map [N, C, H/16, W/16] that all encoders start from.
+    """Images [N, 3, H, W] → the feature map [N, C, H/16, W/16] that is the input of all encoders.
 
     Attributes:
-        bf16: it computes in bfloat16.
+        bf16: the trunk computes in bfloat16.
     """
 
     def __init__(self, backbone: Backbone, *, bf16: bool = False) -> None:
@@ -36,13 +36,13 @@ class SharedBackbone(nn.Module):
 
 
 def split_backbone(backbone: Backbone, at: SplitAt = "conv4_1") -> tuple[Backbone, Backbone]:
-    """Trunk and remaining stages, which together compute what `backbone` does. Both use its layers, without a copy.
+    """Trunk and remaining stages, whose composition is `backbone`. Both use its layers, without a copy.
 
     A ResNet-50 has 2,957,376 parameters up to conv4_1 and 20,550,656 after it. The trunk's feature map has 1/16 of the
-    image's height and width either way, in an OSNet too, where conv4 is the last stage of blocks.
+    image's height and width for both values of `at`, also in an OSNet, where conv4 is the last stage of blocks.
 
     Raises:
-        ConfigError: a trunk that cannot be split.
+        ConfigError: a backbone that cannot be split.
     """
     layers = dict(backbone.named_children())
     names = list(layers)
@@ -64,10 +64,10 @@ def split_backbone(backbone: Backbone, at: SplitAt = "conv4_1") -> tuple[Backbon
 
 
 def middle_of(backbone: Backbone) -> str:
-    """The stage in which a trunk is split.
+    """The stage at which a backbone is split.
 
     Raises:
-        ConfigError: the trunk has none.
+        ConfigError: the backbone has none.
     """
     if backbone.middle is None:
         raise ConfigError(
@@ -78,7 +78,7 @@ def middle_of(backbone: Backbone) -> str:
 
 
 def copy_stages(stages: Backbone, last_stride: int) -> Backbone:
-    """An independent copy of a backbone's last stages; those of a ResNet with their own stride of the last one."""
+    """An independent copy of a backbone's last stages; for ResNets with `last_stride` in the last one."""
     copied = copy.deepcopy(stages)
     if hasattr(copied, "layer4"):  # an OSNet has no strides: its size does not change after the trunk
         set_stride(cast(nn.Sequential, copied.layer4)[0], last_stride, copied.stride_in or "conv1")
@@ -86,7 +86,7 @@ def copy_stages(stages: Backbone, last_stride: int) -> Backbone:
 
 
 def out_channels(block: nn.Module) -> int:
-    """Channels that a residual block gives."""
+    """Output channels of a residual block."""
     if isinstance(block, OmniScaleBlock):
         return block.n_out
     residual = cast(Bottleneck | BasicBlock, block)
@@ -94,7 +94,7 @@ def out_channels(block: nn.Module) -> int:
 
 
 def in_channels(block: nn.Module) -> int:
-    """Channels that a residual block takes."""
+    """Input channels of a residual block."""
     return block.n_in if isinstance(block, OmniScaleBlock) else int(cast(BasicBlock, block).conv1.in_channels)
 
 

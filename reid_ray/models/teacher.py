@@ -1,4 +1,4 @@
-"""The mean teacher: a copy of the student whose parameters trail behind (thesis Eq. 6.2)."""
+"""The mean teacher: an exponential moving average of the student's parameters (thesis Eq. 6.2)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def make_teacher(student: Network) -> Network:
 def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """θ_teacher ← momentum·θ_teacher + (1 − momentum)·θ_student, in place, for parameters only.
 
-    Buffers stay: the teacher runs in training mode, so its running statistics come from its own forward
+    Buffers are not updated: the teacher runs in training mode, so its running statistics come from its own forward
     passes.
     """
     for mean, latest in zip(teacher.parameters(), student.parameters(), strict=True):

@@ -1,4 +1,4 @@
-"""Trunks of timm (`model.backbone=timm:NAME`): features only, batch norms in groups, token maps as feature maps."""
+"""timm backbones (`model.backbone=timm:NAME`): features only, grouped batch norms, token sequences as feature maps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ N_SUGGESTED = 3
 
 
 class GroupBatchNormAct(GroupBatchNorm):
-    """A `GroupBatchNorm` followed by an activation, as timm's `BatchNormAct2d`, with its state-dict keys."""
+    """A `GroupBatchNorm` followed by an activation, like timm's `BatchNormAct2d`, with the same state-dict keys."""
 
     def __init__(self, norm: GroupBatchNorm, act: nn.Module) -> None:
         super().__init__(norm.num_features, group=norm.group, buffers=norm.running_from)
@@ -34,11 +34,11 @@ class GroupBatchNormAct(GroupBatchNorm):
 class TimmBackbone(Backbone):
     """A network of timm without its head: images [N, 3, H, W] → [N, C, h, w].
 
-    The tokens of a transformer become a map, without class and register tokens. State-dict keys are timm's, behind
-    `net.`.
+    The tokens of a transformer become a map, without class and register tokens. State-dict keys are timm's with the
+    prefix `net.`.
     """
 
-    foldable = False  # the order of registration says nothing about the order of computation
+    foldable = False  # layers may be registered in another order than they are computed
 
     def __init__(self, net: nn.Module, *, out_channels: int) -> None:
         super().__init__({"net": net}, out_channels=out_channels, stride_in=None, library="timm")
@@ -62,11 +62,11 @@ class TimmBackbone(Backbone):
 def build_timm_backbone(name: str, norm: Norm) -> TimmBackbone:
     """The network `name` of timm with random weights, its batch norms replaced by `GroupBatchNorm`.
 
-    Networks without batch norms, as most transformers, are used as they are: layer norm works on each image alone.
+    Networks without batch norms, such as most transformers, are unchanged: layer norm is per image.
 
     Raises:
-        ConfigError: timm is not installed, it has no such network, or the network cannot be a backbone: one that draws
-            random numbers (dropout), with batch norms of a kind that cannot be in groups, or without a feature map.
+        ConfigError: timm is not installed, it has no such network, or the network cannot be used as a backbone: it
+            draws random numbers (dropout), its type of batch norm cannot be grouped, or it has no feature map.
     """
     timm: Any = _timm()
     if not timm.is_model(name):
@@ -89,7 +89,7 @@ def build_timm_backbone(name: str, norm: Norm) -> TimmBackbone:
 
 
 def _create(timm: Any, name: str) -> nn.Module:
-    """The network without head, for images of any size and without random depth where it has these options."""
+    """The network without head; for images of any size and without stochastic depth if it has these options."""
     options = {"pretrained": False, "num_classes": 0, "global_pool": ""}
     for more in ({"dynamic_img_size": True, "drop_path_rate": 0.0}, {"drop_path_rate": 0.0}):
         with suppress(TypeError):  # raised by networks that have no such option
@@ -129,7 +129,7 @@ def _refuse_randomness(net: nn.Module, name: str) -> None:
 
 
 def _channels_last(net: nn.Module) -> bool:
-    """Whether the network's map is [N, h, w, C], as Swin's."""
+    """Whether the network's feature map is [N, h, w, C], as in Swin."""
     return str(getattr(net, "output_fmt", "NCHW")).endswith("NHWC")
 
 

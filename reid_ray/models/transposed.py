@@ -1,4 +1,4 @@
-"""Decoders of vectors: a fully connected layer, then transposed convolutions. IS-GAN and DG-VAE are built of them."""
+"""Decoders of vectors: a fully connected layer, then transposed convolutions. Used by IS-GAN and DG-VAE."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ DROPOUT_RATE = 0.2
 class TransposedDecoder(nn.Module):
     """Vectors [N, in_dim] → maps or images [N, channels[-1], h · 2^(n−1), w · 2^(n−1)], n transposed convolutions.
 
-    A fully connected layer to channels[0], one transposed convolution with the kernel `start` = (h, w), which makes a
-    map of that size from a vector, and for each further entry of `channels` one with kernel 4, stride 2, padding 1.
-    Convolutions have no bias. After each layer but the last come batch norm, leaky ReLU and, after the first
-    `n_dropouts` of them, dropout.
+    A fully connected layer to channels[0], a transposed convolution with the kernel `start` = (h, w), which expands a
+    vector to a map of that size, and a transposed convolution with kernel 4, stride 2, padding 1 for each further entry
+    of `channels`. Convolutions have no bias. Each layer except the last is followed by batch norm and leaky ReLU; the
+    first `n_dropouts` layers also by dropout.
 
-    Dropout masks are arguments: whoever trains draws them for the global batch. The batch norms are `GroupBatchNorm`
+    Dropout masks are arguments, which the caller draws for the global batch. Batch norms are `GroupBatchNorm`
     (the papers: batch norm of the whole batch on one GPU, which is `bn_group: null`).
 
     Attributes:
         channels: of the fully connected layer and of each transposed convolution.
         n_dropouts: layers with dropout, counted from the fully connected one.
-        dropout_rate: share of the values that dropout sets to zero.
+        dropout_rate: fraction of values that dropout sets to zero.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class TransposedDecoder(nn.Module):
         self.dropout_rate = dropout_rate
         self.tanh = tanh
         self.fc = nn.Linear(in_dim, channels[0])
-        self.fc.bias.requires_grad_(False)  # the norm takes it out: its gradient is rounding, which Adam magnifies
+        self.fc.bias.requires_grad_(False)  # the norm cancels it: its gradient is rounding error, which Adam amplifies
         kernels = [start] + [(4, 4)] * (len(channels) - 2)
         self.convolutions = nn.ModuleList(
             nn.ConvTranspose2d(n_in, n_out, kernel, stride=2 if i else 1, padding=1 if i else 0, bias=False)
@@ -60,7 +60,7 @@ class TransposedDecoder(nn.Module):
         self.norms = nn.ModuleList(norm(width) for width in channels[:-1])
 
     def mask_shapes(self, n: int) -> list[tuple[int, ...]]:
-        """Shapes of the dropout masks of `n` vectors, in the order in which `forward` takes them."""
+        """Shapes of the dropout masks for `n` vectors, in the order that `forward` expects."""
         sizes = [(), *((self.start[0] << i, self.start[1] << i) for i in range(len(self.convolutions)))]
         return [(n, width, *size) for width, size in zip(self.channels, sizes, strict=True)][: self.n_dropouts]
 
@@ -69,11 +69,11 @@ class TransposedDecoder(nn.Module):
 
         Args:
             vectors: [N, in_dim].
-            masks: of the shapes that `mask_shapes(N)` gives: 1 keeps a value (scaled by 1 / (1 − rate)), 0 drops it;
-                of any type. None: no dropout, as in evaluation.
+            masks: with the shapes of `mask_shapes(N)` and any dtype: 1 keeps a value (scaled by 1 / (1 − rate)), 0
+                drops it. None: no dropout, as in evaluation.
         """
         if masks is not None and len(masks) != self.n_dropouts:
-            raise ValueError(f"{len(masks)} dropout masks for {self.n_dropouts} layers; mask_shapes tells their shapes")
+            raise ValueError(f"{len(masks)} dropout masks for {self.n_dropouts} layers; mask_shapes gives their shapes")
         features: Tensor = self.fc(vectors)
         for i, (norm, convolution) in enumerate(zip(self.norms, self.convolutions, strict=True)):
             features = F.leaky_relu(norm(features), SLOPE)
@@ -85,13 +85,13 @@ class TransposedDecoder(nn.Module):
     def initialise(self) -> None:
         """IS-GAN's initial weights, from torch's global generator; see `initialise_like_mgn`."""
         initialise_like_mgn(self)
-        first = self.norms[0]  # of vectors: the released code leaves it as it is
+        first = self.norms[0]  # of vectors: unchanged in the released code
         if isinstance(first, GroupBatchNorm):
             nn.init.ones_(first.weight)
 
 
 def initialise_like_mgn(module: nn.Module) -> None:
-    """Initial weights of IS-GAN's new layers, those of MGN's released code, drawn from torch's global generator.
+    """Initialise IS-GAN's new layers as in MGN's released code, from torch's global generator.
 
     Convolutions normal by fan-in, fully connected layers normal by fan-out (He et al., 2015), biases 0, batch-norm
     weights N(1, 0.02²).

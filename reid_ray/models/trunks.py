@@ -13,12 +13,12 @@ def build_backbone(name: str, *, stride_in: StrideIn, last_stride: int, norm: No
 
     Args:
         name: a backbone of `config.model`, or `timm:NAME`.
-        stride_in: where a bottleneck's stride sits: `conv1` (1×1) or `conv2` (3×3, torchvision); for ResNets only.
+        stride_in: location of a bottleneck's stride: `conv1` (1×1) or `conv2` (3×3, torchvision); for ResNets only.
         last_stride: stride of a ResNet's last stage, 1 or 2; other networks have their own strides.
-        norm: makes a normalisation layer for a number of channels; for timm's networks a `GroupBatchNorm`.
+        norm: number of channels → normalisation layer; for timm's networks a `GroupBatchNorm`.
 
     Raises:
-        ConfigError: timm has no such network, or one that cannot be a backbone.
+        ConfigError: timm has no such network, or it cannot be used as a backbone.
     """
     if name.startswith(PREFIX):
         return build_timm_backbone(name.removeprefix(PREFIX), norm)

@@ -1,7 +1,7 @@
 """HAVANA's networks on features: an autoencoder whose latent mean retrieves (VNAE), and its variation distiller (HVD).
 
 *HAVANA: Hierarchical and Variation-Normalized Autoencoder for Person Re-Identification*, §3.2 and 3.4. Nothing here
-draws: the noise of every sample is an argument, so that it can be that of the global batch.
+draws random numbers: the noise of every sample is an argument, so that callers can draw it for the global batch.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 Activation = Literal["relu", "leaky_relu", "tanh"]
 Std = Literal["exp", "softplus"]
-"""How a network's output becomes a deviation: exp(½·output), so that the output is the logarithm of the variance, or
-log(1 + exp(output))."""
+"""Mapping from a network's output to a standard deviation: exp(½·output), so that the output is the logarithm of the
+variance, or log(1 + exp(output))."""
 
 
 class Gaussian(NamedTuple):
-    """Gaussians with diagonal covariance, as the divergences of `reid_ray.losses` take them.
+    """Gaussians with diagonal covariance, in the form that the divergences of `reid_ray.losses` expect.
 
     Attributes:
         mean: [N, D].
@@ -41,13 +41,12 @@ def build_mlp(in_dim: int, hidden_dim: int, out_dim: int, *, activation: Activat
 
 
 class GaussianMLP(nn.Module):
-    """Vectors [N, in_dim] → Gaussians in out_dim dimensions, by a two-layer MLP each for mean and deviation (Eq. 4).
+    """Vectors [N, in_dim] → Gaussians in out_dim dimensions, by separate two-layer MLPs for mean and deviation (Eq. 4).
 
     Attributes:
         mean: vectors → mean.
-        spread: vectors → what the deviation is made of; None where it is fixed at 1, so that no parameter is without
-            gradient.
-        std: how the deviation is made of it.
+        spread: vectors → input of `std`; None if the deviation is fixed at 1, so that no parameter is without gradient.
+        std: mapping from the output of `spread` to the deviation.
     """
 
     def __init__(
@@ -74,11 +73,11 @@ class GaussianMLP(nn.Module):
 
 
 class VNAEOutput(NamedTuple):
-    """What VNAE makes of features x [N, D].
+    """Output of VNAE for features x [N, D].
 
     Attributes:
         z: q(z|x), mean and deviation [N, D].
-        z_sample: [N, D], a sample of it.
+        z_sample: [N, D], a sample of z.
         x_decoded: x̃ [N, D], decoded from the sample.
     """
 
@@ -90,12 +89,12 @@ class VNAEOutput(NamedTuple):
 class VNAE(nn.Module):
     """Variation-normalised autoencoder: features x [N, D] → latent distributions and reconstructions (fig. 2).
 
-    Classifier and triplets are the caller's, on the latent mean. The paper gives sizes and depth of f_μ alone; f_σ and
-    the decoder are like it.
+    Callers apply classifier and triplet loss to the latent mean. The paper specifies size and depth of f_μ only; f_σ
+    and the decoder are like it.
 
     Attributes:
-        encoder: q(z|x) = N(f_μ(x), f_σ(x)²); `encoder.mean` is f_μ, which alone is needed to retrieve. Under the
-            covariance constraint the deviation is 1.
+        encoder: q(z|x) = N(f_μ(x), f_σ(x)²); `encoder.mean` is f_μ, the only part needed for retrieval. Under
+            the covariance constraint the deviation is 1.
         decoder: z → x̃.
     """
 
@@ -113,7 +112,7 @@ class VNAE(nn.Module):
         self.decoder = build_mlp(dim, hidden_dim, dim, activation=activation)
 
     def forward(self, x: Tensor, noise: Tensor) -> VNAEOutput:
-        """Encode x [N, D], take the sample of standard normal noise [N, D], decode it."""
+        """Encode x [N, D], sample z with standard normal noise [N, D], and decode the sample."""
         z = self.encoder(x)
         z_sample = z.sample(noise)
         return VNAEOutput(z, z_sample, self.decoder(z_sample))
@@ -124,11 +123,11 @@ class VNAE(nn.Module):
 
 
 class HVDOutput(NamedTuple):
-    """What HVD makes of samples of z.
+    """Output of HVD for samples of z.
 
     Attributes:
         v: q(v|z,y), mean and deviation [N, V].
-        z_decoded: p(z|v,y) at a sample of v, mean and deviation [N, D].
+        z_decoded: p(z|v,y) for a sample of v, mean and deviation [N, D].
     """
 
     v: Gaussian
@@ -138,12 +137,12 @@ class HVDOutput(NamedTuple):
 class HVD(nn.Module):
     """Hierarchical variation distiller: samples of z with identities y → variations v, and back (fig. 3).
 
-    It is trained with VNAE and removed afterwards. The paper gives no sizes.
+    It is trained with VNAE and removed afterwards. The paper does not specify sizes.
 
     Attributes:
-        encoder: q(v|z,y), of z and the one-hot identity.
-        decoder: p(z|v,y), of v and the one-hot identity. Under the covariance constraint its deviation is 1: no loss
-            reads it then.
+        encoder: q(v|z,y), from z and the one-hot identity.
+        decoder: p(z|v,y), from v and the one-hot identity. Under the covariance constraint its deviation is 1,
+            because no loss reads it.
     """
 
     def __init__(

@@ -23,22 +23,22 @@ N_NAMED = 3
 
 
 def load_backbone_weights(module: nn.Module, path: str | Location) -> Trunk:
-    """Load a weights file into a backbone, all of it or nothing, and say in one line how it was read.
+    """Load a weights file into a backbone, completely or not at all, and return how it was read.
 
-    The file is a state dict saved by `torch.save` or safetensors, bare or among other entries of a checkpoint, with the
-    names of torchvision, timm, torchreid, fast-reid, reid-strong-baseline, SpCL, cluster-contrast, ICE or transformers
-    (`weights_formats`); an OSNet's has torchreid's names, that of one of timm's networks timm's. Heads are left out,
-    batch counters may be missing, and any floating point type is cast to the module's. An entry `stride_in` (`conv1` or
-    `conv2`), next to the tensors or next to `state_dict`, or in the metadata of safetensors, says where the
-    bottlenecks' stride sits and must agree with the module's.
+    The file is a state dict saved by `torch.save` or safetensors, bare or as an entry of a checkpoint, with the names
+    of torchvision, timm, torchreid, fast-reid, reid-strong-baseline, SpCL, cluster-contrast, ICE or transformers
+    (`weights_formats`). Files for an OSNet use torchreid's names, files for timm's networks timm's. Heads are skipped,
+    batch counters may be missing, and any floating-point type is cast to the module's. An entry `stride_in` (`conv1` or
+    `conv2`), next to the tensors or next to `state_dict`, or in the metadata of safetensors, is the location of the
+    bottlenecks' stride and must agree with the module's.
 
-    Where names were changed or tensors left out, a `UserWarning` says so.
+    A `UserWarning` reports renamed and skipped tensors.
 
     Returns:
         What was loaded.
 
     Raises:
-        WeightsError: the file is missing, is no weights file, holds no such network or several, or does not
+        WeightsError: the file is missing, is not a weights file, contains no such network or several, or does not
             fit.
     """
     content = read_weights_file(path)
@@ -60,7 +60,7 @@ def load_backbone_weights(module: nn.Module, path: str | Location) -> Trunk:
 def load_torchvision_weights(backbone: Backbone, name: str) -> None:
     """Load torchvision's ImageNet weights (V1, as in the papers), downloaded once to torch's cache.
 
-    Raises WeightsError where there are none for this network or they cannot be downloaded.
+    Raises WeightsError if there are none for this network or the download fails.
     """
     otherwise = "give a weights file by model.weights=PATH, or start from random weights by model.weights=null"
     if not name.startswith("resnet") or name == NARROW:
@@ -91,10 +91,10 @@ def is_model_file(path: str | Location) -> bool:
 
 
 def load_model_file(network: nn.Module, path: str | Location) -> None:
-    """Load a run's exported model into a network of the same form; `WeightsError` where it does not fit."""
+    """Load a run's exported model into a network of the same architecture; `WeightsError` if it does not fit."""
     content = read_weights_file(path)
     assert isinstance(content, Mapping), path
-    _load(network, content["model"], str(path), fits="the network", advice="take the recipe that it was made with")
+    _load(network, content["model"], str(path), fits="the network", advice="use the recipe that it was made with")
 
 
 def to_numpy(state_dict: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
@@ -108,7 +108,7 @@ def from_numpy(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Tensor]:
 
 
 def _the_trunk(content: object, path: str | Location) -> Trunk:
-    """The one ResNet in what a file holds."""
+    """The only ResNet in the content of a file."""
     if not isinstance(content, Mapping):
         raise WeightsError(f"The weights file {path} holds a {type(content).__name__}; it must hold a state dict.")
     trunks = find_trunks(content)
@@ -117,7 +117,7 @@ def _the_trunk(content: object, path: str | Location) -> Trunk:
     if trunks:
         origins = ", ".join(trunk.origin for trunk in trunks)
         raise WeightsError(f"The weights file {path} holds {len(trunks)} networks ({origins}); save one of them alone.")
-    what = "no ResNet that is known" if has_tensors(content) else "no tensors"
+    what = "no known ResNet" if has_tensors(content) else "no tensors"
     raise WeightsError(
         f"The weights file {path} holds {what} (its first keys: {first_keys(_deepest(content))}); it must hold a state "
         f"dict with the names of torchvision, timm, torchreid, fast-reid, SpCL, ICE or transformers."
@@ -125,7 +125,7 @@ def _the_trunk(content: object, path: str | Location) -> Trunk:
 
 
 def _the_named(content: object, path: str | Location, target: nn.Module, library: str) -> Trunk:
-    """The network with the names of `target` in what a file holds."""
+    """The network with the names of `target` in the content of a file."""
     if not isinstance(content, Mapping):
         raise WeightsError(f"The weights file {path} holds a {type(content).__name__}; it must hold a state dict.")
     for trunk in find_named(content, target.state_dict().keys(), library):
@@ -137,7 +137,7 @@ def _the_named(content: object, path: str | Location, target: nn.Module, library
 
 
 def _deepest(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    """The most likely state dict in a checkpoint: the longest mapping in it, the first of ties."""
+    """The most likely state dict in a checkpoint: its longest mapping, the first in case of ties."""
     inner = [value for value in content.values() if isinstance(value, Mapping)]
     return max([content, *inner], key=len)
 

@@ -1,8 +1,7 @@
 """Read a weights file of any origin as plain data: PyTorch's format without code, or safetensors.
 
-A weights file may come from a stranger. Pickled objects are never run: apart from tensors and plain containers only
-NumPy scalars and `argparse.Namespace` are rebuilt, which training scripts save next to the weights and which hold no
-code.
+Weights files may be untrusted, so pickled code is never executed. Apart from tensors and plain containers, only NumPy
+scalars and `argparse.Namespace` are rebuilt: training scripts save them next to the weights, and they contain no code.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ from reid_ray.errors import WeightsError
 from reid_ray.io.paths import Location, as_path, as_readable
 
 HEAD_BYTES = 1024
-"""Bytes of a file that are read to detect its type."""
+"""Number of bytes read to detect the type of a file."""
 
 MAX_SAFETENSORS_HEADER = 100 * 2**20
-"""Largest header of a safetensors file, as in its own library."""
+"""Maximum header size of a safetensors file, as in the safetensors library."""
 
 _SCALAR = np._core.multiarray.scalar  # type: ignore[attr-defined]
 _HARMLESS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     _SCALAR,
-    (_SCALAR, "numpy.core.multiarray.scalar"),  # as NumPy 1 names it
+    (_SCALAR, "numpy.core.multiarray.scalar"),  # its name in NumPy 1
     np.dtype,
     *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.float16, np.int64, np.int32, np.uint8, np.bool_)),
     argparse.Namespace,
@@ -42,10 +41,10 @@ _HARMLESS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 def read_weights_file(path: str | Location) -> object:
     """The content of a weights file: a state dict, or the mapping or list that contains it.
 
-    The metadata of a safetensors file is merged in where it has `stride_in`.
+    The metadata of a safetensors file is merged in if it has `stride_in`.
 
     Raises:
-        WeightsError: no such file, or one that is no weights file; the message says what it is where that can be told.
+        WeightsError: the file does not exist or is not a weights file; the message names its type if known.
     """
     file = as_path(path)
     if not file.is_file():
@@ -103,7 +102,7 @@ def _what_else(start: bytes) -> str | None:
 
 
 def _reason(error: Exception, content: Path | BytesIO) -> str:
-    """Why PyTorch could not read a file. PyTorch's own message advises to execute code from the file."""
+    """Why PyTorch could not read a file. PyTorch's own message suggests executing code from the file."""
     told = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
     unsupported = re.search(r"Unsupported (?:global|class|operand)[^A-Za-z]*(?:GLOBAL )?([\w.]+)", told)
     if unsupported:

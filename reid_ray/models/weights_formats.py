@@ -1,7 +1,7 @@
-"""Whose weights a file holds, by its keys: those of torchvision, timm, torchreid, fast-reid, SpCL, ICE or transformers.
+"""Detect the origin of weights by their keys: torchvision, timm, torchreid, fast-reid, SpCL, ICE or transformers.
 
-All of them have the same ResNet under other names; other networks have the names of one library (`find_named`). What is
-recognised is the trunk; heads and classifiers are left out.
+All of them have the same ResNet with different names; other networks have the names of a single library (`find_named`).
+Only the trunk is recognised; heads and classifiers are skipped.
 """
 
 from __future__ import annotations
@@ -13,18 +13,17 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "weights", "params", "teacher")
-"""Entries under which toolkits save a state dict next to optimizers and counters, in the order in which they are
-tried."""
+"""Entries under which toolkits save a state dict next to optimizers and counters, in the order of the search."""
 
 HEADS = frozenset(
     {"fc", "classifier", "classifiers", "head", "heads", "head_fc", "last_linear", "logits", "embedding", "embed"}
     | {"bottleneck", "neck", "bnneck", "bn_neck", "feat", "feat_bn", "bn", "num_features", "fea_bn", "reduction"}
     | {"gap", "pool", "pooling", "global_pool", "pool_layer", "avgpool", "pixel_mean", "pixel_std", "norm", "memory"}
 )
-"""First parts of names of what follows the trunk (or precedes it: fast-reid saves the pixels' mean)."""
+"""First components of names after the trunk, or before it (fast-reid saves the pixels' mean)."""
 
 PLAIN = "torchvision or timm"
-"""The origin of files with the names that our `Backbone` has."""
+"""The origin of files with the same names as `Backbone`."""
 
 _FIRST_BLOCK = "layer1.0.conv1.weight"
 _SEQUENTIAL = re.compile(r"(?P<prefix>(?:.*\.)?)(?P<index>[34])\.0\.conv1\.weight")
@@ -40,10 +39,10 @@ class Trunk(NamedTuple):
     """The ResNet in a state dict.
 
     Attributes:
-        tensors: torchvision's names → tensors; also names of no known part, which then do not fit.
-        origin: whose names the file has, for messages.
-        left_out: names of the tensors that are no part of the trunk.
-        has_stem_relu: False where the file's network has no ReLU behind its first normalisation; None: not told.
+        tensors: torchvision's names → tensors; includes unknown names, which then do not fit.
+        origin: the library whose names the file uses, for messages.
+        left_out: names of the tensors that do not belong to the trunk.
+        has_stem_relu: False if the file's network has no ReLU after its first normalisation; None if unknown.
     """
 
     tensors: dict[str, Tensor]
@@ -52,7 +51,7 @@ class Trunk(NamedTuple):
     has_stem_relu: bool | None = None
 
     def describe(self) -> str:
-        """One line: how the file was read, and what was left out."""
+        """How the file was read, and which tensors were skipped, in one line."""
         parts = [f"read as {self.origin}"]
         if self.left_out:
             n = len(self.left_out)
@@ -63,7 +62,7 @@ class Trunk(NamedTuple):
 
 
 def find_trunks(content: Mapping[Any, Any]) -> list[Trunk]:
-    """The ResNets in what a file holds: those of the first state dict that has any, bare or in a known entry."""
+    """The ResNets in the content of a file: those of the first state dict with any, bare or in a known entry."""
     for state in _state_dicts(content):
         trunks = _trunks(state)
         if trunks:
@@ -72,10 +71,10 @@ def find_trunks(content: Mapping[Any, Any]) -> list[Trunk]:
 
 
 def find_named(content: Mapping[Any, Any], names: Collection[str], origin: str) -> list[Trunk]:
-    """The network with these names of tensors in what a file holds, perhaps behind a prefix.
+    """The network with these tensor names in the content of a file, possibly with a prefix.
 
-    Of a state dict that has some of the names, everything below their first parts belongs to the network, so that a
-    network of another depth does not fit instead of fitting by half.
+    If a state dict has some of the names, everything with the same first components belongs to the network, so that a
+    network of another depth is rejected instead of fitting partially.
     """
     first_parts = {name.partition(".")[0] for name in names}
     for state in _state_dicts(content):
@@ -96,12 +95,12 @@ def find_named(content: Mapping[Any, Any], names: Collection[str], origin: str) 
 
 
 def has_tensors(content: Mapping[Any, Any]) -> bool:
-    """Whether there is a tensor in a mapping or in the mappings in it."""
+    """Whether a mapping, or a mapping nested in it, contains a tensor."""
     return any(True for _ in _state_dicts(content))
 
 
 def _state_dicts(content: Mapping[Any, Any], depth: int = 2) -> Iterator[dict[str, Tensor]]:
-    """The tensors of a mapping, then those of its entries, known ones first; prefixes of wrappers taken off."""
+    """The tensors of a mapping, then those of its entries, known ones first; without prefixes of wrappers."""
     tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     if tensors:
         yield {_WRAPPED.sub("", key): value for key, value in tensors.items()}
@@ -118,7 +117,7 @@ def _trunks(state: Mapping[str, Tensor]) -> list[Trunk]:
     first_stages = sorted(
         filter(None, map(_SEQUENTIAL.fullmatch, state)), key=lambda match: match["index"], reverse=True
     )
-    sequential = {match["prefix"]: int(match["index"]) for match in first_stages}  # the lower of 3 and 4 stays
+    sequential = {match["prefix"]: int(match["index"]) for match in first_stages}  # the lower of 3 and 4 wins
     found = [
         _from_sequential(state, prefix, first)
         for prefix, first in sequential.items()
@@ -129,7 +128,7 @@ def _trunks(state: Mapping[str, Tensor]) -> list[Trunk]:
 
 
 def _from_names(state: Mapping[str, Tensor], prefix: str) -> Trunk:
-    """torchvision's names behind a prefix."""
+    """torchvision's names with a prefix."""
     tensors, left_out = {}, []
     for key, tensor in state.items():
         name = key.removeprefix(prefix)

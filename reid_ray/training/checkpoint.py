@@ -1,7 +1,7 @@
-"""Checkpoints: everything a run needs to resume as if it had not been stopped.
+"""Checkpoints: everything a run needs to resume as if it had not been interrupted.
 
-Randomness needs no saving: every draw is keyed by (seed, epoch, step, …). Files are written under a temporary name and
-renamed, so a kill leaves a complete checkpoint or none; an unreadable one is skipped for the previous one.
+No random state is saved, because all randomness is keyed by (seed, epoch, step, …). Files are written under a temporary
+name and renamed, so a killed process leaves a complete checkpoint or none; unreadable checkpoints are skipped.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ FORMAT = 2
 
 @dataclass
 class TrainState:
-    """Where a run stands.
+    """Progress of a run.
 
     Attributes:
         stage: number of the current stage.
         epoch: epochs completed in the stage.
         step: steps completed in the current epoch.
         stage_step: steps completed in the stage.
-        global_step: steps completed in all.
-        degenerate: refreshes in a row that gave nothing to train on.
-        best: best value of the primary metric seen by the run's evaluations.
-        refreshed: whether the labels at hand are those of the current epoch.
+        global_step: steps completed in total.
+        degenerate: consecutive refreshes with degenerate labels.
+        best: best value of the primary metric in the run's evaluations.
+        refreshed: whether the current labels are those of the current epoch.
         metrics: bytes of metrics.jsonl that belong to this state.
     """
 
@@ -57,7 +57,7 @@ class TrainState:
 
     @property
     def stage_begun(self) -> bool:
-        """Whether the stage has labels, or steps."""
+        """Whether the stage has labels or completed steps."""
         return bool(self.epoch or self.step or self.refreshed)
 
 
@@ -66,11 +66,11 @@ class Checkpoint:
     """A resumable state. `modules` and `optimizers` are state dicts by name.
 
     Attributes:
-        local_buffers: each worker's own running BN statistics by module, which `modules` holds merged; for a run that
-            resumes with as many workers.
+        local_buffers: each worker's own running BN statistics by module (`modules` has the merged ones), for runs that
+            resume with the same number of workers.
         labels: by stream.
-        ahead: state dict of the retriever that gives the next epoch's labels; None unless labels are stale.
-        evaluated: state dict of the retriever that is evaluated while training continues; None if none is.
+        ahead: state dict of the retriever that computes the next epoch's labels; None unless labels are stale.
+        evaluated: state dict of the retriever being evaluated while training continues; None without one.
     """
 
     state: TrainState
@@ -117,7 +117,7 @@ class Checkpoint:
 def capture_modules(modules: Modules, context: DistributedContext) -> tuple[dict[str, Any], list[dict[str, Tensor]]]:
     """State dicts of modules with BN statistics merged over the workers, and each worker's own BN statistics.
 
-    Every worker calls it. It leaves the merged statistics in the modules; `restore_local_buffers` takes them out again.
+    Every worker calls it. The modules keep the merged statistics until `restore_local_buffers` is called.
     """
     own = {name: local_buffers(module) for name, module in modules.items()}
     for module in modules.values():
@@ -129,7 +129,7 @@ def capture_modules(modules: Modules, context: DistributedContext) -> tuple[dict
 def restore_local_buffers(
     modules: Modules, buffers: Sequence[Mapping[str, Tensor]], context: DistributedContext
 ) -> None:
-    """Give each worker its own BN statistics back, where there are as many workers as there were."""
+    """Restore each worker's own BN statistics if the number of workers is unchanged."""
     if len(buffers) == context.size:
         for name, module in modules.items():
             set_local_buffers(module, buffers[context.rank][name])
@@ -141,10 +141,10 @@ def checkpoint_files(folder: Location) -> list[Location]:
 
 
 def latest_checkpoint(folder: Location) -> Location | None:
-    """The newest whole checkpoint, or None where there is none yet.
+    """The newest intact checkpoint, or None if there is none yet.
 
-    A damaged one is named in a warning and passed over; where all are damaged, `RunError`: to begin again without a
-    word would lose work.
+    Damaged checkpoints are skipped with a warning. If all are damaged, `RunError` is raised, because a silent restart
+    would lose work.
     """
     files = checkpoint_files(folder)
     for path in files:
@@ -161,20 +161,20 @@ def latest_checkpoint(folder: Location) -> Location | None:
 
 @contextmanager
 def version_errors(path: Location) -> Iterator[None]:
-    """`RunError` where what a whole checkpoint holds does not fit in what this version of reid_ray makes of the run."""
+    """Raise `RunError` if an intact checkpoint does not fit the run as built by this version of reid_ray."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError, UnpicklingError) as error:
         raise RunError(
-            f"Checkpoint {path} was written by another version of reid_ray, which holds other things in it; finish the "
+            f"Checkpoint {path} was written by another version of reid_ray with different content; finish the "
             f"run with that version, or start it again under another name."
         ) from error
 
 
 def _is_whole(path: Location) -> bool:
-    """Whether every part of the file is there and has its checksum (torch files are zip archives)."""
+    """Whether every entry of the file is present and matches its checksum (torch files are zip archives)."""
     try:
         with zipfile.ZipFile(as_readable(path)) as archive:
             return archive.testzip() is None
@@ -183,7 +183,7 @@ def _is_whole(path: Location) -> bool:
 
 
 def _pack_labels(labels: Labels) -> dict[str, Any]:
-    """What resuming reads of labels: what a method makes of the rest is in its modules."""
+    """The part of the labels that resuming needs; what a method derives from the rest is in its modules."""
     return {"version": labels.version, "threshold": labels.threshold, "labels": torch.tensor(labels.labels)}
 
 

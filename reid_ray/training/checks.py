@@ -1,6 +1,6 @@
-"""Whether a method's stages fit its modules, its configuration and the data: found before anything is written.
+"""Check that a method's stages fit its modules, its configuration and the data, before anything is written.
 
-Each mistake is one line for the author of a method, or for the user who misspelt a stage.
+Each mistake is reported in one line, to the author of a method or to a user who misspelt the name of a stage.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from reid_ray.training.rundir import RunDirectory
 
 
 def check_method(method: Method) -> None:
-    """Raise `MethodError` or `ConfigError` where stages, modules and configuration do not fit together."""
+    """Raise `MethodError` or `ConfigError` if stages, modules and configuration are inconsistent."""
     stages = stages_of(method.config)
     check_stage_names(method.config, stages)
     check_layers(method.modules)
@@ -36,7 +36,7 @@ def check_method(method: Method) -> None:
 
 
 def check_stage_names(config: Config, stages: Iterable[Stage]) -> None:
-    """Raise `ConfigError` where the configuration names a stage or an optimizer that the method does not have."""
+    """Raise `ConfigError` if the configuration names a stage or an optimizer that the method does not have."""
     *earlier, main = stages
     skipped = stages_of(config.model_copy(update={"source_stage": True}))[:-1]  # settings of a stage that is left out
     optional = METHODS[config.method.name].optional_stages
@@ -54,7 +54,7 @@ def check_stage_names(config: Config, stages: Iterable[Stage]) -> None:
 
 
 def check_layers(modules: Modules) -> None:
-    """Raise `MethodError` for a layer whose outcome would depend on the number of workers."""
+    """Raise `MethodError` for a layer whose output would depend on the number of workers."""
     for name, module in modules.items():
         for path, layer in module.named_modules():
             where = f"{name}.{path}".rstrip(".")
@@ -71,7 +71,7 @@ def check_layers(modules: Modules) -> None:
 
 
 def check_streams(stage: Stage, config: Config) -> None:
-    """Raise `MethodError` where a stream names a view or a table that does not exist."""
+    """Raise `MethodError` if a stream names a view or a table that does not exist."""
     if not stage.streams:
         raise MethodError(f"Stage {stage.name} has no stream.")
     for name, stream in stage.streams.items():
@@ -88,7 +88,7 @@ def check_streams(stage: Stage, config: Config) -> None:
 
 
 def check_modules(stage: Stage, modules: Modules) -> None:
-    """Raise `MethodError` for an unknown module, and for a trainable parameter in no optimizer or in two."""
+    """Raise `MethodError` for an unknown module, or a trainable parameter that is in no optimizer or in two."""
     where = f"stage {stage.name}"
     caches = [stream.cache.module for stream in stage.streams.values() if stream.cache]
     try:
@@ -114,7 +114,7 @@ def check_modules(stage: Stage, modules: Modules) -> None:
 
 
 def check_tables(stages: Iterable[Stage], datasets: Mapping[str, Dataset], config: Config) -> None:
-    """Raise `DataError` where a table lacks the identities, columns or meshes that a stream or its labels need."""
+    """Raise `DataError` if a table lacks the identities, columns or meshes that a stream or its labels need."""
     for stage in stages:
         for stream in stage.streams.values():
             dataset = datasets[stream.data]
@@ -136,13 +136,13 @@ def check_tables(stages: Iterable[Stage], datasets: Mapping[str, Dataset], confi
             if any(view.source == "mesh" for view in views) and not available_rows(table, section).any():
                 raise DataError(
                     f"{dataset.table.name} has no body meshes in its training split, which the stage {stage.name} "
-                    f"turns people by; name them in a column 'mesh', or set {stream.data}.meshes.rendered or "
+                    f"needs to rotate people; name them in a column 'mesh', or set {stream.data}.meshes.rendered or "
                     f"fit_missing."
                 )
 
 
 def check_label_settings(stages: Iterable[Stage], datasets: Mapping[str, Dataset], labels: LabelsConfig) -> None:
-    """Raise `ConfigError` where clustering a stream's table needs more images than it has."""
+    """Raise `ConfigError` if the table of a clustered stream has too few images for the settings."""
     for stage in stages:
         for stream in stage.streams.values():
             if stream.labels.origin == "clusters":
@@ -167,7 +167,7 @@ def _refuse_unknown(given: Iterable[str], known: list[str], where: str, what: st
 
 
 def build_modules(config: Config, context: DistributedContext) -> Method:
-    """The method of a run, on the CPU, checked. One that has a checkpoint does not need its initial weights' file."""
+    """The method of a run, on the CPU, checked. A run with a checkpoint does not need the file of initial weights."""
     torch.manual_seed(config.seed)
     method = build_method(without_weights(config) if RunDirectory.of(config).begun else config, context)
     check_method(method)

@@ -1,4 +1,4 @@
-"""Corrections of labels that a run obeys: read from the run directory, which keeps them."""
+"""Label corrections that a run applies, read from its directory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reid_ray.training.rundir import RunDirectory
 
 
 def run_constraints(config: Config, tables: Mapping[str, ImageTable]) -> Constraints | None:
-    """The corrections that a run obeys, from its directory; None without any.
+    """The label corrections in the run directory; None without any.
 
     Args:
         tables: training tables by section of the configuration.
@@ -24,10 +24,10 @@ def run_constraints(config: Config, tables: Mapping[str, ImageTable]) -> Constra
 
 
 def table_constraints(file: str, config: LabelsConfig, table: ImageTable) -> Constraints:
-    """The constraints of a file for what is clustered: the images of a table, or their tracklets.
+    """The constraints in a file, for the items that are clustered: the images of a table, or their tracklets.
 
     Raises:
-        DataError: as `read_constraints`.
+        DataError: as in `read_constraints`.
     """
     items = number_tracklets(table) if config.unit == "tracklet" else None
     return read_constraints(file, table.paths, items)

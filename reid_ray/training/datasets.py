@@ -16,14 +16,14 @@ from reid_ray.inference.pooling import query_then_gallery
 from reid_ray.methods import Stage, stages_of
 
 MAIN = "data"
-"""The section whose training split is the run's own, and whose query and gallery it is evaluated on."""
+"""The section with the images of the run itself: its training split, and query and gallery for evaluation."""
 
 EVALUATION = "evaluation"
 """Name of the images of query and gallery in `ImageCaches`."""
 
 
 def read_datasets(config: Config, known: Mapping[str, Dataset] | None = None) -> dict[str, Dataset]:
-    """The tables that the stages of a run read, `data` first; those of `known` are not read again."""
+    """The tables that the stages of a run read, `data` first; tables in `known` are not read again."""
     known = known or {}
     return {name: known.get(name) or read_dataset(getattr(config, name)) for name in sections_of_run(config)}
 
@@ -43,7 +43,7 @@ def sections_of_stage(stage: Stage) -> list[str]:
 
 
 def evaluation_table(dataset: Dataset, config: Config) -> ImageTable | None:
-    """Query rows followed by gallery rows, or None where there is nothing to evaluate, or no evaluation is wanted."""
+    """Query rows followed by gallery rows, or None if there is nothing to evaluate or evaluation is switched off."""
     if config.evaluation.every is None or why_not(dataset.table, config.evaluation) is not None:
         return None
     return query_and_gallery(dataset.table, config.evaluation)
@@ -62,9 +62,9 @@ def query_and_gallery(table: ImageTable, settings: EvaluationConfig) -> ImageTab
 
 
 class ImageCaches:
-    """Decoded images and projected meshes of a run's tables in this process, made when they are first used.
+    """Decoded images and projected meshes of a run's tables in this process, created on first use.
 
-    All have the size of `data`.
+    All have the image size of `data`.
     """
 
     def __init__(self, datasets: Mapping[str, Dataset], config: Config) -> None:
@@ -94,7 +94,7 @@ class ImageCaches:
         return self._meshes[name]
 
     def keep_only(self, names: list[str]) -> None:
-        """Free the images of other tables."""
+        """Free the images of all other tables."""
         self._caches = {name: cache for name, cache in self._caches.items() if name in names}
         self._meshes = {name: cache for name, cache in self._meshes.items() if name in names}
 

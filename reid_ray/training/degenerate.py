@@ -1,4 +1,4 @@
-"""Labels that give nothing to train on: a run keeps those before, for a while."""
+"""Degenerate labels, which give nothing to train on: a run keeps the previous ones for a limited number of epochs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from reid_ray.errors import DegenerateLabelsError
 from reid_ray.types import Labels
 
 MIN_CLUSTERS = 2
-"""Fewer give no negatives, and nothing to learn."""
+"""With fewer clusters there are no negatives, hence nothing to learn."""
 
 
 def is_degenerate(labels: Labels) -> bool:
@@ -16,16 +16,16 @@ def is_degenerate(labels: Labels) -> bool:
 
 
 def fall_back(found: Labels, before: Labels | None, settings: LabelsConfig, *, n_in_a_row: int) -> Labels:
-    """The labels to train on where those found are degenerate: those before.
+    """The previous labels, to train on in place of degenerate ones.
 
     Args:
-        found: what clustering gave.
+        found: the degenerate labels.
         before: the last labels that were trained on; None at the first refresh.
-        n_in_a_row: refreshes that gave degenerate labels since then, this one included.
+        n_in_a_row: consecutive refreshes with degenerate labels, this one included.
 
     Raises:
-        DegenerateLabelsError: there are no earlier labels, or this has lasted for more than
-            `settings.max_degenerate_epochs`.
+        DegenerateLabelsError: there are no earlier labels, or the labels have been degenerate for more than
+            `settings.max_degenerate_epochs` epochs.
     """
     advice = (
         f"labels.eps={settings.eps}, labels.min_samples={settings.min_samples} and labels.k1={settings.k1} decide; "

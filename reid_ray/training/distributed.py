@@ -1,4 +1,4 @@
-"""The workers of one training run, as the maths sees them: one global batch, cut in equal slices.
+"""Collectives between the workers of a training run, which hold equal slices of one global batch.
 
 Gradient convention, used everywhere: every worker computes the loss of the *global* batch from gathered features
 and backpropagates `loss / size`; parameter gradients are then *summed* over workers. With `all_gather` below, whose
@@ -21,7 +21,7 @@ from reid_ray.types import Labels
 T = TypeVar("T")
 
 BUCKET_ELEMENTS = 2**24
-"""Gradients are exchanged in flat buckets of at most this many numbers."""
+"""Maximum number of elements in a flat bucket of the gradient exchange."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class DistributedContext:
     """This worker among `size` workers.
 
     Attributes:
-        rank: this worker's number.
-        size: how many there are; 1 in a single process.
-        control: process group for messages between the hosts, which do not wait for a device; None = the default group.
+        rank: of this worker.
+        size: number of workers; 1 in a single process.
+        control: process group for messages between hosts that do not wait for a device; None = the default group.
     """
 
     rank: int = 0
@@ -42,7 +42,7 @@ class DistributedContext:
     def current(cls) -> DistributedContext:
         """The context of the initialised process group, or of this process alone.
 
-        Every rank calls it at the same point: with NCCL a second group is made, of gloo.
+        Every rank calls it at the same point: with NCCL it creates a second group, with the gloo backend.
         """
         if not (dist.is_available() and dist.is_initialized()):
             return cls()
@@ -65,7 +65,7 @@ class DistributedContext:
         return whole[self.rank * n : (self.rank + 1) * n]
 
     def all_reduce_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Sum the gradients over workers, in place. A parameter without one has none on any worker, and is skipped."""
+        """Sum the gradients over workers, in place. Parameters without a gradient (the same on all) are skipped."""
         if self.size == 1:
             return
         bucket: list[Tensor] = []
@@ -79,7 +79,7 @@ class DistributedContext:
         _sum_bucket(bucket)
 
     def broadcast_object(self, value: T) -> T:
-        """Rank 0's value, on every worker; what the others pass is ignored."""
+        """Rank 0's value, on every worker; the values of other ranks are ignored."""
         if self.size == 1:
             return value
         box: list[Any] = [value]
@@ -103,7 +103,7 @@ class DistributedContext:
         return int(box)
 
     def check_same_labels(self, labels: Mapping[str, Labels]) -> None:
-        """Raise RuntimeError when the workers do not hold the same labels, which would train nonsense silently."""
+        """Raise RuntimeError if labels differ between workers, which would silently corrupt training."""
         digests = self.all_gather_objects([one.digest() for one in labels.values()])
         if any(digest != digests[0] for digest in digests):
             raise RuntimeError(f"Workers hold different labels of {', '.join(labels)}: {digests}.")
@@ -120,7 +120,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        whole = gradients[0].clone(memory_format=torch.contiguous_format)  # others may hold the same gradient
+        whole = gradients[0].clone(memory_format=torch.contiguous_format)  # autograd may share the gradient
         dist.all_reduce(whole)
         return whole[ctx.rank * ctx.n : (ctx.rank + 1) * ctx.n], None, None
 

@@ -1,4 +1,4 @@
-"""A loss that is no longer finite ends the run, with all that is needed to see why."""
+"""Stop a run whose loss is not finite, and keep the data needed to find the cause."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from reid_ray.methods import Batch, Inputs
 def check_finite(
     loss: Tensor, terms: Mapping[str, Tensor], batch: Batch, modules: Mapping[str, nn.Module], file: Location
 ) -> None:
-    """Raise `DivergedError` where a loss is not finite, after writing the batch and weights that gave it to `file`.
+    """Raise `DivergedError` if a loss is not finite, after writing the batch and the weights that caused it to `file`.
 
-    Waits for the device. The file is for `torch.load`: `streams`, each with `views` (this worker's items, as the
+    Waits for the device. `torch.load` reads the file: `streams`, each with `views` (this worker's items, as the
     network saw them), `labels`, `rows` and `columns` of the global batch; `terms` of the loss; `modules` by name as
     state dicts.
     """

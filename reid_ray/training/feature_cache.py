@@ -1,4 +1,4 @@
-"""Features that a stage trains on in place of images: extracted once, kept in the run directory, mapped into memory."""
+"""Features that a stage trains on in place of images: extracted once, stored in the run directory, memory-mapped."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def stage_features(
 ) -> dict[str, FloatArray]:
     """The features of each stream that has a cache, float32 [copies, N, D], read-only.
 
-    Every worker calls it. They are extracted where their file does not exist yet; a resumed run reads what it wrote.
+    Every worker calls it. Features are extracted if their file does not exist; a resumed run reads the existing file.
 
     Args:
-        retriever_of: module → what embeds.
+        retriever_of: name of a module → retriever that embeds with it.
     """
     found = {}
     for name, stream in stage.streams.items():
@@ -47,7 +47,7 @@ def stage_features(
 
 
 def write_features(file: Location, rows: FeatureRows, copies: int) -> None:
-    """Write features float32 [copies·N, D] as an array [copies, N, D], a part at a time."""
+    """Write features float32 [copies·N, D] as an array [copies, N, D], in chunks."""
     n_rows, dim = rows.shape
     header = {"descr": "<f4", "fortran_order": False, "shape": (copies, n_rows // copies, dim)}
     with storage_errors(file):

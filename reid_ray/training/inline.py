@@ -40,13 +40,13 @@ def train_inline(
         trainer = Trainer(
             config, datasets, context, device, services, caches, listener=listener, started=started, fence=lease.check
         )
-        # After the network is built: weights that do not fit leave no directory behind.
+        # Only after the network is built, so that weights that do not fit leave no directory behind.
         run_on_main(context, lambda: directory.create(config, datasets))
         trainer.run()
 
 
 def _memory(device: torch.device) -> dict[str, int]:
-    """Bytes that this process may use, as `check_memory` takes them."""
+    """Bytes that this process may use, in the form that `check_memory` expects."""
     found = {"host_bytes": memory_limit() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))}
     if device.type == "cuda":
         found["device_bytes"] = torch.cuda.get_device_properties(device).total_memory
@@ -55,7 +55,7 @@ def _memory(device: torch.device) -> dict[str, int]:
 
 @contextmanager
 def process_group(config: Config) -> Iterator[DistributedContext]:
-    """The context of the process group that exists, else of `torchrun`'s, joined for the block, else of one process."""
+    """The context of the existing process group, else of `torchrun`'s (joined for the block), else of one process."""
     joined = dist.is_available() and dist.is_initialized()
     size = DistributedContext.current().size if joined else int(os.environ.get("WORLD_SIZE", "1"))
     if size != config.runtime.n_workers:

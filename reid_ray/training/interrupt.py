@@ -1,4 +1,4 @@
-"""Requests from outside, answered between steps: Ctrl-C, a termination, a node that will be taken away."""
+"""External requests, handled between steps: Ctrl-C, a termination signal, a node that is about to be removed."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 class Request(IntEnum):
-    """What a worker is asked to do after its step; workers agree on the highest."""
+    """The action requested of a worker after its step; workers agree on the highest."""
 
     NOTHING = 0
     SAVE = 1
-    """Write a checkpoint now and continue; this machine may be gone soon."""
+    """Write a checkpoint now and continue; this machine may be removed soon."""
     STOP = 2
-    """Write a checkpoint and end."""
+    """Write a checkpoint and exit."""
 
 
 class Interrupt:
-    """Whether Ctrl-C was pressed, or SIGTERM sent."""
+    """Whether Ctrl-C was pressed or SIGTERM received."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -33,9 +33,9 @@ class Interrupt:
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Interrupt]:
-    """Turn the first SIGINT or SIGTERM into a flag, so that a step ends whole; a second one acts at once.
+    """Turn the first SIGINT or SIGTERM into a flag, so that the current step completes; a second one acts at once.
 
-    Outside the main thread, where Python delivers no signals, the flag just stays down.
+    Outside the main thread, where Python delivers no signals, the flag is never set.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
@@ -61,7 +61,7 @@ def deferred_interrupt() -> Iterator[Interrupt]:
 
 @contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """Treat the first SIGTERM in the block as Ctrl-C: the scheduler leaves time to clean up."""
+    """Treat the first SIGTERM in the block as Ctrl-C: schedulers leave time to clean up."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -69,7 +69,7 @@ def terminated_as_interrupted() -> Iterator[None]:
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
         put_back(signal.SIGTERM, before)
-        if not callable(signal.getsignal(signal.SIGINT)):  # a shell has what it starts in the background ignore SIGINT
+        if not callable(signal.getsignal(signal.SIGINT)):  # a shell starts background jobs with SIGINT ignored
             raise KeyboardInterrupt
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -81,5 +81,5 @@ def terminated_as_interrupted() -> Iterator[None]:
 
 
 def put_back(number: signal.Signals, handler: Handler) -> None:
-    """Set what `signal.getsignal` gave: None, for a handler of C code, becomes the default."""
+    """Restore a handler that `signal.getsignal` returned; None, a handler of C code, becomes the default."""
     signal.signal(number, signal.SIG_DFL if handler is None else handler)

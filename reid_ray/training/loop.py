@@ -1,7 +1,7 @@
-"""The training loop: refresh labels, train an epoch, evaluate, save; stage after stage, from the last checkpoint on.
+"""The training loop: refresh labels, train an epoch, evaluate, save; for each stage, starting at the last checkpoint.
 
-The same code runs in one process, under `torchrun` and inside Ray Train workers. What differs between methods is in
-`reid_ray.methods`, what differs between runtimes in `Services`.
+The same code runs in one process, under `torchrun` and in Ray Train workers. Differences between methods are in
+`reid_ray.methods`, differences between runtimes in `Services`.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ class Trainer:
 
     Args:
         config: the run.
-        datasets: what the run reads, by section of the configuration.
-        context: this worker's place among the others.
-        device: where it computes.
-        services: answers for labels and evaluations.
+        datasets: the data that the run reads, by section of the configuration.
+        context: rank and collectives of this worker.
+        device: of modules and batches.
+        services: computes labels and evaluations.
         caches: decoded images.
         listener: called with every logged event (progress bars); rank 0 only.
         started: `time.time()` at which the run was started; the first `start` event reports the seconds since.
-        fence: called on rank 0 before it writes; raises a `UserError` if the run is another process's by now.
-        notice: asked after each step whether this machine is about to be taken away.
+        fence: called on rank 0 before it writes; raises a `UserError` if another process has taken over the run.
+        notice: called after each step; returns whether this machine is about to be removed.
     """
 
     def __init__(
@@ -99,16 +99,16 @@ class Trainer:
         self._optimizers: dict[str, Optimizer] = {}
         self._frozen: list[nn.Parameter] = []
         self._data: StageData | None = None
-        self._ahead: Retriever | None = None  # gives the next epoch's labels, where they are stale
-        self._evaluated: Retriever | None = None  # is evaluated while training continues
+        self._ahead: Retriever | None = None  # computes the next epoch's labels if labels are stale
+        self._evaluated: Retriever | None = None  # being evaluated while training continues
 
     @property
     def stage(self) -> Stage:
-        """The stage that is being trained."""
+        """The current stage."""
         return self.stages[self._state.stage]
 
     def run(self) -> TrainState:
-        """Train to the last epoch and return where the run stands; an already finished run returns at once."""
+        """Train to the last epoch and return the final state; a finished run returns at once."""
         with memory_errors(f"training worker {self.context.rank}", "use fewer images a step or more workers"):
             self._resume()
             while not self._is_finished():
@@ -120,7 +120,7 @@ class Trainer:
         return self._state.stage == len(self.stages) - 1 and self._state.epoch >= self.stage.config.epochs
 
     def _train_stage(self) -> None:
-        """The rest of the current stage."""
+        """Train the rest of the current stage."""
         number, config = self._state.stage, self.stage.config
         self._log_event(
             "start",
@@ -161,7 +161,7 @@ class Trainer:
         self._caches.keep_only([*sections_of_stage(stage), EVALUATION])
 
     def _refresh(self) -> bool:
-        """Bring the labels to the current epoch; whether there are new ones."""
+        """Update the labels for the current epoch; returns whether there are new ones."""
         state, started, staleness = self._state, time.perf_counter(), int(self._ahead is not None)
         new = {} if state.stage_begun else known_labels(self.stage, self._tables)
         request = label_request(self.method, self.stage, self._labels, state.epoch)
@@ -176,7 +176,7 @@ class Trainer:
         return bool(new)
 
     def _take(self, new: Mapping[str, Labels], staleness: int, waited: float) -> None:
-        """Train on new labels, or on those before where they are degenerate."""
+        """Use new labels, or the previous ones if the new ones are degenerate."""
         self.context.check_same_labels(new)
         state, stage = self._state, self.stage
         degenerate = [name for name, labels in new.items() if self._learns(name) and is_degenerate(labels)]
@@ -209,7 +209,7 @@ class Trainer:
         return self.stage.streams[stream].labels.origin != "none"
 
     def _look_ahead(self) -> None:
-        """With stale labels, start those of the next epoch, by the retriever as it is now, while this epoch trains."""
+        """With stale labels, start computing those of the next epoch with the current retriever, during this epoch."""
         next_epoch = self._state.epoch + 1
         if self.config.labels.staleness and self.stage.clusters and next_epoch < self.stage.config.epochs:
             self._ahead = self._retriever().copied()
@@ -251,7 +251,7 @@ class Trainer:
 
     def _step(self, batch: Batch) -> list[Update]:
         def before_backward(update: Update) -> None:
-            if self.device.type != "cuda":  # there the check would wait for the device; it is made with the log
+            if self.device.type != "cuda":  # CUDA would have to synchronise; checked when logged
                 self._check_finite([update], batch)
 
         return train_step(
@@ -303,7 +303,7 @@ class Trainer:
         write_pictures(self._directory, self.stage.name, epoch, render(self.method, self.stage, self._caches))
 
     def _collect_evaluation(self, retriever: Retriever, epoch: int) -> None:
-        """Log the metrics of a retriever after `epoch` epochs, once they are there, and keep it if it is the best."""
+        """Wait for the metrics of a retriever after `epoch` epochs, log them, and export it if it is the best."""
         metrics = self._services.collect_evaluation()
         if metrics is None:
             return
@@ -314,13 +314,13 @@ class Trainer:
             self._export("best", retriever)
 
     def _retriever(self, module: str | None = None) -> Retriever:
-        """A module that embeds, by default the stage's retriever, as it is now."""
+        """A module that embeds, by default the stage's retriever, with its current weights."""
         path = module or self.stage.retriever
         state, network = self._state, find_module(self.method.modules, path)
         return Retriever(path, network, (state.stage, state.epoch), state.global_step)
 
     def _stage_data(self) -> StageData:
-        """The data of the stage, made at its first epoch: features that it trains on are extracted before."""
+        """The data of the stage, created at its first epoch, after extraction of the features that it trains on."""
         if self._data is None:
             features = stage_features(self.stage, self._directory, self._retriever, self._services, self.context)
             dtype = parameter_dtype(self.config.training)
@@ -328,12 +328,12 @@ class Trainer:
         return self._data
 
     def _export(self, which: str, retriever: Retriever) -> None:
-        """Write a retriever, the model that is used after training."""
+        """Export a retriever: the model that is used after training."""
         file, stage = self._directory.model_file(which), self.stages[retriever.version[0]]
         run_on_main(self.context, lambda: save_exported(retriever, stage.name, self.config, file))
 
     def _save(self) -> None:
-        """Write a checkpoint, and leave all as it is: when one is written must not change what follows."""
+        """Write a checkpoint without side effects: when checkpoints are written must not change the results."""
         modules = self.method.modules
         self._state.metrics = self._log.position
         merged, own = capture_modules(modules, self.context)
@@ -350,14 +350,14 @@ class Trainer:
 
         def write() -> None:
             self._fence()
-            self._log.flush()  # before the checkpoint, which counts on these events
+            self._log.flush()  # before the checkpoint, which refers to these events
             checkpoint.save(folder, keep)
 
         run_on_main(self.context, write)
         restore_local_buffers(modules, own, self.context)
 
     def _log_event(self, event: str, **fields: Any) -> None:
-        """Log an event; like every file of the run it is written by rank 0, and all ranks learn if that fails."""
+        """Log an event. Like every file of the run, rank 0 writes it; if that fails, all ranks raise the error."""
         fields = {"stage": self.stage.name, **fields}
 
         def write() -> None:
@@ -367,7 +367,7 @@ class Trainer:
         run_on_main(self.context, write)
 
     def _resume(self) -> None:
-        """Enter the stage of the newest checkpoint with all that it holds, or the first one without any."""
+        """Restore the newest checkpoint and enter its stage; without a checkpoint, enter the first stage."""
         path = run_on_main(self.context, lambda: latest_checkpoint(self._directory.checkpoints))
         if path is None:
             run_on_main(self.context, lambda: self._log.rewind(0))

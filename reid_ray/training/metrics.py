@@ -1,7 +1,7 @@
-"""metrics.jsonl: every event of a run, one JSON object a line, written by rank 0.
+"""metrics.jsonl: every event of a run, one JSON object per line, written by rank 0.
 
 Events: `start`, `refresh`, `step`, `epoch`, `evaluate`, `end`; docs/runs.md lists their fields. A
-resumed run cuts the file back to where its checkpoint was written, so that no event stands twice.
+resumed run truncates the file to the position of its checkpoint, so that no event is in it twice.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class MetricsLog:
     """Appends events to a file and hands them to listeners (progress bars).
 
     Args:
-        path: the file; None on workers other than the first, where nothing is written.
+        path: the file; None on workers other than rank 0, which write nothing.
         listener: called with every event after it is written.
     """
 
@@ -33,21 +33,21 @@ class MetricsLog:
 
     @property
     def position(self) -> int:
-        """Bytes written so far; a checkpoint remembers it."""
+        """Bytes written so far; stored in checkpoints."""
         return self._file.size if self._file else 0
 
     def rewind(self, position: int) -> None:
-        """Forget the events after `position`."""
+        """Remove the events after `position`."""
         if self._file:
             self._file.truncate(position)
 
     def flush(self) -> None:
-        """Let others see every event so far; on an object store those of steps wait a little."""
+        """Make all events so far visible to readers; an object store delays those of steps for a short time."""
         if self._file:
             self._file.flush()
 
     def write(self, event: str, **fields: Any) -> None:
-        """Append one event; numbers that JSON lacks (NaN, infinities) become null."""
+        """Append one event; numbers that JSON cannot represent (NaN, infinities) become null."""
         record: Event = {"event": event, "time": round(time.time(), 3), **_plain(fields)}
         if self._file:
             self._file.append(f"{json.dumps(record)}\n".encode())
@@ -58,7 +58,7 @@ class MetricsLog:
 
 
 def read_metrics(path: Location) -> list[Event]:
-    """The events of a run, finished or running; a last line that is still being written is left out."""
+    """The events of a finished or running run; an incomplete last line is skipped."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
@@ -66,15 +66,15 @@ def read_metrics(path: Location) -> list[Event]:
 
 
 def pauses(events: Sequence[Event]) -> list[float]:
-    """Seconds between neighbouring events, without the time between the end of a process and the start after it."""
+    """Seconds between consecutive events, except between the end of one process and the start of the next."""
     return [later["time"] - earlier["time"] for earlier, later in pairwise(events) if later["event"] != "start"]
 
 
 class MetricsFollower:
-    """Reads what another process appends to a metrics file, from now on.
+    """Reads the events that another process appends to a metrics file after the follower was created.
 
-    A resumed run cuts the file back before it appends, perhaps both between two looks. The last line read tells: where
-    it is gone, the file is read again for events later than it.
+    A resumed run truncates the file before it appends, and both may happen between two calls of `read`. If the last
+    line that was read is no longer in its place, the file is read again for later events.
     """
 
     def __init__(self, path: Location) -> None:
@@ -85,7 +85,7 @@ class MetricsFollower:
         self.read()
 
     def read(self) -> list[Event]:
-        """The whole lines written since the last call."""
+        """The complete lines written since the last call."""
         if not self._path.exists():
             return []
         with self._path.open("rb") as file:

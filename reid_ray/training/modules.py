@@ -1,4 +1,4 @@
-"""A method's modules as a stage uses them: found by path, frozen, initialised, prepared for the global batch."""
+"""Prepare a method's modules for a stage: look them up by path, initialise, freeze, and set batch-norm groups."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Modules: TypeAlias = Mapping[str, nn.Module]
 
 
 def find_module(modules: Modules, path: str) -> nn.Module:
-    """The module `NAME` or `NAME.PATH.BELOW`; `MethodError` naming the nearest one where there is none."""
+    """The module `NAME` or `NAME.PATH.BELOW`; `MethodError`, with the closest name, if there is none."""
     name, _, below = path.partition(".")
     try:
         return modules[name].get_submodule(below)
@@ -28,22 +28,22 @@ def find_module(modules: Modules, path: str) -> nn.Module:
 
 
 def trainable_parameters(modules: Modules, paths: Iterable[str]) -> list[nn.Parameter]:
-    """Parameters that require a gradient, of the modules at some paths, each once."""
+    """Parameters of the modules at these paths that require a gradient, without duplicates."""
     found = (parameter for path in paths for parameter in find_module(modules, path).parameters())
     return list(dict.fromkeys(parameter for parameter in found if parameter.requires_grad))
 
 
 def initialise(modules: Modules, stage: Stage) -> None:
-    """Give modules the weights that they take from others when the stage begins (`Stage.init`)."""
+    """Copy weights between modules at the start of a stage, as declared by `Stage.init`."""
     for path, origin in stage.init.items():
         find_module(modules, path).load_state_dict(find_module(modules, origin).state_dict())
 
 
 def set_modes(modules: Modules, stage: Stage) -> list[nn.Parameter]:
-    """Put modules in training mode, the frozen ones in evaluation mode and without gradient.
+    """Put modules in training mode; put frozen ones in evaluation mode and switch off their gradients.
 
     Returns:
-        The parameters whose gradient was switched off, to be switched on again after the stage.
+        The parameters whose gradient was switched off and must be switched on again after the stage.
     """
     for module in modules.values():
         module.train()
@@ -57,7 +57,7 @@ def set_modes(modules: Modules, stage: Stage) -> list[nn.Parameter]:
 
 @contextmanager
 def evaluation_mode(modules: Modules) -> Iterator[None]:
-    """All modules in evaluation mode for the block; afterwards each layer is in the mode that it was in."""
+    """All modules in evaluation mode for the block; afterwards each layer returns to its previous mode."""
     training = [layer for module in modules.values() for layer in module.modules() if layer.training]
     for module in modules.values():
         module.eval()

@@ -1,4 +1,4 @@
-"""Optimizers of a stage: of several kinds, each for the modules that its stage gives it."""
+"""Optimizers of a stage, each with its own kind, settings and modules."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from reid_ray.training.modules import Modules, trainable_parameters
 
 
 def make_optimizers(modules: Modules, stage: Stage, old: Mapping[str, Optimizer]) -> dict[str, Optimizer]:
-    """The optimizers of a stage. Parameters that stay keep their moments of `old`, unless the stage resets them."""
+    """The optimizers of a stage. Parameters that were in `old` keep their moments, unless the stage resets them."""
     made = {}
     for name, spec in stage.optimizers.items():
         parameters = trainable_parameters(modules, spec.modules)
@@ -27,7 +27,7 @@ def make_optimizers(modules: Modules, stage: Stage, old: Mapping[str, Optimizer]
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> Optimizer:
-    """An optimizer of the configured kind; its rate is set by epoch."""
+    """An optimizer of the configured kind; `set_rates` sets its rate in each epoch."""
     if config.optimizer == "sgd":
         return SGD(
             parameters,
@@ -47,7 +47,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) 
 
 
 def set_rates(optimizers: Mapping[str, Optimizer], stage: Stage, epoch: int) -> dict[str, float]:
-    """Give each optimizer its rate of an epoch; the rates by name."""
+    """Set the learning rate of each optimizer for an epoch; returns the rates by name."""
     rates = {name: spec.config.learning_rate(epoch) for name, spec in stage.optimizers.items()}
     for name, optimizer in optimizers.items():
         for group in optimizer.param_groups:
@@ -56,7 +56,7 @@ def set_rates(optimizers: Mapping[str, Optimizer], stage: Stage, epoch: int) -> 
 
 
 def optimizer_spec(stage: Stage, name: str) -> OptimizerSpec:
-    """An optimizer of a stage; `MethodError` naming the nearest one where there is none."""
+    """An optimizer of a stage; `MethodError`, with the closest name, if there is none."""
     if name not in stage.optimizers:
         near = difflib.get_close_matches(name, stage.optimizers, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"optimizers are {', '.join(stage.optimizers)}."

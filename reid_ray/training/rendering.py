@@ -1,7 +1,7 @@
-"""Pictures of what a method generates: at evaluations into the run directory, for reports, and from Python.
+"""Pictures of generated images: written to the run directory at evaluations, and available for reports and in Python.
 
-A method gives grids of images (`Method.render`) of a batch that is the same at every evaluation of a run, so that
-pictures of two epochs compare. Nothing here knows what is generated.
+A method returns grids of images (`Method.render`) for a batch that is the same at every evaluation of a run, so that
+pictures of different epochs are comparable. This module does not depend on what a method generates.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from reid_ray.training.rundir import RunDirectory
 from reid_ray.training.streams import StageData
 
 N_IDENTITIES, N_INSTANCES = 8, 2
-"""Identities in the rendered batch, and images of each; images of an identity are adjacent."""
+"""Identities in the rendered batch, and images per identity; images of an identity are adjacent."""
 
 GAP = 2
-"""Pixels of white between the images of a grid."""
+"""White pixels between the images of a grid."""
 
 
 def render(
@@ -41,14 +41,14 @@ def render(
     seed: int | None = None,
     views: Mapping[str, str] | None = None,
 ) -> dict[str, Tensor]:
-    """Pictures of what a method generates with its modules as they are, by name: uint8 RGB [3, h, w] on the CPU.
+    """Pictures of what a method generates with its current modules: name → uint8 RGB [3, h, w] on the CPU.
 
-    Called on one process; the modules' modes and buffers stay as they are.
+    Called on one process; modes and buffers of the modules do not change.
 
     Args:
         caches: images of the tables that the stage reads.
-        seed: which training images; None: the run's seed.
-        views: the `rendered_views`; None: those of the stage.
+        seed: selects the training images; None: the run's seed.
+        views: replaces the stage's `rendered_views`; None: keep those.
     """
     if not stage.renders:
         return {}
@@ -59,12 +59,12 @@ def render(
 
 
 def rendered_batch(stage: Stage, method: Method, caches: ImageCaches, *, seed: int | None = None) -> Batch:
-    """The batch that a stage renders: training images of each stream without augmentation, in all the same.
+    """The batch that a stage renders: training images of each stream without augmentation.
 
-    Of streams with true identities, 8 identities × 2 images, the same identities in every stream that has them;
-    otherwise 16 images at random, whose labels are −1. Streams of cached features are left out. A view of an image is
-    that image as it is, at the configured size; views of other sources are as the stage declares them. The primary
-    stream has the `rendered_views` of the stage too.
+    Streams with true identities have 8 identities × 2 images, with the same identities in every stream that has them;
+    other streams have 16 random images, whose labels are −1. Streams of cached features are left out. A view of an
+    image is the unmodified image at the configured size; views of other sources are as the stage declares them. The
+    primary stream also has the `rendered_views` of the stage.
     """
     config = method.config
     streams = {name: _without_augmentation(spec, config) for name, spec in stage.streams.items() if spec.cache is None}
@@ -116,8 +116,8 @@ def write_pictures(directory: RunDirectory, stage: str, epoch: int, pictures: Ma
         pictures: by name, uint8 [3, h, w].
 
     Raises:
-        MethodError: a name that a file cannot have.
-        RunError: they cannot be written.
+        MethodError: a name cannot be used as a file name.
+        RunError: the pictures cannot be written.
     """
     for name, pixels in pictures.items():
         if not re.fullmatch(r"\w[\w-]*", name):
@@ -129,7 +129,7 @@ def write_pictures(directory: RunDirectory, stage: str, epoch: int, pictures: Ma
 
 
 def _without_augmentation(spec: StreamSpec, config: Config) -> StreamSpec:
-    """The same stream, of single images as they are, with true identities or without any."""
+    """The same stream with single, unmodified images, labelled with true identities or not at all."""
     views = {
         key: "resize" if make_view(view, config.data).source == "image" else view for key, view in spec.views.items()
     }

@@ -1,8 +1,8 @@
 """Memory requirements of a run, estimated from its configuration before anything is decoded or allocated.
 
-Counts what one training process holds at the same time: decoded images, prefetched batches, networks with gradients and
-optimizer moments, and saved activations. It is a lower bound: kernel workspaces and allocator overhead are not counted,
-so a run that does not fit by this estimate does not fit.
+The estimate covers everything that one training process holds at the same time: decoded images, prefetched batches,
+networks with gradients and optimizer moments, and saved activations. It is a lower bound, because kernel workspaces and
+allocator overhead are not counted: a run that exceeds memory by this estimate does not fit.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Requirements:
     """Memory of one training process, in bytes.
 
     Attributes:
-        on_host: in host memory; name in messages → bytes.
-        on_device: in GPU memory, or in host memory without a GPU.
+        on_host: host memory, name in messages → bytes.
+        on_device: GPU memory, or host memory without a GPU.
     """
 
     on_host: Mapping[str, int]
@@ -94,7 +94,7 @@ def estimate(
 def _measured(model: str, bf16: bool) -> NetworkMemory:
     config = ModelConfig.model_validate_json(model)
     n_images = config.bn_group or 2
-    # One group of exactly these images: a group of the whole batch would span the other workers, which do not measure.
+    # One group of exactly these images: a group of the whole batch would wait for other workers, which do not measure.
     grouped = config.model_copy(update={"bn_group": n_images})
     return measure_network(lambda: build_network(grouped, bf16=bf16), batch_size=n_images)
 
@@ -102,12 +102,12 @@ def _measured(model: str, bf16: bool) -> NetworkMemory:
 def check_memory(
     config: Config, datasets: Mapping[str, Dataset], *, host_bytes: int, device_bytes: int | None = None
 ) -> None:
-    """Raise `ConfigError` where a training process cannot fit, whatever the method does besides.
+    """Raise `ConfigError` if a training process cannot fit in memory with any method.
 
-    Counted are one network and one view of the largest batch of images that some stage trains on.
+    Counts one network, and one view of the largest batch of images that any stage trains on.
 
     Args:
-        datasets: what the run reads, by section of the configuration.
+        datasets: the data that the run reads, by section of the configuration.
         host_bytes, device_bytes: as in `check_fits`.
     """
     test = evaluation_table(datasets[MAIN], config)
@@ -122,19 +122,19 @@ def check_memory(
 
 
 def _trained_images(stage: Stage) -> int:
-    """Images in a batch that a stage forwards with gradient; 0 where it trains on cached features."""
+    """Images per batch that a stage passes through the network with gradient; 0 if it trains on cached features."""
     if stage.streams[stage.primary].cache is not None or stage.retriever in stage.frozen:
         return 0
     return stage.config.batch_size
 
 
 def check_fits(needed: Requirements, config: Config, *, host_bytes: int, device_bytes: int | None = None) -> None:
-    """Raise `ConfigError` with numbers if a run cannot fit.
+    """Raise `ConfigError`, with required and available memory, if a run cannot fit.
 
     Args:
-        needed: as `estimate` gives it.
+        needed: the result of `estimate`.
         host_bytes: memory that this process may use on its machine, its share of `memory_limit`.
-        device_bytes: the same of its GPU; None where it trains on the CPU.
+        device_bytes: the same for its GPU; None if it trains on the CPU.
     """
     if device_bytes is None:
         _check({**needed.on_host, **needed.on_device}, host_bytes, "memory", config)
@@ -146,8 +146,8 @@ def check_fits(needed: Requirements, config: Config, *, host_bytes: int, device_
 def memory_limit() -> int:
     """Bytes of memory of this machine or container.
 
-    Memory that other processes use at the moment is included: it may be free later, and a run that could fit is not
-    refused.
+    Includes memory that other processes use at the moment: it may be free later, and a run that could fit must not be
+    rejected.
     """
     installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [int(text) for name in CGROUP_LIMITS if (text := _read(name)).isdecimal()]

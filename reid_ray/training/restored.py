@@ -1,4 +1,4 @@
-"""The whole of a method as a run's newest checkpoint holds it: every module, not only what retrieves."""
+"""Restore a method from the newest checkpoint of a run with all its modules, not only the retriever."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class RestoredMethod:
     """A method with the weights of a checkpoint, on this process's device, in evaluation mode.
 
     Attributes:
-        stage: the stage that its modules have been trained in.
+        stage: the stage in which its modules were last trained.
         epoch: completed epochs of that stage.
-        step: completed steps of the epoch after them.
+        step: completed steps of the next epoch.
     """
 
     method: Method
@@ -33,7 +33,7 @@ def restore_method(config: Config, directory: RunDirectory) -> RestoredMethod:
     """The method of a run with all its modules, from the newest checkpoint.
 
     Raises:
-        RunError: there is no checkpoint, or none that this version of reid_ray can read.
+        RunError: there is no checkpoint that this version of reid_ray can read.
     """
     path = latest_checkpoint(directory.checkpoints)
     if path is None:
@@ -41,7 +41,7 @@ def restore_method(config: Config, directory: RunDirectory) -> RestoredMethod:
     with version_errors(path):
         checkpoint = Checkpoint.load(path)
         method = build_method(without_weights(config), DistributedContext())
-        method.to(choose_device(config.runtime), parameter_dtype(config.training))  # before, or float64 is rounded
+        method.to(choose_device(config.runtime), parameter_dtype(config.training))  # first, else float64 is rounded
         for name, module in method.modules.items():
             module.load_state_dict(checkpoint.modules[name])
     for module in method.modules.values():

@@ -1,15 +1,15 @@
-"""The run directory: what a run leaves on disk, and the rule that one directory is one configuration.
+"""The run directory: the files of a run, and the rule that a directory belongs to one configuration.
 
-lease.json             which process trains here, while one does
+lease.json             the process that trains here, while one does
 config.yaml            the format of the directory, the hash of the configuration, and the resolved configuration
-constraints.csv        the corrections that its labels obey, if there are any
-images.parquet         the table of images it trains and is evaluated on; images-source.parquet of a source
-metrics.jsonl          one event a line
-labels/epoch-000.parquet   the labels of each epoch of the main stage; STAGE-epoch-000.parquet of an earlier one
+constraints.csv        the label corrections that the run applies, if there are any
+images.parquet         the table of training and evaluation images; images-source.parquet for a source
+metrics.jsonl          one event per line
+labels/epoch-000.parquet   the labels of each epoch of the main stage; STAGE-epoch-000.parquet for earlier stages
 features/              features that a stage trains on
-generated/STAGE-epoch-000-NAME.png   what a method that generates images has rendered after so many epochs of a stage
+generated/STAGE-epoch-000-NAME.png   images that a generative method rendered after this number of epochs of a stage
 checkpoints/           resumable states, and the exported models `model-last.pt`, `model-best.pt`, `model-STAGE.pt`
-diverged-0.pt          the batch of each worker whose loss was not finite, where that ended the run
+diverged-0.pt          the batch of each worker (by rank), if the run stopped because its loss was not finite
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ FORMAT_PREFIX = "# run directory format: "
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Paths of one run, and what may be done to them."""
+    """Paths of one run, and operations on them."""
 
     path: Location
 
     @classmethod
     def of(cls, config: Config) -> RunDirectory:
-        """Where this configuration's run lies, absolute; nothing is created."""
+        """The run directory of a configuration, as an absolute path; nothing is created."""
         return cls((as_path(config.output) / config.name).resolve())
 
     @property
@@ -71,7 +71,7 @@ class RunDirectory:
 
     @property
     def constraints_file(self) -> Location:
-        """A copy of the file `labels.constraints`: the run does not depend on what becomes of that file."""
+        """A copy of the file `labels.constraints`, so that the run does not depend on later changes to it."""
         return self.path / "constraints.csv"
 
     @property
@@ -91,14 +91,14 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     def datasets(self, readers: Mapping[str, ImageReader]) -> dict[str, Dataset]:
-        """The run's tables by section, as `create` wrote them, with readers of their images."""
+        """The run's tables by section, as written by `create`, with readers for their images."""
         return {
             section: Dataset(ImageTable.read(self.images_file_of(section)), reader)
             for section, reader in readers.items()
         }
 
     def diverged_file(self, rank: int) -> Location:
-        """What a worker writes of a batch whose loss is not finite."""
+        """File with a worker's batch whose loss is not finite."""
         return self.path / f"diverged-{rank}.pt"
 
     def model_file(self, which: str) -> Location:
@@ -107,7 +107,7 @@ class RunDirectory:
 
     @property
     def begun(self) -> bool:
-        """Whether the run has a checkpoint, damaged or whole: it resumes there, not from its initial weights."""
+        """Whether the run has a checkpoint, intact or damaged, and so does not start from its initial weights."""
         return bool(checkpoint_files(self.checkpoints))
 
     def check_format(self) -> None:
@@ -124,7 +124,7 @@ class RunDirectory:
     def check(self, config: Config) -> None:
         """Raise `RunError` if this directory holds another configuration's run, or cannot be one.
 
-        A run that has no checkpoint yet has nothing to lose, and may begin again with another configuration.
+        A run without a checkpoint has nothing to lose, so another configuration may replace it.
         """
         if not self.config_file.exists():
             if self.path.exists() and (not self.path.is_dir() or not all(map(is_lease, self.path.iterdir()))):
@@ -149,12 +149,12 @@ class RunDirectory:
             )
 
     def _header(self, prefix: str) -> str | None:
-        """What a comment at the head of config.yaml says after this prefix; None without such a line."""
+        """The text after this prefix in a comment at the top of config.yaml; None without such a line."""
         lines = self.config_file.read_text(encoding="utf-8").splitlines()[:2]
         return next((line.removeprefix(prefix) for line in lines if line.startswith(prefix)), None)
 
     def _differences(self, config: Config) -> list[str]:
-        """What differs from the configuration that stands here, where that can still be read."""
+        """Differences from the configuration stored here; none if that cannot be read."""
         try:
             return leaf_changes(hashed_settings(load_config(self.config_file)), hashed_settings(config))
         except ConfigError:
@@ -166,7 +166,7 @@ class RunDirectory:
         return bool(ended) and bool(ended[-1]["epochs"] >= config.training.epochs)
 
     def held(self) -> AbstractContextManager[Fence]:
-        """Keep other processes from training into this directory for the block; the directory is created.
+        """Create the directory and lock it for the block, so that no other process trains into it.
 
         Raises:
             RunError: another process trains into it, or it cannot be written.
@@ -178,10 +178,10 @@ class RunDirectory:
         return f"in epoch {epochs[-1]}" if epochs else "before its first epoch"
 
     def create(self, config: Config, datasets: Mapping[str, Dataset]) -> None:
-        """Make the directory, write configuration and tables; the same again is a resumption.
+        """Create the directory with configuration and tables; with the same arguments again, the run is resumed.
 
         Args:
-            datasets: what the run reads, by section of the configuration.
+            datasets: the data that the run reads, by section of the configuration.
 
         Raises:
             RunError: it cannot be written, or holds a run of another configuration or of other images.
@@ -210,8 +210,8 @@ class RunDirectory:
         atomic_write_bytes(self.config_file, f"{header}{dump_config(config)}".encode())
 
     def remove_abandoned(self) -> None:
-        """Remove what killed processes were writing; none of this run may be at work."""
-        if isinstance(self.path, RemotePath):  # no half-written objects, but Ray Train's folder is left
+        """Remove incomplete files of killed processes; no process of this run may be running."""
+        if isinstance(self.path, RemotePath):  # objects are never half-written, but Ray Train leaves a folder
             for left in self.path.glob(".*"):
                 left.remove_tree()
             return
@@ -220,10 +220,10 @@ class RunDirectory:
                 abandoned.unlink(missing_ok=True)
 
     def write_labels(self, labels: Labels, table: ImageTable, stage: str = "") -> None:
-        """labels/epoch-EEE.parquet: path, label and camid of every training image, and pid where it is known.
+        """Write labels/epoch-EEE.parquet: path, label and camid of every training image, and pid if known.
 
         Args:
-            stage: name of a stage before the main one, which precedes the file's name.
+            stage: name of a stage before the main one, used as prefix of the file name; empty for the main stage.
         """
         columns: dict[str, Any] = {
             "path": table.arrow["path"],

@@ -1,7 +1,7 @@
-"""What training asks of its surroundings: new labels, an evaluation, features to train on.
+"""Services that the training loop uses: new labels, evaluations, and features to train on.
 
-The loop knows only `Services`. `InlineServices` answers inside the training processes; the Ray runtime answers from
-an actor pool. Both call the same functions below on the same fixed batches, so the answers are equal.
+The loop depends only on the protocol `Services`. `InlineServices` computes in the training processes, the Ray runtime
+in an actor pool. Both call the functions below on the same fixed batches, so the results are equal.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Pool = Callable[[FeatureRows, IntArray], FeatureRows]
 """(features of frames, tracklet number of each frame) → L2-normalised features of tracklets."""
 
 MEMORY = "memory"
-"""Name of the features that a method keeps itself, among those of tables."""
+"""Key of the features that the method itself keeps, next to those of tables."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class LabelRequest:
     """The labels that a stage needs for an epoch.
 
     Attributes:
-        streams: those that get labels.
-        epoch: the epoch of the stage that they are for.
-        previous: the labels before, by stream; none at the first refresh.
+        streams: the streams that get labels.
+        epoch: the epoch of the stage that the labels are for.
+        previous: the previous labels by stream; empty at the first refresh.
         memory: features that the method keeps, float32 [N, D], for streams that cluster them; None: extract.
     """
 
@@ -74,20 +74,20 @@ class LabelRequest:
         return self.stage.streams[stream].labels
 
     def features_of(self, stream: str) -> str:
-        """What a stream's labels come from: a section of the configuration, or `MEMORY`."""
+        """The source of a stream's features: a section of the configuration, or `MEMORY`."""
         from_memory = self.spec(stream).features_from == "memory" and self.memory is not None
         return MEMORY if from_memory else self.stage.streams[stream].data
 
     @property
     def tables(self) -> list[str]:
-        """Sections whose training tables have to be extracted, in order."""
+        """Sections whose training tables must be extracted, in order."""
         found = [self.features_of(stream) for stream in self.streams]
         found += [name for stream in self.streams if (name := self.spec(stream).compare_with)]
         return [name for name in dict.fromkeys(found) if name != MEMORY]
 
 
 def label_request(method: Method, stage: Stage, labels: Mapping[str, Labels], epoch: int) -> LabelRequest:
-    """What has to be labelled for an epoch of a stage, where `labels` are those at hand."""
+    """The request for the labels of an epoch of a stage; `labels` are the current ones."""
     specs = {name: stream.labels for name, stream in stage.streams.items()}
     streams = tuple(name for name, spec in specs.items() if spec.reads_features and not (spec.once and name in labels))
     from_memory = any(specs[name].features_from == "memory" for name in streams)
@@ -96,31 +96,31 @@ def label_request(method: Method, stage: Stage, labels: Mapping[str, Labels], ep
 
 
 class Services(Protocol):
-    """Called by every worker at the same point; the answer is the same on all."""
+    """Called by every worker at the same point; the result is the same on all of them."""
 
     def begin_labels(self, request: LabelRequest, retriever: Retriever) -> None:
-        """Start a refresh whose labels `collect_labels` will give."""
+        """Start a refresh; `collect_labels` returns its labels."""
         ...
 
     def collect_labels(self) -> dict[str, Labels]:
-        """The labels of the refresh that was begun last, by stream, once they are there.
+        """Wait for the refresh that was started last and return its labels by stream.
 
-        Their `statistics` hold quality and seconds.
+        Their `statistics` contain quality and seconds.
         """
         ...
 
     def begin_evaluation(self, retriever: Retriever) -> None:
-        """Start an evaluation whose metrics `collect_evaluation` will give."""
+        """Start an evaluation; `collect_evaluation` returns its metrics."""
         ...
 
     def collect_evaluation(self) -> dict[str, Any] | None:
-        """Metrics on query and gallery, with `evaluate_seconds`; None where the data cannot be evaluated."""
+        """Metrics on query and gallery, with `evaluate_seconds`; None if the data cannot be evaluated."""
         ...
 
     def extract_copies(self, retriever: Retriever, cache: FeatureCache, section: str) -> FeatureRows:
         """Features of the training table of a section for a feature cache, float32 [copies·N, D].
 
-        The copies of the table follow one another. Only rank 0 may read them.
+        The copies of the table are concatenated. Only rank 0 may read them.
         """
         ...
 
@@ -135,10 +135,10 @@ def label_streams(
     pool: Pool = tracklet_features,
     constraints: Constraints | None = None,
 ) -> dict[str, Labels]:
-    """The labels that a request asks for, by stream.
+    """The requested labels, by stream.
 
     Args:
-        features: float32 [N, D] of each of `request.tables`, and `MEMORY` where the method keeps features.
+        features: float32 [N, D] for each of `request.tables`, and for `MEMORY` if the method keeps features.
         tables: training tables by section.
         pool: computes tracklet features from frame features if tracklets are clustered.
         constraints: corrections of the clusters of the run's own images.
@@ -181,10 +181,10 @@ def cluster_tracklets(
     """Labels of images from clusters of their tracklets: each image has the label of its tracklet.
 
     Centroids and proxies are means over tracklets, regardless of their number of frames; statistics count tracklets. If
-    identities are known, `frame_ari` and the other `frame_` scores are those of the image labels.
+    identities are known, `frame_ari` and the other `frame_` scores are computed on image labels.
 
     Args:
-        cluster: `refresh` with the arguments that do not depend on the unit.
+        cluster: `refresh` with the arguments that are the same for images and tracklets.
         features: of the images.
         previous: previous labels of the images.
     """
@@ -208,7 +208,7 @@ def cluster_tracklets(
 
 
 def known_labels(stage: Stage, tables: Mapping[str, ImageTable]) -> dict[str, Labels]:
-    """The labels of those streams that need no features: ground truth as it is, and none."""
+    """The labels of the streams that need no features: plain ground truth, or no labels."""
     found = {}
     for name, stream in stage.streams.items():
         if stream.labels.reads_features:
@@ -220,7 +220,7 @@ def known_labels(stage: Stage, tables: Mapping[str, ImageTable]) -> dict[str, La
 
 
 def temporal_pooling(settings: EvaluationConfig) -> TemporalPooling | None:
-    """How the configured protocol pools frames; None if it compares images."""
+    """The temporal pooling of the configured protocol; None if it compares images."""
     if protocol_of(settings).unit == "image":
         return None
     return TemporalPooling(
@@ -300,7 +300,7 @@ class InlineServices:
         self._evaluated: Retriever | None = None
 
     def begin_labels(self, request: LabelRequest, retriever: Retriever) -> None:
-        # No other process could work meanwhile, so the work is done when the labels are collected.
+        # No other process could compute in the meantime, so the work is done when the labels are collected.
         self._labels = (request, retriever)
 
     def collect_labels(self) -> dict[str, Labels]:
@@ -361,9 +361,9 @@ class InlineServices:
 
 
 def run_on_main(context: DistributedContext, function: Callable[[], Any]) -> Any:
-    """Call `function` on rank 0 and give its answer, or its `UserError`, to every worker.
+    """Call `function` on rank 0 and broadcast its result, or its `UserError`, to every worker.
 
-    An error that only rank 0 raised would leave the others waiting for a broadcast that never comes.
+    If only rank 0 raised the error, the other workers would wait for a broadcast that never comes.
     """
     answer: Any = None
     if context.is_main_process:
@@ -380,7 +380,7 @@ def run_on_main(context: DistributedContext, function: Callable[[], Any]) -> Any
 def run_on_main_with_heartbeat(context: DistributedContext, config: Config, function: Callable[[], Any]) -> Any:
     """`run_on_main` for work that may take longer than the time-out of a collective.
 
-    Rank 0 reports to the others again and again that it is still at work, so that it is not taken for hung.
+    While it works, rank 0 sends periodic heartbeats to the other workers, so that they do not treat it as hung.
     """
     if context.size == 1:
         return function()
@@ -392,5 +392,5 @@ def run_on_main_with_heartbeat(context: DistributedContext, config: Config, func
 
 
 def with_statistics(labels: Labels, **numbers: Any) -> Labels:
-    """The labels with more numbers among their statistics."""
+    """The labels with additional statistics."""
     return replace(labels, statistics={**labels.statistics, **numbers})

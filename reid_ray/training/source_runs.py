@@ -1,4 +1,4 @@
-"""The stages on a source as runs of their own, so that several runs can begin from one source model."""
+"""Source stages as separate runs, so that several runs can start from one source model."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from reid_ray.training.rundir import RunDirectory
 
 
 def source_runs(config: Config) -> list[Config]:
-    """Runs that compute what the stages on the source of this run would; none where it has no such stages.
+    """Separate runs that are equivalent to the source stages of this run; empty if it has none.
 
-    Each is a run of its own next to this one, NAME-STAGE, with the recipe `source`.
+    Each is in a directory next to this one, NAME-STAGE, and uses the recipe `source`.
     """
     tree = config.model_dump()
     size = {"height": config.data.height, "width": config.data.width}
@@ -65,7 +65,7 @@ def with_models_of_runs(config: Config) -> Config:
 
 
 def started_from(config: Config, runs: Sequence[Config]) -> Config:
-    """The run itself, to begin from the models of its source runs, if it has any."""
+    """The configuration of the run itself, started from the models of its source runs, if it has any."""
     if not runs:
         return config
     files = tuple(str(RunDirectory.of(run).model_file("last")) for run in runs)

@@ -15,30 +15,30 @@ from reid_ray.training.rundir import RunDirectory
 Phase = Literal["not begun", "running", "silent", "finished"]
 
 PAUSE_SECONDS = 300.0
-"""A run that has been quiet for less is taken to run: Ray may be starting, or a trainer again."""
+"""A run that has been quiet for less counts as running: Ray or a trainer may be starting."""
 
 PAUSES = 3.0
-"""How many times its longest pause so far a run may be quiet before it is taken to have died."""
+"""A run that has been quiet for longer than this many times its longest pause so far is assumed dead."""
 
 
 @dataclass(frozen=True)
 class RunState:
-    """What a run's directory says of it.
+    """State of a run as recorded in its directory.
 
     Attributes:
-        phase: `finished`: trained for all its epochs; `running`: it has written lately; `silent`: it has not, for
-            longer than its pauses so far explain, so it was stopped or killed, or hangs; `not begun`: it has logged
-            nothing.
+        phase: `finished`: trained for all its epochs; `running`: it has written recently; `silent`: it has been quiet
+            for longer than its pauses so far explain, so it was stopped, was killed, or hangs; `not begun`: it has
+            logged nothing.
         stage: name of the current stage.
         epochs: epochs of the stage.
-        epoch: completed ones.
-        step: steps of the next one.
-        iterations: steps of an epoch; None where an epoch is one pass and none has been logged yet.
-        checkpoint: name of the newest checkpoint's file, from which the same command resumes.
-        quiet_seconds: since it last wrote a line; None where it has written none.
-        usual_seconds: its longest pause between two lines of one process, so far.
+        epoch: completed epochs of the stage.
+        step: completed steps of the next epoch.
+        iterations: steps per epoch; None if an epoch is one pass and none has been logged yet.
+        checkpoint: file name of the newest checkpoint, from which the same command resumes.
+        quiet_seconds: since its last line; None if it has written none.
+        usual_seconds: its longest pause so far between two lines of one process.
         events: the last line of each kind.
-        diverged: whether it ended at a loss that is not finite.
+        diverged: whether it stopped because a loss was not finite.
     """
 
     phase: Phase
@@ -55,7 +55,7 @@ class RunState:
 
     @classmethod
     def of(cls, directory: RunDirectory, config: Config, now: float | None = None) -> RunState:
-        """Read it; `now` in seconds since 1970, this machine's clock where it is None."""
+        """Read the state; `now` is in seconds since 1970, None for this machine's clock."""
         events = read_metrics(directory.metrics_file)
         pause = max(pauses(events), default=0.0)
         quiet = max(0.0, (time.time() if now is None else now) - events[-1]["time"]) if events else None
@@ -80,7 +80,7 @@ class RunState:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """For scripts."""
+        """The state as plain values, for scripts."""
         return dict(vars(self))
 
 
@@ -93,7 +93,7 @@ def _phase(finished: bool, quiet: float | None, pause: float) -> Phase:
 
 
 def _position(events: list[Event]) -> tuple[int, int]:
-    """Completed epochs, and steps of the one after them. An evaluation says nothing of it: it may come late."""
+    """Completed epochs, and steps of the next one. Evaluations are ignored, because they may be logged late."""
     for event in reversed(events):
         kind = event["event"]
         if kind in ("step", "start"):

@@ -1,4 +1,4 @@
-"""One training step: a method's updates, backward for their parameters only, gradient exchange, moving averages."""
+"""One training step: the method's updates, backward for their own parameters, gradient exchange, moving averages."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def train_step(
     """Make the optimizer steps of one batch, then update the moving averages.
 
     Args:
-        step: steps of the stage before this one.
-        before_backward: called with each update, to stop a run whose loss is not finite.
+        step: completed steps of the stage.
+        before_backward: called with each update, so that a run whose loss is not finite can be stopped.
 
     Returns:
         The updates, detached.
@@ -62,10 +62,10 @@ def apply_update(
 
 
 def loss_fields(updates: Sequence[Update], rates: Mapping[str, float]) -> dict[str, Any]:
-    """What a `step` event reports of its updates; reading the values waits for the device.
+    """The fields of a `step` event for these updates; reading the values waits for the device.
 
-    `loss` is the sum of the losses and `lr` the rate of the first optimizer. With several updates `losses` lists them
-    by optimizer, with several optimizers `lrs` the rates.
+    `loss` is the sum of the losses, `lr` the learning rate of the first optimizer. With several updates, `losses` lists
+    the losses by optimizer; with several optimizers, `lrs` lists the rates.
     """
     losses: dict[str, float] = {}
     for update in updates:
@@ -78,7 +78,7 @@ def loss_fields(updates: Sequence[Update], rates: Mapping[str, float]) -> dict[s
 
 
 def _terms(updates: Sequence[Update]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Terms by name; where two updates have one of the same name, preceded by their optimizers."""
+    """Terms by name; a name that two updates share is prefixed with the names of their optimizers."""
     names = [name for update in updates for name in update.terms]
     for update in updates:
         for name, value in update.terms.items():

@@ -1,4 +1,4 @@
-"""The batches of a stage: plans of its streams, prefetched views, and what the method gets to see."""
+"""The batches of a stage: sampling plans of its streams, prefetched views, and the inputs of the method."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ from reid_ray.types import OUTLIER, FloatArray, IntArray, Labels
 T = TypeVar("T")
 
 STREAM_SEEDS = 2**32
-"""Distance of the seeds of a stage's streams, so that they draw differently."""
+"""Offset between the seeds of a stage's streams, so that they sample independently."""
 
 FRAME_KEY = 0xF4A3E
-"""Last part of the random key of a tracklet's frames."""
+"""Last part of the random key that samples the frames of a tracklet."""
 
 Plan = Mapping[str, IntArray]
-"""By stream, the rows of an epoch: int64 [steps, items, frames]."""
+"""Stream → rows of an epoch, int64 [steps, items, frames]."""
 
 Loaded = dict[str, dict[str, PixelBatch]]
-"""Views of one step by stream."""
+"""Stream → views of one step."""
 
 
 class StageData:
-    """One worker's data of a stage.
+    """One worker's data for a stage.
 
     Args:
         caches: decoded images.
         features: features of each stream with a cache, float32 [copies, N, D].
-        device, dtype: of what the method gets.
+        device, dtype: of the tensors that the method receives.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class StageData:
         """The rows of an epoch; the same on every worker.
 
         Raises:
-            DataError: there is nothing to draw.
+            DataError: there is nothing to sample.
         """
         pools = {name: stream.pool(labels[name].labels) for name, stream in self._streams.items()}
         rngs = [np.random.default_rng([stream.loader.seed, epoch]) for stream in self._streams.values()]
@@ -127,7 +127,7 @@ class StageData:
         return pixels.pin_memory() if self._device.type == "cuda" else pixels
 
     def _naming_worker(self, batches: Iterator[T]) -> Iterator[T]:
-        """The batches; an unreadable image becomes the error of this worker alone, which runtimes treat differently."""
+        """The batches; an unreadable image is reported as an error of this worker, which runtimes handle separately."""
         try:
             yield from batches
         except (DataError, StorageError) as error:
@@ -137,10 +137,10 @@ class StageData:
 
 
 class _Stream:
-    """One stream: what may be drawn, and how its views are loaded.
+    """One stream: the items that can be sampled, and how their views are loaded.
 
     Args:
-        eligible: bool [N]: the rows that have what its views are made from.
+        eligible: bool [N], True for rows that have the data that the views need.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class _Stream:
         self._items = tracklet_rows(number_tracklets(table)) if spec.frames > 1 else None
 
     def pool(self, labels: IntArray) -> Pool:
-        """What the sampler draws from: rows, or tracklets by their first rows."""
+        """The items that the sampler draws from: rows, or tracklets, each represented by its first row."""
         identities = self._spec.labels.origin != "none"
         known = labels if identities else np.zeros_like(labels)
         known = np.where(self._eligible, known, OUTLIER)
@@ -166,7 +166,7 @@ class _Stream:
         return Pool(known, camids, identities, self._spec.data)
 
     def rows(self, items: IntArray, epoch: int) -> IntArray:
-        """int64 [steps, items, frames]: the rows of drawn items."""
+        """int64 [steps, items, frames]: the rows of sampled items."""
         if self._items is None:
             return items[:, :, np.newaxis]
         rng = np.random.default_rng([self.loader.seed, epoch, FRAME_KEY])

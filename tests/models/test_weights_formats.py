@@ -295,7 +295,7 @@ def test_cut_files(share: float, form: str, source: Any, tmp_path: Path):
         ({"epoch": 3, "model": {"a": 1}}, "holds no tensors (its first keys: epoch, model)"),
         (
             {"model": {"blocks.0.attn.qkv.weight": torch.zeros(1), "norm.bias": torch.zeros(1)}},
-            "no ResNet that is known (its first keys: blocks.0.attn.qkv.weight, norm.bias)",
+            "no known ResNet (its first keys: blocks.0.attn.qkv.weight, norm.bias)",
         ),
         ({}, "holds no tensors (its first keys: none)"),
         ([torch.zeros(3)], "holds a list; it must hold a state dict"),

@@ -112,7 +112,7 @@ def test_a_table_without_meshes(tiny, crops):
     stage = stage_with(config, train=StreamSpec({"front": "projection@0"}))
     check_tables([stage], {"data": crops}, config)
     bare = Dataset(ImageTable(crops.table.arrow.drop_columns(["mesh"]), "crops"), FileImages())
-    message = "^crops has no body meshes in its training split, which the stage main turns people by; "
+    message = "^crops has no body meshes in its training split, which the stage main needs to rotate people; "
     with pytest.raises(DataError, match=message):
         check_tables([stage], {"data": bare}, config)
     check_tables([stage], {"data": bare}, tiny("data.meshes.fit_missing=true"))

@@ -1,8 +1,9 @@
 """DG-VAE: dual Gaussian codes, disentangled by swapping them between visible and infrared images.
 
 L = λ_id·L_id + λ_cmtl·L_cmtl + λ_tsr·L_tsr + λ_ambi·L_ambi + λ_disc·L_disc (Eq. 19), in three stages: `task` trains
-trunks, identity encoder, classifier and mixture; `generate` freezes them (but the classifier) and trains ambiguity
-encoder and decoder; `joint` trains all. The mean of the identity code retrieves, by the trunk of an image's modality.
+trunks, identity encoder, classifier and mixture; `generate` freezes them, except the classifier, and trains ambiguity
+encoder and decoder; `joint` trains everything. The retrieval feature is the mean of the identity code, computed with
+the trunk of the image's modality.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Encoded:
         maps: this worker's feature maps, by modality.
         code: μ and ln σ² of the global batch.
         local: μ and ln σ² of this worker's pieces.
-        samples: d of this worker's pieces (μ where codes are means).
+        samples: d of this worker's pieces (μ if codes are not sampled).
         sample: d of the global batch.
         labels, modality: int64 [B].
     """
@@ -206,7 +207,7 @@ class DGVAE(Method):
         return draw_triplets(encoded.labels, encoded.modality, cpu_generator(batch, "triplets"))
 
     def _swap_triplets(self, encoded: Encoded, triplets: CrossModalTriplets, batch: Batch) -> CrossModalTriplets:
-        """Whose codes are swapped: the same triplets, unless those of one modality are wanted."""
+        """The triplets whose codes are swapped: the same ones, or new ones within one modality, as configured."""
         if self.settings.swap_modality == "cross":
             return triplets
         generator = cpu_generator(batch, "triplets/same")
@@ -259,7 +260,7 @@ class DGVAE(Method):
     def _decode(
         self, encoded: Encoded, triplets: CrossModalTriplets, batch: Batch
     ) -> tuple[list[GaussianCode], Decoded]:
-        """The ambiguity codes of this worker's pieces, and what is decoded of its anchors' triplets."""
+        """The ambiguity codes of this worker's pieces, and the outputs decoded from its anchors' triplets."""
         codes = encode_pieces(self.ambiguity_encoder, encoded.maps, together=self.together)
         sampled = self.settings.ambiguity_code == "sampled"
         samples = sample_pieces(codes, "ambiguity", batch, self.collectives, sampled=sampled)
@@ -289,7 +290,7 @@ class DGVAE(Method):
         return terms
 
     def _discriminator_update(self, encoded: Encoded, decoded: Decoded, batch: Batch) -> Update:
-        """Binary cross-entropy of real maps (or images) against all that is decoded."""
+        """Binary cross-entropy of real maps (or images) against all decoded ones."""
         discriminator = cast(nn.Module, self.discriminator)
         images = [batch[name].views["image"] for name in MODALITIES]
         real = torch.cat(self.swapper.targets(encoded.maps, images)).detach()
@@ -317,19 +318,19 @@ class DGVAE(Method):
 
 
 def present(**modules: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """The optimizers that have something to step."""
+    """The optimizers that have modules to step."""
     return {name: paths for name, paths in modules.items() if paths}
 
 
 def cpu_generator(batch: Batch, name: str) -> torch.Generator:
-    """A generator of PyTorch with the key of the step, the same on every worker."""
+    """A PyTorch generator seeded with the key of the step, the same on every worker."""
     return torch.Generator().manual_seed(int(batch.rng(name).integers(2**62)))
 
 
 def check_shared_identities(table: ImageTable) -> None:
-    """Raise `DataError` where fewer than two people are in the training images of both modalities.
+    """Raise `DataError` if fewer than two people have training images in both modalities.
 
-    A triplet has a negative and a positive in the other modality.
+    A triplet needs a negative and a positive in the other modality.
     """
     pids, modality = table.column("pid"), table.column("modality")
     shared = set.intersection(*(set(pids[modality == code].tolist()) for code in range(len(MODALITY_NAMES)))) - {-1}

@@ -1,4 +1,4 @@
-"""The networks of DG-VAE as a configuration describes them."""
+"""Build the networks of DG-VAE from a configuration."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def build_decoder(config: Config, settings: DGVAEConfig, map_channels: int) -> C
     """The decoder of maps [N, map_channels, H/16, W/16] or of images [N, 3, H, W].
 
     Raises:
-        ConfigError: the layers do not end at this size.
+        ConfigError: the layers cannot produce this size.
     """
     height, width = config.data.height, config.data.width
     images = settings.rec_space == "images"
@@ -55,7 +55,7 @@ def build_decoder(config: Config, settings: DGVAEConfig, map_channels: int) -> C
         what = "images" if images else "feature maps"
         raise ConfigError(
             f"method.{key} has {len(channels)} entries, so the decoder doubles its size {len(channels) - 1} times, and "
-            f"{what} of {size[0]}×{size[1]} are no multiple of {step}; give fewer entries, or another data.height and "
+            f"{what} of {size[0]}×{size[1]} are no multiple of {step}; use fewer entries, or another data.height and "
             f"data.width."
         )
     norm = partial(GroupBatchNorm, group=config.model.bn_group, buffers=config.model.bn_buffers)
@@ -70,12 +70,12 @@ def build_decoder(config: Config, settings: DGVAEConfig, map_channels: int) -> C
 
 
 def build_discriminator(settings: DGVAEConfig, map_channels: int) -> nn.Module:
-    """The patch discriminator of what is decoded."""
+    """The patch discriminator of decoded maps or images."""
     return ImageDiscriminator() if settings.rec_space == "images" else MapDiscriminator(map_channels)
 
 
 def map_size(height: int, width: int) -> tuple[int, int]:
-    """Height and width of the trunks' map of images of this size."""
+    """Height and width of the trunks' feature map for images of this size."""
     for _ in range(N_HALVINGS):
         height, width = (height + 1) // 2, (width + 1) // 2
     return height, width

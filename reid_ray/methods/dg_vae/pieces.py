@@ -1,7 +1,7 @@
-"""The global batch of two modalities on several workers, and networks that see several parts of it at once.
+"""The global batch of two modalities on several workers, and networks applied to several parts of it at once.
 
 The global batch has all visible images first, then all infrared ones. A worker holds a slice of each modality: two
-*pieces*. What is decoded comes in pieces too, two for each swap.
+*pieces*. Decoded outputs are in pieces too, two for each swap.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Pieces = Sequence[Tensor]
 
 
 def apply_to_pieces(network: Callable[[Tensor], Tensor], pieces: Pieces, *, together: bool) -> list[Tensor]:
-    """A network on several pieces.
+    """Apply a network to several pieces.
 
     Args:
-        together: in one call, so that a batch norm over the whole batch sees all pieces of all workers. Otherwise piece
-            by piece: batch-norm groups of a fixed number of images are within one piece, whatever the number of
-            workers.
+        together: in one call, so that a batch norm over the whole batch includes all pieces of all workers. Otherwise
+            piece by piece: batch-norm groups of a fixed number of images are then within one piece for any number
+            of workers.
     """
     if not together:
         return [network(piece) for piece in pieces]
@@ -34,7 +34,7 @@ def apply_to_pieces(network: Callable[[Tensor], Tensor], pieces: Pieces, *, toge
 
 
 def encode_pieces(encoder: Callable[[Tensor], GaussianCode], pieces: Pieces, *, together: bool) -> list[GaussianCode]:
-    """The same for a Gaussian encoder."""
+    """Apply a Gaussian encoder to several pieces, like `apply_to_pieces`."""
     if not together:
         return [encoder(piece) for piece in pieces]
     sizes = [len(piece) for piece in pieces]
@@ -67,7 +67,7 @@ def global_labels(batch: Batch) -> tuple[Tensor, Tensor]:
 def sample_pieces(
     codes: Sequence[GaussianCode], name: str, batch: Batch, collectives: Collectives, *, sampled: bool
 ) -> list[Tensor]:
-    """A sample of each code of the two pieces, with noise of the global batch; the means where `sampled` is off."""
+    """Samples of the codes of the two pieces, with noise of the global batch; the means if not `sampled`."""
     if not sampled:
         return [code.mean for code in codes]
     samples = []

@@ -1,4 +1,4 @@
-"""Triplet swap reconstruction on several workers: what is decoded, encoded again, and drawn."""
+"""Triplet swap reconstruction on several workers: decoding, re-encoding, and image grids."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ N_DRAWN = 8
 
 @dataclass(frozen=True)
 class Decoded:
-    """G(d_j, a_i) of the nine swaps of this worker's anchors.
+    """G(d_j, a_i) for the nine swaps of this worker's anchors.
 
     Attributes:
         pieces: maps or images, two pieces (of visible and of infrared anchors) for each swap in the order of `SWAPS`.
@@ -49,12 +49,12 @@ class Decoded:
     ambiguity: Mapping[Role, Tensor]
 
     def by_swap(self, pieces: Sequence[Tensor]) -> dict[Swap, Tensor]:
-        """What belongs to each swap, of things in the order of `pieces`."""
+        """Concatenate values in the order of `pieces` by swap."""
         return {swap: torch.cat(list(pieces[2 * i : 2 * i + 2])) for i, swap in enumerate(SWAPS)}
 
 
 class Swapper:
-    """The decoder with the networks that encode again what it makes; holds no weights of its own."""
+    """The decoder with the networks that re-encode its outputs; has no weights of its own."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Swapper:
         self.together = together
 
     def targets(self, maps: Sequence[Tensor], images: Sequence[Tensor]) -> list[Tensor]:
-        """What should be decoded, by modality: feature maps, or squashed images (table 3)."""
+        """The reconstruction targets by modality: feature maps, or squashed images (table 3)."""
         if self.settings.rec_space == "images":
             return [squash(each) for each in images]
         return [each.to(torch.promote_types(each.dtype, torch.float32)) for each in maps]
@@ -118,10 +118,10 @@ class Swapper:
     ) -> dict[str, Tensor]:
         """L_rec, L_cyc and L_idc of this worker's anchors, by the names of their weights.
 
-        The running statistics of the encoders stay those of real images.
+        The running statistics of the encoders are not updated, so they are those of real images.
 
         Args:
-            targets: what should be decoded, of the global batch.
+            targets: reconstruction targets of the global batch.
             labels: int64 [B].
         """
         with kept_running_statistics(self.retriever, self.ambiguity_encoder, classifier):
@@ -147,15 +147,15 @@ class Swapper:
         }
 
     def render(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Grids [rows, columns, 3, H, W] of swaps in both modalities, by means of codes.
+        """Grids [rows, columns, 3, H, W] of swaps in both modalities, with the means of codes.
 
-        In `swap-visible` the columns are visible images, which give the ambiguity codes, and the rows are infrared
-        images, which give the identity codes; `swap-infrared` is the reverse. The first row and the first column show
-        these images. `self` has, row by row, visible images, what is decoded of their own codes, and the same of
-        infrared ones. A decoded feature map is shown as its mean absolute activation.
+        In `swap-visible` ambiguity codes are from visible images, one per column, and identity codes from infrared
+        images, one per row; `swap-infrared` is the reverse. The first row and the first column show these images.
+        `self` has four rows: visible images, the decoded outputs of their own codes, and the same for infrared
+        images. A decoded feature map is shown as its mean absolute activation.
 
         Args:
-            images: by modality, with two adjacent images of each identity.
+            images: by modality; the two images of an identity are adjacent.
         """
         drawn = {name: views[::2][:N_DRAWN] for name, views in images.items()}
         trunks = self.retriever.trunks
@@ -177,7 +177,7 @@ class Swapper:
         return grids
 
     def _shown(self, decoded: Tensor, size: torch.Size) -> Tensor:
-        """What is decoded as images [N, 3, H, W], normalised as the batch's; of a map, its activation from −2 to 2."""
+        """Decoded outputs as images [N, 3, H, W], normalised like the batch; for maps, the activation from −2 to 2."""
         if self.settings.rec_space == "images":
             return unsquash(decoded)
         activation = decoded.abs().mean(dim=1, keepdim=True)
@@ -186,7 +186,7 @@ class Swapper:
         return F.interpolate(scaled, size=list(size), mode="nearest").expand(-1, 3, -1, -1)
 
     def _maps(self, pieces: Sequence[Tensor]) -> list[Tensor]:
-        """The feature maps of what is decoded: itself, or those of images by the trunk of a's modality."""
+        """Feature maps of the decoded pieces: maps as they are, images through the trunk of a's modality."""
         if self.settings.rec_space == "features":
             return list(pieces)
         trunks = self.retriever.trunks
@@ -207,7 +207,7 @@ class Swapper:
         return encode_pieces(encoder, maps, together=self.together)
 
     def _masks(self, batch: Batch, swap: Swap, stream: str, collectives: Collectives) -> list[Tensor]:
-        """The dropout masks of this worker's share of one piece, drawn for the global batch."""
+        """This worker's slice of the dropout masks of one piece, which are drawn for the global batch."""
         like = batch[stream].labels
         rng = batch.rng(f"dropout/{swap.identity}/{swap.ambiguity}/{stream}")
         masks = []

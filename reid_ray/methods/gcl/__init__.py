@@ -1,4 +1,4 @@
-"""GCL: a generator that turns people by their body meshes, and a memory that learns from what it draws."""
+"""GCL: a generator that rotates people by their body meshes, and contrastive learning from its images."""
 
 from reid_ray.methods.gcl.method import GCL
 

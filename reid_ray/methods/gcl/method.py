@@ -1,13 +1,13 @@
 """GCL: joint generative and contrastive learning (Chen et al., CVPR 2021; thesis ch. 5).
 
-An identity encoder E_id, trained by an earlier run or stage; a generator G that draws a person's image again from the
+An identity encoder E_id, trained by an earlier run or stage; a generator G that makes images of a person from an
 identity code and the projection of a body mesh; discriminators; and a memory with a row f/‖f‖ for each image.
 
-* Stage `generate`: E_id is frozen, there are no labels. L = 5·L_img + 5·L_feat + L_adv (Eq. 5.1-5.3).
-* Stage `joint`: L_vi + L'_vi + L''_vi (5.6-5.8) on top, E_id is trained too. Labels are clusters of the memory at the
-  start of each epoch, so that nothing is extracted but the memory's first rows.
+* Stage `generate`: E_id is frozen; there are no labels. L = 5·L_img + 5·L_feat + L_adv (Eq. 5.1-5.3).
+* Stage `joint`: L_vi + L'_vi + L''_vi (5.6-5.8) are added, and E_id is trained too. Labels are clusters of the memory
+  at the start of each epoch, so that extraction is needed only once, to initialise the memory.
 
-The discriminators step first in each batch; the generator then sees them as they are after it.
+In each batch the discriminators step first; the generator's losses use the updated discriminators.
 """
 
 from __future__ import annotations
@@ -60,18 +60,18 @@ N_FAKES = 3
 """Generated views of an image: x'_ori, x'_new and x''_ori."""
 
 TURNS = ("45", "90", "135", "180", "225", "270", "315")
-"""Angles of a rotation sheet, besides 0."""
+"""Angles of a rotation sheet, in addition to 0."""
 
 
 class Views(NamedTuple):
-    """A batch of images, what is generated from them, and what E_id makes of both (this worker's share).
+    """A batch of images, the views generated from them, and E_id's codes and features of both (this worker's slice).
 
     Attributes:
         reconstructed: x'_ori [n, 3, H, W], from the image's own structure and code.
         novel: x'_new, from the novel structure.
         cycled: x''_ori, from the own structure and the code of `novel`.
         codes: f_id of the images, [n, 4·C].
-        of_reconstructed, of_novel, of_cycled: the codes of generated views; the first only where a loss reads it.
+        of_reconstructed, of_novel, of_cycled: codes of the generated views; the first only if a loss reads it.
         feature: f of the images [n, D].
         novel_feature: f_new.
     """
@@ -96,7 +96,7 @@ class GCL(Method):
     def __init__(self, config: Config, collectives: Collectives) -> None:
         super().__init__(config, collectives)
         if config.labels.staleness:
-            raise ConfigError("GCL clusters its memory, which is at hand at once; set labels.staleness=0.")
+            raise ConfigError("GCL clusters its memory, so labels are never stale; set labels.staleness=0.")
         if config.labels.source_weight:
             raise ConfigError("GCL's labels come from its memory alone; set labels.source_weight=0.")
         self.settings = settings = cast(GCLConfig, config.method)
@@ -170,7 +170,7 @@ class GCL(Method):
 
     @classmethod
     def build(cls, config: Config, name: str) -> nn.Module:
-        """E_id, with the weights of an earlier run where `model.weights` is its exported model."""
+        """E_id, with the weights of an earlier run if `model.weights` is its exported model."""
         if config.model.branches:
             raise ConfigError("GCL's identity encoder has one branch; set model.branches=[].")
         settings, weights = cast(GCLConfig, config.method), config.model.weights_of()
@@ -223,7 +223,7 @@ class GCL(Method):
         return self._generative_updates(stage, batch) if self.settings.generation else self._contrastive_updates(batch)
 
     def render(self, stage: str, batch: Batch) -> Mapping[str, Tensor]:
-        """The sheets of the thesis' figures, and a panel of what a training step sees."""
+        """The grids of the thesis's figures, and a panel with the images of a training step."""
         assert self.generator is not None
         views, (encoder, generator) = batch["train"].views, (self.identity, self.generator)
         return {
@@ -282,7 +282,7 @@ class GCL(Method):
         self._move(features, inputs.rows)
 
     def _contrastive_updates(self, batch: Batch) -> Iterator[Update]:
-        """L_vi^woGAN: nothing is generated, the image's own feature has positives and negatives."""
+        """L_vi^woGAN: without generated images; positives and negatives of the image's own feature."""
         inputs = batch["train"]
         features = self.collectives.all_gather(self.identity(inputs.views["image"]).feature)
         temperature = self.settings.temperature
@@ -291,7 +291,7 @@ class GCL(Method):
         self._move(features, inputs.rows)
 
     def _views(self, images: Tensor, structure: Tensor, novel: Tensor) -> Views:
-        """Generate the three views; no gradient is cut, so that losses reach E_id both directly and through G."""
+        """Generate the three views; nothing is detached, so that gradients reach E_id both directly and through G."""
         assert self.generator is not None
         generator, encoder = self.generator, self.identity
         codes, feature = encoder(images)
@@ -323,7 +323,7 @@ class GCL(Method):
         return Update(("discriminator",), weighted_sum(terms, weights), terms)
 
     def _mean(self, loss: Tensor) -> Tensor:
-        """The loss of the global batch, of one that is a mean over this worker's images; workers have equally many."""
+        """The loss of the global batch from a mean over this worker's images; all workers have equally many."""
         return self.collectives.all_gather(loss[None]).mean()
 
     # Memory
@@ -359,14 +359,14 @@ def _from_memory() -> LabelSpec:
 
 
 def _scores(discriminator: MultiScaleDiscriminator, views: tuple[Tensor, ...]) -> list[list[Tensor]]:
-    """The discriminator's scores of several views, by view and scale; in one pass, since an image's are its own."""
+    """The discriminator's scores by view and scale; in one pass, because scores do not depend on the other images."""
     scales = [score.chunk(len(views)) for score in discriminator(torch.cat(views))]
     return [list(scores) for scores in zip(*scales, strict=True)]
 
 
 @contextmanager
 def _kept_statistics(module: nn.Module) -> Iterator[None]:
-    """Batch norms normalise by the batch and leave their running statistics as they are."""
+    """In the block, batch norms normalise by the batch and do not update their running statistics."""
     layers = [layer for layer in module.modules() if isinstance(layer, GroupBatchNorm)]
     momenta = [layer.momentum for layer in layers]
     try:

@@ -1,6 +1,6 @@
-"""Grids of generated images: people turned, identities mixed, identity and structure exchanged (thesis, figs. 5.3-5.9).
+"""Grids of generated images: rotation, identity interpolation, swaps of identity and structure (thesis, figs. 5.3-5.9).
 
-Each is [rows, columns, 3, H, W], normalised as images are; NaN is white.
+Each is [rows, columns, 3, H, W], normalised like images; NaN is white.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from torch import Tensor
 from reid_ray.models.gcl import IdentityEncoder, ViewGenerator
 
 PROJECTION = "projection@"
-"""Begins the names of views that a rotation sheet has a column for; the angle follows."""
+"""Prefix of the views that are columns of a rotation sheet; the angle follows."""
 
 N_TURNED, N_SWAPPED, N_MIXED = 8, 8, 2
-"""People of a rotation sheet and of a swap matrix; pairs of an interpolation."""
+"""Number of people in a rotation sheet and in a swap matrix, and of pairs in an interpolation."""
 
 STEPS = 11
 """Steps of an interpolation, both ends included (DG-Net's tool)."""
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, by which images are normalised
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, for normalised images
 
 
 def rotation_sheet(encoder: IdentityEncoder, generator: ViewGenerator, views: Mapping[str, Tensor]) -> Tensor:
-    """Two lines per person: mesh projections, and below them the image and what is generated from it at each angle.
+    """Two rows per person: mesh projections, and below them the image and the views generated from it at each angle.
 
     Args:
-        views: `image`, `structure` (the projection at 0°) and `projection@ANGLE` for each further column.
+        views: `image`, `structure` (the projection at 0°) and `projection@ANGLE` for each other column.
     """
     images, angles = views["image"][:N_TURNED], [name for name in views if name.startswith(PROJECTION)]
     code = encoder(images).code
@@ -39,16 +39,16 @@ def rotation_sheet(encoder: IdentityEncoder, generator: ViewGenerator, views: Ma
 
 
 def interpolation_sheet(encoder: IdentityEncoder, generator: ViewGenerator, views: Mapping[str, Tensor]) -> Tensor:
-    """Two lines per pair of images, with the structure of the left and of the right one, and real images at both ends.
+    """Two rows per pair of images, with the structure of the left and of the right one, and real images at both ends.
 
-    Between them the identity code goes from the left to the right one: (1 − t)·f_id + t·f_id', t = 0, .1, … 1.
+    Between them the identity code is interpolated from left to right: (1 − t)·f_id + t·f_id', t = 0, .1, … 1.
     """
     images, structures = views["image"], generator.structure(views["structure"])
     codes = encoder(images).code
     n_pairs = min(N_MIXED, len(images) // 2)
     lines = []
     for left in range(n_pairs):
-        right = left + len(images) // 2  # half a batch apart, so that two images of one person are no pair
+        right = left + len(images) // 2  # half a batch apart, so that no pair is of one person
         shares = torch.linspace(0, 1, STEPS, device=codes.device, dtype=codes.dtype)[:, None]
         mixed = (1 - shares) * codes[left] + shares * codes[right]
         for structure in (structures[left], structures[right]):
@@ -69,7 +69,7 @@ def swap_matrix(encoder: IdentityEncoder, generator: ViewGenerator, views: Mappi
 
 
 def training_panel(encoder: IdentityEncoder, generator: ViewGenerator, views: Mapping[str, Tensor]) -> Tensor:
-    """A line per image: x, its mesh, x'_ori, the novel mesh, x'_new, x''_ori."""
+    """One row per image: x, its mesh, x'_ori, the novel mesh, x'_new, x''_ori."""
     images, structure = views["image"][:N_TURNED], generator.structure(views["structure"][:N_TURNED])
     code = encoder(images).code
     novel = generator(views["novel"][:N_TURNED], code)
@@ -79,6 +79,6 @@ def training_panel(encoder: IdentityEncoder, generator: ViewGenerator, views: Ma
 
 
 def grey(projections: Tensor) -> Tensor:
-    """Projections [N, 1, H, W] in −1 … 1 as grey images [N, 3, H, W], normalised as photographs are."""
+    """Projections [N, 1, H, W] in −1 … 1 as grey images [N, 3, H, W], normalised like photographs."""
     mean, std = (projections.new_tensor(numbers)[:, None, None] for numbers in (_MEAN, _STD))
     return ((projections + 1) / 2 - mean) / std

@@ -1,4 +1,4 @@
-"""The identity encoder before there is a generator: trained by cluster-contrast, or on a labelled source."""
+"""Training of the identity encoder before the generator: by cluster-contrast, or on a labelled source."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from reid_ray.types import Labels
 
 
 class WarmupNetwork(nn.Module):
-    """The encoder as losses of plain networks see it: images → vectors before and after the neck."""
+    """The encoder with the interface of a plain network: images → vectors before and after the neck."""
 
     def __init__(self, encoder: IdentityEncoder) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class WarmupNetwork(nn.Module):
 
 
 def warmup_stages(config: Config, settings: GCLConfig, frozen: tuple[str, ...]) -> tuple[Stage, ...]:
-    """The stages before there is generation: `source`, `warmup` or none."""
+    """The stages before the generative ones: `source`, `warmup` or none."""
     if has_source_stage(config):
         source = supervised_stage(
             "source",
@@ -56,17 +56,17 @@ def warmup_stages(config: Config, settings: GCLConfig, frozen: tuple[str, ...]) 
 
 
 def has_warmup(config: Config, settings: GCLConfig) -> bool:
-    """Whether a run begins with cluster-contrast; `WeightsError` where the weights file cannot be read."""
+    """Whether a run starts with cluster-contrast; `WeightsError` if the weights file cannot be read."""
     if settings.warmup is not None:
         return settings.warmup
     return config.source is None and not is_exported_model(config)
 
 
 class ClusterWarmup:
-    """Labels and updates of the stage `warmup`: cluster-contrast with its own paper's settings.
+    """Labels and updates of the stage `warmup`: cluster-contrast with the settings of its own paper.
 
     Args:
-        memory: keeps the rows of the clusters, under the name `centroids`.
+        memory: stores a row per cluster, under the name `centroids`.
     """
 
     def __init__(self, encoder: IdentityEncoder, memory: BufferDict, collectives: Collectives) -> None:

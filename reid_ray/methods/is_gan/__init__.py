@@ -1,4 +1,4 @@
-"""IS-GAN (Eom & Ham, NeurIPS 2019): the method, and the image grids that it renders."""
+"""IS-GAN (Eom & Ham, NeurIPS 2019): the method and its image grids."""
 
 from reid_ray.methods.is_gan.method import ISGAN
 

@@ -1,4 +1,4 @@
-"""IS-GAN's figures: interpolated codes (fig. 1), parts that two people exchange (fig. 5), and all against all."""
+"""IS-GAN's figures: interpolated codes (fig. 1), part swaps between two people (fig. 5), and a swap matrix."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 class Codes(NamedTuple):
-    """What images are generated from.
+    """Inputs of the generator.
 
     Attributes:
         identity: φ_R [N, K, p].
         unrelated: φ_U [N, K, u], the means of the Gaussians.
-        classes: one-hot identities [N, C], or mixtures of them; those of `identity`.
+        classes: one-hot identities [N, C], or mixtures of them, matching `identity`.
     """
 
     identity: Tensor
@@ -28,18 +28,18 @@ class Codes(NamedTuple):
 
 
 Generate = Callable[[Codes], Tensor]
-"""Codes → images [N, 3, H, W], normalised as the network's input."""
+"""Codes → images [N, 3, H, W], normalised like the network's input."""
 
 
 def render_grids(
     images: Tensor, codes: Codes, labels: Sequence[int], generate: Generate, stripes: Sequence[int]
 ) -> dict[str, Tensor]:
-    """The grids by name, [rows, columns, 3, H, W], of the first image of each identity; none of a single identity.
+    """The grids by name, [rows, columns, 3, H, W], for the first image of each identity; empty for a single identity.
 
     Args:
         images: [N, 3, H, W], normalised.
         labels: N identities.
-        stripes: of each part branch.
+        stripes: number of stripes of each part branch.
     """
     people = torch.tensor([labels.index(label) for label in dict.fromkeys(labels)], device=images.device)
     if len(people) < 2:
@@ -56,8 +56,8 @@ def render_grids(
 def interpolation(images: Tensor, codes: Codes, pairs: Sequence[tuple[int, int]], generate: Generate) -> Tensor:
     """Fig. 1: for each pair (A, B) two rows, A, five generated images, B.
 
-    In the first row φ_R (and the identity) goes from A to B, and φ_U is A's; in the second φ_U goes, and φ_R is A's.
-    The paper interpolates linearly; it does not say what the identity's one-hot vector is meanwhile.
+    In the first row φ_R (and the identity) is interpolated from A to B, and φ_U is A's; in the second φ_U is
+    interpolated, and φ_R is A's. The paper interpolates linearly; it does not specify the one-hot identity in between.
     """
     rows = []
     for a, b in pairs:
@@ -71,11 +71,11 @@ def interpolation(images: Tensor, codes: Codes, pairs: Sequence[tuple[int, int]]
 def part_swap(
     images: Tensor, codes: Codes, pairs: Sequence[tuple[int, int]], generate: Generate, stripes: Sequence[int]
 ) -> Tensor:
-    """Fig. 5: a row for each pair (A, B): both images, then both after each of four exchanges.
+    """Fig. 5: a row for each pair (A, B): both images, then both after each of four swaps.
 
-    These are: upper and lower identity-related parts, upper and lower identity-unrelated parts. Upper and lower are the
-    first and the last stripe of each branch with several; codes of the whole image and of stripes between them stay.
-    (The paper does not say which parts it exchanges.)
+    The swaps exchange upper and lower identity-related parts, and upper and lower identity-unrelated parts. Upper and
+    lower are the first and the last stripe of each branch that has several; codes of the whole image and of stripes
+    between them are kept. (The paper does not specify which parts it swaps.)
     """
     upper, lower = (part_mask(stripes, which).to(images.device)[:, None] for which in ("upper", "lower"))
     rows = []
@@ -89,7 +89,7 @@ def part_swap(
 
 
 def swap_matrix(images: Tensor, codes: Codes, generate: Generate) -> Tensor:
-    """Everybody as everybody: φ_R of the image at the left, φ_U of the one above; the corner is white."""
+    """All combinations: φ_R of the image on the left, φ_U of the one on top; the corner is white."""
     white = torch.full_like(images[:1], float("nan"))
     rows = [torch.cat([white, images])]
     for i in range(len(images)):
@@ -102,7 +102,7 @@ def part_mask(stripes: Sequence[int], which: str) -> Tensor:
     """bool [K]: the upper or the lower stripe of each branch that has several, in the order of the parts."""
     mask: list[bool] = []
     for n in stripes:
-        mask += [False]  # the whole
+        mask += [False]  # the whole map
         if n > 1:
             mask += [i == (0 if which == "upper" else n - 1) for i in range(n)]
     return torch.tensor(mask)

@@ -1,9 +1,9 @@
 """IS-GAN: identity-related and -unrelated codes, disentangled by identity shuffling (Eom & Ham, NeurIPS 2019).
 
 Three stages (§4.1). `identity` trains backbone and E_R by L_R (Eq. 1). `disentangle` freezes them and trains E_U, the
-generator G and the discriminator D. `joint` trains all of it on all losses (Eq. 8). Three images are generated for each
-image: from its own codes, with the identity-related code of another image of the same identity, and with some parts of
-that code. All three should be the image itself. E_R retrieves.
+generator G and the discriminator D. `joint` trains everything on all losses (Eq. 8). Three images are generated for
+each image: from its own codes, with the identity-related code of another image of the same identity, and with some
+parts of that code. The target of all three is the image itself. E_R retrieves.
 """
 
 from __future__ import annotations
@@ -181,16 +181,16 @@ class ISGAN(Method):
         return part_identity_loss(self.classifiers(codes), labels, reduction=self.settings.ce_reduction)
 
     def _noise(self, batch: Batch, codes: Tensor) -> Tensor:
-        """This worker's noise for samples of the identity-unrelated Gaussians [n, K, u]."""
+        """This worker's noise [n, K, u] for samples of the identity-unrelated Gaussians."""
         shape = len(batch["train"].labels), *codes.shape[1:]
         return self.collectives.local_slice(batch.noise("unrelated", shape, like=codes))
 
     def _generated(self, batch: Batch, own: Tensor, everyone: Tensor, unrelated: Tensor) -> dict[str, Tensor]:
-        """The images that should equal this worker's, by set: `auto`, `swap` and, unless it has no weight, `part`.
+        """Reconstructions of this worker's images, by set: `auto`, `swap` and, if it has a weight, `part`.
 
         Args:
             own: φ_R [n, K, p] of this worker's images.
-            everyone: φ_R [B, K, p] of the global batch, where the positives are.
+            everyone: φ_R [B, K, p] of the global batch, from which the positives are taken.
             unrelated: φ_U [n, K, u], the same in every set.
         """
         settings, labels, local = self.settings, batch["train"].labels, self.collectives.local_slice
@@ -220,7 +220,7 @@ class ISGAN(Method):
         return (labels[:, None] == torch.arange(self.n_identities, device=labels.device)).to(like.dtype)
 
     def _judged(self, images: Tensor, *, generated: bool) -> Judgement:
-        """D's answer to the global batch, of which these are this worker's images."""
+        """D's output for the global batch, given this worker's images."""
         with bf16_autocast(images, self.bf16):
             judgement = self.discriminator(images, generated=generated)
         return Judgement(*(self.collectives.all_gather(logits.to(images.dtype)) for logits in judgement))
@@ -254,11 +254,11 @@ class ISGAN(Method):
         return terms
 
     def _class_logits(self, fake: Mapping[str, Judgement]) -> list[Tensor]:
-        """Class logits of the sets that enter the class loss."""
+        """Class logits of the sets that the class loss includes."""
         return [made.classes for name, made in fake.items() if name != "auto" or self.settings.auto_in_class_loss]
 
     def _mean(self, local: Tensor) -> Tensor:
-        """The mean over the global batch of a mean over this worker's images."""
+        """The mean over the global batch, given the mean over this worker's images."""
         return self.collectives.all_gather(local[None]).mean()
 
     def render(self, stage: str, batch: Batch) -> Mapping[str, Tensor]:
@@ -277,7 +277,7 @@ class ISGAN(Method):
 
 
 def build_encoders(config: Config) -> IsGanEncoders:
-    """The networks that see images, with initial weights."""
+    """The networks whose input is images, with initial weights."""
     if config.model.branches:
         raise ConfigError("IS-GAN has part branches of its own; set model.branches=[] and choose method.stripes.")
     settings = cast(ISGANConfig, config.method)
@@ -293,7 +293,7 @@ def build_encoders(config: Config) -> IsGanEncoders:
 
 
 def generator_start(config: Config) -> tuple[int, int]:
-    """Height and width of the generator's first map, which the other layers double; `ConfigError` where none fits."""
+    """Height and width of the generator's first map, which the other layers double; `ConfigError` if none fits."""
     settings, height, width = cast(ISGANConfig, config.method), config.data.height, config.data.width
     factor = 2 ** (len(settings.generator_channels) - 2)
     if height % factor or width % factor:
@@ -312,7 +312,7 @@ def generator_start(config: Config) -> tuple[int, int]:
 
 
 def stage_weights(settings: ISGANConfig, stage: str) -> IsGanWeights:
-    """The weights of the losses in a stage that generates."""
+    """The loss weights of a generative stage."""
     return replace(
         STAGE_WEIGHTS[stage],
         identity=settings.weight_identity if stage == "joint" else 0.0,
@@ -326,5 +326,5 @@ def stage_weights(settings: ISGANConfig, stage: str) -> IsGanWeights:
 
 
 def _generator(batch: Batch, name: str) -> torch.Generator:
-    """A generator of torch that gives the same numbers on every worker."""
+    """A PyTorch generator with the same numbers on every worker."""
     return torch.Generator().manual_seed(int(batch.rng(name).integers(2**63)))

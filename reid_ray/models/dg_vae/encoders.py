@@ -1,8 +1,8 @@
-"""DG-VAE's encoders: a trunk for each modality, and shared Gaussian encoders of what tells people apart and what does
-not (Pu et al., *Dual Gaussian-based Variational Subspace Disentanglement*, ACM MM 2020, §3, 4.2).
+"""DG-VAE's encoders: a trunk for each modality, and shared Gaussian encoders of identity-discriminable and
+identity-ambiguous codes (Pu et al., *Dual Gaussian-based Variational Subspace Disentanglement*, ACM MM 2020, §3, 4.2).
 
-The paper leaves the cut of the ResNet, the heads and their initial values open; its Appendix F is not public. What is
-marked [R] below is this project's choice.
+The paper does not specify where the ResNet is split, the heads or their initialisation; its Appendix F is not public.
+[R] marks choices of this project.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ AMBIGUITY_DIM = 512
 """Size of the identity-ambiguous code a."""
 
 LOG_VARIANCE_RANGE = (-10.0, 10.0)
-"""ln σ² is clamped to it [R]."""
+"""Range to which ln σ² is clamped [R]."""
 
 INITIAL_LOG_VARIANCE = -2.0
-"""ln σ² of every code before training [R]: the weights of that head start at 0, its biases here."""
+"""ln σ² of every code before training [R]: the initial biases of that head, whose weights start at 0."""
 
 VISIBLE, INFRARED = 0, 1
 """Codes of the column `modality`."""
 
 
 class ModalityTrunks(nn.Module):
-    """E^V and E^I: images [N, 3, H, W] → feature maps [N, C, H/16, W/16], by a trunk for each modality.
+    """E^V and E^I: images [N, 3, H, W] → feature maps [N, C, H/16, W/16], with one trunk per modality.
 
-    They start from the same weights and share none. Infrared images come replicated to three channels.
+    The trunks start from the same weights and share none. Infrared images are replicated to three channels.
 
-    Training calls `visible` and `infrared` on its streams. Batch norms see one modality each either way.
+    Training calls `visible` and `infrared` on their streams. In every case, each batch norm processes one modality.
     """
 
     def __init__(self, visible: SharedBackbone, infrared: SharedBackbone) -> None:
@@ -54,12 +54,12 @@ class ModalityTrunks(nn.Module):
         self.infrared = infrared
 
     def forward(self, images: Tensor, modality: Tensor) -> Tensor:
-        """Each image through the trunk of its modality.
+        """Pass each image through the trunk of its modality.
 
         Args:
-            images: [N, 3, H, W], normalised as ImageNet's.
-            modality: int64 [N], 0 visible, 1 infrared. In training batch norms take each modality's images for the
-                global batch's, so this is for evaluation.
+            images: [N, 3, H, W], with ImageNet normalisation.
+            modality: int64 [N], 0 visible, 1 infrared. For evaluation only: in training, batch norms would treat the
+                images of each modality as slices of the global batch.
         """
         feature_maps: Tensor | None = None
         for code, trunk in ((VISIBLE, self.visible), (INFRARED, self.infrared)):
@@ -78,8 +78,8 @@ class GaussianEncoder(nn.Module):
     """Feature map of the trunks → Gaussian code: residual stages, 1×1 convolutions for mean and log-variance, pooling.
 
     E^D (identity-discriminable, 2048-d) pools by maximum, 28,943,360 parameters; E^A (identity-ambiguous, 512-d) by
-    mean, 22,648,832. The decoder's feature maps go the same way. The stages have the batch norms of the ResNet, the
-    heads none.
+    mean, 22,648,832. Decoded feature maps are encoded in the same way. The stages have the batch norms of the
+    ResNet, the heads none.
 
     Attributes:
         backbone: the encoder's own residual stages.
@@ -109,7 +109,7 @@ class GaussianEncoder(nn.Module):
 
 
 class LatentClassifier(nn.Module):
-    """D^C: codes [N, dim] → logits [N, n_identities], of μ, of samples d and of re-encoded maps alike.
+    """D^C: codes [N, dim] → logits [N, n_identities], for μ, samples d, and re-encoded maps.
 
     One linear layer with bias. The paper mentions no BN neck; `neck="bn"` puts a batch norm of vectors before it.
     """
@@ -125,10 +125,10 @@ class LatentClassifier(nn.Module):
 
 
 class DgVaeRetriever(nn.Module):
-    """What retrieves: the trunks and E^D. The feature is μ_φ, L2-normalised, without its mirror image.
+    """The retriever: trunks and E^D. The feature is μ_φ, L2-normalised, without mirrored images.
 
     Attributes:
-        columns: what `embed` reads of the table in addition to images.
+        columns: columns of the table that `embed` reads in addition to images.
     """
 
     columns = ("modality",)
@@ -149,7 +149,7 @@ class DgVaeRetriever(nn.Module):
 
 
 class DgVaeEncoders(NamedTuple):
-    """The parts that see images or feature maps; stages of training freeze and train them one by one."""
+    """The networks whose input is images or feature maps; training stages freeze or train them separately."""
 
     trunks: ModalityTrunks
     identity_encoder: GaussianEncoder
@@ -170,23 +170,22 @@ def build_dg_vae_encoders(
 ) -> DgVaeEncoders:
     """E^V and E^I, E^D, E^A and D^C, with initial weights.
 
-    Trunks and stages get the weights that `build_embedder(config)` gives them, each a copy of its own. Heads and
-    classifier are random, drawn from torch's global generator. `config.pooling`, `branches` and `last_stride` are not
-    read.
+    Trunks and stages get copies of the weights in `build_embedder(config)`. Heads and classifier are random, drawn from
+    torch's global generator. `config.pooling`, `branches` and `last_stride` are ignored.
 
     Args:
         config: backbone, weights and batch-norm groups.
         n_identities: N_y.
         identity_dim: of d.
         ambiguity_dim: of a.
-        split: `conv4_1`: the trunks end with the first block of the third stage, as MGN's, 2,957,376 parameters each,
+        split: `conv4_1`: the trunks end with the first block of the third stage, as in MGN, 2,957,376 parameters each,
             and the encoders begin with the rest of it [R]. `conv4_end`: the trunks end with the third stage.
         last_stride: of the encoders' last stage [R].
-        idi_neck: as `LatentClassifier`'s.
+        idi_neck: `neck` of `LatentClassifier`.
         bf16: trunks and stages compute in bfloat16.
 
     Raises:
-        WeightsError: the weights cannot be had or do not fit.
+        WeightsError: the weights cannot be loaded or do not fit.
     """
     whole = build_embedder(config).backbone
     trunk, rest = split_backbone(whole, split)

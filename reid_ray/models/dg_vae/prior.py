@@ -1,6 +1,6 @@
 """DG-VAE's mixture of Gaussians: a learnt mean and a learnt margin for each identity (Eq. 2, 6 to 8).
 
-[R] marks what the paper leaves open and this project has chosen.
+[R] marks choices of this project that the paper does not specify.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MAX_MARGIN = 10.0
-"""Margins are clamped to it [R]."""
+"""Upper bound of margins [R]."""
 
 Margin = Literal["learnt_with_reward", "fixed"]
 
@@ -21,14 +21,14 @@ Margin = Literal["learnt_with_reward", "fixed"]
 class MixturePrior(nn.Module):
     """p(d|y) = N(M_y, I): class means M [n_identities, dim] and margins α ≥ 0 [n_identities].
 
-    The means start standard normal, from torch's global generator ("initialised randomly", §3.1), the margins at
-    softplus(0) = 0.693 [R]. The optimizer gives neither a weight decay [R].
+    The means are initialised standard normal, from torch's global generator ("initialised randomly", §3.1), the margins
+    as softplus(0) = 0.693 [R]. Neither has weight decay [R].
 
     Attributes:
         means: M.
         margin: `learnt_with_reward`: α is learnt, and the caller adds `losses.dg_vae.margin_reward`, without which
-            gradient descent takes the margins to 0 (or, in the printed form of the loss, to infinity). `fixed`: α
-            stays where it starts, in a buffer.
+            gradient descent drives the margins to 0 (or, in the printed form of the loss, to infinity). `fixed`: α
+            keeps its initial value, in a buffer.
     """
 
     def __init__(

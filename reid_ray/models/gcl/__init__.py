@@ -1,4 +1,4 @@
-"""GCL (Chen et al., thesis ch. 5; CVPR 2021): encoders of identity and structure, a decoder, discriminators."""
+"""GCL (Chen et al., thesis ch. 5; CVPR 2021): encoders of identity and structure, a decoder, and discriminators."""
 
 from reid_ray.models.gcl.discriminator import MultiScaleDiscriminator, PatchDiscriminator
 from reid_ray.models.gcl.generator import CodeToNorms, Decoder, StructureEncoder, ViewGenerator

@@ -1,4 +1,4 @@
-"""GCL's discriminators: PatchGANs of one architecture on an image at three sizes (thesis §5.4.2)."""
+"""GCL's discriminators: PatchGANs of the same architecture on an image at three scales (thesis §5.4.2)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ N_SCALES = 3
 class PatchDiscriminator(nn.Sequential):
     """Images [N, 3, H, W] → one number per patch, [N, 1, H/4, W/4], high for real ones; 341,857 parameters.
 
-    No norms, so that the gradient penalty of an image is its own.
+    No norms, so that the gradient penalty of an image does not depend on others.
     """
 
     def __init__(self, width: int = 32, n_blocks: int = 4) -> None:
@@ -29,9 +29,9 @@ class PatchDiscriminator(nn.Sequential):
 
 
 class MultiScaleDiscriminator(nn.Module):
-    """D: a `PatchDiscriminator` with weights of its own for each size; 1,025,571 parameters for three.
+    """D: a `PatchDiscriminator` with its own weights for each scale; 1,025,571 parameters for three.
 
-    Each size is half of the one before, by averages over 3×3 pixels; at the border over those that exist.
+    Each scale halves the previous one by averaging 3×3 pixels; averages at the border exclude padding.
     """
 
     def __init__(self, width: int = 32, n_scales: int = N_SCALES, n_blocks: int = 4) -> None:

@@ -1,8 +1,8 @@
-"""GCL's view generator: structure encoder E_str, decoder G, and the MLPs that put an identity in it (thesis §5.3.1).
+"""GCL's view generator: structure encoder E_str, decoder G, and MLPs that condition G on identities (thesis §5.3.1).
 
-The architecture is that of DG-Net (Zheng et al., CVPR 2019) with a mesh projection for a structure image. Where paper
-and released code differ, this is the code: E_str ends in dilated branches (ASPP) that the paper does not name, and G
-has five convolutions after its residual blocks, not four.
+The architecture is that of DG-Net (Zheng et al., CVPR 2019), with a mesh projection as the structure image. Where paper
+and released code differ, this module follows the code: E_str ends in dilated branches (ASPP) that the paper does not
+mention, and G has five convolutions after its residual blocks, not four.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from reid_ray.models.gcl.layers import (
 )
 
 N_BLOCKS = 4
-"""Residual blocks of encoder and decoder; the decoder's take a part of the identity code each."""
+"""Residual blocks of encoder and decoder; each block of the decoder receives a part of the identity code."""
 
 DILATIONS = (3, 6, 9)
 
 
 class DilatedBranches(nn.Module):
-    """ASPP: a 1×1 convolution and dilated 3×3 ones next to each other, then 1×1. [N, C, H, W] → [N, 2·C, H, W].
+    """ASPP: a 1×1 convolution and dilated 3×3 ones in parallel, then 1×1. [N, C, H, W] → [N, 2·C, H, W].
 
-    Each branch has C/2 channels; those that are dilated begin with a 1×1 block. Instance norm after all convolutions;
-    no activation but in the branches' first blocks.
+    Each branch has C/2 channels; dilated branches begin with a 1×1 block. Instance norm follows all convolutions;
+    only the first blocks of the branches have an activation.
     """
 
     def __init__(self, channels: int, dilations: Sequence[int] = DILATIONS) -> None:
@@ -64,7 +64,7 @@ class StructureEncoder(nn.Sequential):
     """E_str: mesh projections [N, 1, H, W] in −1 … 1 → structure [N, 8·width, H/4, W/4]; 380,544 parameters.
 
     Args:
-        width: channels of the first convolution; 16 makes a structure of 128×64×32 from 256×128.
+        width: channels of the first convolution; 16 gives a structure of 128×64×32 for 256×128 images.
         dilations: of the last layer's branches; all below a quarter of the image's height and width.
     """
 
@@ -103,7 +103,7 @@ class CodeToNorms(nn.Module):
         code_dim: size of the whole code.
         channels: of the residual blocks.
         hidden: of the MLPs.
-        split: how the code is cut, see `code_parts`.
+        split: how the code is divided, see `code_parts`.
     """
 
     def __init__(
@@ -164,16 +164,16 @@ class Decoder(nn.Module):
 
 
 class ViewGenerator(nn.Module):
-    """E_str and G in one module, as one optimizer steps them: 13,380,675 parameters.
+    """E_str and G in one module, with one optimizer: 13,380,675 parameters.
 
-    An image depends on its own projection and code alone, not on its batch.
+    A generated image depends only on its own projection and code, not on its batch.
 
     Args:
         code_dim: size of the identity codes (`IdentityEncoder.code_dim`); 8192.
         width: channels of the structure encoder's first convolution; the structure has eight times as many.
         dilations: of the structure encoder's last layer.
         hidden: of the MLPs.
-        n_stripes: of the identity codes.
+        n_stripes: number of stripes of the identity codes.
         code_split: `channels` (released code) or `stripes`, see `code_parts`.
     """
 
@@ -193,11 +193,11 @@ class ViewGenerator(nn.Module):
         self.decoder = Decoder(8 * width)
 
     def forward(self, projections: Tensor, code: Tensor) -> Tensor:
-        """Projections [N, 1, H, W] in −1 … 1 and codes [N, code_dim] → images [N, 3, H, W]; 4 divides H and W."""
+        """Projections [N, 1, H, W] in −1 … 1 and codes [N, code_dim] → images [N, 3, H, W]; H, W: multiples of 4."""
         return self.decode(self.structure(projections), code)
 
     def decode(self, structure: Tensor, code: Tensor) -> Tensor:
-        """Images from structures [N, C, H/4, W/4]: the same structure serves several codes, as a cycle needs it."""
+        """Images from structures [N, C, H/4, W/4]: a structure can be reused with several codes, as in a cycle."""
         return cast(Tensor, self.decoder(structure, self.norms(code)))
 
 

@@ -1,7 +1,7 @@
-"""GCL's identity encoder E_id: one feature map, read as an identity code to generate from and a feature to retrieve by.
+"""GCL's identity encoder E_id: one feature map gives the identity code for generation and the feature for retrieval.
 
-Thesis §5.4.2. It is built from a trunk, with the 512-d embedding of the paper, or from the network of any earlier run,
-whose weights it takes as they are.
+Thesis §5.4.2. It is built from a trunk with the 512-d embedding of the paper, or from the network of any earlier run,
+whose weights it uses unchanged.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ EMBEDDING_DIM = 512
 
 
 class Identity(NamedTuple):
-    """What a batch of images becomes, in float32 or better.
+    """Output for a batch of images, in float32 or better.
 
     Attributes:
-        code: f_id [N, 4·C], what the generator takes; cut by `code_parts`.
+        code: f_id [N, 4·C], the input of the generator; divided by `code_parts`.
         feature: f [N, D], after the neck, not normalised.
     """
 
@@ -42,13 +42,13 @@ class IdentityEncoder(nn.Module):
 
     With the embedding of the paper (`with_embedding`), 24,558,144 parameters on ResNet-50: average pooling, a linear
     layer to 512 with bias, batch norm whose weight and bias both are trained. Around the network of an earlier run
-    (`around`), its pooling and neck are kept, and so is the neck's bias at 0: f is 2048-d, as in the released code's
-    variants for warm-ups without an embedding. State-dict keys are those of `Embedder`; the embedding's come on top.
+    (`around`), its pooling and its neck, with a bias of 0, are kept: f is 2048-d, as in the variants of the
+    released code for warm-ups without an embedding. State-dict keys: those of `Embedder` and of the embedding.
 
     Attributes:
         backbone: images → feature map.
         pooling: feature map → vector.
-        embedding: vector → vector, the identity where there is none.
+        embedding: vector → vector, the identity function if there is none.
         neck: batch norm of the vectors.
         n_stripes: horizontal stripes of the code.
         bf16: the backbone computes in bfloat16.
@@ -82,7 +82,7 @@ class IdentityEncoder(nn.Module):
         n_stripes: int = N_STRIPES,
         bf16: bool = False,
     ) -> Self:
-        """E_id with a new linear embedding to `dim` and a new neck, made by `norm`."""
+        """E_id with a new linear embedding to `dim` and a new neck, created by `norm`."""
         embedding = nn.Linear(backbone.out_channels, dim)
         return cls(backbone, AveragePooling(), embedding, norm(dim), n_stripes=n_stripes, bf16=bf16)
 
@@ -120,7 +120,7 @@ class IdentityEncoder(nn.Module):
         return Embedding(pooled, self.neck(pooled))
 
     def embed(self, images: Tensor) -> Tensor:
-        """The retrieval feature f/‖f‖ [N, D]; squared Euclidean distances rank as cosines do."""
+        """The retrieval feature f/‖f‖ [N, D]; squared Euclidean distances give the same ranking as cosines."""
         return F.normalize(self.embedded(images).feature)
 
     def _feature_map(self, images: Tensor) -> Tensor:
@@ -131,17 +131,16 @@ class IdentityEncoder(nn.Module):
 
 
 def identity_code(feature_map: Tensor, n_stripes: int) -> Tensor:
-    """Means of horizontal stripes of a map [N, C, h, w] → [N, C·n_stripes], entry n_stripes·channel + stripe."""
+    """Means of horizontal stripes of a map [N, C, h, w] → [N, C·n_stripes], at index n_stripes·channel + stripe."""
     return F.adaptive_avg_pool2d(feature_map, (n_stripes, 1)).flatten(1)
 
 
 def code_parts(code: Tensor, n_parts: int, split: CodeSplit, n_stripes: int = N_STRIPES) -> tuple[Tensor, ...]:
-    """The code [N, C·n_stripes] in equal parts, one for each residual block of the decoder.
+    """Divide the code [N, C·n_stripes] into equal parts, one for each residual block of the decoder.
 
     Args:
-        split: `channels`: consecutive entries, as the released code cuts it; with four stripes, part p is a quarter of
-            the channels in *all* stripes. `stripes`: part p is stripe p, which a cut of the flattened map was perhaps
-            meant to give.
+        split: `channels`: consecutive entries, as in the released code; with four stripes, part p is a quarter of the
+            channels in *all* stripes. `stripes`: part p is stripe p, which the released code may have intended.
     """
     if split == "stripes":
         code = code.reshape(len(code), -1, n_stripes).transpose(1, 2).flatten(1)

@@ -1,6 +1,6 @@
 """Layers that GCL's generator and discriminators share: padded convolutions, their norms, residual blocks.
 
-All norms are per image: what is generated for an image does not depend on the others in its batch.
+All norms are per image, so a generated image does not depend on the other images of its batch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class ImageLayerNorm(nn.Module):
     """Layer norm of an image over all channels and positions, then scale and shift per channel. [N, C, H, W] → same.
 
     (x − mean)/(std + 10⁻⁵)·γ + β. Unlike `nn.LayerNorm`: the standard deviation is the unbiased one, ε is added to it
-    and not to the variance, and γ starts from U(0, 1).
+    and not to the variance, and γ is initialised from U(0, 1).
     """
 
     def __init__(self, channels: int) -> None:
@@ -38,10 +38,10 @@ class ImageLayerNorm(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """Reflection padding that keeps the size (but for the stride), convolution with bias, norm, leaky ReLU.
+    """Reflection padding that keeps the size (except for the stride), convolution with bias, norm, leaky ReLU.
 
-    Before an instance norm the bias stays 0: the norm takes it out again, so that its gradient is rounding alone, which
-    Adam would blow up to steps of the learning rate.
+    Before an instance norm the bias stays 0: the norm cancels it, so its gradient is only rounding error, which Adam
+    would amplify to steps of the learning rate.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class ConvBlock(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + block(block(x)), 3×3; the second block without an activation, and none after the sum. [N, C, H, W] → same."""
+    """x + block(block(x)), 3×3; no activation in the second block or after the sum. [N, C, H, W] → same."""
 
     def __init__(self, channels: int, norm: Norm | None = None) -> None:
         super().__init__()
@@ -95,14 +95,14 @@ class AdaptiveResidualBlock(nn.Module):
         keep_bias(self.second.conv)
 
     def forward(self, features: Tensor, weights: Tensor, biases: Tensor) -> Tensor:
-        """Features [N, C, H, W]; weights and biases [N, 2·C], first those of the first norm."""
+        """Features [N, C, H, W]; weights and biases [N, 2·C], those of the first norm first."""
         (first_weight, second_weight), (first_bias, second_bias) = weights.chunk(2, dim=1), biases.chunk(2, dim=1)
         residual = F.leaky_relu(adaptive_instance_norm(self.first(features), first_weight, first_bias), SLOPE)
         return features + adaptive_instance_norm(self.second(residual), second_weight, second_bias)
 
 
 def adaptive_instance_norm(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """AdaIN (Huang & Belongie, ICCV 2017): weight·(x − mean)/√(variance + 10⁻⁵) + bias, by image and channel.
+    """AdaIN (Huang & Belongie, ICCV 2017): weight·(x − mean)/√(variance + 10⁻⁵) + bias, per image and channel.
 
     Args:
         features: [N, C, H, W]; mean and (biased) variance are over a channel's positions.
@@ -112,7 +112,7 @@ def adaptive_instance_norm(features: Tensor, weight: Tensor, bias: Tensor) -> Te
 
 
 def keep_bias(layer: nn.Conv2d) -> None:
-    """Train no bias that a norm takes out again."""
+    """Freeze a bias that a norm cancels."""
     if layer.bias is not None:
         layer.bias.requires_grad_(False)
 

@@ -1,4 +1,4 @@
-"""IS-GAN (Eom & Ham, NeurIPS 2019): encoders of identity and of all else, a generator, a discriminator."""
+"""IS-GAN (Eom & Ham, NeurIPS 2019): encoders of identity and of everything else, a generator, a discriminator."""
 
 from reid_ray.models.is_gan.discriminator import DomainHead, IsGanDiscriminator, Judgement, PatchTrunk
 from reid_ray.models.is_gan.encoders import (

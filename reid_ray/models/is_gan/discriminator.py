@@ -16,7 +16,7 @@ CHANNELS = (32, 64, 128, 256, 256)
 
 
 class Judgement(NamedTuple):
-    """What the discriminator says of images.
+    """Output of the discriminator.
 
     Attributes:
         domain: logits [N, 1, h, w] of patches being real; 1×12×4 for 384×128 images, 1×10×2 with `kernel4`.
@@ -46,7 +46,7 @@ class PatchTrunk(nn.Sequential):
 class DomainHead(nn.Sequential):
     """Map [N, C, h, w] → logits of patches being real.
 
-    `same_size`: two 3×3 blocks and a 3×3 convolution to [N, 1, h, w], the 12×4 map that the paper names.
+    `same_size`: two 3×3 blocks and a 3×3 convolution to [N, 1, h, w], the 12×4 map of the paper.
     `kernel4`: the released code's block and convolution with kernel 4, to [N, 1, h−2, w−2].
     """
 
@@ -59,9 +59,9 @@ class DomainHead(nn.Sequential):
 class ClassHead(nn.Module):
     """Map [N, C, h, w] → logits [N, n_identities]: one block, global average, a linear layer.
 
-    The released class head averages over 12×4 of a map of 11×3, which cannot run; so it is not the one that made the
-    tables. `same_size` is a 3×3 block that keeps the size, `kernel4` the released block (without an activation) with
-    the average over all of its map.
+    The released class head averages over 12×4 positions of an 11×3 map, which fails, so it cannot have produced the
+    tables. `same_size` is a 3×3 block that keeps the size; `kernel4` is the released block (without an activation) with
+    the average over its whole map.
     """
 
     def __init__(self, channels: int, n_identities: int, heads: Heads) -> None:
@@ -75,15 +75,15 @@ class ClassHead(nn.Module):
 
 
 class IsGanDiscriminator(nn.Module):
-    """D_D and D_C: images → patches' logits of being real, and logits of identities.
+    """D_D and D_C: images → logits of patches being real, and identity logits.
 
-    3,704,528 parameters for 751 identities with the heads `same_size`, 4,033,744 with `kernel4`. Its norms are instance
-    norms without parameters, so that nothing depends on the batch.
+    3,704,528 parameters for 751 identities with the heads `same_size`, 4,033,744 with `kernel4`. Norms are instance
+    norms without parameters, so that the output for an image does not depend on the batch.
 
     Attributes:
-        input_tanh: `both`: every input goes through a tanh first, as in the released code: real images (normalised as
-            ImageNet's) become `squash(x)`, generated ones get a second tanh. |generated| ≤ 0.7616 then, which gives
-            them away. `real_only`: generated images are taken as they are.
+        input_tanh: `both`: every input goes through a tanh first, as in the released code: real images (with
+            ImageNet normalisation) become `squash(x)`, generated ones get a second tanh. Then |generated| ≤ 0.7616,
+            which makes them easy to detect. `real_only`: generated images are unchanged.
     """
 
     def __init__(
@@ -101,14 +101,14 @@ class IsGanDiscriminator(nn.Module):
         self.classes = ClassHead(channels[-1], n_identities, heads)
 
     def forward(self, images: Tensor, *, generated: bool) -> Judgement:
-        """Judge images [N, 3, H, W]: real ones normalised as ImageNet's, or generated ones in −1 … 1."""
+        """Judge images [N, 3, H, W]: real ones with ImageNet normalisation, or generated ones in −1 … 1."""
         squashed = images.tanh() if self.input_tanh == "both" or not generated else images
         feature_map = self.trunk(squashed)
         return Judgement(self.domain(feature_map), self.classes(feature_map))
 
 
 def _block(channels: int, size: int) -> nn.Sequential:
-    """A convolution that keeps the number of channels, and the size where that is 3."""
+    """A convolution that keeps the number of channels, and with kernel size 3 the size of the map."""
     return nn.Sequential(
         nn.Conv2d(channels, channels, size, padding=1), nn.InstanceNorm2d(channels), nn.LeakyReLU(SLOPE)
     )

@@ -1,8 +1,8 @@
-"""IS-GAN's encoders: a shared backbone, and the same part branches twice, for identity and for all else (§3.2, 3.3).
+"""IS-GAN's encoders: a shared backbone, and two sets of part branches, identity-related and -unrelated (§3.2, 3.3).
 
 Eom & Ham, *Learning Disentangled Representation for Robust Person Re-identification*, NeurIPS 2019. A branch has its
-own copy of the ResNet stages after conv4_1 and partitions its map in horizontal stripes: part-1 in none, part-2 in two,
-part-3 in three. Each branch gives the whole map's vector and one per stripe, which makes K = 8 parts.
+own copy of the ResNet stages after conv4_1 and partitions its map into horizontal stripes: none for part-1, two for
+part-2, three for part-3. Each branch gives a vector for the whole map and one per stripe: K = 8 parts in total.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from reid_ray.models.splitting import SharedBackbone, copy_stages, split_backbon
 from reid_ray.models.transposed import initialise_like_mgn
 
 STRIPES = (1, 2, 3)
-"""Stripes of the branches part-1, part-2 and part-3. Table 3's rows are subsets, as (1, 3)."""
+"""Stripes of the branches part-1, part-2 and part-3. The rows of table 3 are subsets, such as (1, 3)."""
 
 IDENTITY_DIM = 256
 """p, the size of an identity-related part; with K = 8 parts φ_R has 2048 dimensions."""
@@ -38,11 +38,11 @@ UNRELATED_DIM = 64
 
 
 class PartBranch(nn.Module):
-    """Shared feature map → vectors [N, n_parts, C]: of the whole map, then of its stripes from the top.
+    """Shared feature map → vectors [N, n_parts, C]: the whole map, then its stripes from the top.
 
     Attributes:
         backbone: the branch's own stages.
-        partition: its horizontal stripes; one: the whole map alone.
+        partition: its horizontal stripes; a single stripe is the whole map only.
         pooling: map or stripe → vector.
         bf16: the stages compute in bfloat16; pooling stays in float32 or better.
     """
@@ -56,7 +56,7 @@ class PartBranch(nn.Module):
 
     @property
     def n_parts(self) -> int:
-        """The whole and its stripes: 1, 3, 4 for one, two, three stripes."""
+        """Number of vectors, for the whole map and its stripes: 1, 3, 4 for one, two, three stripes."""
         return self.partition.n_vectors
 
     def forward(self, shared: Tensor) -> Tensor:
@@ -114,8 +114,8 @@ class IdentityEncoder(nn.Module):
 class UnrelatedEncoder(nn.Module):
     """E_U: shared feature map → Gaussians [N, K, u] of identity-unrelated parts.
 
-    Each part has two linear layers with bias, for mean and log-variance, and no batch norm. A sample of them is φ_U, in
-    training and in evaluation.
+    Each part has two linear layers with bias, for mean and log-variance, and no batch norm. φ_U is a sample of the
+    Gaussians, in training and in evaluation.
     """
 
     def __init__(self, parts: PartBranches, in_dim: int, *, part_dim: int = UNRELATED_DIM) -> None:
@@ -139,11 +139,11 @@ class UnrelatedEncoder(nn.Module):
 
 
 class IsGanRetriever(nn.Module):
-    """What retrieves: backbone and E_R.
+    """The retriever: backbone and E_R.
 
     Attributes:
-        flip_test: the feature is that of the image plus that of its mirror image, then L2-normalised (released code;
-            the paper does not mention it). False: the image's alone.
+        flip_test: the features of the image and its mirror image are added, then L2-normalised (released code; the
+            paper does not mention it). False: only the image's feature.
     """
 
     def __init__(self, backbone: nn.Module, identity_encoder: IdentityEncoder, *, flip_test: bool = True) -> None:
@@ -158,7 +158,7 @@ class IsGanRetriever(nn.Module):
         return self.identity_encoder.dim
 
     def embed(self, images: Tensor) -> Tensor:
-        """The retrieval feature [N, dim], L2-normalised, of images [N, 3, H, W] normalised as ImageNet's."""
+        """The retrieval feature [N, dim], L2-normalised, of images [N, 3, H, W] with ImageNet normalisation."""
         features = self.identity_encoder(self.backbone(images))
         if self.flip_test:
             features = features + self.identity_encoder(self.backbone(images.flip(3)))
@@ -166,7 +166,7 @@ class IsGanRetriever(nn.Module):
 
 
 class IsGanEncoders(NamedTuple):
-    """The parts that see images; stages of training freeze and train them one by one."""
+    """The networks whose input is images; training stages freeze or train them separately."""
 
     backbone: SharedBackbone
     identity_encoder: IdentityEncoder
@@ -186,20 +186,20 @@ def build_is_gan_encoders(
 ) -> IsGanEncoders:
     """Backbone, E_R with its classifiers, and E_U, with initial weights.
 
-    Backbone and branches get the weights that `build_embedder(config)` gives them, the same in every branch. The part-1
+    Backbone and branches get the same weights as in `build_embedder(config)`, equal in every branch. The part-1
     branch keeps the stride 2 of the last stage, the others have stride 1 (the same weights). Heads are random, drawn
-    from torch's global generator. E_R pools by maximum; for E_U the paper says the same, and the released code, which
-    made the tables, averages: `unrelated_pooling`. `config.pooling`, `branches` and `last_stride` are not read.
+    from torch's global generator. E_R pools by maximum; for E_U the paper says the same, but the released code, which
+    produced the tables, averages: `unrelated_pooling`. `config.pooling`, `branches` and `last_stride` are ignored.
 
     With a ResNet-50 and 751 identities: 2,957,376 parameters in the backbone, 67,394,424 in E_R with its classifiers,
     63,750,144 in E_U.
 
     Raises:
-        ConfigError: no stripes, or a number of them below 1.
-        WeightsError: the weights cannot be had or do not fit.
+        ConfigError: no branches, or a number of stripes below 1.
+        WeightsError: the weights cannot be loaded or do not fit.
     """
     if not stripes or min(stripes) < 1:
-        raise ConfigError(f"The part branches {tuple(stripes)} are none; give each its number of stripes, 1 or more.")
+        raise ConfigError(f"The part branches {tuple(stripes)} are invalid; give each 1 or more stripes.")
     whole = build_embedder(config).backbone
     trunk, rest = split_backbone(whole, "conv4_1")
     norm = partial(GroupBatchNorm, group=config.bn_group, buffers=config.bn_buffers)

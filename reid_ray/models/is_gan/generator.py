@@ -22,9 +22,9 @@ MAX_TANH = 0.9999
 class IsGanGenerator(nn.Module):
     """G: φ_R, φ_U, noise and identity → images in −1 … 1, 16,056,192 parameters for 751 identities.
 
-    The identity is a one-hot vector, that of the images to generate; a mixture of two for interpolation. Batch norm
-    follows the fully connected layer and the first six convolutions, dropout 0.2 the same layers but the last of them.
-    The output is a tanh: the reconstruction target is `squash(images)`.
+    The identity is the one-hot vector of the images to generate, or a mixture of two for interpolation. Batch norm
+    follows the fully connected layer and the first six convolutions; dropout 0.2 follows the same layers except the
+    last. The output is a tanh, so the reconstruction target is `squash(images)`.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class IsGanGenerator(nn.Module):
         self.decoder.initialise()
 
     def mask_shapes(self, n: int) -> list[tuple[int, ...]]:
-        """Shapes of the six dropout masks of `n` images."""
+        """Shapes of the six dropout masks for `n` images."""
         return self.decoder.mask_shapes(n)
 
     def forward(
@@ -66,7 +66,7 @@ class IsGanGenerator(nn.Module):
             unrelated: φ_U [N, K, u] or [N, K·u], a sample of E_U's Gaussians.
             noise: [N, noise_dim], standard normal.
             classes: [N, n_identities], one-hot, or a mixture.
-            masks: of dropout, as `TransposedDecoder` takes them; None: no dropout, as in evaluation.
+            masks: for dropout, as in `TransposedDecoder`; None: no dropout, as in evaluation.
         """
         codes = [identity.flatten(1), unrelated.flatten(1), noise, classes]
         generated: Tensor = self.decoder(torch.cat(codes, dim=1), masks)
@@ -74,7 +74,7 @@ class IsGanGenerator(nn.Module):
 
 
 def squash(images: Tensor) -> Tensor:
-    """x̂ = tanh(x): what the generator reconstructs, of images normalised as ImageNet's.
+    """x̂ = tanh(x), the reconstruction target, for images with ImageNet normalisation.
 
     The range of G covers it: |x̂| ≤ 0.989867, white in the blue channel.
     """
@@ -82,5 +82,5 @@ def squash(images: Tensor) -> Tensor:
 
 
 def unsquash(generated: Tensor) -> Tensor:
-    """The inverse of `squash`, for display: images normalised as ImageNet's."""
+    """The inverse of `squash`, for display: images with ImageNet normalisation."""
     return generated.clamp(-MAX_TANH, MAX_TANH).atanh()
