@@ -68,7 +68,7 @@ def test_table_3_takes_fewer_branches(stripes: tuple[int, ...], n_parts: int) ->
 
 @pytest.mark.parametrize("stripes", [(), (0,), (2, -1)])
 def test_no_branches(stripes: tuple[int, ...]) -> None:
-    with pytest.raises(ConfigError, match="are none"):
+    with pytest.raises(ConfigError, match="are invalid"):
         small(stripes=stripes)
 
 
