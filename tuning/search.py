@@ -25,10 +25,10 @@ from reid_ray.config import Config
 from reid_ray.devices import n_cores
 from reid_ray.errors import ConfigError
 from reid_ray.evaluation.protocols import why_not
+from reid_ray.logging_utils import silenced, variables
 from reid_ray.runtime.actor_executor import fetch
 from reid_ray.runtime.cleanup import short_lived
 from reid_ray.runtime.cluster import joined
-from reid_ray.runtime.logging_utils import silenced, variables
 from reid_ray.runtime.shared import check_shared
 from reid_ray.training.checks import build_modules
 from reid_ray.training.datasets import MAIN

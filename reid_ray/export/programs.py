@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,8 @@ from torch import Tensor, nn
 from reid_ray.data.views import normalize
 from reid_ray.encoder.description import CONFIG, InputFormat, Takes
 from reid_ray.errors import ExportError
+from reid_ray.io.files import first_line
+from reid_ray.logging_utils import silenced
 
 OPSET = 20
 """ONNX opset; the resize of `FrameProgram` needs 18."""
@@ -140,7 +141,7 @@ def write_int8(source: Path, file: Path, batches: Sequence[Tensor]) -> None:
             return next(self._feeds, None)
 
     takes = "frames" if batches[0].dtype == torch.uint8 else "images"
-    with TemporaryDirectory(dir=file.parent) as temporary, _without_logs():
+    with TemporaryDirectory(dir=file.parent) as temporary, silenced("root"):
         prepared = Path(temporary) / "prepared.onnx"
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         quantize_static(
@@ -164,18 +165,6 @@ def _dynamic(takes: Takes) -> dict[int, torch.export.Dim]:
 
 
 @contextmanager
-def _without_logs() -> Iterator[None]:
-    """Suppress the quantiser's messages on the root logger in the block."""
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextmanager
 def _tracing(target: str) -> Iterator[None]:
     """Disable gradients and the exporters' internal warnings; `ExportError` if a network cannot be exported."""
     try:
@@ -185,7 +174,7 @@ def _tracing(target: str) -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:  # exporters raise arbitrary exceptions
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ExportError(
-            f"PyTorch cannot export this network to {target} ({reason}); use --format folder, which holds its weights."
+            f"PyTorch cannot export this network to {target} ({first_line(error)}); use --format folder, which "
+            f"holds its weights."
         ) from error

@@ -12,7 +12,7 @@ import ray
 from ray.data import DataContext, Dataset
 
 from reid_ray.errors import UserError
-from reid_ray.runtime.logging_utils import silenced, variables
+from reid_ray.logging_utils import silenced, variables
 
 LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 """Environment variable: log level of Ray's own processes."""

@@ -27,7 +27,7 @@ from ray.job_submission import JobSubmissionClient
 
 from reid_ray.errors import RunError
 from reid_ray.io.files import first_line
-from reid_ray.runtime.logging_utils import variables
+from reid_ray.logging_utils import variables
 from reid_ray.runtime.working_dir import EXCLUDES, WorkingDir
 
 ADDRESS = "http://127.0.0.1:8265"

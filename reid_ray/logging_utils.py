@@ -25,7 +25,7 @@ def variables(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def silenced(name: str) -> Iterator[None]:
-    """Raise the level of a logger and its children to CRITICAL for the block."""
+    """Raise the level of a logger and its children to CRITICAL for the block; "root" is the root logger."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.CRITICAL)
