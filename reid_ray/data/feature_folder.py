@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from reid_ray.config import Config
 from reid_ray.data.table import SCHEMA, ImageTable
 from reid_ray.errors import DataError, RunError
-from reid_ray.io.files import atomic_write, atomic_write_bytes, first_line, storage_errors
+from reid_ray.io.files import atomic_write, atomic_write_bytes, first_line, sha256_of, storage_errors
 from reid_ray.io.paths import Location, RemotePath, as_path, as_readable
 from reid_ray.types import FloatArray
 
@@ -71,8 +71,7 @@ class Manifest:
         """The manifest of a table's features by a run's model; `RunError` where there is no such file."""
         size, batch_size = (config.data.height, config.data.width), config.evaluation.batch_size
         try:
-            with model_file.open("rb") as file:
-                model = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+            model = sha256_of(model_file)
         except OSError as error:
             raise RunError(f"Cannot read the model {model_file}: {error.strerror or error}.") from error
         shard_rows = batch_size * batches_per_shard(len(table), size, batch_size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reid_ray.errors import ExportError
+from reid_ray.io.files import sha256_of
 
 FORMAT_VERSION = 1
 """Format version; increased when older versions of this package could not read a folder, or would misread it."""
@@ -19,7 +19,6 @@ WEIGHTS = "model.safetensors"
 
 Kind = Literal["weights", "onnx", "torchscript", "torch-export", "modules"]
 Takes = Literal["images", "frames"]
-HASHED_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True)
@@ -152,22 +151,18 @@ def write_description(description: Description, folder: Path) -> None:
     (folder / CONFIG).write_text(content + "\n", encoding="utf-8")
 
 
-def sha256_of(file: Path) -> str:
+def _hash_of(file: Path) -> str:
     """The hash of a file's content; `ExportError` if it cannot be read."""
-    digest = hashlib.sha256()
     try:
-        with file.open("rb") as opened:
-            while block := opened.read(HASHED_AT_ONCE):
-                digest.update(block)
+        return sha256_of(file)
     except OSError as error:
         reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         raise ExportError(f"{file} {reason}, and {CONFIG} names it; copy the whole folder again.") from error
-    return digest.hexdigest()
 
 
 def check_file(description: Description, file: Path) -> None:
     """Raise `ExportError` if a file of an exported model is missing or has changed since it was written."""
-    expected, found = description.files[file.name].sha256, sha256_of(file)
+    expected, found = description.files[file.name].sha256, _hash_of(file)
     if found != expected:
         raise ExportError(
             f"{file} has changed since it was exported (sha256 {found[:12]}…, expected {expected[:12]}…); "

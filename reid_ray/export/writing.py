@@ -26,7 +26,6 @@ from reid_ray.encoder.description import (
     InputFormat,
     Kind,
     Takes,
-    sha256_of,
     write_description,
 )
 from reid_ray.encoder.rebuilding import in_float32, settings_of
@@ -35,6 +34,7 @@ from reid_ray.export.card import LICENCE_NOTE, model_card
 from reid_ray.export.check import Check, check_files, images_to_compare
 from reid_ray.export.programs import write_int8, write_onnx, write_torch_export, write_torchscript
 from reid_ray.inference.exported import read_exported
+from reid_ray.io.files import sha256_of
 from reid_ray.io.paths import as_path
 from reid_ray.methods import METHODS, Method
 from reid_ray.run import Run

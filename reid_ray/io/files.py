@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import time
@@ -176,6 +177,12 @@ def storage_errors(path: Location) -> Iterator[None]:
 def first_line(error: Exception) -> str:
     """The first line of an exception's message, to quote in a one-line error."""
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def sha256_of(file: Location) -> str:
+    """The hash of a file's content, in hexadecimal; `OSError` if it cannot be read."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,7 +20,7 @@ from reid_ray.data.feature_folder import ROWS, read_features, read_manifest
 from reid_ray.data.images import ImageReader
 from reid_ray.data.readers import scan_dataset
 from reid_ray.errors import DataError, RunError
-from reid_ray.io.files import first_line
+from reid_ray.io.files import first_line, sha256_of
 from reid_ray.io.paths import Location, as_path, as_readable
 from reid_ray.labels.neighbours import nearest_to
 from reid_ray.run import Run, load_run
@@ -132,8 +131,7 @@ class Index:
         """
         run = load_run(self._run_path)
         run.use_model(self.manifest.which)
-        with run.directory.model_file(self.manifest.which).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        digest = sha256_of(run.directory.model_file(self.manifest.which))
         if digest != read_manifest(self.path / self.manifest.parts[0].name).model:
             raise RunError(
                 f"The {self.manifest.which} model of {run.path} is not the one that made {self.path}; was the run "
