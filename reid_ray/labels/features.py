@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from reid_ray.errors import DataError
-from reid_ray.types import FeatureRows, FloatArray
+from reid_ray.types import FeatureRows, FloatArray, IntArray
 
 NORM_TOLERANCE = 0.01
 """Tolerance of the norm of a feature; features normalised in bfloat16 are off by a thousandth."""
@@ -49,6 +49,16 @@ def blocks(n_rows: int, size: int) -> Iterator[slice]:
 def read(features: FeatureRows, rows: slice) -> FloatArray:
     """Read rows as contiguous float32."""
     return np.ascontiguousarray(features[rows], dtype=np.float32)
+
+
+def read_rows(features: FeatureRows, rows: IntArray) -> FloatArray:
+    """Read some rows, int64 [R] in ascending order, as float32 [R, D], block by block."""
+    parts = [np.empty((0, features.shape[1]), dtype=np.float32)]
+    for block in blocks(features.shape[0], READ_ROWS):
+        low, high = np.searchsorted(rows, [block.start, block.stop])
+        if low < high:
+            parts.append(read(features, block)[rows[low:high] - block.start])
+    return np.concatenate(parts)
 
 
 def check_features(features: FeatureRows) -> None:

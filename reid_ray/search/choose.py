@@ -11,6 +11,7 @@ from reid_ray.data.images import Dataset
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import DataError
 from reid_ray.io.lease import hold
+from reid_ray.labels.features import read_rows
 from reid_ray.labels.refresh import OnStage, cluster_rows
 from reid_ray.search.index import Index
 from reid_ray.search.manifest import LEASE, read_index_manifest
@@ -58,7 +59,7 @@ def threshold_of_clusters(
     rows = np.arange(len(index))
     if len(rows) > MAX_CLUSTERED:
         rows = np.sort(np.random.default_rng(seed).choice(rows, MAX_CLUSTERED, replace=False))
-    features = index.features[0 : len(index)][rows]
+    features = read_rows(index.features, rows)
     camids = np.asarray(index.table["camid"].to_numpy(), dtype=np.int64)[rows]
     labels = cluster_rows(features, index.run.config.labels, camids, on_stage=on_stage).labels
     chosen = choose_threshold(

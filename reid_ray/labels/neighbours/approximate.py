@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from reid_ray.errors import ConfigError
-from reid_ray.labels.features import READ_ROWS, blocks, check_features, read
+from reid_ray.labels.features import READ_ROWS, blocks, check_features, read, read_rows
 from reid_ray.labels.neighbours import kernels
 from reid_ray.labels.neighbours.exact import IndexArray, Neighbours, similarities_of_pairs
 from reid_ray.labels.threads import on_threads
@@ -132,17 +132,12 @@ def _build(faiss: Any, features: FeatureRows, method: Method, breadth: int, seed
 
 
 def _sample(features: FeatureRows, n: int, seed: int) -> FloatArray:
-    """About n rows drawn at random, read block by block."""
+    """n random rows, or all if there are not more."""
     n_rows = features.shape[0]
     if n >= n_rows:
         return read(features, slice(0, n_rows))
     rows = np.sort(np.random.default_rng(seed).choice(n_rows, n, replace=False))
-    parts = []
-    for block in blocks(n_rows, QUERY_ROWS):
-        low, high = np.searchsorted(rows, [block.start, block.stop])
-        if low < high:
-            parts.append(read(features, block)[rows[low:high] - block.start])
-    return np.concatenate(parts)
+    return read_rows(features, rows)
 
 
 def _choose(
