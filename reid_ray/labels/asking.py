@@ -22,6 +22,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
+from reid_ray.labels.clustering import row_of_entry
 from reid_ray.labels.constraints import Constraints
 from reid_ray.types import OUTLIER, IntArray
 
@@ -98,7 +99,7 @@ def _units(labels: IntArray, constraints: Constraints) -> IntArray:
 
 def _medoids(closeness: csr_array, units: IntArray) -> IntArray:
     """The row of each unit with the largest total closeness to its unit; the lowest of ties."""
-    rows = _row_of(closeness)
+    rows = row_of_entry(closeness)
     inside = units[rows] == units[closeness.indices]
     totals = np.bincount(rows[inside], weights=closeness.data[inside], minlength=len(units))
     order = np.lexsort((np.arange(len(units)), -totals, units))
@@ -145,7 +146,7 @@ def _splits(closeness: csr_array, units: IntArray, medoids: IntArray, constraint
         block = closeness[rows][:, rows].tocsr()
         covered = block[np.flatnonzero(same[rows] == same[medoid])].max(axis=0).toarray().ravel()
         gains = np.bincount(
-            _row_of(block), weights=np.maximum(block.data - covered[block.indices], 0), minlength=len(rows)
+            row_of_entry(block), weights=np.maximum(block.data - covered[block.indices], 0), minlength=len(rows)
         )
         second = int(gains.argmax())
         if gains[second] <= 0:
@@ -187,8 +188,3 @@ def _in_turns(ordered: Iterable[Question], units: IntArray, n: int) -> list[Ques
         turns |= dict.fromkeys(sides, turn + 1)
         dated.append((turn, len(dated), question))
     return [question for _, _, question in sorted(dated)[:n]]
-
-
-def _row_of(matrix: csr_array) -> IntArray:
-    """int64 [entries]: the row of each entry."""
-    return np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))

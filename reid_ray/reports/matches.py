@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torchvision.io import encode_jpeg
 
+from reid_ray.data.views import resize
 from reid_ray.io.paths import Location
 from reid_ray.reports.page import write_html
 
@@ -85,8 +84,7 @@ def _match(rank: int, match: Match) -> str:
 
 def _image(image: Tensor, text: str) -> str:
     width = max(1, round(image.shape[2] * IMAGE_HEIGHT / image.shape[1]))
-    resized = F.interpolate(image[None].float(), (IMAGE_HEIGHT, width), mode="bicubic", antialias=True)[0]
-    pixels = resized.round().clamp(0, 255).to(torch.uint8)
+    pixels = resize(image, IMAGE_HEIGHT, width)
     data = base64.b64encode(encode_jpeg(pixels, JPEG_QUALITY).numpy().tobytes()).decode("ascii")
     return f'<img alt="{escape(text)}" width="{width}" height="{IMAGE_HEIGHT}" src="data:image/jpeg;base64,{data}">'
 
