@@ -70,6 +70,17 @@ def finished_run(tmp_path_factory):
     shutil.rmtree(folder)
 
 
+@pytest.fixture(scope="module")
+def exported_folder(finished_run, tmp_path_factory):
+    """The weights of `finished_run`, exported, for tests that only read them."""
+    from reid_ray.export import export_run
+
+    folder = tmp_path_factory.mktemp("export") / "exported"
+    export_run(finished_run, folder)
+    yield folder
+    shutil.rmtree(folder)
+
+
 @pytest.fixture
 def file_size_limit():
     """`with file_size_limit(n):` writes beyond n bytes per file fail, as on a full disk."""

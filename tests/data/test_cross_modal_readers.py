@@ -8,15 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from cross_modal_layouts import bmp_bytes, write_empty, write_regdb, write_small_sysu
+from read_layouts import read
 
 from reid_ray.config import DataConfig
-from reid_ray.data import Dataset, read_dataset
+from reid_ray.data import Dataset
 from reid_ray.data.readers import detect_layout, scan_dataset
 from reid_ray.errors import DataError
-
-
-def read(layout: str, root: Path, **settings) -> Dataset:
-    return read_dataset(DataConfig(layout=layout, root=str(root), **settings))
 
 
 def rows(dataset: Dataset, root: Path) -> list[tuple[str, str, int, int, str]]:

@@ -6,13 +6,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from read_layouts import read
 from typer.testing import CliRunner
 
 from reid_ray.cli.data import app
-from reid_ray.config import DataConfig
 from reid_ray.data.images import Dataset, FileImages
 from reid_ray.data.pack import pack
-from reid_ray.data.readers import detect_layout, read_dataset
+from reid_ray.data.readers import detect_layout
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import DataError
 from reid_ray.io.paths import as_path
@@ -25,10 +25,6 @@ def upload(folder, remote):
         if file.is_file():
             (remote / file.relative_to(folder).as_posix()).write_bytes(file.read_bytes())
     return remote
-
-
-def read(layout, root, **settings):
-    return read_dataset(DataConfig(layout=layout, root=str(root), **settings))
 
 
 def assert_same(remote, local, folders):

@@ -7,22 +7,13 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from reid_ray.encoder import load_encoder
-from reid_ray.encoder.description import sha256_of
 from reid_ray.errors import ExportError
-from reid_ray.export import export_run
-
-
-@pytest.fixture(scope="module")
-def pristine(finished_run, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pristine") / "exported"
-    export_run(finished_run, folder)
-    yield folder
-    shutil.rmtree(folder)
+from reid_ray.io.files import sha256_of
 
 
 @pytest.fixture
-def folder(pristine, tmp_path):
-    return shutil.copytree(pristine, tmp_path / "exported")
+def folder(exported_folder, tmp_path):
+    return shutil.copytree(exported_folder, tmp_path / "exported")
 
 
 def edit(folder, **changes):

@@ -5,7 +5,6 @@ package: pip install --pre --no-deps reid supervision pydeprecate opencv-python-
 """
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -13,18 +12,9 @@ from PIL import Image
 
 import reid_ray
 from reid_ray.encoder import HubNetwork
-from reid_ray.export import export_run
 from reid_ray.export.check import MIN_COSINE, smallest_cosine
 
 reid = pytest.importorskip("reid", reason="the package reid is not installed; the head of this file says how")
-
-
-@pytest.fixture(scope="module")
-def folder(finished_run, tmp_path_factory):
-    out = tmp_path_factory.mktemp("reid") / "exported"
-    export_run(finished_run, out)
-    yield out
-    shutil.rmtree(out)
 
 
 def model_of(folder):
@@ -50,17 +40,17 @@ def written(pixels, folder):
     return [str(file) for file in files]
 
 
-def test_crops_of_the_input_size_give_equal_features(folder, tmp_path):
+def test_crops_of_the_input_size_give_equal_features(exported_folder, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (6, 32, 16, 3), dtype=np.uint8)
     files = written(pixels, tmp_path)
-    expected = reid_ray.load_encoder(folder, precision="float32").embed(files)
-    assert smallest_cosine(model_of(folder).extract_embeddings_from_paths(files), expected) > 0.999999
+    expected = reid_ray.load_encoder(exported_folder, precision="float32").embed(files)
+    assert smallest_cosine(model_of(exported_folder).extract_embeddings_from_paths(files), expected) > 0.999999
 
 
-def test_crops_of_other_sizes_give_nearly_equal_features(folder, finished_run, tmp_path):
+def test_crops_of_other_sizes_give_nearly_equal_features(exported_folder, finished_run, tmp_path):
     """Pillow resizes, and not PyTorch."""
     dataset = finished_run.dataset
     pixels = [dataset.images.read(path).permute(1, 2, 0).numpy() for path in dataset.query.paths[:8]]
     files = written(pixels, tmp_path)
-    expected = reid_ray.load_encoder(folder, precision="float32").embed(files)
-    assert smallest_cosine(model_of(folder).extract_embeddings_from_paths(files), expected) > MIN_COSINE
+    expected = reid_ray.load_encoder(exported_folder, precision="float32").embed(files)
+    assert smallest_cosine(model_of(exported_folder).extract_embeddings_from_paths(files), expected) > MIN_COSINE
