@@ -2,6 +2,9 @@
 
 torchvision has the same networks, but takes longer to import than PyTorch: a process that only embeds a crop should not
 wait for detection operators and the compiler.
+
+As in torchvision, a block computes its shortcut after its residual. If several blocks read one feature map, gradients are
+added in the order of these operations, so another order would change training in the last bit.
 """
 
 from __future__ import annotations
@@ -30,10 +33,9 @@ class BasicBlock(nn.Module):
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
         residual = self.relu(self.bn1(self.conv1(x)))
         residual = self.bn2(self.conv2(residual))
-        residual += shortcut
+        residual += x if self.downsample is None else self.downsample(x)
         return cast(Tensor, self.relu(residual))
 
 
@@ -59,11 +61,10 @@ class Bottleneck(nn.Module):
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
         residual = self.relu(self.bn1(self.conv1(x)))
         residual = self.relu(self.bn2(self.conv2(residual)))
         residual = self.bn3(self.conv3(residual))
-        residual += shortcut
+        residual += x if self.downsample is None else self.downsample(x)
         return cast(Tensor, self.relu(residual))
 
 

@@ -6,8 +6,10 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torchvision.models import resnet as tv
 
 from reid_ray.models import Backbone, InstanceBatchNorm, build_backbone
+from reid_ray.models.residual import BasicBlock, Bottleneck
 
 BLOCKS = {
     "resnet18": [2, 2, 2, 2],
@@ -148,3 +150,21 @@ def test_instance_batch_norm_treats_each_half_its_way(channels: int, memory_form
         expected = (values - values.mean()) / (values.var(correction=0) + 1e-5).sqrt()
         torch.testing.assert_close(output[:, channel], expected)
     assert output.is_contiguous(memory_format=memory_format)
+
+
+@pytest.mark.parametrize(("ours", "theirs", "width"), [(BasicBlock, tv.BasicBlock, 16), (Bottleneck, tv.Bottleneck, 4)])
+def test_gradients_of_blocks_that_share_their_input_are_torchvision_s_bit_for_bit(ours, theirs, width):
+    """As in ABMT, whose branches read one feature map: the order of operations is that of the sums."""
+    gradients = []
+    for block in (ours, theirs):
+        torch.manual_seed(0)
+        n_out = width * block.expansion
+        blocks = [
+            block(8, width, 1, nn.Sequential(nn.Conv2d(8, n_out, 1), nn.BatchNorm2d(n_out)), norm_layer=nn.BatchNorm2d)
+            for _ in range(2)
+        ]
+        images = torch.randn(4, 8, 6, 6, dtype=torch.float64, requires_grad=True)
+        feature_map = images.tanh()
+        sum(each.double()(feature_map).square().sum() for each in blocks).backward()
+        gradients.append(images.grad)
+    assert torch.equal(*gradients)
