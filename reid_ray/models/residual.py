@@ -3,8 +3,8 @@
 torchvision has the same networks, but takes longer to import than PyTorch: a process that only embeds a crop should not
 wait for detection operators and the compiler.
 
-As in torchvision, a block computes its shortcut after its residual. If several blocks read one feature map, gradients are
-added in the order of these operations, so another order would change training in the last bit.
+As in torchvision, a block computes its shortcut after its residual. If several blocks read one feature map, gradients
+are added in the order of these operations, so another order would change training in the last bit.
 """
 
 from __future__ import annotations
