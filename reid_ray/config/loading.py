@@ -19,9 +19,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from reid_ray.config import Config, DataConfig
 from reid_ray.config.base import Overrides, first_error, import_modules, overridden
+from reid_ray.config.data import DataConfig
 from reid_ray.config.methods import METHOD_CONFIGS, MethodConfig, parse_method_config
+from reid_ray.config.tree import Config
 from reid_ray.errors import ConfigError
 from reid_ray.io.paths import Location, as_path
 
