@@ -51,6 +51,15 @@ def _nothing_left(request):
 
 
 @pytest.fixture
+def bf16_on_this_cpu():
+    """`precision=bf16` computes in bfloat16 within the test, also where the CPU has no instructions for it."""
+    from reid_ray.models.precision import emulated_bf16
+
+    with emulated_bf16():
+        yield
+
+
+@pytest.fixture
 def tiny(tmp_path):
     """`tiny("key=value", …)`: the configuration of a small run in `tmp_path`, inline unless told otherwise."""
     from small_runs import tiny_config  # imported here because it imports PyTorch, which not all tests need

@@ -100,7 +100,7 @@ def describe(event: Event) -> str:
     if kind == "start":
         return (
             f"start     stage {event['stage']}: {event['n_images']} images, workers: {event['n_workers']} on "
-            f"{event['device']}, ready after {event['startup_seconds']:.1f} s"
+            f"{event['device']} in {event['precision']}, ready after {event['startup_seconds']:.1f} s"
             + (f", resuming at epoch {event['epoch'] + 1}, step {event['step']}" if _resumed(event) else "")
         )
     if kind == "refresh":

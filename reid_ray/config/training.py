@@ -91,7 +91,8 @@ class TrainingConfig(StageConfig):
     """The main stage, which is the last one of a method, and settings common to all stages."""
 
     precision: Literal["float32", "bf16", "float64"] = "bf16"
-    """Precision of the networks; losses, weights and labels are float32 or float64. `float64` is for tests."""
+    """Precision of the networks; losses, weights and labels are float32 or float64. CPUs without bfloat16 instructions
+    compute in float32. `float64` is for tests."""
     checkpoint_every: int = Field(default=100, ge=1)
     """Steps between checkpoints within an epoch; the start and the end of an epoch always have one."""
     keep_checkpoints: int = Field(default=2, ge=1)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils import mkldnn
 
+from reid_ray.devices import cpu_supports_bf16
 from reid_ray.models.backbone import Backbone
 from reid_ray.models.batchnorm import GroupBatchNorm
 from reid_ray.models.precision import bf16_autocast
@@ -33,10 +34,10 @@ def for_extraction(model: nn.Module) -> nn.Module:
     for module in list(copied.modules()):
         if isinstance(module, Backbone) and module.foldable:
             fold_batch_norms(module)
-    on_cpu = next(copied.parameters()).device.type == "cpu"
+    device = next(copied.parameters()).device
     for module in list(copied.modules()):
         backbone = getattr(module, "backbone", None)
-        if getattr(module, "bf16", False) and isinstance(backbone, Backbone) and on_cpu and _is_plain(backbone):
+        if getattr(module, "bf16", False) and isinstance(backbone, Backbone) and _has_onednn_layouts(backbone, device):
             module.backbone = OneDNNBackbone(backbone)
     return copied
 
@@ -85,8 +86,11 @@ class OneDNNBackbone(nn.Module):
             return cast(Tensor, self.plain(images).to(torch.bfloat16))
 
 
-def _is_plain(backbone: Backbone) -> bool:
-    """Whether oneDNN layouts support all layers: those of a folded ResNet without IBN are known to work."""
-    return bool(torch.backends.mkldnn.is_available()) and all(  # type: ignore[no-untyped-call]
-        isinstance(module, _ONEDNN_LAYERS) for module in backbone.modules()
+def _has_onednn_layouts(backbone: Backbone, device: torch.device) -> bool:
+    """Whether oneDNN has bfloat16 layouts for all layers here; a folded ResNet without IBN is known to work."""
+    return (
+        device.type == "cpu"
+        and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+        and cpu_supports_bf16()
+        and all(isinstance(module, _ONEDNN_LAYERS) for module in backbone.modules())
     )

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from reid_ray.models.precision import emulated_bf16
+
 SAMPLE_HEIGHT, SAMPLE_WIDTH = 64, 32
 """Size of the sample images, pixels; multiples of a ResNet's stride, so that activation memory scales with the area."""
 
@@ -64,7 +66,7 @@ def _kept_for_backward(network: nn.Module, images: Tensor) -> int:
         kept[storage.data_ptr()] = storage  # kept alive, so that its address is not reused
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with emulated_bf16(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         network(images)
     weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
     return sum(storage.nbytes() for address, storage in kept.items() if address not in weights)

@@ -24,6 +24,7 @@ from reid_ray.inference.exported import save_exported
 from reid_ray.inference.retriever import Retriever
 from reid_ray.methods import Batch, Stage, Update, stages_of
 from reid_ray.models import synchronise_buffers
+from reid_ray.models.precision import precision_on
 from reid_ray.training.checkpoint import (
     Checkpoint,
     TrainState,
@@ -132,6 +133,7 @@ class Trainer:
             n_images=len(self._tables[self.stage.streams[self.stage.primary].data]),
             n_workers=self.context.size,
             device=str(self.device),
+            precision=precision_on(self.device, self.config.training),
             startup_seconds=time.time() - self._stage_started,
         )
         if self.config.evaluation.at_start and self.stage.evaluated and not self._state.stage_begun:

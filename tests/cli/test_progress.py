@@ -22,6 +22,7 @@ START = {
     "n_images": 9,
     "n_workers": 2,
     "device": "cpu",
+    "precision": "float32",
     "startup_seconds": 1.5,
 }
 REFRESH = {

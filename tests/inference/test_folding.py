@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from reid_ray.config import ModelConfig
+from reid_ray.devices import cpu_supports_bf16
 from reid_ray.inference.folding import OneDNNBackbone, for_extraction
 from reid_ray.models import Embedder, build_embedder
 from reid_ray.models.batchnorm import GroupBatchNorm
@@ -36,12 +37,13 @@ def test_folding_preserves_features(backbone):
     assert len(left) == (13 if backbone == "ibn_resnet50" else 0)  # inside the instance-batch norms
 
 
+@pytest.mark.usefixtures("bf16_on_this_cpu")
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "ibn_resnet50"])
 def test_bfloat16_features_stay_within_its_rounding(backbone):
     model = trained(backbone, bf16=True)
     images = torch.randn(5, 3, 64, 32).to(memory_format=torch.channels_last)
     fast = for_extraction(model)
-    assert isinstance(fast.backbone, OneDNNBackbone) == (backbone != "ibn_resnet50")
+    assert isinstance(fast.backbone, OneDNNBackbone) == (cpu_supports_bf16() and backbone != "ibn_resnet50")
     with torch.inference_mode():
         found, expected = fast.embed(images), model.eval().embed(images)
         again = fast.embed(images)
@@ -50,6 +52,7 @@ def test_bfloat16_features_stay_within_its_rounding(backbone):
     assert torch.equal(found, again)
 
 
+@pytest.mark.usefixtures("bf16_on_this_cpu")
 @pytest.mark.parametrize("width", [8, 16, 32, 33])
 def test_bfloat16_features_of_narrow_images(width):
     model = trained("resnet18", bf16=True)
@@ -59,6 +62,18 @@ def test_bfloat16_features_of_narrow_images(width):
         model.bf16 = False
         expected = model.eval().embed(images)
     assert (found * expected).sum(1).min() > 0.999
+
+
+def test_a_cpu_without_bfloat16_extracts_in_float32(monkeypatch):
+    for module in ("inference.folding", "models.precision"):
+        monkeypatch.setattr(f"reid_ray.{module}.cpu_supports_bf16", lambda: False)
+    model = trained("resnet18", bf16=True)
+    images = torch.randn(2, 3, 64, 32)
+    fast = for_extraction(model)
+    assert not isinstance(fast.backbone, OneDNNBackbone)
+    expected = trained("resnet18").eval().embed(images)
+    assert torch.equal(model.eval().embed(images), expected)
+    torch.testing.assert_close(fast.embed(images), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_original_model_is_not_modified():

@@ -53,6 +53,7 @@ def test_settings_reach_every_norm_layer() -> None:
     assert all(layer.group is None for layer in small(bn_group=None).modules() if isinstance(layer, GroupBatchNorm))
 
 
+@pytest.mark.usefixtures("bf16_on_this_cpu")
 @pytest.mark.parametrize("training", [True, False])
 def test_bf16_is_the_backbones_only(training: bool) -> None:
     model = small(bf16=True, bn_group=4).train(training)

@@ -65,7 +65,7 @@ def epochs_of(stage: str, n_epochs: int, steps_before: int = 0, *, evaluated: bo
 
 def start_of(stage: str, global_step: int = 0) -> dict:
     place = {"stage": stage, "epoch": 0, "step": 0, "global_step": global_step}
-    return {"event": "start", "time": 1.0, **place, "device": "cpu", "startup_seconds": 3.25}
+    return {"event": "start", "time": 1.0, **place, "device": "cpu", "precision": "float32", "startup_seconds": 3.25}
 
 
 @pytest.fixture

@@ -44,6 +44,7 @@ def really_kept(network, images):
         {"backbone": "resnet18", "branches": [{"pooling": "avg"}, {"pooling": "max", "n_extra": 1}]},
     ],
 )
+@pytest.mark.usefixtures("bf16_on_this_cpu")
 @pytest.mark.parametrize("bf16", [False, True])
 def test_estimate_equals_a_real_forward_pass(settings, bf16):
     model = ModelConfig.model_validate({"weights": None, "bn_group": 4, **settings})

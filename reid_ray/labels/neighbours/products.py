@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reid_ray.devices import cpu_supports_bf16
 from reid_ray.labels.features import blocks, read
 from reid_ray.labels.neighbours.kernels import dots
 from reid_ray.labels.threads import on_threads
@@ -112,8 +113,7 @@ def supports_bf16(device: torch.device) -> bool:
     """Whether the device has instructions for bfloat16 products."""
     if device.type != "cpu":
         return bool(torch.cuda.is_bf16_supported())
-    able = torch.cpu.get_capabilities()
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16")) and _cpu_products() is not None
+    return cpu_supports_bf16() and _cpu_products() is not None
 
 
 @contextmanager

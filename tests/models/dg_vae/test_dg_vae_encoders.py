@@ -137,6 +137,7 @@ def test_all_batch_norms_are_of_groups() -> None:
         assert not any(isinstance(layer, nn.Dropout) for layer in module.modules())
 
 
+@pytest.mark.usefixtures("bf16_on_this_cpu")
 def test_bfloat16_is_the_residual_stages_only() -> None:
     encoders = small(bf16=True)
     feature_map = encoders.trunks.visible(torch.randn(2, 3, 64, 32))

@@ -180,6 +180,7 @@ def test_the_retrieval_feature(flip_test: bool) -> None:
         torch.testing.assert_close(for_extraction(retriever).embed(images), embedded, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("bf16_on_this_cpu")
 def test_bfloat16_is_the_residual_stages_only() -> None:
     encoders = small(stripes=(1,), bf16=True)
     shared = encoders.backbone(torch.randn(2, 3, 64, 32))
