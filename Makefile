@@ -29,7 +29,7 @@ test-ray: $(READY)
 	RAY_worker_niceness=0 $(BIN)/pytest -m ray --durations=15 --basetemp="$$(mktemp -d)/tests"
 
 test-others: $(READY)
-	nice -n 5 $(BIN)/pytest -m 'not ray' --numprocesses=2 --dist=loadfile --durations=15 --basetemp="$$(mktemp -d)/tests"
+	nice -n 5 $(BIN)/pytest -m 'not ray' --numprocesses=4 --dist=loadfile --durations=15 --basetemp="$$(mktemp -d)/tests"
 
 lint: $(READY)  ## Check style and formatting (ruff)
 	$(BIN)/ruff check .

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-
-from reid_ray.models.precision import emulated_bf16
 
 SAMPLE_HEIGHT, SAMPLE_WIDTH = 64, 32
 """Size of the sample images, pixels; multiples of a ResNet's stride, so that activation memory scales with the area."""
@@ -16,14 +14,14 @@ SAMPLE_HEIGHT, SAMPLE_WIDTH = 64, 32
 
 @dataclass(frozen=True)
 class NetworkMemory:
-    """Memory of a network in bytes, in the precision in which it was built.
+    """Memory of a network in bytes.
 
     Attributes:
         weights: parameters and buffers.
         trainable: parameters that have a gradient.
         kept_per_pixel: saved by a forward pass in training for the backward pass, per pixel of each image.
             Excludes workspace of convolutions and memory that allocators do not return.
-        kept_anyway: saved independently of the images; in bfloat16, a copy of the weights.
+        kept_anyway: saved independently of the images.
     """
 
     weights: int
@@ -34,6 +32,14 @@ class NetworkMemory:
     def activations(self, batch_size: int, height: int, width: int) -> int:
         """Bytes that the forward pass of a batch of this size saves."""
         return round(self.kept_per_pixel * batch_size * height * width) + self.kept_anyway
+
+    def in_bf16(self) -> NetworkMemory:
+        """The memory of this float32 network when it computes in bfloat16: half the activations, a copy of the weights.
+
+        A network keeps up to an eighth more, because its images, poolings and necks stay float32.
+        """
+        copied_weights = self.trainable // 2
+        return replace(self, kept_per_pixel=self.kept_per_pixel / 2, kept_anyway=self.kept_anyway + copied_weights)
 
 
 def measure_network(build: Callable[[], nn.Module], batch_size: int = 2) -> NetworkMemory:
@@ -66,7 +72,7 @@ def _kept_for_backward(network: nn.Module, images: Tensor) -> int:
         kept[storage.data_ptr()] = storage  # kept alive, so that its address is not reused
         return tensor
 
-    with emulated_bf16(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         network(images)
     weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
     return sum(storage.nbytes() for address, storage in kept.items() if address not in weights)

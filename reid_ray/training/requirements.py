@@ -13,18 +13,22 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import torch
+
 from reid_ray.config import Config, ModelConfig
 from reid_ray.data.images import Dataset
 from reid_ray.errors import ConfigError
 from reid_ray.methods import Stage, stages_of
 from reid_ray.models import build_network
 from reid_ray.models.memory_usage import NetworkMemory, measure_network
+from reid_ray.models.precision import precision_on
 from reid_ray.training.datasets import MAIN, evaluation_table
 
 CHANNELS = 3
 PREFETCHED = 2
 """Batches that a loader prepares ahead, in addition to one for each of its threads (`data.loader.prefetch`)."""
 ADAM_MOMENTS = 2
+MEASURED_IMAGES = 2
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -54,6 +58,7 @@ def estimate(
     n_networks: int = 2,
     n_workers: int | None = None,
     batch_size: int | None = None,
+    precision: str | None = None,
 ) -> Requirements:
     """Estimate the memory of one training process.
 
@@ -65,15 +70,16 @@ def estimate(
         n_networks: networks in memory, such as a student and its teacher.
         n_workers: processes that share the global batch; default `config.runtime.n_workers`.
         batch_size: images of the global batch; default that of the main stage.
+        precision: in which the device computes; default `config.training.precision`.
     """
     data, training = config.data, config.training
     pixels = CHANNELS * data.height * data.width
     images = training.batch_size if batch_size is None else batch_size
     batch = -(-images // (n_workers or config.runtime.n_workers))
     scale = 2 if training.precision == "float64" else 1
-    network = _measured(
-        config.model.model_copy(update={"weights": None}).model_dump_json(), training.precision == "bf16"
-    )
+    network = _measured(config.model.model_copy(update={"weights": None}).model_dump_json())
+    if (precision or training.precision) == "bf16":
+        network = network.in_bf16()
     activations = network.activations(batch, data.height, data.width)
     cached = sum(min(n * pixels, data.cache_mb * 2**20) for n in (n_train, n_test))
     waiting = (data.loader_threads + PREFETCHED) * n_views * batch * pixels
@@ -91,12 +97,11 @@ def estimate(
 
 
 @lru_cache(maxsize=16)
-def _measured(model: str, bf16: bool) -> NetworkMemory:
+def _measured(model: str) -> NetworkMemory:
     config = ModelConfig.model_validate_json(model)
-    n_images = config.bn_group or 2
-    # One group of exactly these images: a group of the whole batch would wait for other workers, which do not measure.
-    grouped = config.model_copy(update={"bn_group": n_images})
-    return measure_network(lambda: build_network(grouped, bf16=bf16), batch_size=n_images)
+    # One group of exactly the measured images: other groups would wait for workers that do not measure, or take longer.
+    grouped = config.model_copy(update={"bn_group": MEASURED_IMAGES})
+    return measure_network(lambda: build_network(grouped), batch_size=MEASURED_IMAGES)
 
 
 def check_memory(
@@ -111,12 +116,14 @@ def check_memory(
         host_bytes, device_bytes: as in `check_fits`.
     """
     test = evaluation_table(datasets[MAIN], config)
+    device = torch.device("cpu" if device_bytes is None else "cuda")
     needed = estimate(
         config,
         max(len(dataset.train) for dataset in datasets.values()),
         0 if test is None else len(test),
         n_networks=1,
         batch_size=max(map(_trained_images, stages_of(config))),
+        precision=precision_on(device, config.training),
     )
     check_fits(needed, config, host_bytes=host_bytes, device_bytes=device_bytes)
 

@@ -9,7 +9,8 @@ from reid_ray.errors import ConfigError
 from reid_ray.methods import stages_of
 from reid_ray.models import build_network
 from reid_ray.models.memory_usage import measure_network
-from reid_ray.training.requirements import _measured, check_fits, estimate, memory_limit
+from reid_ray.training.datasets import read_datasets
+from reid_ray.training.requirements import _measured, check_fits, check_memory, estimate, memory_limit
 from reid_ray.training.rundir import RunDirectory
 
 MB, GB = 2**20, 2**30
@@ -44,17 +45,37 @@ def really_kept(network, images):
         {"backbone": "resnet18", "branches": [{"pooling": "avg"}, {"pooling": "max", "n_extra": 1}]},
     ],
 )
-@pytest.mark.usefixtures("bf16_on_this_cpu")
-@pytest.mark.parametrize("bf16", [False, True])
-def test_estimate_equals_a_real_forward_pass(settings, bf16):
+def test_estimate_equals_a_real_forward_pass(settings):
     model = ModelConfig.model_validate({"weights": None, "bn_group": 4, **settings})
-    found = measure_network(lambda: build_network(model, bf16=bf16), 4)
-    network = build_network(model, bf16=bf16).train()
+    found = measure_network(lambda: build_network(model), 4)
+    network = build_network(model).train()
     for height, width in ((128, 64), (96, 96), (80, 45)):
         kept = really_kept(network, torch.randn(4, 3, height, width))
         assert found.activations(4, height, width) == pytest.approx(kept, rel=0.25 if height == 80 else 0.05)
     assert found.weights == sum(t.numel() * t.element_size() for t in network.state_dict().values())
     assert found.trainable == 4 * sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+@pytest.mark.usefixtures("bf16_on_this_cpu")
+@pytest.mark.parametrize(
+    "settings",
+    [{"backbone": "resnet18", "pooling": "gem"}, {"backbone": "resnet50"}, {"branches": [{"pooling": "avg"}]}],
+)
+def test_estimate_in_bf16_is_a_close_lower_bound(settings):
+    model = ModelConfig.model_validate({"weights": None, "bn_group": 2, **settings})
+    kept = really_kept(build_network(model, bf16=True).train(), torch.randn(2, 3, 128, 64))
+    estimated = measure_network(lambda: build_network(model)).in_bf16().activations(2, 128, 64)
+    assert 0.88 * kept < estimated < kept
+
+
+def test_a_cpu_without_bfloat16_needs_the_memory_of_float32(monkeypatch):
+    monkeypatch.setattr("reid_ray.models.precision.cpu_supports_bf16", lambda: False)
+    settings = config()
+    datasets = read_datasets(settings)
+    float32 = estimate(settings, 960, 640, n_networks=1, precision="float32").total()
+    check_memory(settings, datasets, host_bytes=2 * float32)
+    with pytest.raises(ConfigError, match="needs at least"):
+        check_memory(settings, datasets, host_bytes=estimate(settings, 0, n_networks=1).total())
 
 
 def test_estimate_changes_neither_random_state_nor_memory():
