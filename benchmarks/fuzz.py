@@ -125,7 +125,7 @@ def _last(folder: str) -> str:
 
 def try_case(check: Callable[[Any, Path], str], drawn: Any, folder: Path) -> dict[str, str]:
     """Outcome of one case, with its input if it is a fault."""
-    from fuzz_cases import WrongValueError
+    from fuzz_cases.kind import WrongValueError
 
     try:
         return {"outcome": check(drawn, folder)}

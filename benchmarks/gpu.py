@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from labels import make_features
+from label_features import make_features
 from steps import StepCost, as_json, matrix_rate, measure_recipe, published_recipes, table, timed
 
 from reid_ray.errors import UserError

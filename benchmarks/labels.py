@@ -3,8 +3,8 @@
 `python benchmarks/labels.py` compares the three at 3,000, 12,936 and 32,621 rows (the latter two are the training
 splits of Market-1501 and MSMT17) and prints ratios, peak memory and whether labels are the same. `--scale 126441x2048
 1000000x256` measures the engine alone, stage by stage, and `--plot FILE.svg` plots the growth of each stage. Features
-are read from a file that `reid-ray extract` wrote, or generated (`make_features`); a file with too few rows is
-multiplied (`multiply`).
+are read from a file that `reid-ray extract` wrote, or generated; a file with too few rows is multiplied
+(`label_features.py`).
 
 Each measurement runs in a separate process to isolate its peak memory, which excludes the interpreter, the libraries
 and the features, after a first run on a few rows. Measurements of one size alternate, and medians are compared.
@@ -27,6 +27,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from label_features import make_features, multiply
+from label_rivals import bare_faiss, bare_product, bare_sklearn, bare_topk, dense
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -41,60 +43,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 WARM_UP_ROWS = 600
 KNN_BLOCKS = (1024, 4096)
 RECALL_ROWS = 1000
-MIXED_NOISE = 0.3
 STAGES = ("neighbours", "encoding", "graph", "clusters")
-
-
-# Features
-
-
-def make_features(n_rows: int, dim: int, seed: int = 0) -> Floats:
-    """Features float32 [N, D] that cluster about as badly as those of a network in training do on Market-1501.
-
-    Persons have log-normal numbers of images (2 to 72, 17 on average) from one to four of six cameras. A feature is the
-    sum of the common mean, a person's centre, offsets of the camera and of the person under that camera, and noise;
-    except for the noise, the terms span mostly a few dozen dimensions.
-    """
-    rng = np.random.default_rng(seed)
-    sizes = np.clip(rng.lognormal(2.65, 0.7, size=n_rows // 8 + 8).astype(np.int64), 2, 72)
-    sizes = sizes[: np.searchsorted(np.cumsum(sizes), n_rows) + 1]
-    persons = np.repeat(np.arange(len(sizes)), sizes)[:n_rows]
-    cameras = (persons * 5 + rng.integers(0, 1 + persons % 4)) % 6
-    spread = np.sqrt((np.arange(dim) + 15.0) ** -1.6)
-    spread = (spread / np.linalg.norm(spread)).astype(np.float32)
-    mean = 0.13 * rng.standard_normal(dim, dtype=np.float32) / np.sqrt(dim, dtype=np.float32)
-    of_camera = 0.25 * spread * rng.standard_normal((6, dim), dtype=np.float32)
-    of_person = 0.70 * spread * rng.standard_normal((len(sizes), dim), dtype=np.float32)
-    under_camera = 0.40 * spread * rng.standard_normal((6 * len(sizes), dim), dtype=np.float32)
-    features = np.empty((n_rows, dim), dtype=np.float32)
-    order = rng.permutation(n_rows)
-    for start in range(0, n_rows, 4096):
-        rows = order[start : start + 4096]
-        noise = rng.standard_normal((len(rows), dim), dtype=np.float32)
-        block = mean + of_person[persons[rows]] + of_camera[cameras[rows]]
-        block += under_camera[persons[rows] * 6 + cameras[rows]] + spread * noise
-        features[start : start + 4096] = block / np.linalg.norm(block, axis=1, keepdims=True)
-    return features
-
-
-def multiply(features: Floats, n_rows: int, seed: int = 0) -> Floats:
-    """Extend features to `n_rows` by copies, each with new persons and slightly more noise.
-
-    A copy is rotated about the common mean (its dimensions are permuted and change sign), which preserves similarities
-    within the copy and makes its persons unrelated to all others; noise makes copies differ.
-    """
-    rng = np.random.default_rng(seed)
-    n_real, dim = features.shape
-    mean = features.mean(axis=0, dtype=np.float64).astype(np.float32)
-    parts = [features[:n_rows]]
-    for start in range(n_real, n_rows, n_real):
-        copied = features[: n_rows - start] - mean
-        copied = copied[:, rng.permutation(dim)] * rng.choice(np.array([-1, 1], dtype=np.float32), dim)
-        copied += MIXED_NOISE / np.sqrt(dim, dtype=np.float32) * rng.standard_normal(copied.shape, dtype=np.float32)
-        copied += mean
-        copied /= np.linalg.norm(copied, axis=1, keepdims=True)
-        parts.append(copied)
-    return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 # Measured methods
@@ -109,100 +58,6 @@ def ours(features: Floats, settings: dict[str, Any]) -> tuple[Labels, dict[str, 
     cameras = np.full(len(features), UNKNOWN)
     found = cluster_rows(features, LabelsConfig(**settings), cameras, device="cpu")
     return found.labels, dict(found.seconds)
-
-
-def bare_topk(features: Floats, k: int, block: int) -> None:
-    """Only exact neighbours: float32 products by blocks of rows, and PyTorch's top k."""
-    rows = torch.from_numpy(features)
-    for start in range(0, len(rows), block):
-        (rows[start : start + block] @ rows.T).topk(k)
-
-
-def bare_product(features: Floats, block: int) -> None:
-    """The products alone: no exact search in float32 that forms all of them can be faster."""
-    rows = torch.from_numpy(features)
-    out = torch.empty(block, len(rows))
-    for start in range(0, len(rows), block):
-        part = rows[start : start + block]
-        torch.mm(part, rows.T, out=out[: len(part)])
-
-
-def bare_sklearn(features: Floats, k: int) -> None:
-    from sklearn.neighbors import NearestNeighbors
-
-    NearestNeighbors(n_neighbors=k, algorithm="brute").fit(features).kneighbors(features)
-
-
-def bare_faiss(features: Floats, k: int) -> None:
-    import faiss
-
-    index = faiss.IndexFlatIP(features.shape[1])
-    index.add(features)
-    index.search(features, k)
-
-
-def dense(features: Floats, settings: dict[str, Any]) -> tuple[Labels, dict[str, float]]:
-    """The published description with N×N matrices in float32 and a Python loop over rows, then scikit-learn.
-
-    Ranks are partial sorts of blocks of rows, as in later releases; the first release sorted the whole N×N matrix.
-    """
-    from sklearn.cluster import DBSCAN
-
-    n_rows, k1, k2 = len(features), settings["k1"], settings["k2"]
-    seconds = {}
-    started = time.perf_counter()
-    own = torch.from_numpy(features)
-    distances = (2 - 2 * own @ own.T).numpy()
-    k = k1 if settings["variant"] == "spcl" else k1 + 1
-    ranks = np.concatenate(
-        [
-            np.argpartition(distances[rows : rows + 256], range(k), axis=1)[:, :k].astype(np.int32)
-            for rows in range(0, n_rows, 256)
-        ]
-    )
-    seconds["neighbours"] = time.perf_counter() - started
-    if settings["variant"] == "cvpr17":
-        distances /= distances.max(axis=1, keepdims=True)
-    weights = np.zeros((n_rows, n_rows), dtype=np.float32)
-    k_half = int(np.around(k1 / 2)) + 1
-    for i in range(n_rows):
-        base = reciprocal(ranks, i, k)
-        expanded = base
-        for candidate in base:
-            half = reciprocal(ranks, candidate, k_half)
-            if len(np.intersect1d(half, base)) > 2 / 3 * len(half):
-                expanded = np.append(expanded, half)
-        expanded = np.unique(expanded)
-        weight = np.exp(-distances[i, expanded])
-        weights[i, expanded] = weight / weight.sum()
-    del distances
-    if k2 > 1:
-        mean = np.zeros_like(weights)
-        for i in range(n_rows):
-            mean[i] = weights[ranks[i, :k2]].mean(axis=0)
-        weights = mean
-        del mean
-    seconds["encoding"] = time.perf_counter() - started - sum(seconds.values())
-    holders = [np.where(weights[:, i] != 0)[0] for i in range(n_rows)]
-    jaccard = np.zeros((n_rows, n_rows), dtype=np.float32)
-    for i in range(n_rows):
-        shared = np.zeros(n_rows, dtype=np.float32)
-        for column in np.where(weights[i] != 0)[0]:
-            others = holders[column]
-            shared[others] += np.minimum(weights[i, column], weights[others, column])
-        jaccard[i] = 1 - shared / (2 - shared)
-    jaccard[jaccard < 0] = 0
-    del weights
-    seconds["graph"] = time.perf_counter() - started - sum(seconds.values())
-    clusters = DBSCAN(eps=settings["eps"], min_samples=settings["min_samples"], metric="precomputed", n_jobs=-1)
-    labels = clusters.fit_predict(jaccard)
-    seconds["clusters"] = time.perf_counter() - started - sum(seconds.values())
-    return labels, seconds
-
-
-def reciprocal(ranks: npt.NDArray[np.int32], row: int, k: int) -> npt.NDArray[np.int32]:
-    forward = ranks[row, :k]
-    return forward[np.where(ranks[forward, :k] == row)[0]]
 
 
 def staged(features: Floats, settings: dict[str, Any], neighbours: str) -> tuple[Labels, Result]:

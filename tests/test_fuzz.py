@@ -4,9 +4,10 @@
 """
 
 import fuzz
-import fuzz_cases
+import numpy as np
 import pytest
-from fuzz_cases import KINDS, WrongValueError
+from fuzz_cases import KINDS, SHARES, arrays, images, lists
+from fuzz_cases.kind import WrongValueError
 
 CASES = {"lists": 80, "configurations": 40, "arrays": 80, "rankings": 50, "clusterings": 30}
 """Kinds that are read by Python; they are run in this process, which has imported everything."""
@@ -16,7 +17,7 @@ CASES_OF_FILES = {"images": 150, "packed": 40, "weights": 40}
 
 
 def test_every_kind_is_run_here():
-    assert {**CASES, **CASES_OF_FILES}.keys() == KINDS.keys() == fuzz_cases.SHARES.keys()
+    assert {**CASES, **CASES_OF_FILES}.keys() == KINDS.keys() == SHARES.keys()
 
 
 def check(report, n_cases):
@@ -85,10 +86,10 @@ def test_other_exceptions_and_other_values_are_faults_with_their_input(tmp_path)
 
 def test_the_oracles_find_planted_faults(tmp_path, monkeypatch):
     """Readers are broken: a decoder that knows no orientation, a list that keeps 'nan', arrays of two channels."""
-    number = max(i for i, (kind, _) in enumerate(fuzz_cases.originals()) if kind == "PNG")  # has an orientation
-    assert fuzz.try_case(fuzz_cases.check_image, (number, [], None), tmp_path)["outcome"] == "read"
+    number = max(i for i, (kind, _) in enumerate(images.originals()) if kind == "PNG")  # has an orientation
+    assert fuzz.try_case(images.check_image, (number, [], None), tmp_path)["outcome"] == "read"
     monkeypatch.setattr("reid_ray.data.decoding._TO_UPRIGHT", {})
-    assert fuzz.try_case(fuzz_cases.check_image, (number, [], None), tmp_path)["outcome"] == "wrong"
+    assert fuzz.try_case(images.check_image, (number, [], None), tmp_path)["outcome"] == "wrong"
 
     monkeypatch.setattr("reid_ray.data.readers.listed.UNKNOWN_NAMES", frozenset({""}))
     drawn = {
@@ -104,8 +105,8 @@ def test_the_oracles_find_planted_faults(tmp_path, monkeypatch):
         "parquet": False,
         "damages": [],
     }
-    assert fuzz.try_case(fuzz_cases.check_list, drawn, tmp_path)["outcome"] == "wrong"
+    assert fuzz.try_case(lists.check_list, drawn, tmp_path)["outcome"] == "wrong"
 
     monkeypatch.setattr("reid_ray.data.arrays._N_CHANNELS", (1, 2, 3, 4))
-    array = fuzz_cases.np.zeros((2, 2, 2), "uint8")
-    assert fuzz.try_case(fuzz_cases.check_array, (array, "numpy", "rgb"), tmp_path)["outcome"] == "wrong"
+    array = np.zeros((2, 2, 2), "uint8")
+    assert fuzz.try_case(arrays.check_array, (array, "numpy", "rgb"), tmp_path)["outcome"] == "wrong"

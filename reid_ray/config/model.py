@@ -34,7 +34,7 @@ def _backbone(name: str) -> str:
     if name not in known and not TIMM.fullmatch(name):
         near = difflib.get_close_matches(name, known, n=1)
         hint = f" (did you mean '{near[0]}'?)" if near else ""
-        raise ValueError(f"'{name}' is no backbone{hint}; use {', '.join(known)} or timm:NAME")
+        raise ValueError(f"'{name}' is not a backbone{hint}; use {', '.join(known)} or timm:NAME")
     return name
 
 

@@ -130,7 +130,7 @@ def decode_image(data: bytes, how: Decoding = DEFAULT) -> Decoded:
         raise BrokenImage("empty", "is empty (0 bytes)")
     format_ = sniff(data)
     if format_ is None:
-        raise BrokenImage("unreadable", f"cannot be decoded (it is no {FORMATS.replace('and', 'or')} file)")
+        raise BrokenImage("unreadable", f"cannot be decoded (it is not a {FORMATS.replace('and', 'or')} file)")
     if format_ == "JPEG":
         return _decode_jpeg(data, how)
     if format_ in ("PNG", "WebP"):

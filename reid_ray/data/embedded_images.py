@@ -70,7 +70,7 @@ class EmbeddedImages:
         """The image's file contents, from the row or from the file that it names."""
         match = _KEY.fullmatch(path)
         if match is None:
-            raise DataError(f"'{path}' is no image in {self.file}; keys look like {key_of(17)}.")
+            raise DataError(f"'{path}' is not an image in {self.file}; keys look like {key_of(17)}.")
         row = self._row(int(match["row"]))
         content = row.get("bytes")
         if content:

@@ -307,8 +307,8 @@ def read_manifest(path: Location) -> Manifest:
         return Manifest(**{**content, "size": tuple(content["size"])})
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(
-            f"{path} is no folder of features ({file.name}: {first_line(error)}); 'reid-ray extract RUN --out FOLDER' "
-            f"writes one."
+            f"{path} is not a folder of features ({file.name}: {first_line(error)}); 'reid-ray extract RUN --out "
+            f"FOLDER' writes one."
         ) from error
 
 

@@ -56,7 +56,7 @@ class PackedImages:
         match = _KEY.fullmatch(path)
         if match is None:
             raise DataError(
-                f"'{path}' is no image of the packed data {self.root}; keys look like shard-00000.arrow#17."
+                f"'{path}' is not an image of the packed data {self.root}; keys look like shard-00000.arrow#17."
             )
         images = self._shard(match["shard"])
         row = int(match["row"])
@@ -78,7 +78,7 @@ def read_manifest(root: Location) -> dict[str, Any]:
         manifest = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(
-            f"Cannot read {file} ({error}); {root} is no packed dataset, or not all of it was copied."
+            f"Cannot read {file} ({error}); {root} is not a packed dataset, or not all of it was copied."
         ) from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise DataError(f"{file} was not written by 'reid-ray data pack'; choose another data.layout.")

@@ -137,9 +137,9 @@ def read_description(folder: Path) -> Description:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ExportError(f"{folder} is no exported model: it has no {CONFIG}; write one by 'reid-ray export'.") from (
-            error
-        )
+        raise ExportError(
+            f"{folder} is not an exported model: it has no {CONFIG}; write one by 'reid-ray export'."
+        ) from (error)
     except (OSError, ValueError) as error:
         raise ExportError(f"Cannot read {file} ({error}); export the run again.") from error
     return Description.from_json(content, file)

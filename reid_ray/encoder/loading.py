@@ -49,7 +49,7 @@ def load_encoder(
     description = read_description(folder)
     file = _first_loaded(description, folder) if place.is_dir() else place
     if file.name not in description.files or description.files[file.name].kind not in LOADED:
-        raise ExportError(f"{file} is no file that computes features; {folder} has {_names(description)}.")
+        raise ExportError(f"{file} is not a file that computes features; {folder} has {_names(description)}.")
     check_file(description, file)
     return Encoder(description, _backend(description, file, _device(device), precision), folder, batch_size=batch_size)
 
@@ -81,7 +81,7 @@ def _device(device: str | torch.device | None) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise ExportError(f"device={device!r} is no device of PyTorch; use 'cpu' or 'cuda'.") from error
+        raise ExportError(f"device={device!r} is not a device of PyTorch; use 'cpu' or 'cuda'.") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ExportError("device='cuda', but PyTorch finds no CUDA device here; use device='cpu'.")
     return chosen

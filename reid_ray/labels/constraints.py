@@ -124,7 +124,7 @@ def resolve(
             on tracklets, and a junk frame makes its tracklet junk.
 
     Raises:
-        DataError: a path that is no image's or several images', or a contradiction; names the lines.
+        DataError: a path of no image or of several, or a contradiction; names the lines.
     """
     find = _Finder(paths, source)
     rows = {

@@ -69,7 +69,7 @@ def parse_partitions(text: str) -> tuple[Partition, ...]:
         match = _BRANCH.fullmatch(part.strip())
         if match is None:
             raise ConfigError(
-                f"'{part.strip()}' in the partitions '{text}' is no branch; write p1, p2(s2), p2(c2) or p2(s2c2), "
+                f"'{part.strip()}' in the partitions '{text}' is not a branch; write p1, p2(s2), p2(c2) or p2(s2c2), "
                 f"joined by +."
             )
         stripes, groups = (None if match[key] is None else int(match[key]) for key in ("stripes", "groups"))

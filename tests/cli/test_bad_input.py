@@ -242,7 +242,7 @@ def test_invalid_outputs_for_features(command, finished_run, crops, tmp_path):
 
 def test_folder_without_features_cannot_be_labelled(command, crops, tmp_path):
     out = tmp_path / "labels.parquet"
-    assert_refused(command("label", crops, "--out", out), "is no folder of features", "reid-ray extract")
+    assert_refused(command("label", crops, "--out", out), "is not a folder of features", "reid-ray extract")
     assert not out.exists()
 
 

@@ -136,7 +136,7 @@ def test_a_list_that_has_the_column_already(attribute_file: Path, write_image, t
                     "test": {"hat": [1], "image_index": ["0001"]},
                 }
             },
-            "train has a value that is no number",
+            "train has a value that is not a number",
         ),
     ],
 )

@@ -83,7 +83,7 @@ def test_the_end_of_a_thumbnail_is_not_the_end_of_the_image():
     [
         (b"", "empty", "is empty"),
         (b"\xff", "unreadable", "cannot be decoded"),
-        (b"<html>404 not found</html>", "unreadable", "it is no JPEG, PNG, GIF, WebP, BMP, TIFF or PNM file"),
+        (b"<html>404 not found</html>", "unreadable", "it is not a JPEG, PNG, GIF, WebP, BMP, TIFF or PNM file"),
         (b"\xff\xd8" + b"not a jpeg" * 9 + b"\xff\xd9", "truncated", "ends before"),
         (b"\x89PNG\r\n\x1a\n" + b"x" * 40 + b"IEND\xaeB`\x82", "unreadable", "cannot be decoded"),
         (encode("BMP")[:-1], "unreadable", "image file is truncated"),  # the format has no end mark

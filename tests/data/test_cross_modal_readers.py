@@ -64,8 +64,8 @@ def test_sysu(tmp_path: Path, above: bool) -> None:
     ("file", "text", "message"),
     [
         ("train_id.txt", None, "Cannot read the list .*train_id.txt of SYSU-MM01"),
-        ("val_id.txt", "3,four", "val_id.txt holds 'four', which is no id"),
-        ("val_id.txt", "3,-4", "val_id.txt holds '-4', which is no id"),
+        ("val_id.txt", "3,four", "val_id.txt holds 'four', which is not an id"),
+        ("val_id.txt", "3,-4", "val_id.txt holds '-4', which is not an id"),
         ("val_id.txt", "3,4", "Person 4 is in the train and in the test list"),
         ("train_id.txt", "", None),
         ("test_id.txt", "\n", "The query split is empty"),

@@ -59,7 +59,7 @@ def test_packed_images_are_the_same(file, tmp_path):
 
 def test_images_and_names_that_are_not_there(file, tmp_path):
     images = EmbeddedImages(str(file))
-    for path, message in (("0.png", "is no image in"), (key_of(7), "has only 7 rows")):
+    for path, message in (("0.png", "is not an image in"), (key_of(7), "has only 7 rows")):
         with pytest.raises(DataError, match=message):
             images.read(path)
     out = tmp_path / "empty.parquet"
@@ -86,5 +86,5 @@ def test_the_list_of_an_image_folder(tmp_path):
     assert torch.equal(dataset.images.read(dataset.table.paths[0]), PIXELS[1])
     assert str(dataset.table.arrow["time"][0].as_py()) == "2026-05-01 16:00:00"
     (tmp_path / "metadata.csv").write_text("file_name,time\na.png,yesterday\n")
-    with pytest.raises(DataError, match="'yesterday' is no time"):
+    with pytest.raises(DataError, match="'yesterday' is not a time"):
         read_dataset(DataConfig(layout="csv", root=str(tmp_path / "metadata.csv")))

@@ -205,7 +205,7 @@ def test_expressions_that_do_not_go_together(settings: dict[str, str], message: 
 
 @pytest.mark.parametrize("expression", ["(", "(?P<pid>", "a{99999999999}", "*"])
 def test_expressions_that_are_none(mixed: Path, expression: str):
-    with pytest.raises(DataError, match=r"data\.train_regex .* is no regular expression"):
+    with pytest.raises(DataError, match=r"data\.train_regex .* is not a regular expression"):
         rows("folder", mixed, train_regex=expression)
 
 

@@ -83,7 +83,7 @@ def test_the_same_image_may_be_query_and_gallery(crops: Path):
         ("path,pid\ncrops/a.jpg,1\ncrops/b.jpg,-2\n", "line 3, column 'pid': -2 is negative"),
         (
             "path,split\ncrops/a.jpg,test\n",
-            "line 2, column 'split': 'test' is no split; use train, query, gallery",
+            "line 2, column 'split': 'test' is not a split; use train, query, gallery",
         ),
         (
             "path\ncrops/a.jpg\ncrops/b.jpg\ncrops/a.jpg\n",
@@ -95,9 +95,9 @@ def test_the_same_image_may_be_query_and_gallery(crops: Path):
         ('path\n"crops/a.jpg\n', "Cannot read .*list.csv as CSV"),
         ("path,modalty\ncrops/a.jpg,rgb\n", "nothing reads the column 'modalty'; did you mean 'modality'"),
         ("path,track_id\ncrops/a.jpg,1\n", "rename the column 'track_id' to 'tracklet'"),
-        ("path,modality\ncrops/a.jpg,x-ray\n", "line 2, column 'modality': 'x-ray' is no modality; use visible"),
-        ("path,attr_hat\ncrops/a.jpg,yes\n", "line 2, column 'attr_hat': 'yes' is no attribute value"),
-        ("path,attr_hat\ncrops/a.jpg,128\n", "line 2, column 'attr_hat': '128' is no attribute value"),
+        ("path,modality\ncrops/a.jpg,x-ray\n", "line 2, column 'modality': 'x-ray' is not a modality; use visible"),
+        ("path,attr_hat\ncrops/a.jpg,yes\n", "line 2, column 'attr_hat': 'yes' is not an attribute value"),
+        ("path,attr_hat\ncrops/a.jpg,128\n", "line 2, column 'attr_hat': '128' is not an attribute value"),
     ],
 )
 def test_csv_errors_name_the_line_and_the_column(crops: Path, text: str, message: str):
@@ -159,11 +159,11 @@ def test_parquet_whole_floats_are_numbers_with_gaps(crops: Path):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"path": [1]}, "row 0, column 'path': 1 is no file name"),
-        ({"path": ["crops/a.jpg"], "pid": [1.5]}, "row 0, column 'pid': 1.5 is no whole number"),
+        ({"path": [1]}, "row 0, column 'path': 1 is not a file name"),
+        ({"path": ["crops/a.jpg"], "pid": [1.5]}, "row 0, column 'pid': 1.5 is not a whole number"),
         ({"path": ["crops/a.jpg"], "camid": [True]}, "row 0, column 'camid': True is neither"),
         ({"path": ["crops/a.jpg", None]}, "row 1, column 'path': there is no image file"),
-        ({"path": ["crops/a.jpg"], "split": [None]}, "row 0, column 'split': None is no split"),
+        ({"path": ["crops/a.jpg"], "split": [None]}, "row 0, column 'split': None is not a split"),
         ({"pid": [1]}, "has no column 'path'"),
     ],
 )

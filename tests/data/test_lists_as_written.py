@@ -229,14 +229,14 @@ def test_a_test_set_in_one_piece_is_divided(crops: Path, test: str):
     [
         (
             [("a.jpg", 1, "train"), ("b.jpg", "", "test")],
-            "line 3, column 'split': 'test' is no split; use train, query, gallery, or give the pids",
+            "line 3, column 'split': 'test' is not a split; use train, query, gallery, or give the pids",
         ),
         (
             [("a.jpg", 1, "val"), ("b.jpg", 1, "test")],
             "line 2, column 'split': 'val', 'test' are several test sets; keep one",
         ),
         ([("a.jpg", 1, "gallery"), ("b.jpg", 1, "test")], "are several test sets"),
-        ([("a.jpg", 1, "holdout")], "line 2, column 'split': 'holdout' is no split"),
+        ([("a.jpg", 1, "holdout")], "line 2, column 'split': 'holdout' is not a split"),
     ],
 )
 def test_splits_that_cannot_be_told(crops: Path, cells: list[tuple[Any, ...]], message: str):
@@ -275,7 +275,7 @@ def test_a_list_of_animals(crops: Path):
     [
         ("path,pid\na\0b.jpg,1\n", "not on disk"),
         (f"path,pid\na.jpg,{'9' * 6000}\n", None),
-        (f"path,attr_x\na.jpg,{'9' * 6000}\n", "is no attribute value"),
+        (f"path,attr_x\na.jpg,{'9' * 6000}\n", "is not an attribute value"),
         (f"path\n{'x' * 5000}.jpg\n", "not on disk"),
         ("path\ns3://\n", "lacks a bucket"),
         ("path\nftp://host/a.jpg\n", "is on unsupported storage"),

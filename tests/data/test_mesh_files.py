@@ -107,7 +107,7 @@ def test_files_that_are_no_meshes(tmp_path: Path) -> None:
     contents = {"empty.npz": b"", "text.npz": b"vertices", "cut.npz": whole[:300], "pickled.npz": pickled.read_bytes()}
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(DataError, match=rf"{name} is no NumPy \.npz file of plain arrays") as error:
+        with pytest.raises(DataError, match=rf"{name} is not a NumPy \.npz file of plain arrays") as error:
             FileMeshes().read(str(tmp_path / name))
         assert "\n" not in str(error.value)
 

@@ -164,11 +164,11 @@ def test_concurrent_reads_in_any_order(tmp_path: Path):
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("", "is no image of"),
-        ("a.jpg", r"'a\.jpg' is no image of .*keys look like shard-00000\.arrow#17"),
-        ("shard-00000.arrow", "is no image of"),
-        ("shard-00000.arrow#-1", "is no image of"),
-        ("../shard-00000.arrow#0", "is no image of"),
+        ("", "is not an image of"),
+        ("a.jpg", r"'a\.jpg' is not an image of .*keys look like shard-00000\.arrow#17"),
+        ("shard-00000.arrow", "is not an image of"),
+        ("shard-00000.arrow#-1", "is not an image of"),
+        ("../shard-00000.arrow#0", "is not an image of"),
         ("shard-00000.arrow#3", r"shard-00000\.arrow#3: the shard has only 3 images"),
         ("shard-00009.arrow#0", r"Cannot open the shard .*shard-00009\.arrow"),
     ],

@@ -258,7 +258,7 @@ def test_folder_pids_may_be_known_in_the_test_splits_only(tmp_path: Path, write_
 @pytest.mark.parametrize(
     ("expression", "message"),
     [
-        ("(", "is no regular expression"),
+        ("(", "is not a regular expression"),
         (r"c\d", "has no group"),
         (
             r"(camera\d)",

@@ -35,7 +35,7 @@ def test_another_format_version(folder):
 def test_no_exported_model(folder, tmp_path):
     refused(tmp_path / "gone", "gone does not exist")
     (tmp_path / "empty").mkdir()
-    refused(tmp_path / "empty", "is no exported model: it has no config.json")
+    refused(tmp_path / "empty", "is not an exported model: it has no config.json")
     (folder / "config.json").write_text("{")
     refused(folder, "Cannot read .*config.json")
     (folder / "config.json").write_text('{"architectures": ["Bert"]}')
@@ -91,11 +91,11 @@ def test_an_unknown_network(folder):
 
 
 def test_a_file_that_computes_nothing(folder):
-    refused(folder / "README.md", "is no file that computes features; .* has model.safetensors")
+    refused(folder / "README.md", "is not a file that computes features; .* has model.safetensors")
     edit(folder, files={})
     refused(folder, "has no file that computes features")
 
 
 def test_arguments(folder):
     refused(folder, "precision='half': use 'run' or 'float32'", precision="half")
-    refused(folder, "device='tpu9' is no device", device="tpu9")
+    refused(folder, "device='tpu9' is not a device", device="tpu9")

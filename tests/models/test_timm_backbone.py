@@ -97,7 +97,7 @@ def test_unknown_networks():
         trunk("resnet100")
     with pytest.raises(ConfigError, match="cannot be split"):
         build_network(config(CONVOLUTIONAL, branches=(BranchConfig(),)))
-    with pytest.raises(ValueError, match=r"'resnet5' is no backbone \(did you mean 'resnet50'\?\)"):
+    with pytest.raises(ValueError, match=r"'resnet5' is not a backbone \(did you mean 'resnet50'\?\)"):
         ModelConfig(backbone="resnet5")
 
 

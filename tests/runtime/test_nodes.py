@@ -7,7 +7,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from faults import FAULTS, Bench, Job, Trial, wait_until_gone
+from fault_bench import Bench, Job, wait_until_gone
+from fault_injection import FAULTS
+from faults import Trial
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -31,4 +31,4 @@ def read_arrays(file: Location, what: str) -> Arrays:
         return {"faces": content} if isinstance(content, np.ndarray) else {name: content[name] for name in content}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-        raise DataError(f"The {what} {file} is no NumPy .npz file of plain arrays ({reason}).") from error
+        raise DataError(f"The {what} {file} is not a NumPy .npz file of plain arrays ({reason}).") from error

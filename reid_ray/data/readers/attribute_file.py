@@ -70,7 +70,9 @@ def read_attributes(file: Location, *, age: Age = "adult_or_not") -> PersonAttri
             pids = [int(pid) for pid in fields[PIDS]]
             columns = [_values(fields[name], binary_age=name == AGE and age == "adult_or_not") for name in names]
         except (TypeError, ValueError) as error:
-            raise DataError(f"{file}: {part} has a value that is no number ({error}); it should be {WHAT}.") from error
+            raise DataError(
+                f"{file}: {part} has a value that is not a number ({error}); it should be {WHAT}."
+            ) from error
         twice = [pid for pid in pids if pid in values]
         if twice or len(set(pids)) != len(pids):
             raise DataError(f"{file}: {part} has person {(twice or pids)[0]} twice; it should be {WHAT}.")

@@ -123,7 +123,7 @@ def compiled(expression: str, setting: str) -> re.Pattern[str]:
     try:
         return re.compile(expression)
     except (re.error, OverflowError, RecursionError) as error:
-        raise DataError(f"{setting} '{expression}' is no regular expression: {error}.") from error
+        raise DataError(f"{setting} '{expression}' is not a regular expression: {error}.") from error
 
 
 def camera_rule(config: DataConfig) -> Rule | None:

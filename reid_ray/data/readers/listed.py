@@ -206,7 +206,7 @@ def _splits(listing: Listing, pids: Sequence[int]) -> tuple[list[str], bool]:
     splits = ["gallery" if value in tests else SPLIT_NAMES.get(value, "") for value in plain]
     for i, split in enumerate(splits):
         if not split:
-            raise listing.fault(i, "split", f"{values[i]!r} is no split; use {', '.join(SPLITS)}")
+            raise listing.fault(i, "split", f"{values[i]!r} is not a split; use {', '.join(SPLITS)}")
     if not tests:
         return splits, False
     first = min(tests.values())
@@ -219,8 +219,8 @@ def _splits(listing: Listing, pids: Sequence[int]) -> tuple[list[str], bool]:
         raise listing.fault(
             first,
             "split",
-            f"{values[first]!r} is no split; use {', '.join(SPLITS)}, or give the pids by which it can be divided into "
-            f"query and gallery",
+            f"{values[first]!r} is not a split; use {', '.join(SPLITS)}, or give the pids by which it can be divided "
+            f"into query and gallery",
         )
     return splits, True
 
@@ -274,14 +274,14 @@ def _time(listing: Listing, row: int, value: Any) -> datetime | None:
         return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
     except (ValueError, AttributeError, OverflowError) as error:
         raise listing.fault(
-            row, "time", f"{value!r} is no time; write it as 2026-05-01T18:00:00, or drop the column"
+            row, "time", f"{value!r} is not a time; write it as 2026-05-01T18:00:00, or drop the column"
         ) from error
 
 
 def _modality(listing: Listing, row: int, value: Any) -> str:
     name = MODALITY_NAMES.get(str(value).strip().lower())
     if name is None:
-        raise listing.fault(row, "modality", f"{value!r} is no modality; use {', '.join(MODALITIES)}")
+        raise listing.fault(row, "modality", f"{value!r} is not a modality; use {', '.join(MODALITIES)}")
     return name
 
 
@@ -291,7 +291,9 @@ def _attribute(listing: Listing, column: str, row: int, value: Any) -> int:
         return UNKNOWN
     if not text.isdecimal() or len(text) > len(str(MAX_ATTRIBUTE)) or int(text) > MAX_ATTRIBUTE:
         raise listing.fault(
-            row, column, f"{value!r} is no attribute value; use whole numbers from 0 to {MAX_ATTRIBUTE}, -1 for unknown"
+            row,
+            column,
+            f"{value!r} is not an attribute value; use whole numbers from 0 to {MAX_ATTRIBUTE}, -1 for unknown",
         )
     return int(text)
 
@@ -323,7 +325,7 @@ def _name(listing: Listing, column: str, row: int, value: Any) -> str | None:
     match = _NUMBER.fullmatch(text)
     if match is None:
         if isinstance(value, float):
-            raise listing.fault(row, column, f"{value!r} is no whole number")
+            raise listing.fault(row, column, f"{value!r} is not a whole number")
         return text
     if int(match[1]) == UNKNOWN:
         return None

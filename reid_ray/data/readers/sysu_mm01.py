@@ -83,7 +83,7 @@ def _read_ids(path: Location) -> set[int]:
     ids = [_number(entry) for entry in entries]
     for entry, number in zip(entries, ids, strict=True):
         if number is None:
-            raise DataError(f"The list {path} holds {entry!r}, which is no id; it should be numbers and commas.")
+            raise DataError(f"The list {path} holds {entry!r}, which is not an id; it should be numbers and commas.")
     return {number for number in ids if number is not None}
 
 
