@@ -188,7 +188,7 @@ def _paths(listing: Listing) -> list[Location]:
     paths = []
     for i, value in enumerate(listing.columns["path"]):
         if not isinstance(value, str) or not value.strip():
-            raise listing.fault(i, "path", "there is no image file" if not value else f"{value!r} is no file name")
+            raise listing.fault(i, "path", "there is no image file" if not value else f"{value!r} is not a file name")
         path = resolve_beside(listing.file.parent, value)
         if "\\" in value and not path.exists():  # a Windows path; on other systems a name may contain a backslash
             path = resolve_beside(listing.file.parent, value.replace("\\", "/"))
