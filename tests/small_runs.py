@@ -229,7 +229,7 @@ def largest_relative_difference(expected, found):
 
 def wait_for(directory, wanted, process, since):
     """Until the log holds an event that `wanted` accepts, written by a process that was started at `since`."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         if any(wanted(event) for event in read_metrics(directory.metrics_file) if event["time"] >= since):
             return

@@ -10,9 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from reid_ray.cli import data, export, export_metrics, generate, jobs, label, retrieval, search, status, train, tune
+from reid_ray.cli.exit_codes import EXIT_USER_ERROR
 from reid_ray.errors import UserError
-
-EXIT_USER_ERROR = 2
 
 app = typer.Typer(
     no_args_is_help=True,

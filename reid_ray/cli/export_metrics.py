@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from reid_ray.cli.exit_codes import EXIT_INTERRUPTED
 from reid_ray.cli.progress import make_console
-from reid_ray.cli.train import EXIT_INTERRUPTED
 
 # Runs import PyTorch, so import them where they are used: --help should not wait for it.
 if TYPE_CHECKING:

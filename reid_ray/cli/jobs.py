@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
+from reid_ray.cli.exit_codes import EXIT_INTERRUPTED
 from reid_ray.cli.progress import make_console
-from reid_ray.cli.train import EXIT_INTERRUPTED
 from reid_ray.config import config_hash, load_config, recipe_names
 from reid_ray.config.loading import relative_paths
 from reid_ray.errors import ConfigError

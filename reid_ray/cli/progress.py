@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -19,6 +20,12 @@ from rich.progress import (
 from rich.progress import TimeRemainingColumn as Remaining
 
 from reid_ray.training.metrics import Event
+
+if TYPE_CHECKING:
+    from reid_ray.data.images import Dataset
+    from reid_ray.data.table import ImageTable
+    from reid_ray.run import Run
+    from reid_ray.types import FloatArray
 
 STEP_LINE_SECONDS = 15.0
 """Minimum time between step lines without a terminal; other events are always printed."""
@@ -160,6 +167,16 @@ def counting(console: Console, description: str, total: int) -> Iterator[Progres
     with bars:
         bars.add_task(description, total=total)
         yield bars
+
+
+def embed_with_progress(
+    run: Run, table: ImageTable, dataset: Dataset, console: Console, *, attributes: bool = False
+) -> FloatArray:
+    """`Run.embed_table` with a progress bar."""
+    with counting(console, f"Extracting {table.name}", len(table)) as bars:
+        return run.embed_table(
+            table, dataset, attributes=attributes, on_batch=lambda n: bars.advance(bars.task_ids[0], n)
+        )
 
 
 def _resumed(event: Event) -> bool:

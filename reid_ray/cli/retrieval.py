@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from reid_ray.cli.exit_codes import EXIT_INTERRUPTED
 from reid_ray.cli.output import png_file
-from reid_ray.cli.progress import counting, make_console
-from reid_ray.cli.train import EXIT_INTERRUPTED
+from reid_ray.cli.progress import counting, embed_with_progress, make_console
 from reid_ray.errors import ConfigError, DataError
 from reid_ray.io.paths import Location, as_path
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from reid_ray.data.images import Dataset
     from reid_ray.data.table import ImageTable
     from reid_ray.run import Run
-    from reid_ray.types import FloatArray
 
 app = typer.Typer()
 
@@ -318,16 +316,6 @@ def rank(
     reranked = None if ranking is None else partial(reranked_distances, **ranking)
     draw_compared(dataset, features, file, config, n=queries, k=top, height=DRAWN_HEIGHT, rerank=reranked)
     make_console().print(f"Ranked gallery: {out}", markup=False)
-
-
-def embed_with_progress(
-    run: Run, table: ImageTable, dataset: Dataset, console: Console, *, attributes: bool = False
-) -> FloatArray:
-    """`Run.embed_table` with a progress bar."""
-    with counting(console, f"Extracting {table.name}", len(table)) as bars:
-        return run.embed_table(
-            table, dataset, attributes=attributes, on_batch=lambda n: bars.advance(bars.task_ids[0], n)
-        )
 
 
 def open_run(path: str, overrides: list[str] | None, model: str | None = None) -> tuple[Run, Dataset]:

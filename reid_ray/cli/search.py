@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from reid_ray.cli.progress import counting, make_console
-from reid_ray.cli.retrieval import DataOverrides, RunArgument, Which, allow_only, embed_with_progress, open_run
-from reid_ray.cli.train import EXIT_INTERRUPTED
+from reid_ray.cli.exit_codes import EXIT_INTERRUPTED
+from reid_ray.cli.progress import counting, embed_with_progress, make_console
+from reid_ray.cli.retrieval import DataOverrides, RunArgument, Which, allow_only, open_run
 from reid_ray.config import Config, load_config, with_absolute_paths
 from reid_ray.errors import ConfigError, DataError
 from reid_ray.io.paths import as_path

@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from reid_ray.cli.progress import RunProgress, counting, make_console
+from reid_ray.cli.exit_codes import EXIT_INTERRUPTED
+from reid_ray.cli.progress import RunProgress, counting, embed_with_progress, make_console
 from reid_ray.config import Config, config_hash, dump_config, load_config, recipe_names, with_absolute_paths
 from reid_ray.errors import ConfigError, UserError
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from reid_ray.run import Run
 
 app = typer.Typer()
-
-EXIT_INTERRUPTED = 130
 
 Overrides = Annotated[
     list[str] | None,
@@ -170,7 +169,6 @@ def watch(
 
 def _write_gallery(run: Run, epoch: int | None) -> Location:
     """The cluster gallery of a run, with progress."""
-    from reid_ray.cli.retrieval import embed_with_progress
     from reid_ray.galleries import gallery_of_run
 
     console = make_console(stderr=True)

@@ -9,8 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from reid_ray.cli.exit_codes import EXIT_INTERRUPTED
 from reid_ray.cli.progress import make_console
-from reid_ray.cli.train import EXIT_INTERRUPTED, Overrides
+from reid_ray.cli.train import Overrides
 from reid_ray.config import load_config, recipe_names
 
 # Searches import PyTorch, Ray and Optuna, so import them where they are used.

@@ -20,7 +20,8 @@ RUN = (
     "runtime.n_workers=2",
     "training.precision=float64",
     "evaluation.every=1",
-    "training.iterations=16",  # a kill must fall inside an epoch, behind a checkpoint
+    # A kill must fall inside an epoch, behind a checkpoint, and a signal must reach the driver before the end.
+    "training.iterations=28",
     "training.checkpoint_every=6",
 )
 
@@ -62,7 +63,7 @@ def test_weights_equal_those_without_ray_even_if_processes_are_killed(
     wait_for(directory, at_step(8), process, since)
     os.kill(processes_named("ray::RayTrainWorker", ray_folder)[0], signal.SIGKILL)
     os.kill(processes_named("ray::Extractor", ray_folder)[0], signal.SIGKILL)
-    wait_for(directory, at_step(20), process, since)
+    wait_for(directory, at_step(30), process, since)
     os.kill(process.pid, signal.SIGINT)
     assert "same command" in finish(process, code=130)
 
@@ -70,7 +71,7 @@ def test_weights_equal_those_without_ray_even_if_processes_are_killed(
     assert "resuming at epoch 2" in finish(reid_ray_process(alone))
     assert not outlive(["ray::"], tmp_path), "a cluster that the run started outlives it"
     assert_bit_equal(expected, newest_state(directory))
-    assert steps_logged(directory) == list(range(1, 33))
+    assert steps_logged(directory) == list(range(1, 57))
     events = read_metrics(directory.metrics_file)
     assert [event["event"] for event in events].count("evaluate") == 2
     assert [event["n_different"] for event in events if event["event"] == "refresh"] == [1, 1]
