@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from reid_ray.cli import data, export, export_metrics, generate, jobs, label, retrieval, search, status, train, tune
+from reid_ray.cli import jobs
+from reid_ray.cli.commands import commands
 from reid_ray.cli.exit_codes import EXIT_USER_ERROR
 from reid_ray.errors import UserError
 
@@ -20,9 +21,9 @@ app = typer.Typer(
     help="Train person re-identification, unsupervised or supervised, from a folder of crops to a Ray cluster. "
     "Start with 'reid-ray demo', then 'reid-ray train ice data.root=FOLDER'.",
 )
-for section in (train, tune, retrieval, search, export, generate, label, status, export_metrics, jobs):
-    app.registered_commands.extend(section.app.registered_commands)
-app.add_typer(data.app, name="data")
+for section in (commands, jobs.app):
+    app.registered_commands.extend(section.registered_commands)
+    app.registered_groups.extend(section.registered_groups)
 app.add_typer(jobs.jobs_app, name="jobs")
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
+from reid_ray.cli.commands import commands
 from reid_ray.cli.exit_codes import EXIT_INTERRUPTED
 from reid_ray.cli.progress import make_console
 from reid_ray.config import config_hash, load_config, recipe_names
@@ -171,9 +172,7 @@ def make_request(
 
 def _parsed(job: str, arguments: Sequence[str]) -> dict[str, Any]:
     """Parameters of the job's command by name. Click exits with code 2 on a parse error."""
-    from reid_ray.cli import app as whole
-
-    command: Any = typer.main.get_command(whole)
+    command: Any = typer.main.get_command(commands)
     for name in JOBS[job]:
         command = command.commands[name]
     parameters: dict[str, Any] = command.make_context(f"reid-ray {' '.join(JOBS[job])}", list(arguments)).params
