@@ -20,16 +20,17 @@ tune-demo: $(READY)  ## Search temperatures, weights, eps and k1 of ICE on synth
 
 # The tests with Ray have a process of their own, because two local clusters disturb each other; the others share the
 # cores, file by file, so that fixtures of a module are built once, and leave them to Ray's processes, which mostly wait
-# and otherwise run at a low priority. Each process has its own base folder, because pytest removes the folders of other
-# sessions when it ends.
+# and otherwise run at a low priority. One thread per process: PyTorch's threads wait actively, and more of them than
+# cores double the time. Each process has its own base folder, because pytest removes the folders of other sessions when
+# it ends.
 test: $(READY)  ## Run all tests, those with Ray in a process of their own
 	$(MAKE) --jobs=2 test-ray test-others
 
 test-ray: $(READY)
-	RAY_worker_niceness=0 $(BIN)/pytest -m ray --durations=15 --basetemp="$$(mktemp -d)/tests"
+	OMP_NUM_THREADS=1 RAY_worker_niceness=0 $(BIN)/pytest -m ray --durations=15 --basetemp="$$(mktemp -d)/tests"
 
 test-others: $(READY)
-	nice -n 5 $(BIN)/pytest -m 'not ray' --numprocesses=4 --dist=loadfile --durations=15 --basetemp="$$(mktemp -d)/tests"
+	OMP_NUM_THREADS=1 nice -n 5 $(BIN)/pytest -m 'not ray' --numprocesses=2 --dist=loadfile --durations=15 --basetemp="$$(mktemp -d)/tests"
 
 lint: $(READY)  ## Check style and formatting (ruff)
 	$(BIN)/ruff check .
