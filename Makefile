@@ -30,7 +30,8 @@ test-ray: $(READY)
 	OMP_NUM_THREADS=1 RAY_worker_niceness=0 $(BIN)/pytest -m ray --durations=15 --basetemp="$$(mktemp -d)/tests"
 
 test-others: $(READY)
-	OMP_NUM_THREADS=1 nice -n 5 $(BIN)/pytest -m 'not ray' --numprocesses=2 --dist=loadfile --durations=15 --basetemp="$$(mktemp -d)/tests"
+	OMP_NUM_THREADS=1 nice -n 5 $(BIN)/pytest -m 'not ray' --numprocesses=2 --dist=loadfile --no-loadscope-reorder \
+		--durations=15 --basetemp="$$(mktemp -d)/tests"
 
 lint: $(READY)  ## Check style and formatting (ruff)
 	$(BIN)/ruff check .

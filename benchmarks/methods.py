@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from method_rows import BUDGET, COMMON, DRAWN, FEATURE_STEPS, FROM_SOURCE, RHO, 
 from reid_ray.api import train
 from reid_ray.config import Config, load_config
 from reid_ray.data.table import ImageTable
+from reid_ray.errors import UserError
 from reid_ray.io.paths import Location
 from reid_ray.run import Run
 from reid_ray.training.datasets import query_and_gallery
@@ -167,4 +169,7 @@ def spread(values: Iterable[Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")
