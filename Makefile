@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo tune-demo test test-ray test-others lint types check docs clean
+.PHONY: help demo tune-demo test test-ray test-others lint types check docs site clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -44,6 +44,9 @@ check: lint types test  ## Run everything that continuous integration runs
 
 docs: $(READY)  ## Regenerate docs/configuration.md
 	$(BIN)/python docs/generate.py
+
+site: $(READY)  ## Build the documentation as a site in build/site
+	$(BIN)/python -m mkdocs build --strict
 
 clean:  ## Remove the environment, build files and caches
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

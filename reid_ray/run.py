@@ -57,7 +57,7 @@ class Rendering(NamedTuple):
 class Run:
     """One run directory. Reads on demand and never writes.
 
-    Example:
+    Examples:
         >>> run = load_run("runs/demo")            # doctest: +SKIP
         >>> run.metrics("evaluate")[-1]["mAP"]     # doctest: +SKIP
         >>> run.embed(["a.jpg", "b.jpg"]).shape    # doctest: +SKIP

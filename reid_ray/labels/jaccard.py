@@ -42,7 +42,8 @@ def jaccard_graph(
         max_distance: from 0 to 1; pairs farther apart are not stored, nor are pairs with nothing in common (J = 1).
         camids: int64 [N], for `camera`; k1 and k2 then count images from other cameras.
         device: where neighbours are searched.
-        k1_within, k2_within: for `camera`, k1 and k2 for images from the row's own camera.
+        k1_within: for `camera`, k1 for images from the row's own camera.
+        k2_within: for `camera`, k2 for images from the row's own camera.
 
     Returns:
         float32 [N, N], symmetric; the diagonal and other zeros are stored; columns ascend in each row. It carries its
