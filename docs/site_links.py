@@ -1,7 +1,7 @@
 """Hooks of mkdocs, which make pages of the repository pages of a site.
 
-Links out of `docs/` lead to the repository, if `repo_url` names it, and are plain text otherwise. Fenced blocks lose the
-word by which tests know which commands to run.
+Links out of `docs/` lead to the repository, if `repo_url` names it, and are plain text otherwise. Fenced blocks lose
+the word by which tests know which commands to run.
 """
 
 from __future__ import annotations
