@@ -63,7 +63,7 @@ def main() -> None:
             results.setdefault(row.title, []).append(result)
             print(f"# {row.title}, seed {seed}: {time.time() - started:.0f} s", flush=True)
         in_order = {title: results[title] for title in titles if title in results}
-        at_start = "source-only" if COMMON.get(given.table) == FROM_SOURCE else "at the start"
+        at_start = "source-only" if set(FROM_SOURCE) <= set(COMMON.get(given.table, ())) else "at the start"
         print(table(in_order, at_start=at_start), flush=True)
 
 

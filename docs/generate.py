@@ -29,6 +29,8 @@ INTRODUCTION = """\
 One tree of settings describes a run. A [recipe](#recipes) or YAML file sets values, `key=value` overrides on the
 command line (or in the list passed to `load_config`) replace them, and the defaults below fill in the rest. Values are
 YAML: `null`, `true`, `3.5e-4`, `[0.1, 2.0]`. An unknown key is an error that suggests the nearest known one.
+A value `{…}` replaces a whole section: `method.augment=true` changes one setting, `method={name: gcl, augment: true}`
+resets all others to their defaults.
 
 ```console
 $ reid-ray train ice data.root=Market-1501-v15.09.15 training.epochs=10 runtime.n_workers=2

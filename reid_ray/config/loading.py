@@ -250,9 +250,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 def _refuse_unknown_keys(tree: Mapping[str, Any], model: type[BaseModel], *, prefix: str, source: str) -> None:
     for key, value in tree.items():
         if key not in model.model_fields:
-            raise ConfigError(
-                f"Unknown key '{prefix}{key}' in {source}{_nearest(f'{prefix}{key}', list(known_keys()))}."
-            )
+            raise ConfigError(_unknown(f"{prefix}{key}", model, source))
         field = model.model_fields[key]
         overrides, sections = overrides_of(field), sections_of(field)
         if not (sections or overrides) or value is None:
@@ -272,6 +270,17 @@ def _refuse_unknown_keys(tree: Mapping[str, Any], model: type[BaseModel], *, pre
         if len(sections) > 1:
             section = _named(sections, value, f"{prefix}{key}.name", source, default=field.default.name)
         _refuse_unknown_keys(value, section, prefix=f"{prefix}{key}.", source=source)
+
+
+def _unknown(key: str, section: type[BaseModel], source: str) -> str:
+    known = list(known_keys())
+    if key in known:  # of another section of the same place, which a name selects
+        name = section.model_fields["name"].default
+        return (
+            f"Unknown key '{key}' in {source}: not a setting of {name}. A value {{…}} replaces a whole section; if you gave "
+            f"one, add the name, or set each key by itself, as {key}=VALUE."
+        )
+    return f"Unknown key '{key}' in {source}{_nearest(key, known)}."
 
 
 def _named(

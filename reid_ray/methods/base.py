@@ -112,6 +112,8 @@ class Method(ABC):
 
     optional_stages: ClassVar[tuple[str, ...]] = ()
     """Stages that a run may skip. A configuration, such as a recipe, may have settings for them nevertheless."""
+    optional_optimizers: ClassVar[tuple[str, ...]] = ()
+    """Optimizers that a run may do without, in the same sense."""
 
     def __init__(self, config: Config, collectives: Collectives) -> None:
         self.config = config

@@ -39,8 +39,8 @@ def check_stage_names(config: Config, stages: Iterable[Stage]) -> None:
     """Raise `ConfigError` if the configuration names a stage or an optimizer that the method does not have."""
     *earlier, main = stages
     skipped = stages_of(config.model_copy(update={"source_stage": True}))[:-1]  # settings of a stage that is left out
-    optional = METHODS[config.method.name].optional_stages
-    names = list(dict.fromkeys([*(stage.name for stage in (*earlier, *skipped)), *optional]))
+    method = METHODS[config.method.name]
+    names = list(dict.fromkeys([*(stage.name for stage in (*earlier, *skipped)), *method.optional_stages]))
     if main.name in config.stages:
         raise ConfigError(
             f"stages.{main.name}: this is the main stage of {config.method.name}, whose settings are training.KEY."
@@ -50,7 +50,8 @@ def check_stage_names(config: Config, stages: Iterable[Stage]) -> None:
     settings += [(f"stages.{stage.name}", stage.config, stage) for stage in earlier if stage.name in config.stages]
     for where, stage_config, stage in settings:
         own = config.stages.get(stage.name, {}).get("optimizers", {}) if stage in earlier else stage_config.optimizers
-        _refuse_unknown(own, list(stage.optimizers), f"{where}.optimizers", f"stage {stage.name} has the optimizers")
+        optimizers = list(dict.fromkeys([*stage.optimizers, *method.optional_optimizers]))
+        _refuse_unknown(own, optimizers, f"{where}.optimizers", f"stage {stage.name} has the optimizers")
 
 
 def check_layers(modules: Modules) -> None:

@@ -75,6 +75,9 @@ class Encoded:
 class DGVAE(Method):
     """See `DGVAEConfig` for every number."""
 
+    optional_stages = ("generate",)
+    optional_optimizers = ("prior", "discriminator")
+
     def __init__(self, config: Config, collectives: Collectives) -> None:
         super().__init__(config, collectives)
         self.settings = settings = cast(DGVAEConfig, config.method)
