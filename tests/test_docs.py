@@ -23,6 +23,8 @@ from reid_ray.cli import app
 from reid_ray.cli.jobs import JOBS
 from reid_ray.config import METHOD_CONFIGS, Config, load_config, recipe_names
 from reid_ray.config.loading import known_keys
+from reid_ray.methods import stages_of
+from reid_ray.training.checks import check_stage_names
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -94,7 +96,8 @@ def check_reid_ray(arguments):
     overrides = list(given.get("overrides") or [])
     recipe = {"train": given.get("recipe"), "tune": given.get("recipe"), "demo": "demo"}.get(name)
     if recipe in recipe_names():
-        load_config(recipe, overrides)
+        config = load_config(recipe, overrides)
+        check_stage_names(config, stages_of(config))
     for override in overrides:
         assert override.partition("=")[0] in set(known_keys()), f"there is no setting '{override}'"
 

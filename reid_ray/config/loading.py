@@ -277,8 +277,8 @@ def _unknown(key: str, section: type[BaseModel], source: str) -> str:
     if key in known:  # of another section of the same place, which a name selects
         name = section.model_fields["name"].default
         return (
-            f"Unknown key '{key}' in {source}: not a setting of {name}. A value {{…}} replaces a whole section; if you gave "
-            f"one, add the name, or set each key by itself, as {key}=VALUE."
+            f"Unknown key '{key}' in {source}: not a setting of {name}. A value {{…}} replaces a whole section; if you "
+            f"gave one, add the name, or set each key by itself, as {key}=VALUE."
         )
     return f"Unknown key '{key}' in {source}{_nearest(key, known)}."
 
