@@ -17,6 +17,7 @@ The log of the run has the mAP of the retriever; at the start of the stage `join
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from reid_ray.api import prepare, train
 from reid_ray.config import Config, load_config
 from reid_ray.data.views import IMAGENET_MEAN, IMAGENET_STD
+from reid_ray.errors import UserError
 from reid_ray.evaluation import frechet_distance, identity_diversity, rank_metrics
 from reid_ray.labels.refresh import ground_truth_labels
 from reid_ray.methods import build_method, stages_of
@@ -125,4 +127,9 @@ def report(when: str, numbers: dict[str, dict[str, float]]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="+", metavar="KEY=VALUE", help="of the recipe gcl; model.weights is needed")
+    try:
+        main(parser.parse_args().overrides)
+    except UserError as error:
+        sys.exit(f"error: {error}")
