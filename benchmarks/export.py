@@ -1,6 +1,6 @@
 """An exported model on PyTorch and on onnxruntime: cosines, images per second, size on disk.
 
-    python benchmarks/export.py EXPORTED FOLDER [N_IMAGES]
+    python benchmarks/export.py EXPORTED FOLDER [--images N]
 
 EXPORTED comes from `reid-ray export RUN --format folder --format onnx --int8`, FOLDER has images. Each backend embeds
 the same decoded images with one thread; backends take turns. Rates are images per second of CPU time, which other jobs
@@ -9,7 +9,7 @@ on the machine disturb less than wall-clock time.
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 from pathlib import Path
 from statistics import median
@@ -29,9 +29,8 @@ def images_per_second(encoder: Encoder, pixels: torch.Tensor) -> float:
     return len(pixels) / (time.process_time() - start)
 
 
-def main(exported: str, folder: str, n_images: str = "1000") -> None:
+def compare(place: Path, folder: Path, n_images: int) -> None:
     torch.set_num_threads(1)
-    place = Path(exported)
     encoders = {
         "PyTorch, precision of the run": load_encoder(place, batch_size=BATCH),
         "PyTorch, float32": load_encoder(place, precision="float32", batch_size=BATCH),
@@ -42,8 +41,8 @@ def main(exported: str, folder: str, n_images: str = "1000") -> None:
         zip(encoders, ("model.safetensors", "model.safetensors", "model.onnx", "model-int8.onnx"), strict=True)
     )
     size = next(iter(encoders.values())).description.input
-    names = sorted(Path(folder).glob("*.jpg"))
-    chosen = [names[i] for i in np.linspace(0, len(names) - 1, int(n_images)).round().astype(int)]
+    names = sorted(folder.glob("*.jpg"))
+    chosen = [names[i] for i in np.linspace(0, len(names) - 1, n_images).round().astype(int)]
     pixels = torch.stack(list(resized_images(chosen, size.height, size.width)))
     features = {name: encoder.embed(pixels) for name, encoder in encoders.items()}
     timed = pixels[: BATCH * TIMED_BATCHES]
@@ -55,5 +54,14 @@ def main(exported: str, folder: str, n_images: str = "1000") -> None:
         print(f"| {name} | {cosines.min():.6f}, {cosines.mean():.6f} | {median(each):.0f} | {size_mb:.0f} |")
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("exported", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--images", type=int, default=1000, help="images to embed, evenly spaced (default 1000)")
+    given = parser.parse_args()
+    compare(given.exported, given.folder, given.images)
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

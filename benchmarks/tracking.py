@@ -9,7 +9,7 @@ three others.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
@@ -185,7 +185,7 @@ def run(
     return f"weight {best[0]:g}, threshold {best[1]:g}", [idf1 for idf1, _ in found], [n for _, n in found]
 
 
-def main(exported: str) -> None:
+def compare(exported: str) -> None:
     none: Describe = lambda image, boxes: np.zeros((len(boxes), 1), np.float32)  # noqa: E731
     encoder = for_tracker(reid_ray.load_encoder(exported))
     weights, thresholds = (0.0, 0.5, 1.0, 2.0), (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5)
@@ -201,5 +201,11 @@ def main(exported: str) -> None:
             print(f"| {n_cameras} | {name} | {np.mean(idf1):.1%} ({each}) | {sum(switches)} | {chosen} |", flush=True)
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("exported", help="folder of an exported model")
+    compare(parser.parse_args().exported)
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -6,6 +6,7 @@ should stay below 1e-6; in float32 the same amplification starts from errors 10^
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -60,6 +61,7 @@ def drift(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> fl
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print("precision  workers  largest relative difference to one worker  mAP")
     with tempfile.TemporaryDirectory() as folder:
         for precision in PRECISIONS:
