@@ -189,17 +189,19 @@ def read_sysu_permutations(path: Location) -> Permutations:
     Raises:
         DataError: no such file, or another format.
     """
-    import scipy.io  # slow to import, and needed for this file only
+    # Slow to import, and needed for this file only.
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     try:
-        cameras = scipy.io.loadmat(as_readable(path))["rand_perm_cam"].ravel()
+        cameras = loadmat(as_readable(path))["rand_perm_cam"].ravel()
         return {
             (camera, pid): _matrix(numbers)
             for camera, people in enumerate(cameras, start=1)
             for pid, numbers in enumerate(people.ravel(), start=1)
             if numbers.size
         }
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, NotImplementedError, scipy.io.matlab.MatReadError) as error:
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, NotImplementedError, MatReadError) as error:
         raise DataError(
             f"Cannot read {path} as SYSU-MM01's rand_perm_cam.mat ({error}); take the file of the dataset's authors."
         ) from error
