@@ -5,18 +5,23 @@ Run `make docs` after a change to `reid_ray/config` or a recipe; a test compares
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
+import textwrap
 from collections.abc import Iterator
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, cast, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from reid_ray.config import Config, Search, recipe_names
+from reid_ray.config.base import Section
 from reid_ray.config.loading import NOT_HASHED, overrides_of, sections_of
 
 PAGE = Path(__file__).parent / "configuration.md"
@@ -70,27 +75,40 @@ def configuration_page() -> str:
 
 def _sections(model: type[BaseModel], prefix: str) -> Iterator[str]:
     """A table of the settings of a section, then its sub-sections."""
+    meanings = field_docs(model)
     leaves = {name: field for name, field in model.model_fields.items() if not sections_of(field)}
     name = f"method.name={model.model_fields['name'].default}" if prefix == "method." else prefix.rstrip(".")
     title = f"`{name}`" if name else "Top level"
     lines = [f"## {title}", "", _one_line(model.__doc__), ""]
     lines += ["| key | type | default | bounds | meaning |", "|---|---|---|---|---|"]
-    lines += [_row(prefix + name, field) for name, field in leaves.items()]
+    lines += [_row(prefix + name, field, meanings[name]) for name, field in leaves.items()]
     yield "\n".join(lines)
     for name, field in model.model_fields.items():
         if name in ALIKE:
-            meaning = f"{_one_line(field.description)} Its keys are those of [`{ALIKE[name]}`](#{ALIKE[name]})."
+            meaning = f"{_one_line(meanings[name])} Its keys are those of [`{ALIKE[name]}`](#{ALIKE[name]})."
             yield f"## `{prefix}{name}`\n\n{meaning}"
             continue
         for section in sections_of(field):
             yield from _sections(section, f"{prefix}{name}.")
         if overrides := overrides_of(field):
             key = f"{prefix}{name}.{overrides.placeholder}"
-            yield f"## `{key}`\n\n{_one_line(field.description)} Its keys are those of [`training`](#training)."
+            yield f"## `{key}`\n\n{_one_line(meanings[name])} Its keys are those of [`training`](#training)."
 
 
-def _row(key: str, field: FieldInfo) -> str:
-    cells = [f"`{key}`", _type_name(field.annotation), _default(field), _bounds(field), _one_line(field.description)]
+def field_docs(model: type[BaseModel]) -> dict[str, str]:
+    """Field → the docstring below it, of the fields of a section and of its base classes."""
+    docs: dict[str, str] = {}
+    for cls in reversed(model.__mro__[: model.__mro__.index(Section)]):
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+        for field, below in pairwise(cast(ast.ClassDef, definition).body):
+            match field, below:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    docs[name] = text
+    return docs
+
+
+def _row(key: str, field: FieldInfo, meaning: str) -> str:
+    cells = [f"`{key}`", _type_name(field.annotation), _default(field), _bounds(field), _one_line(meaning)]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from reid_ray.cli import app
 from reid_ray.cli.jobs import JOBS
 from reid_ray.config import METHOD_CONFIGS, Config, load_config, recipe_names
-from reid_ray.config.loading import known_keys
+from reid_ray.config.loading import known_keys, overrides_of, sections_of
 from reid_ray.methods import stages_of
 from reid_ray.training.checks import check_stage_names
 
@@ -160,13 +160,32 @@ def test_names_in_the_text_exist(page):
         assert target in makefile_targets(), f"there is no make target '{target}'"
 
 
+def load_generator():
+    spec = importlib.util.spec_from_file_location("generate_docs", ROOT / "docs" / "generate.py")
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    return generate
+
+
+def test_every_field_has_a_docstring():
+    field_docs = load_generator().field_docs
+
+    def undocumented(model, prefix=""):
+        for name, field in model.model_fields.items():
+            if name not in field_docs(model):
+                yield prefix + name
+            overrides = overrides_of(field)
+            for section in (*sections_of(field), *([overrides.section] if overrides else [])):
+                yield from undocumented(section, f"{prefix}{name}.")
+
+    assert list(undocumented(Config)) == []
+
+
 def test_the_configuration_page_is_current(monkeypatch):
     for name, settings in list(METHOD_CONFIGS.items()):
         if not settings.__module__.startswith("reid_ray."):  # registered by another test of this process
             monkeypatch.delitem(METHOD_CONFIGS, name)
-    spec = importlib.util.spec_from_file_location("generate_docs", ROOT / "docs" / "generate.py")
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
+    generate = load_generator()
     page = generate.configuration_page()
     assert (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8") == page, "run `make docs`"
     described = [key for key in known_keys() if key.partition(".")[0] not in generate.ALIKE and ".NAME." not in key]

@@ -1,6 +1,8 @@
 """Structure of the source: who imports Ray, which layer imports which, no import cycles, no long files."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -165,11 +167,16 @@ def test_files_are_short():
 
 def test_command_line_starts_without_pytorch():
     """`--help` must not wait for PyTorch or Ray, so the command line imports them inside functions only."""
-    import subprocess
-    import sys
-
     code = (
         "import sys; import reid_ray.cli; print([m for m in ('torch', 'ray', 'numba', 'sklearn') if m in sys.modules])"
     )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+def test_runs_and_indexes_open_without_slow_packages():
+    """Each command waits for what these import; torchvision alone takes as long as PyTorch."""
+    slow = ("torchvision", "scipy.io", "pandas", "matplotlib", "sklearn", "ray", "torch._dynamo")
+    code = f"import sys; from reid_ray import Index, load_run; print([m for m in {slow} if m in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"

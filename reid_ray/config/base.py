@@ -13,11 +13,10 @@ from reid_ray.errors import ConfigError
 
 
 class Section(BaseModel):
-    """A frozen group of settings; an unknown key is an error, and each field's docstring is its description."""
+    """A frozen group of settings; an unknown key is an error, and each field has a docstring."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
-    )
+    # Not use_attribute_docstrings: each process would parse the source of all sections when it starts.
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)

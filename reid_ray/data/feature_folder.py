@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -267,7 +268,9 @@ class FolderFeatures:
                     .read(columns=["feature"])["feature"]
                     .combine_chunks()
                 )
-            self._last = number, column.flatten().to_numpy().reshape(-1, self._dim)
+            # Not column.to_numpy(), for which pyarrow imports pandas.
+            values = cast(FloatArray, np.from_dlpack(column.flatten()))
+            self._last = number, values.reshape(-1, self._dim)
         return self._last[1]
 
 

@@ -9,8 +9,6 @@ from pathlib import PurePath
 from typing import Literal
 
 import numpy as np
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import DataError
@@ -191,6 +189,10 @@ def read_sysu_permutations(path: Location) -> Permutations:
     Raises:
         DataError: no such file, or another format.
     """
+    # Slow to import, and needed for this file only.
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
     try:
         cameras = loadmat(as_readable(path))["rand_perm_cam"].ravel()
         return {

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from reid_ray.data.views import resize
 from reid_ray.encoder.backends import NetworkBackend
+from reid_ray.encoder.encoder import Encoder
 from reid_ray.encoder.loading import load_encoder
 from reid_ray.encoder.rebuilding import in_float32
 from reid_ray.errors import ExportError, UserError
+from reid_ray.io.files import first_line
 from reid_ray.run import Run
 from reid_ray.types import FloatArray
 
@@ -78,7 +80,7 @@ def check_files(
     for name in names:
         encoder = load_encoder(folder / name, device=device, batch_size=run.config.evaluation.batch_size)
         expected = as_run if encoder.description.files[name].kind == "weights" else in_single
-        cosine = smallest_cosine(encoder.embed(pixels), expected)
+        cosine = smallest_cosine(_embedded(encoder, pixels, folder / name), expected)
         checks.append(Check(name, cosine, images.source, exact=name not in inexact))
     for check in checks:
         if not check.passed:
@@ -87,6 +89,16 @@ def check_files(
                 f"{check.cosine:.6f}, and must be above {MIN_COSINE}; the file cannot be used."
             )
     return checks
+
+
+def _embedded(encoder: Encoder, pixels: Tensor, file: Path) -> FloatArray:
+    """Features of a file; `ExportError` if it cannot compute them."""
+    try:
+        return encoder.embed(pixels)
+    except Exception as error:  # each runtime of programs raises exceptions of its own
+        raise ExportError(
+            f"{file} cannot compute features of {len(pixels)} images ({first_line(error)}); export another format."
+        ) from error
 
 
 def images_to_compare(run: Run) -> Compared:

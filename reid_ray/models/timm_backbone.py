@@ -53,7 +53,8 @@ class TimmBackbone(Backbone):
         if features.dim() == 3:
             height, width = net.patch_embed.dynamic_feat_size(images.shape[2:])
             tokens = features[:, net.num_prefix_tokens :]
-            features = tokens.transpose(1, 2).reshape(len(tokens), self.out_channels, height, width)
+            # shape[0], not len(): exporters take the latter for a constant, and fix the batch size.
+            features = tokens.transpose(1, 2).reshape(tokens.shape[0], self.out_channels, height, width)
         elif _channels_last(net):
             features = features.permute(0, 3, 1, 2)
         return features

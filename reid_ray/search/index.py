@@ -207,6 +207,6 @@ class Index:
     def _rows(self, part: str) -> pa.Table:
         file = self.path / part / ROWS
         try:
-            return pq.read_table(as_readable(file))
+            return pq.ParquetFile(as_readable(file)).read()  # read_table imports pandas
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"Cannot read {file} ({first_line(error)}); build the index again.") from error

@@ -12,7 +12,6 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torchvision.io import encode_png
 
 from reid_ray.config import Config, StageConfig
 from reid_ray.data.views import IMAGENET_MEAN, IMAGENET_STD, make_view
@@ -119,6 +118,8 @@ def write_pictures(directory: RunDirectory, stage: str, epoch: int, pictures: Ma
         MethodError: a name cannot be used as a file name.
         RunError: the pictures cannot be written.
     """
+    from torchvision.io import encode_png  # slow to import; most methods render nothing
+
     for name, pixels in pictures.items():
         if not re.fullmatch(r"\w[\w-]*", name):
             raise MethodError(f"A rendered grid is named '{name}'; use letters, digits, '-' and '_'.")

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from reid_ray.config import Config, config_hash, dump_config, load_config, recipe_names, with_absolute_paths
-from reid_ray.config.loading import known_keys, overrides_of, relative_paths, sections_of
+from reid_ray.config.loading import known_keys, relative_paths
 from reid_ray.errors import ConfigError
 
 
@@ -180,18 +180,6 @@ def test_paths_of_several_weights_become_absolute(tmp_path, monkeypatch):
 def test_config_is_frozen():
     with pytest.raises(ValueError, match="frozen"):
         load("ice").seed = 3  # type: ignore[misc]
-
-
-def test_every_field_has_a_description():
-    def undocumented(model, prefix=""):
-        for name, field in model.model_fields.items():
-            if not field.description:
-                yield prefix + name
-            overrides = overrides_of(field)
-            for section in (*sections_of(field), *([overrides.section] if overrides else [])):
-                yield from undocumented(section, f"{prefix}{name}.")
-
-    assert list(undocumented(Config)) == []
 
 
 def test_known_keys_are_those_of_all_methods_stages_and_optimizers():

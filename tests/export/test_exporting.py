@@ -131,6 +131,30 @@ def test_other_features_are_an_error_and_leave_no_folder(finished_run, tmp_path,
     assert not list(tmp_path.iterdir())
 
 
+def test_a_program_that_cannot_run_is_one_line(finished_run, tmp_path, monkeypatch):
+    """Such as one that accepts only as many images as it was traced with."""
+
+    class FixedBatch(torch.nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def embed(self, images):
+            return self.network.embed(images.reshape(len(images), 3, 32, 16))
+
+    from reid_ray.export import writing
+
+    program = writing.PROGRAMS["torchscript"]
+    fixed = writing.Program(
+        program.file, program.kind, lambda network, *arguments: program.write(FixedBatch(network), *arguments)
+    )
+    monkeypatch.setattr(writing, "PROGRAMS", {"torchscript": fixed})
+    with pytest.raises(ExportError, match="cannot compute features of 64 images") as caught:
+        export_run(finished_run, tmp_path / "exported", formats=["torchscript"])
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
 def test_noise_stands_in_for_images_that_are_gone(finished_run, tmp_path, monkeypatch):
     def gone(path):
         raise reid_ray.UserError("gone")

@@ -1,5 +1,7 @@
 """An index: built, resumed, added to and searched; equal to brute force; writers keep out of each other's way."""
 
+import subprocess
+import sys
 from datetime import datetime
 
 import numpy as np
@@ -85,6 +87,17 @@ def test_queries_may_be_images_or_features(index):
     assert index.search(images, top=1).rows.tolist() == [[0], [35]]
     assert index.search(index.features[30:33], top=1).rows.tolist() == [[30], [31], [32]]
     assert index.search(images[0].permute(1, 2, 0).numpy(), top=1).rows.tolist() == [[0]]
+
+
+def test_a_search_loads_no_slow_packages(index):
+    """pandas, which parts of pyarrow import, takes longer than the search."""
+    code = (
+        "import sys, numpy, reid_ray; "
+        f"reid_ray.Index({str(index.path)!r}).search(numpy.zeros((64, 32, 3), numpy.uint8)); "
+        "print([name for name in ('torchvision', 'pandas', 'sklearn', 'ray') if name in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
 
 
 def test_filters(index):

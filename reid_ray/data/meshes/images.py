@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
 
 from reid_ray.data.angles import ANGLES
 from reid_ray.data.meshes.average_body import fitted_mesh
@@ -144,6 +143,8 @@ def rendered_view(key: str, angle: int) -> Location:
 
 def read_rendered(key: str, angle: int) -> Tensor:
     """uint8 [1, H, W], the rendered image of a view, unchanged; `DataError` naming it where it cannot be read."""
+    from torchvision.io import ImageReadMode, decode_image  # slow to import; runs without meshes do without it
+
     file = rendered_view(key, angle)
     try:
         data = file.read_bytes()
