@@ -77,12 +77,10 @@ def draw_ranking(
     """
     query, gallery = dataset.query, dataset.gallery
     judged = query.has_pids and gallery.has_pids
-    # Without identities no match may be removed or counted as correct: placeholders that are never equal.
-    q_pids = query.pids if judged else np.zeros(len(query), np.int64)
-    g_pids = gallery.pids if judged else np.ones(len(gallery), np.int64)
+    q_pids, g_pids = compared_pids(query, gallery)
 
     requested = None if queries is None else np.asarray(queries, np.int64)
-    candidates = _evenly(np.arange(len(query)), MAX_CANDIDATES) if requested is None else requested
+    candidates = evenly(np.arange(len(query)), MAX_CANDIDATES) if requested is None else requested
     ids = (q_pids[candidates], g_pids, query.camids[candidates], gallery.camids)
     if distances is None:
         ap = score_queries(q_features[candidates], g_features, *ids).ap
@@ -97,7 +95,7 @@ def draw_ranking(
         matches = top_matches(q_features[rows], g_features, *ids, k=k)
     else:
         matches = ranked[chosen]
-    similarities = _similarities(q_features[rows], g_features, matches)
+    similarities = similarities_of(q_features[rows], g_features, matches)
     judged = judged and bool((q_pids[rows] != UNKNOWN).all())
 
     def read(table: ImageTable, image_rows: IntArray) -> list[Tensor]:
@@ -116,6 +114,16 @@ def draw_ranking(
         k=k,
         cell=cell,
     )
+
+
+def compared_pids(query: ImageTable, gallery: ImageTable) -> tuple[IntArray, IntArray]:
+    """Identities by which to rank, int64 [Q] and [G].
+
+    Without identities no match may be removed or counted as correct: placeholders that are never equal.
+    """
+    if query.has_pids and gallery.has_pids:
+        return query.pids, gallery.pids
+    return np.zeros(len(query), np.int64), np.ones(len(gallery), np.int64)
 
 
 def draw_ranked_grid(
@@ -257,18 +265,18 @@ def _spread(ap: npt.NDArray[np.float64], n: int) -> IntArray:
     """Indices of n values at even steps from the lowest to the highest; NaN values only if there are no others."""
     valid = np.flatnonzero(~np.isnan(ap))
     if not len(valid):
-        return _evenly(np.arange(len(ap)), n)
-    return _evenly(valid[np.argsort(ap[valid], kind="stable")], n)
+        return evenly(np.arange(len(ap)), n)
+    return evenly(valid[np.argsort(ap[valid], kind="stable")], n)
 
 
-def _evenly(values: IntArray, n: int) -> IntArray:
+def evenly(values: IntArray, n: int) -> IntArray:
     """At most n of the values at even steps, including the first and the last."""
     if len(values) <= n:
         return values
     return values[np.linspace(0, len(values) - 1, n).round().astype(np.int64)]
 
 
-def _similarities(q_features: Array, g_features: Array, matches: IntArray) -> npt.NDArray[np.float32]:
+def similarities_of(q_features: Array, g_features: Array, matches: IntArray) -> npt.NDArray[np.float32]:
     """Dot products [n, k] of queries and their matches; undefined where a match is −1."""
     query = torch.as_tensor(q_features).detach().float().cpu()
     gallery = torch.as_tensor(g_features[np.maximum(matches, 0).ravel()]).detach().float().cpu()

@@ -15,8 +15,9 @@ from PIL import Image
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import DataError
 from reid_ray.galleries import without_singles
-from reid_ray.reports.gallery import Pair, Scores, script_json, write_gallery
+from reid_ray.reports.gallery import Pair, Scores, write_gallery
 from reid_ray.reports.sprites import write_sprites
+from reid_ray.reports.templating import script_json
 
 
 def data_of(page: Path) -> dict[str, Any]:
