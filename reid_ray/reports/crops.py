@@ -35,9 +35,9 @@ def embedded(image: Tensor) -> EmbeddedImage:
 
 
 def where_and_when(table: ImageTable, row: int) -> list[str]:
-    """Camera and time of an image, one text each; what is not known is left out."""
+    """Camera, date and time of day of an image, a text each; what is not known is left out."""
     camera, time = int(table.camids[row]), table.times[row]
-    return ([] if camera == UNKNOWN else [f"camera {camera}"]) + ([] if time is None else [time_text(time)])
+    return ([] if camera == UNKNOWN else [f"camera {camera}"]) + ([] if time is None else time_text(time).split(" "))
 
 
 def time_text(time: datetime) -> str:

@@ -17,6 +17,7 @@ from reid_ray.data.images import ImageReader
 from reid_ray.data.table import ImageTable
 from reid_ray.io.files import atomic_write_bytes
 from reid_ray.io.paths import Location
+from reid_ray.reports.crops import time_text
 from reid_ray.reports.sprites import write_sprites
 from reid_ray.reports.templating import render
 from reid_ray.types import OUTLIER, UNKNOWN, IntArray
@@ -95,7 +96,7 @@ def write_gallery(
     shown += np.flatnonzero(labels == OUTLIER).tolist()
     place = np.empty(len(table), dtype=np.int64)
     place[shown] = np.arange(len(shown))
-    paths = table.paths
+    paths, times = table.paths, table.times
     width = max(8, round(THUMBNAIL_HEIGHT * aspect))
     sprites = write_sprites(
         images,
@@ -112,6 +113,7 @@ def write_gallery(
         "sprites": asdict(sprites),
         "paths": [paths[row] for row in shown],
         "cameras": table.camids[shown].tolist() if table.has_cameras else None,
+        "times": [None if times[row] is None else time_text(times[row]) for row in shown] if any(times) else None,
         "identities": table.pids[shown].tolist() if table.has_pids else None,
         "clusters": clusters,
         "outliers": [int(place[row]) for row in np.flatnonzero(labels == OUTLIER)],

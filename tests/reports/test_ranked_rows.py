@@ -41,11 +41,11 @@ def test_the_hardest_queries_and_what_they_were_taken_for(run: RankedRun) -> Non
     assert re.findall("<h3>(.*?)</h3>", page) == ["person 3, camera 2", "person 1, camera 0"]
     assert alts(page) == [
         "query, person 3, camera 2",
-        "match 1, another identity, person 1, camera 1, 2024-05-01 12:03:07",
-        "match 2, another identity, person 7, 2024-05-02 00:00:00",
+        "match 1, another identity, person 1, camera 1, 2024-05-01, 12:03:07",
+        "match 2, another identity, person 7, 2024-05-02, 00:00:00",
         "match 3, same identity, person 3, camera 1",
         "query, person 1, camera 0",
-        "match 1, same identity, person 1, camera 1, 2024-05-01 12:03:07",
+        "match 1, same identity, person 1, camera 1, 2024-05-01, 12:03:07",
         "match 2, another identity, person 3, camera 1",
     ]
     assert re.findall('<figure class="crop (right|wrong)"', page) == ["wrong", "wrong", "right", "right", "wrong"]
@@ -68,7 +68,7 @@ def test_without_identities_nothing_is_marked(run: RankedRun) -> None:
     assert hardest_queries(blind) == ""
     page = same_queries([blind, blind])
     assert not re.findall('<figure class="crop (right|wrong)"', page)
-    assert alts(page)[:2] == ["query, camera 0", "match 1, camera 1, 2024-05-01 12:03:07"]
+    assert alts(page)[:2] == ["query, camera 0", "match 1, camera 1, 2024-05-01, 12:03:07"]
     assert "query 1" in page, "no camera either"
 
 
@@ -99,4 +99,4 @@ def test_an_unreadable_image_has_a_text(run: RankedRun) -> None:
         Grey(unreadable=("3",)).read("3")
     page = hardest_queries(replace(run, images=Grey(unreadable=("3",))))
     assert page.count("not readable</div>") == 2
-    assert 'aria-label="match 1, another identity, person 1, camera 1, 2024-05-01 12:03:07, not readable"' in page
+    assert 'aria-label="match 1, another identity, person 1, camera 1, 2024-05-01, 12:03:07, not readable"' in page
