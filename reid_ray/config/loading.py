@@ -273,6 +273,8 @@ def _refuse_unknown_keys(tree: Mapping[str, Any], model: type[BaseModel], *, pre
 
 
 def _unknown(key: str, section: type[BaseModel], source: str) -> str:
+    if ":" in key:
+        return f"Unknown key '{key}' in {source}; YAML needs a space after a colon, as in {{epochs: 10}}."
     known = list(known_keys())
     if key in known:  # of another section of the same place, which a name selects
         name = section.model_fields["name"].default

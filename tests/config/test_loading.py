@@ -57,6 +57,7 @@ def test_overrides_win_in_order_and_are_yaml():
         ("training.epoch=3", ["training.epoch", "did you mean 'training.epochs'"]),
         ("epochs=3", ["Unknown key 'epochs'", "training.epochs"]),
         ("method.lambda_hard=1", ["Unknown key 'method.lambda_hard'"]),
+        ("stages={source: {epochs:1}}", ["'stages.source.epochs:1'", "needs a space after a colon"]),
         ("method={augment: true}", ["'method.augment'", "not a setting of ice", "replaces a whole section"]),
         ("training.epochs=many", ["training.epochs", "integer", "many"]),
         ("labels.eps=1.5", ["labels.eps", "less than 1"]),
