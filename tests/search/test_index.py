@@ -93,7 +93,8 @@ def test_a_search_loads_no_slow_packages(index):
     """pandas, which parts of pyarrow import, takes longer than the search."""
     code = (
         "import sys, numpy, reid_ray; "
-        f"reid_ray.Index({str(index.path)!r}).search(numpy.zeros((64, 32, 3), numpy.uint8)); "
+        f"opened = reid_ray.Index({str(index.path)!r}); "
+        "opened.table.take(opened.search(numpy.zeros((64, 32, 3), numpy.uint8)).rows[0]); "
         "print([name for name in ('torchvision', 'pandas', 'sklearn', 'ray') if name in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
