@@ -94,7 +94,8 @@ def test_a_search_loads_no_slow_packages(index):
     code = (
         "import sys, numpy, reid_ray; "
         f"opened = reid_ray.Index({str(index.path)!r}); "
-        "opened.table.take(opened.search(numpy.zeros((64, 32, 3), numpy.uint8)).rows[0]); "
+        "found = opened.search(numpy.zeros((64, 32, 3), numpy.uint8)); "
+        "opened.table['path'][int(found.rows[0, 0])].as_py(); "
         "print([name for name in ('torchvision', 'pandas', 'sklearn', 'ray') if name in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
