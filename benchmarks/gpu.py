@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     peak = matrix_rate(device)
     report: dict[str, object] = {"device": name, "torch": torch.__version__, "peak": peak}
-    print(f"{name}, PyTorch {torch.__version__}: {peak / 1e12:,.2f} TFLOP/s bfloat16 matrix product\n")
+    print(f"{name}, PyTorch {torch.__version__}: {peak / 1e12:,.2f} TFLOP/s matrix product\n")
 
     if not options.quick:
         report["tests"] = run_gpu_tests()
@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if time.monotonic() < ends:
             refreshes.append(measure_refresh(n_rows, dim, device, peak))
     report["refresh"] = refreshes
-    print(refresh_table(refreshes), "\n")
+    print(refresh_table(refreshes) if refreshes else "The time is over; no refresh is measured.", "\n")
     costs = measure_steps(options.recipes or published_recipes(), QUICK if options.quick else (), device, peak, ends)
     report["steps"] = as_json(costs)
     print(table(costs))

@@ -5,10 +5,10 @@
     python benchmarks/steps.py ice --precision float32 bf16 --compile --out steps.json
 
 Inputs are random and already decoded: the loader is not measured. Weights are random. The device's rate is that of its
-bfloat16 matrix product in the same process; `of peak` compares it with the operations of all forward and backward
-passes, as counted by PyTorch. On a GPU the memory is the peak that PyTorch allocated, networks and optimizer included;
-on a CPU it is the growth of the process's peak and stays empty once a larger step has run. `epoch h` is the published
-schedule: steps × epochs of the stage at this speed, in hours.
+matrix product in the same process, in bfloat16 where the device has it; `of peak` compares it with the operations of
+all forward and backward passes, as counted by PyTorch. On a GPU the memory is the peak that PyTorch allocated, networks
+and optimizer included; on a CPU it is the growth of the process's peak and stays empty once a larger step has run.
+`epoch h` is the published schedule: steps × epochs of the stage at this speed, in hours.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from reid_ray.api import prepare
 from reid_ray.config import Config, load_config
 from reid_ray.data.views import PixelBatch
 from reid_ray.methods import Batch, Inputs, Method, Stage, build_method, stages_of
+from reid_ray.models.precision import computes_in_bf16
 from reid_ray.training.distributed import DistributedContext
 from reid_ray.training.modules import initialise, prepare_batch_norms, set_modes
 from reid_ray.training.optimizers import make_optimizers, set_rates
@@ -62,7 +63,7 @@ class StepCost:
         first_seconds: time of the first step, which compiles and selects kernels.
         memory: bytes; None if unknown.
         flops: operations of forward and backward passes; None if they are not counted.
-        of_peak: flops / seconds / the device's bfloat16 matrix rate.
+        of_peak: flops / seconds / the rate of the device's matrix product.
         schedule_hours: the stage's published steps at this speed; None for a stage of one pass over the images.
     """
 
@@ -79,9 +80,10 @@ class StepCost:
 
 
 def matrix_rate(device: torch.device, size: int | None = None) -> float:
-    """Operations per second of the device's bfloat16 matrix product, the best of several."""
+    """Operations per second of the device's matrix product, the best of several: in bfloat16, or float32 without it."""
     size = size or (8192 if device.type == "cuda" else 2048)
-    a = torch.randn(size, size, device=device, dtype=torch.bfloat16)
+    dtype = torch.bfloat16 if computes_in_bf16(device) else torch.float32
+    a = torch.randn(size, size, device=device, dtype=dtype)
     seconds = [timed(lambda: a @ a, device) for _ in range(8)]
     return 2 * size**3 / min(seconds[2:])
 
@@ -291,7 +293,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     peak = matrix_rate(device)
-    print(f"{device}: {peak / 1e9:,.0f} GFLOP/s bfloat16 matrix product\n")
+    print(f"{device}: {peak / 1e9:,.0f} GFLOP/s matrix product\n")
     costs: list[StepCost] = []
     for recipe in arguments.recipes or published_recipes():
         for precision in arguments.precision:

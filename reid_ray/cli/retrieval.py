@@ -301,15 +301,14 @@ def rank(
     Under a tracklet protocol (evaluation.protocol=mars), each tracklet is drawn as a film strip.
     """
     from reid_ray.labels.rerank import reranked_distances
+    from reid_ray.reports.rankings import check_rankable
     from reid_ray.reports.run_report import draw_compared
     from reid_ray.training.datasets import query_and_gallery
 
     file = png_file(out)
     ranking = _reranking(rerank, k1, k2, lambda_value)
     opened, dataset, settings = _open_to_measure(run, overrides, model)
-    for name, table in (("query", dataset.query), ("gallery", dataset.gallery)):
-        if not len(table):
-            raise DataError(f"{dataset.table.name} has no {name} split, so there is nothing to rank.")
+    check_rankable(dataset)
     console = make_console(stderr=True)
     features = embed_with_progress(opened, query_and_gallery(dataset.table, settings), dataset, console)
     config = opened.config.model_copy(update={"evaluation": settings})

@@ -13,8 +13,8 @@ from reid_ray.config import Config, config_hash
 
 # The run's state imports PyTorch, so import it where it is used: --help should not wait for it.
 if TYPE_CHECKING:
+    from reid_ray.training.run_state import RunState
     from reid_ray.training.rundir import RunDirectory
-    from reid_ray.training.state import RunState
 
 app = typer.Typer()
 
@@ -26,7 +26,7 @@ def status(
 ) -> None:
     """Show the state of a run: epoch, last loss, labels and metrics, whether it is alive, how to resume."""
     from reid_ray.run import load_run
-    from reid_ray.training.state import RunState
+    from reid_ray.training.run_state import RunState
 
     opened = load_run(run)
     state = RunState.of(opened.directory, opened.config)

@@ -108,6 +108,14 @@ def report(
             "for corrections. Extracts features of the training images.",
         ),
     ] = False,
+    ranked: Annotated[
+        bool,
+        typer.Option(
+            "--ranked",
+            help="Also rank query and gallery: the page then shows the hardest queries of a run, or the same queries "
+            "in several runs. Extracts features, once per model.",
+        ),
+    ] = False,
     epoch: Annotated[
         int | None, typer.Option(min=1, help="With --gallery: the epoch whose labels are shown. Default: the last.")
     ] = None,
@@ -119,7 +127,10 @@ def report(
         from reid_ray.reports.compare import compare_runs
         from reid_ray.run import load_run
 
-        make_console().print(f"Comparison: {compare_runs([load_run(each) for each in runs], Path.cwd())}")
+        compared = [load_run(each) for each in runs]
+        for each in compared if ranked else ():
+            _rank(each)
+        make_console().print(f"Comparison: {compare_runs(compared, Path.cwd())}")
         return
     (run,) = runs
     if (Path(run).expanduser() / "search.yaml").is_file():
@@ -137,6 +148,8 @@ def report(
             draw_features(opened, opened.path / FEATURES_NAME)
         if gallery:
             make_console().print(f"Gallery: {_write_gallery(opened, epoch)}", soft_wrap=True, markup=False)
+        if ranked:
+            _rank(opened)
         page = report_run(opened)
     make_console().print(f"Report: {page}")
 
@@ -165,6 +178,16 @@ def watch(
                 server.serve_forever()
             except KeyboardInterrupt:
                 console.print("Ended.")
+
+
+def _rank(run: Run) -> None:
+    """Store the rankings of a run's queries, with progress, unless those of its last model are stored."""
+    from reid_ray.reports.rankings import is_current, rank_run_queries, stored_rankings, table_to_rank, write_rankings
+
+    found = stored_rankings(run)
+    if found is None or not is_current(run, found):
+        features = embed_with_progress(run, table_to_rank(run), run.dataset, make_console(stderr=True))
+        write_rankings(run, rank_run_queries(run, features))
 
 
 def _write_gallery(run: Run, epoch: int | None) -> Location:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -143,6 +144,13 @@ class ImageTable:
         if "tracklet" not in self.arrow.column_names:
             return np.full(len(self), UNKNOWN, dtype=np.int64)
         return np.asarray(self.arrow["tracklet"].fill_null(UNKNOWN).to_numpy(), dtype=np.int64)
+
+    @property
+    def times(self) -> list[datetime | None]:
+        """The time at which each image was taken, N values; None where it is not known."""
+        if "time" not in self.arrow.column_names:
+            return [None] * len(self)
+        return list(self.arrow["time"].to_pylist())
 
     @property
     def attribute_names(self) -> tuple[str, ...]:

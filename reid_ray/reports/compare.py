@@ -1,13 +1,15 @@
-"""Several runs on one page: settings that differ, results, curves over each other."""
+"""Several runs on one page: settings that differ, results, curves over each other, the same queries side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 from reid_ray.config.loading import leaves
+from reid_ray.errors import UserError
 from reid_ray.io.paths import Location
 from reid_ray.reports.curves import Panel, Points, draw_panels
-from reid_ray.reports.page import grid, header, picture, write_page
+from reid_ray.reports.page import grid, header, note, picture, write_page
+from reid_ray.reports.ranked_rows import HOW, ranked_run, ranked_style, same_queries
 from reid_ray.reports.series import EpochRow, epoch_rows, headline, number
 from reid_ray.run import Run
 
@@ -55,13 +57,9 @@ def compare_runs(runs: Sequence[Run], folder: Location) -> Location:
         _results(runs, names),
         settings,
         picture("Curves", curves),
-        *(
-            picture(f"Ranked gallery: {name}", run.path / "ranked.png")
-            for name, run in zip(names, runs, strict=True)
-            if (run.path / "ranked.png").is_file()
-        ),
+        _same_queries(runs, names),
     ]
-    return write_page(folder, body, name=COMPARISON_NAME, title="Comparison of runs")
+    return write_page(folder, body, name=COMPARISON_NAME, title="Comparison of runs", style=ranked_style())
 
 
 def run_names(runs: Sequence[Run]) -> list[str]:
@@ -96,6 +94,18 @@ def _results(runs: Sequence[Run], names: Sequence[str]) -> str:
     marked = [bool(value) and value == max(best) for value in best]
     headings = ["run", "", "best mAP", "R1 there", "last mAP", "last R1"]
     return grid("Results", "In %, on query and gallery of each run. Marked: the best mAP.", headings, rows, marked)
+
+
+def _same_queries(runs: Sequence[Run], names: Sequence[str]) -> str:
+    """The same queries in all runs that have rankings; a note where none has."""
+    try:
+        found = [ranked_run(run, name) for name, run in zip(names, runs, strict=True)]
+    except UserError as error:
+        return note("The same queries", f"They cannot be shown: {error}")
+    ranked = [each for each in found if each is not None]
+    if not ranked:
+        return note("The same queries", f"No run has been ranked yet: '{HOW}' ranks.")
+    return same_queries(ranked, [name for name, each in zip(names, found, strict=True) if each is None])
 
 
 def _points(rows: Sequence[EpochRow], value: Callable[[EpochRow], float | None]) -> Points:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pyarrow as pa
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reid_ray.config import Config
 from reid_ray.data.images import Dataset, ImageReader
 from reid_ray.data.table import ImageTable
 from reid_ray.data.tracklets import even_frames, number_tracklets, tracklet_rows, tracklet_table
+from reid_ray.evaluation.protocols import protocol_of
+from reid_ray.training.datasets import query_and_gallery
 
 N_FRAMES = 4
 FRAME_WIDTH = 0.62
@@ -83,3 +87,34 @@ def film_strips(dataset: Dataset, *, height: int, width: int) -> tuple[Dataset, 
     named = ImageTable(table.arrow.set_column(index, table.arrow.schema.field("path"), keys), dataset.table.name)
     strips = FilmStrips(dataset.images, frames, height, width)
     return Dataset(named, strips), strips
+
+
+class ComparedItems(NamedTuple):
+    """What a protocol compares, as images.
+
+    Attributes:
+        dataset: query and gallery rows, one per item; it reads crops, or film strips of tracklets.
+        height, width: as drawn, pixels.
+        cell: width of a drawn image relative to a single crop.
+    """
+
+    dataset: Dataset
+    height: int
+    width: int
+    cell: float
+
+
+def compared_images(dataset: Dataset, config: Config, height: int) -> ComparedItems:
+    """The images to draw for the items that the protocol compares: crops, or tracklets as film strips.
+
+    Args:
+        dataset: with query and gallery splits.
+        config: sets the protocol and the shape of images.
+        height: of a crop as drawn, pixels.
+    """
+    width = max(1, round(height * config.data.width / config.data.height))
+    if protocol_of(config.evaluation).unit != "tracklet":
+        return ComparedItems(dataset, height, width, 1.0)
+    tested = Dataset(query_and_gallery(dataset.table, config.evaluation), dataset.images)
+    shown, strips = film_strips(tested, height=height, width=width)
+    return ComparedItems(shown, *strips.size, N_FRAMES * FRAME_WIDTH)

@@ -7,19 +7,19 @@ or a network. Corrections leave it as a download, `constraints.csv` (`labels.con
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader
 
 from reid_ray.data.images import ImageReader
 from reid_ray.data.table import ImageTable
 from reid_ray.io.files import atomic_write_bytes
 from reid_ray.io.paths import Location
+from reid_ray.reports.crops import time_text
 from reid_ray.reports.sprites import write_sprites
+from reid_ray.reports.templating import render
 from reid_ray.types import OUTLIER, UNKNOWN, IntArray
 
 PAGE_NAME = "index.html"
@@ -96,7 +96,7 @@ def write_gallery(
     shown += np.flatnonzero(labels == OUTLIER).tolist()
     place = np.empty(len(table), dtype=np.int64)
     place[shown] = np.arange(len(shown))
-    paths = table.paths
+    paths, times = table.paths, table.times
     width = max(8, round(THUMBNAIL_HEIGHT * aspect))
     sprites = write_sprites(
         images,
@@ -113,6 +113,7 @@ def write_gallery(
         "sprites": asdict(sprites),
         "paths": [paths[row] for row in shown],
         "cameras": table.camids[shown].tolist() if table.has_cameras else None,
+        "times": [None if times[row] is None else time_text(times[row]) for row in shown] if any(times) else None,
         "identities": table.pids[shown].tolist() if table.has_pids else None,
         "clusters": clusters,
         "outliers": [int(place[row]) for row in np.flatnonzero(labels == OUTLIER)],
@@ -121,19 +122,6 @@ def write_gallery(
     page = folder / PAGE_NAME
     atomic_write_bytes(page, render("gallery.html", title=title, subtitle=subtitle, data=data).encode())
     return page
-
-
-def render(template: str, **values: Any) -> str:
-    """A page from a template of the package; text is escaped, and `data` becomes JSON for a script element."""
-    environment = Environment(loader=PackageLoader("reid_ray.reports"), autoescape=True, trim_blocks=True)
-    environment.filters["script_json"] = script_json
-    return environment.get_template(template).render(**values)
-
-
-def script_json(data: Any) -> str:
-    """JSON that is safe within a script element: no `<`, so neither an end tag nor a comment begins there."""
-    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _placed(pair: Pair, place: IntArray) -> dict[str, Any]:

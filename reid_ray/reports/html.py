@@ -18,6 +18,9 @@ def write_report(
     config_yaml: str,
     images: Mapping[str, Location],
     out: Location | None = None,
+    *,
+    hardest: str = "",
+    style: str = "",
 ) -> Location:
     """Write `report.html` into a run directory, for a finished, running or empty run.
 
@@ -28,6 +31,8 @@ def write_report(
         images: heading → image (PNG, JPEG or SVG), in display order. A file that does
             not exist is left out: a running run may not have drawn it yet.
         out: folder to write to; default the run's.
+        hardest: a section with the hardest queries.
+        style: CSS of that section.
 
     Returns:
         The path of the report.
@@ -38,12 +43,13 @@ def write_report(
         _headline_cards(summary),
         _gallery_link(run_dir),
         *(picture(heading, path) for heading, path in images.items() if path.is_file()),
+        hardest,
         _epochs(events),
         _attributes(summary.last),
         _facts(events),
         f"<section><h2>Configuration</h2><pre>{escape(config_yaml.strip())}</pre></section>",
     ]
-    return write_page(out or run_dir, body, title=run_dir.name)
+    return write_page(out or run_dir, body, title=run_dir.name, style=style)
 
 
 def _gallery_link(run_dir: Location) -> str:

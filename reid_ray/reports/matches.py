@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
 from torch import Tensor
-from torchvision.io import encode_jpeg
 
-from reid_ray.data.views import resize
 from reid_ray.io.paths import Location
+from reid_ray.reports.crops import embedded
 from reid_ray.reports.page import write_html
-
-IMAGE_HEIGHT = 192
-"""Height of embedded crops, pixels."""
-
-JPEG_QUALITY = 85
 
 
 @dataclass(frozen=True)
@@ -83,10 +76,8 @@ def _match(rank: int, match: Match) -> str:
 
 
 def _image(image: Tensor, text: str) -> str:
-    width = max(1, round(image.shape[2] * IMAGE_HEIGHT / image.shape[1]))
-    pixels = resize(image, IMAGE_HEIGHT, width)
-    data = base64.b64encode(encode_jpeg(pixels, JPEG_QUALITY).numpy().tobytes()).decode("ascii")
-    return f'<img alt="{escape(text)}" width="{width}" height="{IMAGE_HEIGHT}" src="data:image/jpeg;base64,{data}">'
+    found = embedded(image)
+    return f'<img alt="{escape(text)}" width="{found.width}" height="{found.height}" src="{found.uri}">'
 
 
 _STYLE = """

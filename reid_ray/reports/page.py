@@ -13,19 +13,22 @@ REPORT_NAME = "report.html"
 MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".svg": "image/svg+xml"}
 
 
-def write_page(folder: Location, body: Sequence[str], *, name: str = REPORT_NAME, title: str | None = None) -> Location:
+def write_page(
+    folder: Location, body: Sequence[str], *, name: str = REPORT_NAME, title: str | None = None, style: str = ""
+) -> Location:
     """Write a page atomically into a folder.
 
     Args:
         body: HTML sections, from the functions below.
         name: of the file.
         title: default the folder's name.
+        style: CSS in addition to that of all pages.
 
     Returns:
         The path of the page.
     """
     out = folder / name
-    write_html(out, title or folder.name, body)
+    write_html(out, title or folder.name, body, style=style)
     return out
 
 
@@ -39,6 +42,11 @@ def header(name: str, *, finished: bool) -> str:
     """The headline of a page, with its state."""
     state, kind = ("finished", "done") if finished else ("in progress", "running")
     return f'<header><h1>{escape(name)}</h1><span class="state {kind}">{state}</span></header>'
+
+
+def note(heading: str, text: str) -> str:
+    """A section with a remark."""
+    return f'<section><h2>{escape(heading)}</h2><p class="note">{escape(text)}</p></section>'
 
 
 def picture(heading: str, path: Location) -> str:

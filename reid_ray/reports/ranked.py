@@ -19,6 +19,7 @@ from reid_ray.evaluation import ranked_by_distance, score_queries, top_matches
 from reid_ray.evaluation.arguments import Array
 from reid_ray.evaluation.ranking import DistanceBlocks
 from reid_ray.io.paths import Location
+from reid_ray.reports.crops import where_and_when
 from reid_ray.reports.figures import FAINT, GREEN, INK, MUTED, VERMILION, new_figure, save
 from reid_ray.types import UNKNOWN, IntArray
 
@@ -31,6 +32,7 @@ GAP = 0.2
 CAPTION_WIDTH = 1.5
 QUERY_GAP = 0.34
 SCORE_HEIGHT = 0.42
+LINE_HEIGHT = 0.18
 TITLE_HEIGHT = 0.95
 HEADING_HEIGHT = 0.42
 MARGIN = 0.3
@@ -77,12 +79,10 @@ def draw_ranking(
     """
     query, gallery = dataset.query, dataset.gallery
     judged = query.has_pids and gallery.has_pids
-    # Without identities no match may be removed or counted as correct: placeholders that are never equal.
-    q_pids = query.pids if judged else np.zeros(len(query), np.int64)
-    g_pids = gallery.pids if judged else np.ones(len(gallery), np.int64)
+    q_pids, g_pids = compared_pids(query, gallery)
 
     requested = None if queries is None else np.asarray(queries, np.int64)
-    candidates = _evenly(np.arange(len(query)), MAX_CANDIDATES) if requested is None else requested
+    candidates = evenly(np.arange(len(query)), MAX_CANDIDATES) if requested is None else requested
     ids = (q_pids[candidates], g_pids, query.camids[candidates], gallery.camids)
     if distances is None:
         ap = score_queries(q_features[candidates], g_features, *ids).ap
@@ -97,7 +97,7 @@ def draw_ranking(
         matches = top_matches(q_features[rows], g_features, *ids, k=k)
     else:
         matches = ranked[chosen]
-    similarities = _similarities(q_features[rows], g_features, matches)
+    similarities = similarities_of(q_features[rows], g_features, matches)
     judged = judged and bool((q_pids[rows] != UNKNOWN).all())
 
     def read(table: ImageTable, image_rows: IntArray) -> list[Tensor]:
@@ -112,10 +112,21 @@ def draw_ranking(
         similarities=similarities,
         note="" if queries is not None or not judged else "queries from the worst to the best AP",
         captions=[_caption(query, row, score) for row, score in zip(rows, ap, strict=True)],
+        match_captions=[_match_captions(gallery, row[row >= 0]) for row in matches],
         title=f"Ranked gallery: {dataset.table.name}" if title is None else title,
         k=k,
         cell=cell,
     )
+
+
+def compared_pids(query: ImageTable, gallery: ImageTable) -> tuple[IntArray, IntArray]:
+    """Identities by which to rank, int64 [Q] and [G].
+
+    Without identities no match may be removed or counted as correct: placeholders that are never equal.
+    """
+    if query.has_pids and gallery.has_pids:
+        return query.pids, gallery.pids
+    return np.zeros(len(query), np.int64), np.ones(len(gallery), np.int64)
 
 
 def draw_ranked_grid(
@@ -126,6 +137,7 @@ def draw_ranked_grid(
     *,
     similarities: npt.NDArray[Any] | None = None,
     captions: Sequence[str] | None = None,
+    match_captions: Sequence[Sequence[str]] | None = None,
     title: str = "",
     note: str = "",
     k: int | None = None,
@@ -143,6 +155,7 @@ def draw_ranked_grid(
         out: the PNG to write.
         similarities: [n, k], written below the images.
         captions: n texts next to the queries; may contain newlines.
+        match_captions: for each query a text below each of its matches; may contain newlines.
         title: headline.
         note: a remark next to the legend.
         k: columns; by default those of the longest row.
@@ -152,7 +165,9 @@ def draw_ranked_grid(
         raise ValueError(f"{len(query_images)} queries, {len(gallery_images)} rows of matches: pass one row per query")
     n_columns = k or max(1, *(len(row) for row in gallery_images))
     aspect = float(query_images[0].shape[1] / query_images[0].shape[2])
-    sheet = _ImageGrid(len(query_images), n_columns, aspect, cell)
+    texts = _below(gallery_images, similarities, match_captions)
+    n_lines = max((text.count("\n") + 1 for row in texts for text in row), default=1)
+    sheet = _ImageGrid(len(query_images), n_columns, aspect, cell, n_lines)
     remarks = ("cosine similarity below each image" if similarities is not None else "", note)
     sheet.head(title, ";  ".join(filter(None, remarks)), judged=correct is not None)
     for i, (query_image, row) in enumerate(zip(query_images, gallery_images, strict=True)):
@@ -162,19 +177,19 @@ def draw_ranked_grid(
                 sheet.nothing(i, j)
                 continue
             right = None if correct is None else bool(correct[i, j])
-            sheet.match(i, j, row[j], right, None if similarities is None else float(similarities[i, j]))
+            sheet.match(i, j, row[j], right, texts[i][j])
     save(sheet.figure, out)
 
 
 class _ImageGrid:
     """Layout on one axes over the whole figure; the unit is the width of a single crop."""
 
-    def __init__(self, n_rows: int, n_columns: int, aspect: float, cell: float) -> None:
+    def __init__(self, n_rows: int, n_columns: int, aspect: float, cell: float, n_lines: int) -> None:
         self.cell = cell
         self.height = aspect * cell
         self.left = MARGIN + CAPTION_WIDTH
         self.top = MARGIN + TITLE_HEIGHT + HEADING_HEIGHT
-        self.row_height = self.height + SCORE_HEIGHT
+        self.row_height = self.height + SCORE_HEIGHT + (n_lines - 1) * LINE_HEIGHT
         self.n_columns = n_columns
         self.width = max(MIN_WIDTH, self.column(n_columns) - GAP + MARGIN)
         height = self.top + n_rows * self.row_height + MARGIN - 0.1
@@ -209,7 +224,7 @@ class _ImageGrid:
         self.frame(x, y, INK, "solid")
         self.text(x - 0.2, y + self.height / 2, caption, ha="right", linespacing=1.5)
 
-    def match(self, i: int, j: int, image: Tensor, right: bool | None, similarity: float | None) -> None:
+    def match(self, i: int, j: int, image: Tensor, right: bool | None, caption: str) -> None:
         x, y = self.column(j), self.top + i * self.row_height
         self.image(x, y, image)
         if right is None:
@@ -217,8 +232,7 @@ class _ImageGrid:
         else:
             self.frame(x, y, GREEN if right else VERMILION, "solid" if right else (0, (3, 1.3)))
             self.badge(x + 0.02, y + 0.02, right)
-        if similarity is not None:
-            self.text(x + self.cell / 2, y + self.height + 0.18, f"{similarity:.2f}", size=8)
+        self.text(x + self.cell / 2, y + self.height + 0.09, caption, size=7.5, va="top", linespacing=1.15)
 
     def nothing(self, i: int, j: int) -> None:
         x, y = self.column(j), self.top + i * self.row_height
@@ -257,18 +271,18 @@ def _spread(ap: npt.NDArray[np.float64], n: int) -> IntArray:
     """Indices of n values at even steps from the lowest to the highest; NaN values only if there are no others."""
     valid = np.flatnonzero(~np.isnan(ap))
     if not len(valid):
-        return _evenly(np.arange(len(ap)), n)
-    return _evenly(valid[np.argsort(ap[valid], kind="stable")], n)
+        return evenly(np.arange(len(ap)), n)
+    return evenly(valid[np.argsort(ap[valid], kind="stable")], n)
 
 
-def _evenly(values: IntArray, n: int) -> IntArray:
+def evenly(values: IntArray, n: int) -> IntArray:
     """At most n of the values at even steps, including the first and the last."""
     if len(values) <= n:
         return values
     return values[np.linspace(0, len(values) - 1, n).round().astype(np.int64)]
 
 
-def _similarities(q_features: Array, g_features: Array, matches: IntArray) -> npt.NDArray[np.float32]:
+def similarities_of(q_features: Array, g_features: Array, matches: IntArray) -> npt.NDArray[np.float32]:
     """Dot products [n, k] of queries and their matches; undefined where a match is −1."""
     query = torch.as_tensor(q_features).detach().float().cpu()
     gallery = torch.as_tensor(g_features[np.maximum(matches, 0).ravel()]).detach().float().cpu()
@@ -292,11 +306,30 @@ def _caption(query: ImageTable, row: int, ap: float) -> str:
     lines = []
     if query.pids[row] != UNKNOWN:
         lines.append(f"person {query.pids[row]}")
-    if query.camids[row] != UNKNOWN:
-        lines.append(f"camera {query.camids[row]}")
+    lines += where_and_when(query, row)
     if not np.isnan(ap):
         lines.append(f"AP {100 * ap:.1f}")
     return "\n".join(lines) or f"row {row}"
+
+
+def _match_captions(gallery: ImageTable, rows: IntArray) -> list[str]:
+    """Camera and time of gallery images, a line for each part."""
+    shown = gallery.take(rows)
+    return ["\n".join(where_and_when(shown, i)) for i in range(len(rows))]
+
+
+def _below(
+    gallery_images: Sequence[Sequence[Tensor]],
+    similarities: npt.NDArray[Any] | None,
+    captions: Sequence[Sequence[str]] | None,
+) -> list[list[str]]:
+    """The text below each match: its similarity and its caption, as far as given."""
+    texts = []
+    for i, row in enumerate(gallery_images):
+        scores = [""] * len(row) if similarities is None else [f"{similarities[i, j]:.2f}" for j in range(len(row))]
+        parts = [""] * len(row) if captions is None else captions[i]
+        texts.append(["\n".join(filter(None, pair)) for pair in zip(scores, parts, strict=True)])
+    return texts
 
 
 def _resized(image: Tensor, height: int, width: int) -> Tensor:

@@ -102,9 +102,9 @@ def plan(config: Config, *, n_gpus: float, n_cores: int | None) -> Plan:
 def check_fits(plan: Plan, cluster: dict[str, float]) -> None:
     """Raise `ConfigError` if the total resources of the cluster do not fit the plan."""
     missing = [
-        f"{needed - cluster.get(name, 0):g} more {name}s"
+        f"{lack:g} more {name}{'s' if lack != 1 else ''}"
         for name, needed in (("CPU", plan.cpus), ("GPU", plan.gpus))
-        if needed > cluster.get(name, 0)
+        if (lack := needed - cluster.get(name, 0)) > 0
     ]
     if missing:
         lower = "runtime.n_workers, runtime.n_extractors, runtime.n_labellers or runtime.cpus_per_worker"

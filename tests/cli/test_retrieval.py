@@ -94,7 +94,7 @@ def test_rank_in_the_order_of_re_ranking(run, tmp_path, monkeypatch):
     expected = reranked_distances(*features, k1=6, k2=3, lambda_value=0)
     for (rows, found), (expected_rows, distances) in zip(drawn["distances"], expected, strict=True):
         assert rows == expected_rows
-        np.testing.assert_array_equal(found, distances)
+        np.testing.assert_allclose(found, distances, atol=1e-6)  # features of other batches differ in the last bit
     monkeypatch.undo()
     for extra in ((), options):
         command("rank", run.path, "--out", tmp_path / f"{len(extra)}.png", "--queries", 2, "--top", 4, *extra)

@@ -28,6 +28,16 @@ def test_file_is_replaced_atomically(tmp_path):
     assert only(tmp_path) == path
 
 
+def test_a_reader_that_has_the_old_file_open_reads_all_of_it(tmp_path):
+    """The new file takes the name of the old one, whose content stays: it is not written over."""
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with path.open("rb") as reader:
+        with atomic_write(path) as file:
+            file.write(b"new")
+        assert reader.read() == b"old"
+
+
 def test_failing_block_changes_nothing(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")

@@ -6,6 +6,7 @@ import http.client
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_runs import tiny_config
@@ -26,11 +27,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     ]
 
 
+def report(*arguments: object) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["report", *map(str, arguments)])
+    assert not ended.value.code
+
+
 def test_comparison(runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        main(["report", *(str(run.path) for run in runs)])
-    assert not ended.value.code
+    report(*(run.path for run in runs))
     page = (tmp_path / "comparison.html").read_text(encoding="utf-8")
     assert "a&lt;b/demo" in page
     assert "<td>labels.eps</td><td>0.6</td><td>0.7</td>" in page
@@ -39,9 +44,35 @@ def test_comparison(runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert run_names(runs) == ["a<b/demo", "c/demo"]
 
 
+def test_the_same_queries_side_by_side(runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only `--ranked` extracts features, and only of runs whose model has not been ranked yet."""
+    monkeypatch.chdir(tmp_path)
+    page = tmp_path / "comparison.html"
+    paths = [run.path for run in runs]
+    report(*paths)
+    assert "No run has been ranked yet" in page.read_text(encoding="utf-8")
+    report(paths[1], "--ranked")
+    assert "<h2>Hardest queries</h2>" in (paths[1] / "report.html").read_text(encoding="utf-8")
+    report(*paths)
+    assert "Not ranked yet: a&lt;b/demo" in page.read_text(encoding="utf-8")
+    embedded: list[Path] = []
+    extract = Run.embed_table
+
+    def embed_table(run: Run, *arguments: Any, **options: Any) -> Any:
+        embedded.append(Path(run.path))
+        return extract(run, *arguments, **options)
+
+    monkeypatch.setattr(Run, "embed_table", embed_table)
+    report(*paths, "--ranked")
+    assert embedded == [paths[0]]
+    text = page.read_text(encoding="utf-8")
+    assert "Not ranked" not in text
+    assert text.count("<bdi>a&lt;b/demo</bdi>") == text.count("<bdi>c/demo</bdi>") == text.count("<h3>") > 0
+    assert "http" not in text, "nothing is loaded from a network"
+
+
 def test_report_shows_how_labels_move(runs: list[Run]) -> None:
-    with pytest.raises(SystemExit):
-        main(["report", str(runs[0].path)])
+    report(runs[0].path)
     assert "<h2>Labels from epoch to epoch</h2>" in (runs[0].path / "report.html").read_text(encoding="utf-8")
 
 

@@ -27,14 +27,40 @@ def test_people_with_the_most_images_are_shown():
     assert found == {pid: min(24, counts[pid]) for pid in found}
 
 
-def test_a_panel_for_each_that_varies(tmp_path, monkeypatch):
+def test_a_panel_for_each_that_varies_and_each_grouping(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     values = rng.normal(size=(12, 5)).astype(np.float32)
-    seen = []
+    seen, figures = [], []
     monkeypatch.setattr(embedding, "in_two_dimensions", lambda each: seen.append(each) or each[:, :2])
-    draw_embeddings({"x": values, "std": np.ones((12, 5), np.float32)}, np.arange(12) // 4, tmp_path / "x.png")
-    assert len(seen) == 1
+    save = embedding.save
+    monkeypatch.setattr(embedding, "save", lambda figure, out: figures.append(figure) or save(figure, out))
+    cameras = np.arange(12) % 3 - 1
+    draw_embeddings(
+        {"x": values, "std": np.ones((12, 5), np.float32)},
+        {"identity": np.arange(12) // 4, "camera": cameras},
+        tmp_path / "x.png",
+    )
+    assert len(seen) == 1, "both panels have the same points"
     assert imread(tmp_path / "x.png").std() > 0
+    by_identity, by_camera = figures[0].axes
+    assert [axes.get_title(loc="left") for axes in figures[0].axes] == ["x (5-d), by identity", "x (5-d), by camera"]
+    drawn = {each.get_label(): np.asarray(each.get_offsets()) for each in by_camera.collections}
+    assert list(drawn) == ["camera 0", "camera 1", "unknown"]
+    for label, number in (("camera 0", 0), ("camera 1", 1), ("unknown", -1)):
+        np.testing.assert_allclose(drawn[label], values[cameras == number, :2])
+    assert len(by_identity.collections) == 3
+
+
+def test_twenty_groups_differ_in_colour_or_shape(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(embedding, "in_two_dimensions", lambda each: each[:, :2])
+    monkeypatch.setattr(embedding, "save", lambda figure, out: figures.append(figure))
+    values = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
+    draw_embeddings({"x": values}, {"identity": np.arange(20)}, tmp_path / "x.png")
+    (axes,) = figures[0].axes
+    looks = {(tuple(each.get_facecolor()[0]), each.get_paths()[0].vertices.tobytes()) for each in axes.collections}
+    assert len(looks) == 20
+    assert axes.get_legend() is None
 
 
 def test_two_dimensions_are_those_of_scikit_learn():

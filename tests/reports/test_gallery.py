@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from PIL import Image
 from reid_ray.data.table import ImageTable
 from reid_ray.errors import DataError
 from reid_ray.galleries import without_singles
-from reid_ray.reports.gallery import Pair, Scores, script_json, write_gallery
+from reid_ray.reports.gallery import Pair, Scores, write_gallery
 from reid_ray.reports.sprites import write_sprites
+from reid_ray.reports.templating import script_json
 
 
 def data_of(page: Path) -> dict[str, Any]:
@@ -51,6 +53,15 @@ def test_the_page_says_what_the_labels_are(tmp_path: Path, table: ImageTable) ->
     assert data["cameras"] == [2, 0, 1, 0, 1, 2, 0, 1, 2, 0]
     assert counted == [10]
     assert "<title>x &amp; y" in page.read_text()
+
+
+def test_the_page_has_times_where_known(tmp_path: Path, table: ImageTable) -> None:
+    assert data_of(write_gallery(tmp_path / "without", table, LABELS, Grey(), title="x"))["times"] is None
+    times = [None, datetime(2024, 5, 1, 12, 3, 7, 250000), *[None] * 8]
+    timed = ImageTable.from_columns(path=table.paths, camid=table.camids, extra={"time": times})
+    data = data_of(write_gallery(tmp_path / "with", timed, LABELS, Grey(), title="x"))
+    assert data["paths"][:2] == ["0", "1"]
+    assert data["times"] == [None, "2024-05-01 12:03:07", *[None] * 8]
 
 
 def test_a_page_without_cameras_identities_and_scores(tmp_path: Path, table: ImageTable) -> None:

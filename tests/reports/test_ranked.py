@@ -1,14 +1,18 @@
 """Ranked galleries: which images, marks and texts are drawn."""
 
+from datetime import datetime
+
 import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
 
 from reid_ray.data.images import Dataset
+from reid_ray.data.table import ImageTable
 from reid_ray.errors import DataError
-from reid_ray.evaluation import score_queries
+from reid_ray.evaluation import score_queries, top_matches
 from reid_ray.reports import draw_ranked_grid, draw_ranking, ranked
+from reid_ray.reports.figures import DPI
 
 GREEN, VERMILION = np.array([0, 158, 115]), np.array([213, 94, 0])
 
@@ -77,6 +81,30 @@ def test_similarities_belong_to_the_images(crops, sheets, tmp_path):
     assert similarities.shape == (2, 5)
     assert (np.diff(similarities, axis=1) <= 0).all()
     assert set(similarities.ravel().round(5)) <= set((q[[7, 2]] @ g.T).ravel().round(5))
+
+
+def test_captions_name_camera_and_time(crops, sheets, tmp_path):
+    dataset, q, g = crops
+    table = dataset.table
+    columns = {"path": table.paths, "pid": table.pids, "camid": table.camids, "split": table.arrow["split"].to_pylist()}
+    time = datetime(2024, 5, 1, 12, 3, 7)
+    timed = ImageTable.from_columns(**columns, extra={"time": [time if i % 2 else None for i in range(len(table))]})
+    draw_ranking(Dataset(timed, dataset.images), q, g, tmp_path / "x.png", queries=[1], k=4)
+    assert sheets[0]["captions"][0].splitlines()[1:4] == ["camera 0", "2024-05-01", "12:03:07"]
+    matches = top_matches(q[1:2], g, timed.pids[1:2], timed.pids[9:], timed.camids[1:2], timed.camids[9:], k=4)[0]
+    for row, caption in zip(matches, sheets[0]["match_captions"][0], strict=True):
+        expected = [f"camera {timed.camids[9 + row]}"] + ["2024-05-01", "12:03:07"] * ((9 + row) % 2)
+        assert caption.splitlines() == expected
+
+
+def test_captions_make_rows_higher(tmp_path):
+    grey = torch.full((3, 32, 16), 128, dtype=torch.uint8)
+    heights = []
+    for captions in (None, [["camera 1\n2024-05-01\n12:03:07", "camera 1"]]):
+        scores = np.ones((1, 2))
+        draw_ranked_grid([grey], [[grey, grey]], None, tmp_path / "x.png", similarities=scores, match_captions=captions)
+        heights.append(len(imread(tmp_path / "x.png")))
+    assert heights[1] - heights[0] == pytest.approx(3 * ranked.LINE_HEIGHT * ranked.CELL_INCHES * DPI, abs=2)
 
 
 def test_requested_queries_are_drawn_in_order(crops, sheets, tmp_path):

@@ -184,7 +184,7 @@ def test_unreachable_cluster_is_refused(tiny, fake_ray):
 def test_cluster_that_is_too_small_is_refused_and_left(tiny, fake_ray):
     fake_ray.resources = {"CPU": 2.0}
     three = tiny("runtime.device=cpu", "runtime.placement=separate")
-    with pytest.raises(ConfigError, match="1 more CPUs"), cluster.cluster(three):
+    with pytest.raises(ConfigError, match="1 more CPU;"), cluster.cluster(three):
         pass
     with pytest.raises(ConfigError, match="has no GPU"), cluster.cluster(tiny("runtime.device=cuda")):
         pass

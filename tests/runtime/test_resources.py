@@ -77,6 +77,9 @@ def test_missing_resources_are_named():
         config("n_workers=4", "n_extractors=2", "cpus_per_worker=2", "placement=separate"), n_gpus=4, n_cores=None
     )
     check_fits(needed, {"CPU": 14, "GPU": 6})
+    for short in ({"CPU": 13, "GPU": 6}, {"CPU": 14, "GPU": 5}):
+        with pytest.raises(ConfigError, match=r"lacks 1 more [CG]PU; "):
+            check_fits(needed, short)
     with pytest.raises(ConfigError, match=r"4 more CPUs and 2 more GPUs; .*placement=colocated"):
         check_fits(needed, {"CPU": 10, "GPU": 4})
     with pytest.raises(ConfigError, match=r"4 trainers, 2 extractors, 1 labeller, separate.*lacks 6 more GPUs"):

@@ -10,7 +10,7 @@ from torch import nn
 
 from reid_ray.errors import DegenerateLabelsError, RunError
 from reid_ray.methods import Update
-from reid_ray.models import make_teacher
+from reid_ray.models import GroupBatchNorm, make_teacher
 from reid_ray.training.checkpoint import Checkpoint
 from reid_ray.training.distributed import DistributedContext
 from reid_ray.training.interrupt import Request
@@ -156,6 +156,46 @@ def test_it_goes_on_from_the_last_checkpoint(step, trainer):
     resumed_epoch = events(resumed.directory, "epoch")[(step - 1) // 4]
     done = resumed_epoch["images_per_second"] * resumed_epoch["train_seconds"]
     assert done == pytest.approx(16 * (4 - (step - 1) % 4 // 2 * 2), rel=1e-3)
+
+
+class NormedLayer(OneLayer):
+    """With a batch norm before the layer, whose running statistics each worker has for itself."""
+
+    def __init__(self, config, collectives):
+        super().__init__(config, collectives)
+        self.student = nn.Sequential(GroupBatchNorm(3), nn.Linear(3, 4))
+        self.teacher = make_teacher(self.student)
+
+
+def merge(module):
+    """In place of `synchronise_buffers`, as if another worker's running means were larger by 2."""
+    for layer in module.modules():
+        if isinstance(layer, GroupBatchNorm):
+            layer.running_mean += 1
+
+
+def test_a_worker_goes_on_with_its_own_statistics_after_a_checkpoint(trainer, method, monkeypatch):
+    """The file has the merged ones too; neither writing it nor resuming from it may put them in place of the own."""
+    monkeypatch.setattr("reid_ray.training.checkpoint.synchronise_buffers", merge)
+    seldom, often, resumed = (f"name={name}" for name in ("seldom", "often", "resumed"))
+
+    def begin(name, every, listener=None):
+        method(NormedLayer)
+        return trainer(name, f"training.checkpoint_every={every}", listener=listener)
+
+    def end(begun):
+        begun.run()
+        state = newest_state(begun.directory)
+        own, merged = state["local_buffers"][0]["student"], state["modules"]["student"]["0.running_mean"]
+        assert torch.equal(begun.method.student[0].running_mean, own[:3])
+        torch.testing.assert_close(merged, own[:3] + 1)
+        return own
+
+    expected = end(begin(seldom, 100))
+    assert torch.equal(end(begin(often, 1)), expected)
+    with pytest.raises(RuntimeError, match="gone"):
+        begin(resumed, 2, failing_at(3)).run()
+    assert torch.equal(end(begin(resumed, 2)), expected)
 
 
 def test_a_run_that_never_came_to_a_checkpoint_begins_again(trainer):

@@ -1,7 +1,7 @@
 "use strict";
 // One page: rows are built when they come near the window, so thousands of clusters open at once.
 const data = JSON.parse(document.getElementById("data").textContent);
-const {sprites, paths, cameras, identities, clusters, outliers, pairs} = data;
+const {sprites, paths, cameras, times, identities, clusters, outliers, pairs} = data;
 const main = document.querySelector("main");
 const byId = (id) => document.getElementById(id);
 const perSheet = sprites.columns * sprites.lines;
@@ -97,6 +97,7 @@ function element(tag, attributes = {}, text) {
 function describe(row) {
   const parts = [paths[row]];
   if (cameras && cameras[row] >= 0) parts.push(`camera ${cameras[row] + 1}`);
+  if (times && times[row]) parts.push(times[row]);
   if (identities && identities[row] >= 0) parts.push(`identity ${identities[row]}`);
   const cluster = clusterOf.get(row);
   parts.push(cluster ? `cluster ${cluster.number}` : "no cluster");
@@ -120,6 +121,8 @@ function crop(row, first) {
   made.append(image);
   const caption = [cameras ? cameras[row] < 0 ? "–" : `c${cameras[row] + 1}` : "", isTypical(row) ? "★" : ""];
   if (caption.some(Boolean)) made.append(element("span", {class: "camera"}, caption.filter(Boolean).join(" ")));
+  // The time of day fits below a crop; its label has the date too.
+  if (times) made.append(element("span", {class: "camera"}, times[row] ? times[row].split(" ")[1] : "–"));
   if (isWrong(row)) made.classList.add("wrong");
   return made;
 }
@@ -141,7 +144,7 @@ const observer = new IntersectionObserver((entries) => {
 function later(rows) {
   const holder = element("div", {class: "crops"});
   const perLine = Math.max(1, Math.floor((main.clientWidth - 60) / (sprites.width + 11)));
-  holder.style.minHeight = `${Math.ceil(rows.length / perLine) * (sprites.height + 30)}px`;
+  holder.style.minHeight = `${Math.ceil(rows.length / perLine) * (sprites.height + (times ? 47 : 30))}px`;
   waiting.set(holder, rows);
   observer.observe(holder);
   return holder;

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from reid_ray.training.run_state import PAUSE_SECONDS, RunState
 from reid_ray.training.rundir import RunDirectory
-from reid_ray.training.state import PAUSE_SECONDS, RunState
 
 
 @pytest.fixture
