@@ -1,18 +1,25 @@
 """The public package `reid` loads an exported folder as a module and gives our features.
 
 It is no dependency, since it brings OpenCV, supervision and downloaders. To run this test, install it next to this
-package: pip install --pre --no-deps reid supervision pydeprecate opencv-python-headless gdown
+package: pip install --pre --no-deps reid supervision pydeprecate opencv-python-headless gdown defusedxml
 """
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import reid_ray
+from reid_ray.config import DataConfig, ModelConfig
+from reid_ray.data.readers import read_dataset
 from reid_ray.encoder import HubNetwork
+from reid_ray.evaluation import evaluate_table
 from reid_ray.export.check import MIN_COSINE, smallest_cosine
+from reid_ray.models import build_network
 
 reid = pytest.importorskip("reid", reason="the package reid is not installed; the head of this file says how")
 
@@ -54,3 +61,54 @@ def test_crops_of_other_sizes_give_nearly_equal_features(exported_folder, finish
     files = written(pixels, tmp_path)
     expected = reid_ray.load_encoder(exported_folder, precision="float32").embed(files)
     assert smallest_cosine(model_of(exported_folder).extract_embeddings_from_paths(files), expected) > MIN_COSINE
+
+
+@pytest.fixture
+def market(finished_run, tmp_path):
+    """The test images of the run as Market-1501 names them, at the input size, without loss."""
+    dataset = finished_run.dataset
+    for folder, table in (("query", dataset.query), ("bounding_box_test", dataset.gallery)):
+        (tmp_path / folder).mkdir()
+        for i, path in enumerate(table.paths):
+            image = Image.fromarray(dataset.images.read(path).permute(1, 2, 0).numpy()).resize((16, 32))
+            name = f"{table.pids[i] + 1:04d}_c{table.camids[i] + 1}s1_{i:06d}_00.jpg"
+            image.save(tmp_path / folder / name, format="PNG")
+    shutil.copytree(tmp_path / "query", tmp_path / "bounding_box_train")
+    return tmp_path
+
+
+def test_its_evaluation_of_market_1501_agrees(exported_folder, market):
+    found = model_of(exported_folder).evaluate(*reid.load_market1501(market), verbose=False).metrics
+    dataset = read_dataset(DataConfig(layout="market1501", root=str(market), height=32, width=16))
+    encoder = reid_ray.load_encoder(exported_folder, precision="float32")
+    expected = evaluate_table(
+        *(encoder.embed(split.paths) for split in (dataset.query, dataset.gallery)), dataset.table
+    )
+    assert found["map"] == pytest.approx(100 * expected.mAP, abs=0.1)
+    assert found["rank1"] == pytest.approx(100 * expected.cmc[0], abs=0.1)
+    assert 5 < found["map"] < 95
+
+
+def test_its_osnet_rectifies_features(tmp_path):
+    """`fc` of torchreid's OSNet can hold the BN neck, but ends in a ReLU: the folder loads, features are max(x, 0)."""
+    torch.manual_seed(0)
+    network = build_network(ModelConfig(backbone="osnet_x0_25", weights=None)).eval()
+    width, n_out = network.dim, 512
+    images = torch.randn(8, 3, 64, 32)
+    with torch.no_grad():
+        pooled = network(images).pooled
+        network.neck.running_mean.copy_(pooled.mean(0))
+        network.neck.running_var.copy_(pooled.var(0))
+        features = network(images).feature
+    state = dict(network.backbone.state_dict())
+    state["fc.0.weight"], state["fc.0.bias"] = torch.eye(n_out, width), torch.zeros(n_out)
+    defaults = torch.nn.BatchNorm1d(n_out).state_dict()
+    for name, values in network.neck.state_dict().items():
+        state[f"fc.1.{name}"] = torch.cat([values, defaults[name][width:]]) if values.dim() else values
+    save_file(state, tmp_path / "weights.safetensors")
+    (tmp_path / "reid_config.json").write_text(json.dumps({"architecture": "osnet_x0_25"}))
+    model = reid.ReIDModel.from_pretrained(str(tmp_path), device="cpu")  # an error unless every tensor fits
+    with torch.no_grad():
+        found = model._backbone(images)
+    torch.testing.assert_close(found[:, :width], features.relu(), rtol=1e-4, atol=1e-4)
+    assert smallest_cosine(found[:, :width].numpy(), features.numpy()) < 0.9

@@ -93,7 +93,9 @@ def test_a_search_loads_no_slow_packages(index):
     """pandas, which parts of pyarrow import, takes longer than the search."""
     code = (
         "import sys, numpy, reid_ray; "
-        f"reid_ray.Index({str(index.path)!r}).search(numpy.zeros((64, 32, 3), numpy.uint8)); "
+        f"opened = reid_ray.Index({str(index.path)!r}); "
+        "found = opened.search(numpy.zeros((64, 32, 3), numpy.uint8)); "
+        "opened.table['path'][int(found.rows[0, 0])].as_py(); "
         "print([name for name in ('torchvision', 'pandas', 'sklearn', 'ray') if name in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
