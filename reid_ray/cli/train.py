@@ -98,7 +98,7 @@ def report(
         typer.Argument(metavar="RUN...", help="Directory of a run or a search, finished or not; several to compare."),
     ],
     features: Annotated[
-        bool, typer.Option("--features", help="Also draw t-SNE of the features of test images, coloured by identity.")
+        bool, typer.Option("--features", help="Also draw t-SNE of the features of test images, by identity and camera.")
     ] = False,
     gallery: Annotated[
         bool,

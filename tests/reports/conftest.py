@@ -1,6 +1,9 @@
-"""Events of a run, and a small dataset of coloured crops."""
+"""Events of a run, a small dataset of coloured crops, and a browser."""
 
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,3 +93,18 @@ def staged_events() -> list[dict]:
         start,
         *epochs_of("main", 3, 10),
     ]
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chromium-headless-shell")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip(f"needs a browser: {', '.join(BROWSERS)}")
+    with playwright.sync_playwright() as running:
+        started = running.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield started
+        started.close()

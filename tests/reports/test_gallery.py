@@ -59,9 +59,9 @@ def test_the_page_has_times_where_known(tmp_path: Path, table: ImageTable) -> No
     assert data_of(write_gallery(tmp_path / "without", table, LABELS, Grey(), title="x"))["times"] is None
     times = [None, datetime(2024, 5, 1, 12, 3, 7, 250000), *[None] * 8]
     timed = ImageTable.from_columns(path=table.paths, camid=table.camids, extra={"time": times})
-    data = data_of(write_gallery(tmp_path / "with", timed, LABELS, Grey(), title="x"))
-    assert data["paths"][:2] == ["0", "1"]
-    assert data["times"] == [None, "2024-05-01 12:03:07", *[None] * 8]
+    data = data_of(write_gallery(tmp_path / "with", timed, LABELS, Grey(), title="x", scores=Scores(np.array([2, 4]))))
+    assert data["paths"][:3] == ["2", "0", "1"]
+    assert data["times"] == [None, None, "2024-05-01 12:03:07", *[None] * 7]
 
 
 def test_a_page_without_cameras_identities_and_scores(tmp_path: Path, table: ImageTable) -> None:

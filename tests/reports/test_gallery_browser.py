@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +15,18 @@ from reid_ray.data.table import ImageTable
 from reid_ray.labels.constraints import parse_verdicts
 from reid_ray.reports.gallery import Pair, Scores, write_gallery
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chromium-headless-shell")
 LABELS = np.array([0, 0, 0, 0, 1, 1, 1, -1, -1, -1])
 PATHS = ["0", "1", "2", "3", *NASTY]
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip(f"needs a browser: {', '.join(BROWSERS)}")
-    with playwright.sync_playwright() as running:
-        started = running.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
 @pytest.fixture
 def page(browser: Any, tmp_path: Path) -> Iterator[Any]:
-    table = ImageTable.from_columns(path=PATHS, camid=np.arange(10) % 3, pid=[0, 0, 1, 0, 2, 2, 2, 3, 3, -1])
+    table = ImageTable.from_columns(
+        path=PATHS,
+        camid=np.arange(10) % 3,
+        pid=[0, 0, 1, 0, 2, 2, 2, 3, 3, -1],
+        extra={"time": [None, datetime(2024, 5, 1, 12, 3, 7), *[None] * 8]},
+    )
     scores = Scores(
         np.array([1, 4]),
         {0: 0.7, 1: 0.1},
@@ -142,3 +134,11 @@ def test_names_are_text(page: Any) -> None:
     for at, name in enumerate(NASTY[:3], start=4):
         crop(page, at).hover()
         assert page.locator("#detail").text_content().startswith(name)
+
+
+def test_captions_name_camera_and_time(page: Any) -> None:
+    """The typical image 1 comes first."""
+    page.select_option("#view", "largest")
+    assert crop(page, 0).locator(".camera").all_inner_texts() == ["c2 ★", "12:03:07"]
+    assert "camera 2, 2024-05-01 12:03:07, identity 0" in crop(page, 0).get_attribute("aria-label")
+    assert crop(page, 1).locator(".camera").all_inner_texts() == ["c1", "–"]
