@@ -178,6 +178,16 @@ def test_paths_of_several_weights_become_absolute(tmp_path, monkeypatch):
     assert relative_paths(config)["model.weights"] == config.model.weights
 
 
+@pytest.mark.parametrize("key", ["labels.constraints", "data.attributes", "evaluation.permutations", "source.root"])
+def test_every_setting_that_is_a_path_becomes_absolute(key, tmp_path, monkeypatch):
+    """Workers on Ray have working folders of their own."""
+    monkeypatch.chdir(tmp_path)
+    config = load("abmt-uda", f"{key}=here/file.csv")
+    section, name = key.split(".")
+    assert getattr(getattr(with_absolute_paths(config), section), name) == str(tmp_path / "here" / "file.csv")
+    assert relative_paths(config)[key] == "here/file.csv"
+
+
 def test_config_is_frozen():
     with pytest.raises(ValueError, match="frozen"):
         load("ice").seed = 3  # type: ignore[misc]

@@ -55,6 +55,7 @@ def test_graph_holds_all_pairs_up_to_its_cutoff(limit):
     stored[found.row, found.col] = found.data
     within = dense <= (1 - WEIGHT) * limit - 1e-6
     assert within.sum() > 70
+    assert found.data.max() <= (1 - WEIGHT) * limit
     np.testing.assert_allclose(stored[within], dense[within], atol=1e-6)
     part = with_source_term(graph[20:40], v, WEIGHT, limit=limit, first_row=20)
     np.testing.assert_array_equal(part.toarray(), with_source_term(graph, v, WEIGHT, limit=limit)[20:40].toarray())

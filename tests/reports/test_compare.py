@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import http.client
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import tiny_config
+from small_runs import begun_directory, tiny_config
 
 import reid_ray
 from reid_ray.cli import main
-from reid_ray.reports.compare import different_settings, run_names
+from reid_ray.reports.compare import compare_runs, different_settings, run_names
 from reid_ray.reports.live import LiveReport, make_server
-from reid_ray.run import Run
+from reid_ray.run import Run, load_run
+from reid_ray.training.metrics import MetricsLog
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,19 @@ def test_the_same_queries_side_by_side(runs: list[Run], tmp_path: Path, monkeypa
     assert "Not ranked" not in text
     assert text.count("<bdi>a&lt;b/demo</bdi>") == text.count("<bdi>c/demo</bdi>") == text.count("<h3>") > 0
     assert "http" not in text, "nothing is loaded from a network"
+
+
+def test_the_run_with_the_highest_map_is_marked(tmp_path: Path) -> None:
+    runs = []
+    for name, scores in (("low", (0.31, 0.3)), ("high", (0.52, 0.1)), ("new", ())):
+        directory = begun_directory(tiny_config(tmp_path, f"name={name}"))
+        log = MetricsLog(directory.metrics_file)
+        for epoch, score in enumerate(scores, start=1):
+            log.write("evaluate", epoch=epoch, mAP=score, R1=score)
+        runs.append(load_run(directory.path))
+    page = Path(str(compare_runs(runs, tmp_path))).read_text(encoding="utf-8")
+    marked = re.findall(r'<tr class="best"><td>(\w+)</td><td>[^<]*</td><td>([\d.]+)</td>', page)
+    assert marked == [("high", "52.0")]
 
 
 def test_report_shows_how_labels_move(runs: list[Run]) -> None:

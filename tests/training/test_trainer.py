@@ -328,6 +328,8 @@ def test_a_killed_run_goes_on_with_the_evaluation_that_it_was_waiting_for(traine
     again = trainer(*options, maps=RISING)
     again.run()
     assert [line for line in story(again.directory) if line[0] != "start"] == story(whole.directory)
+    steps = [[event["global_step"] for event in events(made.directory, "evaluate")] for made in (whole, again)]
+    assert steps[0] == steps[1]
     models = [torch.load(made.directory.model_file("best"), weights_only=True)["model"] for made in (whole, again)]
     torch.testing.assert_close(models[0], models[1], rtol=0, atol=0)
 

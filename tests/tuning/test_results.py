@@ -144,6 +144,17 @@ def test_swept_settings_are_in_the_recipe(make_search):
     assert best_config(results).labels.eps == 0.4
 
 
+def test_swept_settings_go_on_to_more_seeds(make_search):
+    search = make_search(wanted=["labels.k1=4:12"], sweep=["eps=.4:.8:.1"])
+    for score, eps in ((0.5, 0.4), (0.7, 0.6)):
+        trial, _ = search.ask()
+        search.tell(trial, score, swept={"labels.eps": eps})
+    best = [row.point for row in best_first(read_results(search.directory.path).rows)]
+    assert [point["labels.eps"] for point in best] == [0.6, 0.4]
+    tell_stage(search, seed_phase(search.request, best, 2), best, lambda v: 0.9 if matches(v, best[1]) else 0.1)
+    assert read_results(search.directory.path).winner == best[1]
+
+
 def test_search_without_a_score_has_no_winner(make_search):
     search = make_search()
     assert read_results(search.directory.path).rows == []

@@ -96,7 +96,7 @@ function element(tag, attributes = {}, text) {
 }
 function describe(row) {
   const parts = [paths[row]];
-  if (cameras && cameras[row] >= 0) parts.push(`camera ${cameras[row] + 1}`);
+  if (cameras && cameras[row] >= 0) parts.push(`camera ${cameras[row]}`);
   if (times && times[row]) parts.push(times[row]);
   if (identities && identities[row] >= 0) parts.push(`identity ${identities[row]}`);
   const cluster = clusterOf.get(row);
@@ -119,7 +119,7 @@ function crop(row, first) {
   image.style.cssText = `width:${sprites.width}px;height:${sprites.height}px;background-image:url("sprites/`
     + `${sprites.names[Math.floor(row / perSheet)]}");background-position:-${x * sprites.width}px -${y * sprites.height}px`;
   made.append(image);
-  const caption = [cameras ? cameras[row] < 0 ? "–" : `c${cameras[row] + 1}` : "", isTypical(row) ? "★" : ""];
+  const caption = [cameras ? cameras[row] < 0 ? "–" : `c${cameras[row]}` : "", isTypical(row) ? "★" : ""];
   if (caption.some(Boolean)) made.append(element("span", {class: "camera"}, caption.filter(Boolean).join(" ")));
   // The time of day fits below a crop; its label has the date too.
   if (times) made.append(element("span", {class: "camera"}, times[row] ? times[row].split(" ")[1] : "–"));
