@@ -140,5 +140,5 @@ def test_captions_name_camera_and_time(page: Any) -> None:
     """The typical image 1 comes first."""
     page.select_option("#view", "largest")
     assert crop(page, 0).locator(".camera").all_inner_texts() == ["c1 ★", "12:03:07"]
-    assert "camera 2, 2024-05-01 12:03:07, identity 0" in crop(page, 0).get_attribute("aria-label")
+    assert "camera 1, 2024-05-01 12:03:07, identity 0" in crop(page, 0).get_attribute("aria-label")
     assert crop(page, 1).locator(".camera").all_inner_texts() == ["c0", "–"]
