@@ -294,7 +294,7 @@ def rank(
     k2: K2 = None,
     lambda_value: Lambda = None,
 ) -> None:
-    """Draw queries with their best matches; correct ones are framed green, wrong ones red.
+    """Draw queries with their best matches; correct ones have a solid frame, wrong ones a dashed one.
 
     With --rerank, in the order of k-reciprocal re-ranking; the similarity below each image remains the cosine.
 

@@ -70,7 +70,8 @@ def grid(
         lines.append(f"<tr{row_class}>{columns}</tr>")
     head = "".join(f"<th>{escape(name)}</th>" for name in headings)
     return (
-        f'<section><h2>{escape(heading)}</h2><p class="note">{escape(note)}</p><div class="wide"><table>'
+        f'<section><h2>{escape(heading)}</h2><p class="note">{escape(note)}</p>'
+        f'<div class="wide" tabindex="0" role="region" aria-label="{escape(heading)}"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div></section>"
     )
 
