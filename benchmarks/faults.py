@@ -144,7 +144,9 @@ def main() -> int:
         parser.error(f"unknown: {', '.join(unknown)}")
     names = options.faults or list(FAULTS)
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rf-", dir="/tmp")))
+        folder = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="rf-", dir="/tmp", ignore_cleanup_errors=True))
+        )
         if "disk" in names and not options.kills:
             stack.enter_context(small_disk(folder / "runs"))
         bench = stack.enter_context(Bench.of(folder, n_nodes=3))

@@ -115,7 +115,7 @@ def file_size_limit():
 @pytest.fixture(scope="session")
 def ray_folder():
     """Folder of Ray's sessions. It holds sockets, whose paths must be short, so it is not in pytest's folder."""
-    with tempfile.TemporaryDirectory(prefix="reid-") as folder:
+    with tempfile.TemporaryDirectory(prefix="reid-", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 

@@ -16,7 +16,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def trial():
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="rf-", dir="/tmp") as folder:
+    # Ray's processes may still write to the folder while it is removed.
+    rays_folder = tempfile.TemporaryDirectory(prefix="rf-", dir="/tmp", ignore_cleanup_errors=True)
+    with pytest.MonkeyPatch.context() as patch, rays_folder as folder:
         own = {"HOME": folder, "RAY_TMPDIR": folder, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
         for name, value in own.items():
             patch.setenv(name, value)
