@@ -18,10 +18,12 @@ from fault_bench import Job, wait_until_gone
 from reid_ray.training.checkpoint import checkpoint_files
 
 
-def kill(role: str, kind: str, number: int) -> Callable[[Job], str]:
+def kill(role: str, kind: str, number: int, *, which: int = 0) -> Callable[[Job], str]:
+    """Kill one of the processes of a role, after an event."""
+
     def fault(job: Job) -> str:
         job.wait_for(kind, number)
-        os.kill(job.wait_for_processes(role)[0], signal.SIGKILL)
+        os.kill(job.wait_for_processes(role)[which], signal.SIGKILL)
         code, output = job.finish()
         assert code == 0, output
         return "Ray started the group again" if role == "trainer" else "Ray started it again, its task was repeated"
@@ -31,15 +33,7 @@ def kill(role: str, kind: str, number: int) -> Callable[[Job], str]:
 
 def kill_in_refresh(role: str) -> Callable[[Job], str]:
     """Just after an epoch's end, while labels are being computed."""
-
-    def fault(job: Job) -> str:
-        job.wait_for("epoch", 0)
-        os.kill(job.wait_for_processes(role)[-1], signal.SIGKILL)
-        code, output = job.finish()
-        assert code == 0, output
-        return "Ray started the group again" if role == "trainer" else "Ray started it again, its task was repeated"
-
-    return fault
+    return kill(role, "epoch", 0, which=-1)
 
 
 def kill_node(role: str) -> Callable[[Job], str]:

@@ -57,7 +57,7 @@ SWAP = (
     "stages.task={epochs: 6, lr: 5.0e-4, iterations: 30}",
     "stages.generate={epochs: 3, lr: 5.0e-4, iterations: 30}",
 )
-NO_SWAP = (*SWAP, "method.swap=false", "stages.task={epochs: 9, lr: 5.0e-4, iterations: 30}")
+NO_SWAP = (*CROSS_MODAL, "method.swap=false", "stages.task={epochs: 9, lr: 5.0e-4, iterations: 30}")
 """Rows without the stage `generate` train longer in the first stage, so that all have equally many steps."""
 
 WITHOUT_MODALITIES = (

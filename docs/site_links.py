@@ -6,8 +6,8 @@ the word by which tests know which commands to run.
 
 from __future__ import annotations
 
+import posixpath
 import re
-from pathlib import PurePosixPath
 from typing import Any
 
 FENCE = re.compile(r"^```(\w+) \w+$", re.MULTILINE)
@@ -16,24 +16,13 @@ LINK = re.compile(r"\[([^\]]+)\]\((\.\./[^)#\s]*)(#[^)\s]*)?\)")
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
     """The page's Markdown with links and fences replaced."""
-    folder = PurePosixPath("docs") / PurePosixPath(page.file.src_uri).parent
+    folder = posixpath.join("docs", posixpath.dirname(page.file.src_uri))
 
     def replace(match: re.Match[str]) -> str:
         text, target, anchor = match.group(1), match.group(2), match.group(3) or ""
-        path = normal(folder / target)
-        if path.parts[:1] == ("docs",):
+        path = posixpath.normpath(posixpath.join(folder, target))
+        if path.startswith("docs/"):
             return match.group(0)
         return f"[{text}]({config.repo_url.rstrip('/')}/blob/main/{path}{anchor})" if config.repo_url else text
 
     return LINK.sub(replace, FENCE.sub(r"```\1", markdown))
-
-
-def normal(path: PurePosixPath) -> PurePosixPath:
-    """The path without `..`, relative to the repository."""
-    parts: list[str] = []
-    for part in path.parts:
-        if part == "..":
-            parts.pop()
-        else:
-            parts.append(part)
-    return PurePosixPath(*parts)

@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 
@@ -37,6 +38,7 @@ def parameter_dtype(training: TrainingConfig) -> torch.dtype:
     return torch.float64 if training.precision == "float64" else torch.float32
 
 
+@cache
 def cpu_supports_bf16() -> bool:
     """Whether this CPU has bfloat16 instructions; without them, bfloat16 is 20 times slower than float32."""
     able = torch.cpu.get_capabilities()

@@ -57,12 +57,9 @@ def _nothing_left(request):
 
 
 @pytest.fixture
-def bf16_on_this_cpu():
+def bf16_on_this_cpu(monkeypatch):
     """`precision=bf16` computes in bfloat16 within the test, also where the CPU has no instructions for it."""
-    from reid_ray.models.precision import emulated_bf16
-
-    with emulated_bf16():
-        yield
+    monkeypatch.setattr("reid_ray.models.precision.cpu_supports_bf16", lambda: True)
 
 
 @pytest.fixture

@@ -139,7 +139,7 @@ def read_description(folder: Path) -> Description:
     except FileNotFoundError as error:
         raise ExportError(
             f"{folder} is not an exported model: it has no {CONFIG}; write one by 'reid-ray export'."
-        ) from (error)
+        ) from error
     except (OSError, ValueError) as error:
         raise ExportError(f"Cannot read {file} ({error}); export the run again.") from error
     return Description.from_json(content, file)

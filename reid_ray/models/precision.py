@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -15,30 +14,18 @@ from torch.overrides import TorchFunctionMode
 from reid_ray.config import TrainingConfig
 from reid_ray.devices import cpu_supports_bf16
 
-_EMULATED: ContextVar[bool] = ContextVar("bf16_emulated", default=False)
-
 
 def computes_in_bf16(device: torch.device) -> bool:
     """Whether a network with `precision=bf16` computes in bfloat16 on `device`.
 
     CPUs without instructions for it compute in float32, which is 20 times faster there and more precise.
     """
-    return device.type != "cpu" or _EMULATED.get() or cpu_supports_bf16()
+    return device.type != "cpu" or cpu_supports_bf16()
 
 
 def precision_on(device: torch.device, training: TrainingConfig) -> str:
     """The precision in which networks compute on `device`: as configured, or float32 instead of bfloat16."""
     return training.precision if training.precision != "bf16" or computes_in_bf16(device) else "float32"
-
-
-@contextmanager
-def emulated_bf16() -> Iterator[None]:
-    """Compute in bfloat16 on every CPU within the block, to see what another device would compute or store."""
-    before = _EMULATED.set(True)
-    try:
-        yield
-    finally:
-        _EMULATED.reset(before)
 
 
 @contextmanager

@@ -99,7 +99,7 @@ def draw_compared(
         config: sets the protocol and the shape of images.
         n, k: number of queries, and of matches per query.
         height: height of the crops as drawn, pixels.
-            rerank: features of query and gallery → distances by which to rank.
+        rerank: features of query and gallery → distances by which to rank.
     """
     settings = config.evaluation
     query, gallery, _ = compared_items(features, query_and_gallery(dataset.table, settings), settings)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reid_ray.config import TrainingConfig
-from reid_ray.models.precision import bf16_autocast, computes_in_bf16, emulated_bf16, precision_on
+from reid_ray.models.precision import bf16_autocast, computes_in_bf16, precision_on
 
 pytestmark = pytest.mark.usefixtures("bf16_on_this_cpu")
 
@@ -83,14 +81,9 @@ def test_without_bf16_the_context_changes_nothing():
 def test_bf16_depends_on_the_cpu(able, monkeypatch):
     monkeypatch.setattr("reid_ray.models.precision.cpu_supports_bf16", lambda: able)
     cpu, images = torch.device("cpu"), torch.randn(2, 8, 4, 3)
-    with monkeypatch.context() as patch:
-        patch.setattr("reid_ray.models.precision._EMULATED", ContextVar("bf16_emulated", default=False))
-        assert computes_in_bf16(cpu) is able
-        assert computes_in_bf16(torch.device("cuda"))
-        assert precision_on(cpu, TrainingConfig(precision="bf16")) == ("bf16" if able else "float32")
-        assert precision_on(cpu, TrainingConfig(precision="float64")) == "float64"
-        with bf16_autocast(images, True):
-            assert torch.is_autocast_enabled("cpu") is able
-        with emulated_bf16():
-            assert computes_in_bf16(cpu)
-        assert computes_in_bf16(cpu) is able
+    assert computes_in_bf16(cpu) is able
+    assert computes_in_bf16(torch.device("cuda"))
+    assert precision_on(cpu, TrainingConfig(precision="bf16")) == ("bf16" if able else "float32")
+    assert precision_on(cpu, TrainingConfig(precision="float64")) == "float64"
+    with bf16_autocast(images, True):
+        assert torch.is_autocast_enabled("cpu") is able
