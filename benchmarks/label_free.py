@@ -1,15 +1,18 @@
 """Rank correlations between label-free scores and scores by identities, for labellings and models, over a test bed.
 
     python benchmarks/label_free.py cells features.npy other.npy --log results.jsonl
-    python benchmarks/label_free.py runs runs/unsupervised runs/tuned --log results.jsonl
+    python benchmarks/label_free.py train runs/random --runs 12
+    python benchmarks/label_free.py runs runs/random runs/tuned --log results.jsonl
     python benchmarks/label_free.py table --log results.jsonl
     python benchmarks/label_free.py plot --log results.jsonl --out label-free.svg
 
 `cells` computes a grid of labellings of every cell of `label_cells.py`: subsets of the training images in files written
 by `reid-ray extract` (the table of rows next to them, with identities), and synthetic worlds. `table` prints, for each
-label-free score and over all cells, Spearman's rank correlation with pairwise F1 and the F1 of its choice. `runs` reads
-folders of finished runs: it labels the features of each run's last model again, and prints the correlations of the
-scores with the F1 of those labels and with the run's mAP. Runs with other images or another network form separate sets.
+label-free score and over all cells, Spearman's rank correlation with pairwise F1 and the F1 of its choice. `train`
+trains short runs of several methods with random settings, without labels. `runs` reads folders of finished runs: it
+labels the features of each run's last model again, and prints the correlations of the scores with the F1 of those
+labels and with the run's mAP, over all methods and for each. Runs with other images or another network form separate
+sets.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import argparse
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +60,12 @@ PUBLISHED = {"variant": "spcl", "k1": 30, "eps": 0.55, "min_samples": 4}
 GOOD_SHARE = 0.9
 """A choice is good if its F1 is at least this share of the best."""
 
+METHODS = ("ICE", "cluster-contrast", "CAP", "SpCL")
+"""Rows of the table `unsupervised` of `methods.py` that `train` runs."""
+
+RANGES: dict[str, tuple[float, float]] = {"labels.eps": (0.35, 0.75), "labels.k1": (8, 40), "training.lr": (5e-5, 2e-3)}
+"""Range of each random setting; the logarithm of the rate is uniform."""
+
 NOT_IMAGES = {"strong", "cache_mb", "loader_threads"}
 """Keys of `data` in which runs on the same images may differ."""
 
@@ -74,6 +83,29 @@ def labellings(files: Sequence[Path]) -> Iterator[Result]:
             yield {"kind": "labelling", "set": str(cell), "world": cell.world, "n_images": len(cell.pids), **result}
 
 
+def random_runs(out: Path, n_runs: int) -> None:
+    """Train `n_runs` short runs of each of `METHODS` on synthetic people, with settings from `RANGES`."""
+    from method_rows import BUDGET, TABLES
+
+    from reid_ray.api import train
+    from reid_ray.config import load_config
+    from reid_ray.errors import UserError
+
+    rows = [row for row in TABLES["unsupervised"] if row.title in METHODS]
+    for number, row in product(range(n_runs), rows):
+        rng = np.random.default_rng((number, METHODS.index(row.title)))
+        eps, k1 = (rng.uniform(*RANGES[key]) for key in ("labels.eps", "labels.k1"))
+        rate = np.exp(rng.uniform(*np.log(RANGES["training.lr"])))
+        settings = [f"labels.eps={eps:.3f}", f"labels.k1={k1:.0f}", f"training.lr={rate:.2e}", "labels.objective=true"]
+        place = [f"seed={number}", f"name={row.title.lower()}-{number}", f"output={out}", "evaluation.every=1"]
+        try:
+            run = train(load_config(row.recipe, [*BUDGET, *row.overrides, *settings, *place]))
+        except UserError as error:  # degenerate labels end a run
+            print(f"{row.title} {number}: {error}", flush=True)
+        else:
+            print(f"{row.title} {number}: mAP {run.metrics('evaluate')[-1]['mAP']:.3f}", flush=True)
+
+
 def runs(folders: Sequence[Path]) -> Iterator[Result]:
     """The label-free score of every finished run below the folders, with its mAP."""
     from reid_ray.run import load_run
@@ -84,7 +116,7 @@ def runs(folders: Sequence[Path]) -> Iterator[Result]:
         if run.finished and run.config.method.name != "source":
             data, backbone = run.config.data, run.config.model.backbone
             images = hashlib.sha256(data.model_dump_json(exclude=NOT_IMAGES).encode()).hexdigest()[:4]
-            group = {"kind": "run", "set": f"{data.layout} {images}, {backbone}"}
+            group = {"kind": "run", "set": f"{data.layout} {images}, {backbone}", "method": run.config.method.name}
             yield {**group, "run": str(run.path), "mAP": mean_ap(run), **label_free_score(run)}
 
 
@@ -103,8 +135,12 @@ def mean_ap(run: Any) -> float:
 def correlations(results: Sequence[Result], truths: Sequence[str]) -> str:
     """Markdown: Spearman's ρ of each score with each ground truth, a column per set and ground truth, and the
     choices."""
-    sets = list(dict.fromkeys(result["set"] for result in results))
-    groups = [[result for result in results if result["set"] == name] for name in sets]
+    named = by(results, "set")
+    for name, group in list(named.items()):
+        of_methods = by(group, "method")
+        if len(of_methods) > 1:
+            named |= {f"{name}, {method}": own for method, own in of_methods.items()}
+    sets, groups = list(named), list(named.values())
     lines = [
         f"{at + 1}: {name}, {len(group)} results" for at, (name, group) in enumerate(zip(sets, groups, strict=True))
     ]
@@ -216,14 +252,18 @@ def by(results: Iterable[Result], key: str) -> dict[str, list[Result]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("cells", "runs", "table", "plot"))
+    parser.add_argument("what", choices=("cells", "train", "runs", "table", "plot"))
     parser.add_argument("paths", type=Path, nargs="*", help=".npy files of features, or folders of runs")
+    parser.add_argument("--runs", type=int, default=12, help="train: runs of each method")
     parser.add_argument("--log", type=Path, help="append results to this file, a JSON object per line; plot reads it")
     parser.add_argument("--out", type=Path, default=Path("label-free.svg"), help="the drawing")
     given = parser.parse_args()
     if given.what in ("table", "plot"):
         known = [json.loads(line) for line in given.log.read_text(encoding="utf-8").splitlines()]
         print(table(known)) if given.what == "table" else plot(known, given.out)
+        return
+    if given.what == "train":
+        random_runs(given.paths[0], given.runs)
         return
     results = list(logged(runs(given.paths) if given.what == "runs" else labellings(given.paths), given.log))
     print(correlations(results, ("pairwise_f1", "mAP")) if given.what == "runs" else table(results))

@@ -113,7 +113,7 @@ def describe(event: Event) -> str:
     if kind == "refresh":
         quality = "".join(
             f", {label} {event[key]:.3f}"
-            for key, label in (("ari", "ARI"), ("nmi", "NMI"), ("pairwise_f1", "F1"))
+            for key, label in (("label_free", "label-free"), ("ari", "ARI"), ("nmi", "NMI"), ("pairwise_f1", "F1"))
             if event.get(key) is not None
         )
         seconds = ", ".join(

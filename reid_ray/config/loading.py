@@ -33,7 +33,7 @@ NOT_HASHED: dict[str, Any] = {
     "data": {"cache_mb", "loader_threads", "max_megapixels"},
     "source": {"cache_mb", "loader_threads", "max_megapixels"},
     "target": {"cache_mb", "loader_threads", "max_megapixels"},
-    "labels": {"memory_mb", "constraints"},
+    "labels": {"constraints", "memory_mb", "objective"},
     "training": {"epochs", "checkpoint_every", "keep_checkpoints", "log_every"},
     "evaluation": {"every", "at_start", "overlap"},
 }

@@ -18,6 +18,7 @@ from reid_ray.labels.jaccard import graph_of_weights
 from reid_ray.labels.kmeans import kmeans
 from reid_ray.labels.label_free import label_free_scores
 from reid_ray.labels.neighbours.products import Centre, find_centre
+from reid_ray.labels.objective import label_free_objective, reference_graphs
 from reid_ray.labels.proxies import Proxies, make_proxies
 from reid_ray.labels.quality import ground_truth_scores, label_statistics
 from reid_ray.labels.source_term import with_source_term
@@ -108,6 +109,10 @@ def hdbscan_labels(graph: csr_array, min_samples: int) -> IntArray:
 
 def kmeans_labels(features: FeatureRows, config: LabelsConfig, centre: Centre) -> IntArray:
     return kmeans(np.asarray(features[0 : features.shape[0]]), config.n_clusters, seed=0)
+
+
+def objective(features: FeatureRows, labels: IntArray, device: torch.device | str | None) -> float:
+    return label_free_objective(labels, reference_graphs(features, device))
 
 
 def describe(

@@ -176,6 +176,7 @@ _COLUMNS: dict[str, Callable[[EpochRow], str]] = {
     "mINP": _formatter("evaluation", "mINP", "{:.1f}", 100),
     "clusters": _formatter("refresh", "n_clusters", "{:.0f}"),
     "outliers": _formatter("refresh", "outlier_share", "{:.1f}%", 100),
+    "label-free": _formatter("refresh", "label_free", "{:.3f}"),
     "ARI": _formatter("refresh", "ari", "{:.3f}"),
     "NMI": _formatter("refresh", "nmi", "{:.3f}"),
     "F1": _formatter("refresh", "pairwise_f1", "{:.3f}"),

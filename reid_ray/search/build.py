@@ -129,9 +129,14 @@ def _without_known(dataset: Dataset, data: DataConfig, index: Location | None) -
     known = {
         path
         for part, table in zip(opened.manifest.parts, opened.part_tables, strict=True)
-        # File names are valid for any reader; keys of other storage are valid only in their own folder.
-        if is_file or (part.data.layout, part.data.root) == (data.layout, data.root)
+        # File names are valid for any reader; keys of other storage are valid only there.
+        if is_file or _storage(part.data) == _storage(data)
         for path in table["path"].to_pylist()
     }
     mask = np.array([path not in known for path in dataset.table.paths], dtype=bool)
     return dataset.table.where(mask), len(opened)
+
+
+def _storage(data: DataConfig) -> tuple[object, ...]:
+    """Where keys that are not file names belong."""
+    return data.layout, data.root, data.synthetic

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from reid_ray.config import LabelsConfig
-from reid_ray.labels import dbscan, jaccard_graph, labels_from_ground_truth, refresh
+from reid_ray.labels import (
+    dbscan,
+    jaccard_graph,
+    label_free_objective,
+    labels_from_ground_truth,
+    reference_graphs,
+    refresh,
+)
 from reid_ray.labels.refresh import cluster_rows, ground_truth_labels
 from reid_ray.types import Features, FloatArray, IntArray, Labels
 
@@ -114,6 +121,19 @@ def test_degenerate_features(
     assert all(np.isfinite(value) for value in found.statistics.values() if isinstance(value, (int, float)))
     assert np.isfinite(found.proxies).all()
     assert np.isfinite(found.centroids).all()
+
+
+@pytest.mark.parametrize("clusterer", ["dbscan", "kmeans"])
+def test_the_objective_is_logged_where_it_is_asked_for(clusterer: str) -> None:
+    values, _ = people(8, 15)
+    config, camids = LabelsConfig(clusterer=clusterer, n_clusters=9), np.zeros(120, dtype=np.int64)
+    plain, scored = (
+        refresh(Features(values, 0), config.model_copy(update={"objective": objective}), camids, version=0)
+        for objective in (False, True)
+    )
+    assert scored.digest() == plain.digest()
+    assert "label_free" not in plain.statistics
+    assert scored.statistics["label_free"] == label_free_objective(scored.labels, reference_graphs(values)) > 0
 
 
 def test_labels_from_ground_truth() -> None:

@@ -3,11 +3,13 @@
 import subprocess
 import sys
 from datetime import datetime
+from itertools import combinations
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from torchvision.io import encode_jpeg
 
 from reid_ray.config import DataConfig
@@ -126,6 +128,21 @@ def test_an_index_without_times_says_so(finished_run, tmp_path):
         Index(tmp_path / "index").search(np.eye(64, dtype=np.float32)[:1], since=datetime(2026, 1, 1))
 
 
+def test_the_same_keys_in_other_storage_are_other_images(finished_run, tmp_path):
+    """Worlds of different seeds have keys in common."""
+    data = finished_run.config.data
+    other = data.model_copy(update={"synthetic": data.synthetic.model_copy(update={"seed": 1})})
+    first, second = read_dataset(data), read_dataset(other)
+    assert set(first.table.paths) & set(second.table.paths)
+    n, m = len(first.table), len(second.table)
+    build_index(finished_run, first, data, tmp_path / "index")
+    assert build_index(finished_run, second, other, tmp_path / "index", append=True).n_images == m
+    assert build_index(finished_run, second, other, tmp_path / "index", append=True).n_known == m
+    opened = Index(tmp_path / "index")
+    for row, dataset, at in ((0, first, 0), (n - 1, first, -1), (n, second, 0), (n + m - 1, second, -1)):
+        assert torch.equal(opened.image(row), dataset.images.read(dataset.table.paths[at]))
+
+
 def test_appending_computes_only_what_is_new(finished_run, crops, tmp_path, monkeypatch):
     out = tmp_path / "index"
     build(finished_run, crops, "first", out)
@@ -213,8 +230,11 @@ def test_thresholds_are_kept_in_the_index(finished_run, crops, tmp_path):
     out = tmp_path / "index"
     build(finished_run, crops, "all", out)
     opened = Index(out)
-    by_labels = threshold_of_labels(opened, finished_run.dataset, finished_run.embed_table, false_accept=0.1)
+    dataset = finished_run.dataset
+    by_labels = threshold_of_labels(opened, dataset, finished_run.embed_table, false_accept=0.1)
     assert by_labels.origin == "labels"
+    strangers = dataset.query.pids.tolist() + dataset.gallery.pids.tolist()  # the model was not trained on them
+    assert by_labels.n_different == sum(a != b for a, b in combinations(strangers, 2))
     found = Index(out).search(opened.features[0:2], top=5)
     assert found.threshold == by_labels
     np.testing.assert_array_equal(found.accepted, found.similarities >= np.float32(by_labels.value))
