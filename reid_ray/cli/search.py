@@ -112,13 +112,16 @@ def search(
         str | None, typer.Option(help="Only images taken at this time or later (column time), ISO 8601.")
     ] = None,
     until: Annotated[str | None, typer.Option(help="Only images taken before this time.")] = None,
+    approximate: Annotated[
+        bool, typer.Option("--approximate", help="Compare with the images that faiss proposes (extra 'ann').")
+    ] = False,
     html: Annotated[
         str | None, typer.Option(help="Also write a page with the images: one file, no scripts.", show_default=False)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the matches as JSON.")] = False,
     run: RunOption = None,
 ) -> None:
-    """Find the crops most similar to a query, best first. The search is exact.
+    """Find the crops most similar to a query, best first. The search is exact unless --approximate.
 
     With a threshold ('reid-ray threshold'), matches that reach it are marked.
     """
@@ -131,7 +134,7 @@ def search(
         raise DataError(f"The folder of {html} does not exist; create it, or choose another --html.")
     opened = Index(index, run=run)
     first, last = _time("--since", since), _time("--until", until)
-    found = opened.search(queries, top=top, cameras=camera or None, since=first, until=last)
+    found = opened.search(queries, top=top, cameras=camera or None, since=first, until=last, approximate=approximate)
     if as_json:
         typer.echo(json.dumps([_described(opened, found, i, query) for i, query in enumerate(queries)]))
     else:

@@ -24,6 +24,7 @@ from reid_ray.io.files import first_line, sha256_of
 from reid_ray.io.paths import Location, as_path, as_readable
 from reid_ray.labels.neighbours import nearest_to
 from reid_ray.run import Run, load_run
+from reid_ray.search.approximate import nearest_among_cells, open_inverted_file
 from reid_ray.search.manifest import IndexManifest, read_index_manifest
 from reid_ray.search.threshold import Threshold
 from reid_ray.types import FeatureRows, FloatArray, IntArray
@@ -147,9 +148,10 @@ class Index:
         cameras: Collection[int] | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        approximate: bool = False,
         channels: Channels = "rgb",
     ) -> Matches:
-        """The images most similar to each query, exactly.
+        """The images most similar to each query.
 
         Args:
             queries: one image or several, as for `Run.embed`; or their features, float [Q, D], L2-normalised.
@@ -157,9 +159,12 @@ class Index:
             cameras: only images of these cameras (the column `camid`).
             since: only images taken at this time or later (the column `time`, without time zone).
             until: only images taken before this time.
+            approximate: compare each query with the images that faiss proposes instead of all; some matches may be
+                missing, the similarities of the others are exact. The first such search writes a file into the index.
             channels: order of the channels of arrays: "rgb" or "bgr".
 
         Raises:
+            ConfigError: `approximate` without faiss.
             DataError: an image cannot be read, or the index lacks the column of a filter.
             RunError: the run cannot be opened; it is not needed for queries that are features.
         """
@@ -168,8 +173,15 @@ class Index:
         else:
             embedded = self.run.embed(queries, channels=channels)
         allowed = self._allowed(cameras, since, until)
-        found = nearest_to(embedded, self.features, top, allowed=allowed)
+        if approximate:
+            found = nearest_among_cells(embedded, self.features, top, self._inverted_file, allowed=allowed)
+        else:
+            found = nearest_to(embedded, self.features, top, allowed=allowed)
         return Matches(found.indices.astype(np.int64), found.similarities, self.threshold)
+
+    @cached_property
+    def _inverted_file(self) -> Any:
+        return open_inverted_file(self.path, self.features)
 
     def image(self, row: int) -> Tensor:
         """uint8 RGB [3, h, w] of an indexed image; `DataError` if it can no longer be read."""

@@ -4,6 +4,7 @@
       part-00000/   features of the first crops, with their rows (`data.feature_folder`)
       part-00001/   those of the first addition
       _index.json   the run, the finished parts and where their images are, the threshold
+      _ivf.faiss    cells of the rows for approximate searches, if there was one
       _lease.json   the process that is writing into the index
 
 A part is listed when all of its features are written, by replacing `_index.json`: readers see the index before or after

@@ -57,6 +57,22 @@ def test_a_camera(index, crops):
     assert "its cameras are 0, 1" in str(command("search", index, query, "--camera", 9, code=1).exception)
 
 
+def test_approximately(finished_run, crops, tmp_path):
+    """So few images have one cell, so nothing is missed; an addition is found too."""
+    pytest.importorskip("faiss")
+    regex = r"data.camera_regex=(cam\d)_"
+    for pattern, more in (("cam1_*", ()), ("cam*", ("--append",))):
+        part = tmp_path / pattern.strip("*_")
+        part.mkdir()
+        for file in crops.glob(pattern):
+            (part / file.name).symlink_to(file)
+        command("index", finished_run.path, part, "--out", tmp_path / "index", regex, *more)
+        options = (tmp_path / "index", next(crops.glob("cam2_*")), "--top", 5, "--json")
+        approximate, exact = (command("search", *options, *also).stdout for also in (("--approximate",), ()))
+        assert approximate == exact
+    assert (tmp_path / "index" / "_ivf.faiss").exists()
+
+
 def test_the_page_shows_names_as_text(index, crops, tmp_path):
     page = tmp_path / "matches.html"
     command("search", index, crops / "<b>cam1_[red].jpg", next(crops.glob("cam2_*")), "--top", 4, "--html", page)

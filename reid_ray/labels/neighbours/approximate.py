@@ -75,7 +75,7 @@ def nearest_approximate(
     breadth = DEFAULT_BREADTH[method] if breadth is None else breadth
     if min(k, breadth) < 1:
         raise ConfigError(f"k and breadth must be at least 1; got k={k}, breadth={breadth}.")
-    faiss = _faiss()
+    faiss = faiss_module()
     if not checked:
         check_features(features)
     n_rows = features.shape[0]
@@ -87,8 +87,12 @@ def nearest_approximate(
     own = np.arange(n_rows, dtype=np.int32)
     indices[:, 0], similarities[:, 0] = own, similarities_of_pairs(features, own, own)
     if k > 1:
-        with _threads_of_torch(faiss):
-            index = _build(faiss, features, method, breadth, seed)
+        with threads_of_torch(faiss):
+            index = inverted_file(features, seed) if method == "ivf" else _links(faiss, features)
+            if method == "ivf":
+                index.nprobe = min(breadth, index.nlist)
+            else:
+                index.hnsw.efSearch = breadth
             for rows in blocks(n_rows, QUERY_ROWS):
                 block = read(features, rows)
                 candidates = index.search(block, min(k + SPARE, n_rows))[1].astype(np.int32)
@@ -110,24 +114,33 @@ def recall(features: FeatureRows, found: Neighbours, *, sample: int = 1000, seed
     return float(np.sum(hits) / exact.size)
 
 
-def _build(faiss: Any, features: FeatureRows, method: Method, breadth: int, seed: int) -> Any:
-    """A faiss index of all rows; for unit vectors the inner product is the cosine."""
-    n_rows, dim = features.shape
-    precision = faiss.ScalarQuantizer.QT_fp16
-    if method == "hnsw":
-        index = faiss.IndexHNSWSQ(dim, precision, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
-        index.hnsw.efConstruction = HNSW_CONSTRUCTION
-        index.hnsw.efSearch = breadth
-        index.train(read(features, slice(0, 1)))  # an fp16 quantizer has no parameters to train
-    else:
-        n_cells = max(1, min(int(4 * n_rows**0.5), n_rows // ROWS_PER_CELL))
-        cells = faiss.IndexFlatIP(dim)
-        index = faiss.IndexIVFScalarQuantizer(cells, dim, n_cells, precision, faiss.METRIC_INNER_PRODUCT, False)
-        index.cp.seed = seed
-        index.nprobe = min(breadth, n_cells)
-        index.train(_sample(features, n_cells * TRAINING_ROWS_PER_CELL, seed))
-    for rows in blocks(n_rows, QUERY_ROWS):
-        index.add(read(features, rows))
+def inverted_file(features: FeatureRows, seed: int = 0) -> Any:
+    """A faiss index of all rows [N, D] in cells by k-means; for unit vectors the inner product is the cosine."""
+    faiss, (n_rows, dim) = faiss_module(), features.shape
+    n_cells = max(1, min(int(4 * n_rows**0.5), n_rows // ROWS_PER_CELL))
+    precision, metric = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+    index = faiss.IndexIVFScalarQuantizer(faiss.IndexFlatIP(dim), dim, n_cells, precision, metric, False)
+    index.cp.seed = seed
+    index.train(_sample(features, n_cells * TRAINING_ROWS_PER_CELL, seed))
+    add_rows(index, features)
+    return index
+
+
+def add_rows(index: Any, features: FeatureRows) -> None:
+    """Add the rows that a faiss index does not have yet."""
+    for rows in blocks(features.shape[0], QUERY_ROWS):
+        missing = slice(max(rows.start, index.ntotal), rows.stop)
+        if missing.start < missing.stop:
+            index.add(read(features, missing))
+
+
+def _links(faiss: Any, features: FeatureRows) -> Any:
+    """A faiss index of all rows in a graph of near rows."""
+    precision, metric = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+    index = faiss.IndexHNSWSQ(features.shape[1], precision, HNSW_LINKS, metric)
+    index.hnsw.efConstruction = HNSW_CONSTRUCTION
+    index.train(read(features, slice(0, 1)))  # an fp16 quantizer has no parameters to train
+    add_rows(index, features)
     return index
 
 
@@ -184,18 +197,24 @@ def _exact_others(features: FeatureRows, rows: IntArray, k: int) -> IntArray:
     return columns
 
 
-def _faiss() -> Any:
+def faiss_module() -> Any:
+    """faiss, which is an extra.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
     try:
         return import_module("faiss")
     except ImportError as error:
         raise ConfigError(
-            "Approximate neighbours need faiss, which is not installed; pip install 'reid-ray[ann]', or use "
-            "labels.neighbours=exact."
+            "Approximate neighbours need faiss, which is not installed; pip install 'reid-ray[ann]', or search exactly "
+            "(labels.neighbours=exact, or no --approximate)."
         ) from error
 
 
 @contextmanager
-def _threads_of_torch(faiss: Any) -> Iterator[None]:
+def threads_of_torch(faiss: Any) -> Iterator[None]:
+    """Within the block, faiss uses as many threads as PyTorch."""
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(torch.get_num_threads())
     try:

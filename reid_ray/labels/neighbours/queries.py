@@ -34,16 +34,8 @@ def nearest_to(
         ConfigError: k below 1.
         DataError: widths that differ, a query that is not finite.
     """
-    n_rows, dim = features.shape
-    if k < 1:
-        raise ConfigError(f"k, the number of neighbours, must be at least 1; got k={k}.")
-    if queries.ndim != 2 or queries.shape[1] != dim:
-        raise DataError(
-            f"Queries {list(queries.shape)} do not fit features of size {dim}; use the same model for both."
-        )
-    if not np.isfinite(queries).all():
-        raise DataError("A query's feature is not finite; the network has diverged, or the image is damaged.")
-    k = min(k, n_rows)
+    check_queries(queries, features, k)
+    k = min(k, features.shape[0])
     indices = np.full((len(queries), k), -1, dtype=np.int32)
     similarities = np.full((len(queries), k), -np.inf, dtype=np.float32)
     if not k:
@@ -51,6 +43,19 @@ def nearest_to(
     for part in blocks(len(queries), QUERIES_AT_A_TIME):
         _scan(np.ascontiguousarray(queries[part], np.float32), features, allowed, indices[part], similarities[part])
     return Neighbours(indices, similarities)
+
+
+def check_queries(queries: FloatArray, features: FeatureRows, k: int) -> None:
+    """Raise the errors of `nearest_to`."""
+    if k < 1:
+        raise ConfigError(f"k, the number of neighbours, must be at least 1; got k={k}.")
+    if queries.ndim != 2 or queries.shape[1] != features.shape[1]:
+        raise DataError(
+            f"Queries {list(queries.shape)} do not fit features of size {features.shape[1]}; use the same model for "
+            f"both."
+        )
+    if not np.isfinite(queries).all():
+        raise DataError("A query's feature is not finite; the network has diverged, or the image is damaged.")
 
 
 def _scan(
