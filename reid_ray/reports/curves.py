@@ -121,6 +121,12 @@ def _panels(events: Sequence[Event]) -> list[Panel]:
             {"total": per_step("loss")} | {name: per_step_term(name) for name in term_names},
             may_be_log=True,
         ),
+        Panel(
+            "Distance of teacher and student",
+            "epoch",
+            {"relative distance": per_epoch("training", "teacher_distance")},
+            from_zero=True,
+        ),
         Panel("Learning rate", "step", {"learning rate": per_step("lr")}, from_zero=True, scientific=True),
         Panel(
             "Seconds per epoch",

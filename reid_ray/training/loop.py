@@ -46,7 +46,7 @@ from reid_ray.training.optimizers import make_optimizers, set_rates
 from reid_ray.training.rendering import render, write_pictures
 from reid_ray.training.rundir import RunDirectory
 from reid_ray.training.services import Services, known_labels, label_request, run_on_main
-from reid_ray.training.steps import loss_fields, train_step
+from reid_ray.training.steps import loss_fields, teacher_fields, train_step
 from reid_ray.training.streams import StageData
 from reid_ray.types import Labels
 
@@ -249,6 +249,7 @@ class Trainer:
             global_step=state.global_step,
             train_seconds=seconds,
             images_per_second=n_items / seconds,
+            **teacher_fields(self.method, stage),
         )
 
     def _step(self, batch: Batch) -> list[Update]:

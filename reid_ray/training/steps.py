@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -75,6 +76,26 @@ def loss_fields(updates: Sequence[Update], rates: Mapping[str, float]) -> dict[s
     fields |= {"lrs": dict(rates)} if len(rates) > 1 else {}
     fields |= {"losses": losses} if len(losses) > 1 else {}
     return fields | {"terms": {name: float(value) for name, value in _terms(updates)}}
+
+
+@torch.no_grad()
+def teacher_fields(method: Method, stage: Stage) -> dict[str, float]:
+    """The field `teacher_distance` of an `epoch` event, for stages with moving averages.
+
+    It is ‖θ' − θ‖ / ‖θ‖ over the parameters θ that are followed and their averages θ'.
+    """
+    pairs = [
+        (average, latest)
+        for mean, followed in method.ema_pairs(stage.name)
+        for average, latest in zip(mean.parameters(), followed.parameters(), strict=True)
+    ]
+    if not pairs:
+        return {}
+    apart, length = (
+        sum(float(each.double().square().sum()) for each in tensors)
+        for tensors in ((average - latest for average, latest in pairs), (latest for _, latest in pairs))
+    )
+    return {"teacher_distance": (apart / max(length, sys.float_info.min)) ** 0.5}
 
 
 def _terms(updates: Sequence[Update]) -> Iterator[tuple[str, torch.Tensor]]:

@@ -12,7 +12,7 @@ from reid_ray.methods.stage import optimizers
 from reid_ray.models import make_teacher
 from reid_ray.training.distributed import DistributedContext
 from reid_ray.training.optimizers import make_optimizers
-from reid_ray.training.steps import loss_fields, train_step
+from reid_ray.training.steps import loss_fields, teacher_fields, train_step
 
 CONFIG = TrainingConfig(optimizer="sgd", momentum=0, weight_decay=0, lr=0.1, warmup_epochs=0)
 STAGE = Stage(
@@ -188,3 +188,18 @@ def test_what_is_reported_of_several_updates_and_optimizers():
     }
     assert loss_fields(updates, {"g": 0.5})["losses"] == {"d": 5.0, "g+e": 2.0}
     assert "losses" not in loss_fields(updates[:1], {"g": 0.5, "d": 0.25})
+
+
+def test_the_distance_of_a_moving_average():
+    method = Alternating()
+    assert teacher_fields(method, STAGE) == {"teacher_distance": 0}
+    with torch.no_grad():
+        for parameter in method.first.parameters():
+            parameter.zero_()
+        method.first.weight[0, 0], method.first.bias[1] = 3, 4  # length 5
+        for latest, mean in zip(method.first.parameters(), method.mean.parameters(), strict=True):
+            mean.copy_(latest)
+        method.mean.weight[1, 1], method.mean.bias[1] = 1.2, 4.9  # 1.5 away
+    assert teacher_fields(method, STAGE)["teacher_distance"] == pytest.approx(0.3)
+    method.ema_pairs = lambda stage: []
+    assert teacher_fields(method, STAGE) == {}
