@@ -7,7 +7,7 @@ A world is one model on one dataset, or one way to generate features; a cell is 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ class Cell:
     Attributes:
         world: source of the features; scores are never judged on the world on which they were selected.
         features: float32 [N, D], L2-normalised.
-        camids, pids: int64 [N].
+        camids, pids, tracklets: int64 [N].
     """
 
     world: str
@@ -38,15 +38,17 @@ class Cell:
     features: FloatArray
     camids: IntArray
     pids: IntArray
+    tracklets: IntArray
 
     def __str__(self) -> str:
         return f"{self.world}, {self.name}"
 
     def subset(self, name: str, mask: BoolArray) -> Cell:
-        return Cell(self.world, name, self.features[mask], self.camids[mask], self.pids[mask])
+        kept = (array[mask] for array in (self.features, self.camids, self.pids, self.tracklets))
+        return Cell(self.world, name, *kept)
 
     def without_cameras(self, name: str) -> Cell:
-        return Cell(self.world, name, self.features, np.full_like(self.camids, UNKNOWN), self.pids)
+        return replace(self, name=name, camids=np.full_like(self.camids, UNKNOWN))
 
 
 def file_cells(files: Sequence[Path], seed: int = 0) -> Iterator[Cell]:
@@ -56,7 +58,9 @@ def file_cells(files: Sequence[Path], seed: int = 0) -> Iterator[Cell]:
         train = np.array(rows["split"].to_pylist()) == "train"
         features = np.load(file, mmap_mode="r")[train].astype(np.float32)
         camids, pids = (rows[name].to_numpy()[train] for name in ("camid", "pid"))
-        whole = Cell(file.stem, "all", features, camids, pids)
+        known = "tracklet" in rows.column_names
+        tracklets = rows["tracklet"].to_numpy()[train] if known else np.full_like(pids, UNKNOWN)
+        whole = Cell(file.stem, "all", features, camids, pids, tracklets)
         yield from subsets(whole, np.random.default_rng(seed))
 
 
@@ -137,7 +141,7 @@ def synthetic_cells(worlds: Sequence[World] = WORLDS, seed: int = 0) -> Iterator
 
 
 def make_cell(world: World, rng: np.random.Generator) -> Cell:
-    """Generate the features of a world."""
+    """Generate the features of a world; the images of a person by one camera are a tracklet."""
     n_people = world.n_people
     groups = directions(rng, -(-n_people // world.lookalikes))
     own = directions(rng, n_people)
@@ -158,7 +162,8 @@ def make_cell(world: World, rng: np.random.Generator) -> Cell:
     noise = scale[pids, None] * directions(rng, len(pids))
     features = (people[pids] + shifts[camids] + views[pids, camids] + noise).astype(np.float32)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
-    return Cell("synthetic features", world.name, features, camids.astype(np.int64), pids.astype(np.int64))
+    camids, pids = camids.astype(np.int64), pids.astype(np.int64)
+    return Cell("synthetic features", world.name, features, camids, pids, pids * world.n_cameras + camids)
 
 
 def directions(rng: np.random.Generator, n: int) -> FloatArray:

@@ -37,6 +37,7 @@ Result = dict[str, Any]
 SCORES = (
     "published",
     "label_free",
+    "label_free, tracklets",
     "silhouette",
     "clustered_share",
     "largest_share",
@@ -79,8 +80,13 @@ def labellings(files: Sequence[Path]) -> Iterator[Result]:
     for cell in chain(file_cells(files), synthetic_cells()):
         several = len(set(cell.camids.tolist()) - {UNKNOWN}) > 1
         settings = [setting for grid in GRIDS[: 1 + several] for setting in parse_grid(grid, Setting())]
-        for result in sweep(cell.features, settings, cell.camids, pids=cell.pids, device="cpu"):
-            yield {"kind": "labelling", "set": str(cell), "world": cell.world, "n_images": len(cell.pids), **result}
+        found = {"kind": "labelling", "set": str(cell), "world": cell.world, "n_images": len(cell.pids)}
+        plain, known = (
+            sweep(cell.features, settings, cell.camids, pids=cell.pids, tracklets=tracklets, device="cpu")
+            for tracklets in (None, cell.tracklets)
+        )
+        for result, by_tracklets in zip(plain, known, strict=True):
+            yield {**found, **result, "label_free, tracklets": by_tracklets["label_free"]}
 
 
 def random_runs(out: Path, n_runs: int) -> None:

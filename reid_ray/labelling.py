@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import torch
@@ -49,12 +50,14 @@ class FeatureTable:
         rows: N rows of any columns; None without a table.
         camids: int64 [N]; None where no camera is known.
         pids: int64 [N]; None where no identity is known.
+        tracklets: int64 [N], `UNKNOWN` for images in none; None without a column `tracklet`.
     """
 
     features: FloatArray
     rows: pa.Table | None
     camids: IntArray | None
     pids: IntArray | None
+    tracklets: IntArray | None
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def open_feature_table(features: str | Location, table: str | Location | None = 
     values = _open_features(source)
     rows = _read_rows(None if table is None else as_path(table), source, len(values))
     camids, pids = (_column(rows, name) for name in ("camid", "pid"))
-    return FeatureTable(values, rows, camids, pids)
+    return FeatureTable(values, rows, camids, pids, _tracklets(rows))
 
 
 def label_features(
@@ -228,6 +231,7 @@ def sweep_features(
         settings,
         opened.camids,
         pids=opened.pids,
+        tracklets=opened.tracklets,
         device=device,
         memory_mb=memory_mb,
         on_setting=on_setting,
@@ -313,6 +317,17 @@ def _column(rows: pa.Table | None, name: str) -> IntArray | None:
         raise DataError(f"The column '{name}' of the table of rows must hold whole numbers, {UNKNOWN} for unknown.")
     values = np.asarray(column.to_numpy(), dtype=np.int64)
     return values if (values != UNKNOWN).any() else None
+
+
+def _tracklets(rows: pa.Table | None) -> IntArray | None:
+    """int64 [N], the tracklet of each row, of any type; a name that two splits share means two tracklets."""
+    if rows is None or "tracklet" not in rows.column_names:
+        return None
+    columns = [rows[name].combine_chunks() for name in ("tracklet", "split") if name in rows.column_names]
+    codes = [pc.fill_null(column.dictionary_encode().indices, UNKNOWN).to_numpy() for column in columns]
+    groups = np.unique(np.stack(codes, axis=1), axis=0, return_inverse=True)[1].ravel()
+    known = pc.fill_null(pc.not_equal(columns[0].cast(pa.string()), str(UNKNOWN)), False)
+    return np.where(known.to_numpy(zero_copy_only=False), groups, UNKNOWN).astype(np.int64)
 
 
 def _write(table: pa.Table, out: Location) -> None:

@@ -34,7 +34,7 @@ def label_free_score(run: Run) -> dict[str, float]:
         of_source = run.embed_table(source.train, source)
     labels = cluster_rows(features, run.config.labels, table.camids, device=device, source=of_source).raw
     references = reference_graphs(features, device)
-    answer = {"label_free": label_free_objective(labels, references)}
+    answer = {"label_free": label_free_objective(labels, references, table.tracklets)}
     answer |= label_free_scores(labels, references[0], table.camids)
     answer["n_clusters"] = float(label_statistics(labels)["n_clusters"])
     return answer | (ground_truth_scores(labels, table.pids) if table.has_pids else {})

@@ -25,8 +25,8 @@ def best_setting(run: Run, grid: Sequence[str]) -> tuple[Values, float]:
     """
     own = Setting.of(run.config.labels)
     settings = [own, *parse_grid(grid, own)]
-    table = run.dataset.train
-    results = sweep(run.embed_table(table), settings, table.camids, memory_mb=run.config.labels.memory_mb)
+    table, memory_mb = run.dataset.train, run.config.labels.memory_mb
+    results = sweep(run.embed_table(table), settings, table.camids, tracklets=table.tracklets, memory_mb=memory_mb)
     best = max(results, key=lambda result: result["label_free"])
     best = best if is_separated(best["label_free"], results[0]["label_free"]) else results[0]
     return {f"labels.{name}": best[name] for name in map(swept_name, grid)}, float(best["label_free"])

@@ -80,6 +80,7 @@ def refresh(
     *,
     version: int,
     true_pids: IntArray | None = None,
+    tracklets: IntArray | None = None,
     previous: Labels | None = None,
     device: torch.device | str | None = None,
     workers: Executor | None = None,
@@ -96,6 +97,7 @@ def refresh(
         camids: int64 [N]; images of unknown camera are left out of the proxies.
         version: the epoch the labels are for.
         true_pids: int64 [N] for label quality in the statistics; never used for the labels.
+        tracklets: int64 [N], `UNKNOWN` for images in none, for the label-free objective.
         previous: labels of the previous refresh, for the stability statistic and the reliability threshold.
         device: where neighbours are searched.
         workers: executor; default this process. The labels do not depend on it.
@@ -117,7 +119,7 @@ def refresh(
     described = workers.run(
         tasks.describe, features.values, found.labels, found.raw, found.graph, camids, true_pids, before
     )
-    scored = workers.run(tasks.objective, features.values, found.raw, device) if config.objective else None
+    scored = workers.run(tasks.objective, features.values, found.raw, tracklets, device) if config.objective else None
     proxies: Proxies
     statistics: dict[str, Any]
     proxies, statistics = workers.get([described])[0]

@@ -78,6 +78,7 @@ def sweep(
     camids: IntArray | None = None,
     previous: IntArray | None = None,
     pids: IntArray | None = None,
+    tracklets: IntArray | None = None,
     device: torch.device | str | None = None,
     memory_mb: int = 1024,
     on_setting: Callable[[dict[str, Any]], None] | None = None,
@@ -92,6 +93,7 @@ def sweep(
         camids: int64 [N], for the variant `camera` and the camera scores.
         previous: int64 [N], previous labels, for `stability`.
         pids: int64 [N], for the ground-truth scores.
+        tracklets: int64 [N], for `label_free`.
         device: where neighbours are searched.
         memory_mb: memory of the search, in addition to features and lists.
         on_setting: called with each result, in the order of computation.
@@ -123,7 +125,7 @@ def sweep(
     ):
         graph = graph_of_weights(weights, max_distance)
         for at in (at for at, setting in enumerate(settings) if setting.params == params):
-            results[at] = _result(settings[at], graph, references, camids, previous, known_pids)
+            results[at] = _result(settings[at], graph, references, camids, previous, known_pids, tracklets)
             if on_setting:
                 on_setting(results[at])
     return [results[at] for at in range(len(settings))]
@@ -249,12 +251,13 @@ def _result(
     camids: IntArray | None,
     previous: IntArray | None,
     pids: IntArray | None,
+    tracklets: IntArray | None,
 ) -> dict[str, Any]:
     started = time.perf_counter()
     labels = dbscan(graph, eps=setting.eps, min_samples=setting.min_samples)
     counts = label_statistics(labels)
     result = asdict(setting) | {name: counts[name] for name in ("n_clusters", "n_outliers", "size_max")}
-    result["label_free"] = label_free_objective(labels, references)
+    result["label_free"] = label_free_objective(labels, references, tracklets)
     result |= label_free_scores(labels, references[0], camids, previous)
     if pids is not None:
         result |= ground_truth_scores(labels, pids)

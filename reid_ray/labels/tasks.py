@@ -111,8 +111,10 @@ def kmeans_labels(features: FeatureRows, config: LabelsConfig, centre: Centre) -
     return kmeans(np.asarray(features[0 : features.shape[0]]), config.n_clusters, seed=0)
 
 
-def objective(features: FeatureRows, labels: IntArray, device: torch.device | str | None) -> float:
-    return label_free_objective(labels, reference_graphs(features, device))
+def objective(
+    features: FeatureRows, labels: IntArray, tracklets: IntArray | None, device: torch.device | str | None
+) -> float:
+    return label_free_objective(labels, reference_graphs(features, device), tracklets)
 
 
 def describe(

@@ -163,7 +163,9 @@ def label_streams(
                 labels = cluster_tracklets(cluster, known, config.labels, table, previous, pool)
             else:
                 pids = table.pids if table.has_pids else None
-                labels = cluster(known, config.labels, table.camids, true_pids=pids, previous=previous)
+                labels = cluster(
+                    known, config.labels, table.camids, true_pids=pids, tracklets=table.tracklets, previous=previous
+                )
         if "features" in spec.needs and request.features_of(stream) != MEMORY:
             labels = replace(labels, features=np.asarray(values[0 : len(table)]))
         found[stream] = with_statistics(labels, label_seconds=time.perf_counter() - started)

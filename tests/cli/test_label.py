@@ -16,6 +16,7 @@ import pytest
 from reid_ray.cli import main
 from reid_ray.config import LabelsConfig
 from reid_ray.labels.refresh import cluster_rows
+from reid_ray.labels.sweep import Setting, parse_grid, sweep
 
 N_ROWS = 72
 
@@ -142,6 +143,24 @@ def test_sweep(command: Command, features: Path, tmp_path: Path, suffix: str) ->
     best = max(results["label_free"].to_pylist())
     assert 0 < best < 1
     assert f"{best:.4g}*" in text
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_sweep_knows_tracklets(command: Command, features: Path, tmp_path: Path, named: bool) -> None:
+    """Those of a table, which may be names or numbers, and are others in another split."""
+    rng = np.random.default_rng(0)
+    tracklets, splits = rng.integers(-1, 20, N_ROWS), rng.integers(0, 2, N_ROWS)
+    columns = {"split": np.array(["query", "gallery"])[splits]}
+    columns["tracklet"] = pa.array([None if t < 0 else f"T{t:02}" for t in tracklets]) if named else tracklets
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    grid = ["eps=.4:.6:.1"]
+    assert command(features, "--sweep", *grid, "--out", tmp_path / "sweep.parquet", *SMALL)[0] == 0
+    own = Setting(k1=8, k2=3, min_samples=3)
+    values, numbers = np.load(features), np.where(tracklets < 0, -1, 2 * tracklets + splits)
+    known, unknown = (sweep(values, parse_grid(grid, own), tracklets=given, device="cpu") for given in (numbers, None))
+    found = pq.read_table(tmp_path / "sweep.parquet")["label_free"].to_pylist()
+    assert found == [result["label_free"] for result in known]
+    assert found != [result["label_free"] for result in unknown]
 
 
 def test_sweep_without_out_writes_no_file(command: Command, features: Path, tmp_path: Path) -> None:

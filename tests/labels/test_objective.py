@@ -48,6 +48,7 @@ def test_objective_equals_loops_over_pairs(seed: int, rows_per_block: int, monke
     rng = np.random.default_rng(seed)
     n_rows = int(rng.integers(0, 40))
     labels, graphs = labels_of(rng, n_rows), [random_graph(rng, n_rows) for _ in range(2)]
+    tracklets = rng.integers(-1, 8, n_rows) if seed % 3 else None
     expected = []
     for graph in graphs:
         dense = np.ones((n_rows, n_rows), dtype=np.float32)
@@ -55,12 +56,17 @@ def test_objective_equals_loops_over_pairs(seed: int, rows_per_block: int, monke
         pairs = list(combinations(range(n_rows), 2))
         joined = {(i, j) for i, j in pairs if labels[i] == labels[j] != -1}
         close = {(i, j) for i, j in pairs if dense[i, j] <= np.float32(CLOSE)}
+        if tracklets is not None:
+            close |= {(i, j) for i, j in pairs if tracklets[i] == tracklets[j] != -1}
         both = len(joined & close)
         precision, recall = both / max(1, len(joined)), both / max(1, len(close))
         expected.append(2 * precision * recall / (precision + recall) if both else 0.0)
-        assert close_f1(labels, graph) == pytest.approx(expected[-1])
-        assert close_f1(np.where(labels < 0, -1, 1000 - labels), graph) == close_f1(labels, graph)
-    assert label_free_objective(labels, graphs) == pytest.approx(max(expected))
+        assert close_f1(labels, graph, tracklets) == pytest.approx(expected[-1])
+        renamed = np.where(labels < 0, -1, 1000 - labels)
+        assert close_f1(renamed, graph, tracklets) == close_f1(labels, graph, tracklets)
+    assert label_free_objective(labels, graphs, tracklets) == pytest.approx(max(expected))
+    unknown = np.full(n_rows, -1)
+    assert label_free_objective(labels, graphs, unknown) == label_free_objective(labels, graphs)
 
 
 def test_one_if_close_pairs_are_the_clusters() -> None:
