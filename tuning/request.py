@@ -31,7 +31,7 @@ from reid_ray.tuning.spaces import Space, search_space
 
 Objective: TypeAlias = Literal["label-free", "map", "hours"]
 
-METRICS: dict[Objective, str] = {"label-free": "label_free", "map": "mAP", "hours": "hours"}
+METRICS: dict[Objective, str] = {"label-free": "model_score", "map": "mAP", "hours": "hours"}
 """Objective → metric name."""
 
 CHOICES: tuple[tuple[Objective, ...], ...] = (("label-free",), ("map",), ("label-free", "hours"), ("map", "hours"))

@@ -39,7 +39,7 @@ GROUP_START_SECONDS = "900"
 ORPHAN_SECONDS = 60.0
 """A trial of a search that was killed ends within this time; only one search at a time has trials."""
 
-MEASURES = ("n_clusters", "silhouette", "clustered_share", "camera_mix")
+MEASURES = ("label_free", "n_clusters", "silhouette", "clustered_share", "camera_mix")
 """Label-free scores that are recorded with the objective."""
 
 
@@ -148,11 +148,11 @@ def _score_remotely(path: str, config: Config, stage: Phase) -> Outcome:
 
 
 def score_labels(run: Run, stage: Phase) -> Outcome:
-    """Label-free score of the last model, with the run's own label settings or the best ones of a sweep."""
+    """Label-free score of the last model, and the best label settings of a sweep."""
     if stage.sweep:
         setting, quality = best_setting(run, stage.sweep)
         return Outcome("complete", quality, swept=setting)
     scores = label_free_score(run)
     return Outcome(
-        "complete", scores["label_free"], measures={name: scores[name] for name in MEASURES if name in scores}
+        "complete", scores["model_score"], measures={name: scores[name] for name in MEASURES if name in scores}
     )

@@ -101,6 +101,16 @@ class RunProgress:
         return f"{event['stage']}, epoch {event['epoch'] + 1}/{self._stage['epochs']}"
 
 
+QUALITIES = (
+    ("label_free", "label-free"),
+    ("cycle_consistency", "cycles"),
+    ("ari", "ARI"),
+    ("nmi", "NMI"),
+    ("pairwise_f1", "F1"),
+)
+"""Fields of a `refresh` event that are printed, and their names."""
+
+
 def describe(event: Event) -> str:
     """Describe an event in one line."""
     kind = event["event"]
@@ -113,7 +123,13 @@ def describe(event: Event) -> str:
     if kind == "refresh":
         quality = "".join(
             f", {label} {event[key]:.3f}"
-            for key, label in (("label_free", "label-free"), ("ari", "ARI"), ("nmi", "NMI"), ("pairwise_f1", "F1"))
+            for key, label in (
+                ("label_free", "label-free"),
+                ("cycle_consistency", "cycles"),
+                ("ari", "ARI"),
+                ("nmi", "NMI"),
+                ("pairwise_f1", "F1"),
+            )
             if event.get(key) is not None
         )
         seconds = ", ".join(

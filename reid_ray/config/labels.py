@@ -50,8 +50,8 @@ class LabelsConfig(Section):
     """A `constraints.csv` of corrections (path_a, path_b, verdict: same, different or junk) that the clusters obey;
     requires `clusterer: dbscan`."""
     objective: bool = False
-    """Also log the label-free objective `label_free` at each refresh (docs/labels.md); takes as long as the exact
-    neighbour search."""
+    """Also log the label-free objectives `label_free` and `cycle_consistency` at each refresh (docs/labels.md); takes
+    as long as two exact neighbour searches."""
     memory_mb: int = Field(default=1024, ge=64)
     """Memory of the neighbour search in each labeller, in addition to features and results, MB."""
     staleness: Literal[0, 1] = 0

@@ -119,12 +119,13 @@ def refresh(
     described = workers.run(
         tasks.describe, features.values, found.labels, found.raw, found.graph, camids, true_pids, before
     )
-    scored = workers.run(tasks.objective, features.values, found.raw, tracklets, device) if config.objective else None
+    compared = (features.values, found.raw, camids, tracklets, device)
+    scored = workers.run(tasks.objectives, *compared) if config.objective else None
     proxies: Proxies
     statistics: dict[str, Any]
     proxies, statistics = workers.get([described])[0]
     if scored is not None:
-        statistics["label_free"] = workers.get([scored])[0]
+        statistics |= workers.get([scored])[0]
     statistics |= {key: value for key, value in (("eps", found.eps), ("recall", found.recall)) if value is not None}
     statistics |= constraints.counts() if constraints else {}
     statistics |= {f"{stage}_seconds": seconds for stage, seconds in found.seconds.items()}

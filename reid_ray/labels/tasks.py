@@ -11,6 +11,7 @@ from scipy.sparse import csr_array, vstack
 from reid_ray.config import LabelsConfig
 from reid_ray.errors import ConfigError
 from reid_ray.labels import clustering
+from reid_ray.labels.camera_cycles import cycle_consistency
 from reid_ray.labels.encoding import JaccardParams, NeighbourLists, join_lists, search
 from reid_ray.labels.features import check_features
 from reid_ray.labels.hdbscan import hdbscan
@@ -111,10 +112,17 @@ def kmeans_labels(features: FeatureRows, config: LabelsConfig, centre: Centre) -
     return kmeans(np.asarray(features[0 : features.shape[0]]), config.n_clusters, seed=0)
 
 
-def objective(
-    features: FeatureRows, labels: IntArray, tracklets: IntArray | None, device: torch.device | str | None
-) -> float:
-    return label_free_objective(labels, reference_graphs(features, device), tracklets)
+def objectives(
+    features: FeatureRows,
+    labels: IntArray,
+    camids: IntArray,
+    tracklets: IntArray | None,
+    device: torch.device | str | None,
+) -> dict[str, float]:
+    """The label-free objective of a labelling, and of the features where there are two cameras."""
+    cycles = cycle_consistency(features, camids)
+    found = {"label_free": label_free_objective(labels, reference_graphs(features, device), tracklets)}
+    return found if cycles is None else found | {"cycle_consistency": cycles}
 
 
 def describe(

@@ -95,7 +95,13 @@ def _panels(events: Sequence[Event]) -> list[Panel]:
         return _points((event["global_step"], number(_loss_terms(event), name)) for event in step_events)
 
     term_names = sorted({name for event in step_events for name in _loss_terms(event)})
-    quality = {"ARI": "ari", "NMI": "nmi", "pairwise F1": "pairwise_f1", "label-free objective": "label_free"}
+    quality = {
+        "ARI": "ari",
+        "NMI": "nmi",
+        "pairwise F1": "pairwise_f1",
+        "label-free objective": "label_free",
+        "cycle consistency": "cycle_consistency",
+    }
     return [
         Panel(
             "Retrieval, %",

@@ -177,6 +177,7 @@ _COLUMNS: dict[str, Callable[[EpochRow], str]] = {
     "clusters": _formatter("refresh", "n_clusters", "{:.0f}"),
     "outliers": _formatter("refresh", "outlier_share", "{:.1f}%", 100),
     "label-free": _formatter("refresh", "label_free", "{:.3f}"),
+    "cycles": _formatter("refresh", "cycle_consistency", "{:.3f}"),
     "ARI": _formatter("refresh", "ari", "{:.3f}"),
     "NMI": _formatter("refresh", "nmi", "{:.3f}"),
     "F1": _formatter("refresh", "pairwise_f1", "{:.3f}"),

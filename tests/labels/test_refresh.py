@@ -17,6 +17,7 @@ from reid_ray.labels import (
     reference_graphs,
     refresh,
 )
+from reid_ray.labels.camera_cycles import cycle_consistency
 from reid_ray.labels.refresh import cluster_rows, ground_truth_labels
 from reid_ray.types import Features, FloatArray, IntArray, Labels
 
@@ -126,13 +127,14 @@ def test_degenerate_features(
 @pytest.mark.parametrize("clusterer", ["dbscan", "kmeans"])
 def test_the_objective_is_logged_where_it_is_asked_for(clusterer: str) -> None:
     values, _ = people(8, 15)
-    config, camids = LabelsConfig(clusterer=clusterer, n_clusters=9), np.zeros(120, dtype=np.int64)
+    config, camids = LabelsConfig(clusterer=clusterer, n_clusters=9), np.arange(120) % 2
     plain, scored = (
         refresh(Features(values, 0), config.model_copy(update={"objective": objective}), camids, version=0)
         for objective in (False, True)
     )
     assert scored.digest() == plain.digest()
-    assert "label_free" not in plain.statistics
+    assert not {"label_free", "cycle_consistency"} & plain.statistics.keys()
+    assert scored.statistics["cycle_consistency"] == cycle_consistency(values, camids)
     assert scored.statistics["label_free"] == label_free_objective(scored.labels, reference_graphs(values)) > 0
 
 

@@ -41,7 +41,7 @@ class Told:
         return str(self._number), self.searcher.suggest(str(self._number))
 
     def tell(self, trial, *scores, state="complete", reason="", final=True, swept=None):
-        names = [name for name in ("label_free", "mAP") if name in self.searcher.metric]
+        names = [name for name in ("model_score", "mAP") if name in self.searcher.metric]
         result = dict(zip([*names, "hours"], scores, strict=False))
         outcome = Outcome(state, scores[0], reason, {"seconds": 3.0, "epochs": 2.0}, swept or {})
         result |= {"outcome": outcome, "epoch": 2, "final": final, "training_iteration": 1}

@@ -39,7 +39,7 @@ def test_one_line_per_finished_trial(make_search):
     text = seen(search, work, terminal=False)
     assert "4 trials, 1 of them from before, 2 at a time on cpu" in text
     assert "trial 2/4" in text
-    assert "label_free 0.5000, best so far" in text
+    assert "model_score 0.5000, best so far" in text
     assert "degenerate: [because]" in text
     assert "failed: [because]" in text
     assert text.count("trial ") == 3
@@ -60,7 +60,7 @@ def test_table_shows_running_trials_and_the_best(make_search):
     assert run.name in text
     assert "2/2" in text
     assert "step 3" in text
-    assert "best label_free 0.3000" in text
+    assert "best model_score 0.3000" in text
     assert f"eps={values['labels.eps']}" in text
 
 

@@ -10,6 +10,7 @@ from small_runs import METHOD_RUNS, SOURCE, tiny_config
 
 from reid_ray.api import train
 from reid_ray.data.readers import read_dataset
+from reid_ray.labels.camera_cycles import cycle_consistency
 from reid_ray.labels.label_free import label_free_scores
 from reid_ray.labels.objective import label_free_objective, reference_graphs
 from reid_ray.labels.refresh import cluster_rows
@@ -23,12 +24,20 @@ def test_score_of_the_labels_of_the_last_model(finished_run: Run) -> None:
     features = finished_run.embed_table(table)
     labels = cluster_rows(features, finished_run.config.labels, table.camids).labels
     references = reference_graphs(features)
-    expected = {"label_free": label_free_objective(labels, references)}
+    expected = {"label_free": label_free_objective(labels, references, table.tracklets)}
+    expected["model_score"] = cycle_consistency(features, table.camids)
     expected |= label_free_scores(labels, references[0], table.camids)
     assert expected.items() <= scores.items()
     assert scores["n_clusters"] == len(set(labels.tolist()) - {-1})
     assert {"ari", "pairwise_f1"} <= scores.keys()
     assert all(type(value) is float for value in scores.values())
+
+
+def test_with_one_camera_the_labels_stand_for_the_model(finished_run: Run) -> None:
+    run = Run(finished_run.path)
+    run.dataset = replace(run.dataset, table=run.dataset.table.without_cameras())
+    scores = label_free_score(run)
+    assert scores["model_score"] == scores["label_free"] > 0
 
 
 def test_score_does_not_read_identities(finished_run: Run) -> None:

@@ -74,7 +74,7 @@ def test_one_row_per_trial(finished):
     results = read_results(search.directory.path)
     write_results(results)
     table = pq.read_table(search.directory.table).to_pylist()
-    assert [row["label_free"] for row in table] == list(SCORES)
+    assert [row["model_score"] for row in table] == list(SCORES)
     assert [row["hours"] for row in table] == [1 + score for score in SCORES]
     assert {row["stage"] for row in table} == {"search"}
     assert [row["state"] for row in table].count("degenerate") == 1
