@@ -103,7 +103,13 @@ def random_runs(out: Path, n_runs: int) -> None:
         eps, k1 = (rng.uniform(*RANGES[key]) for key in ("labels.eps", "labels.k1"))
         rate = np.exp(rng.uniform(*np.log(RANGES["training.lr"])))
         settings = [f"labels.eps={eps:.3f}", f"labels.k1={k1:.0f}", f"training.lr={rate:.2e}", "labels.objective=true"]
-        place = [f"seed={number}", f"name={row.title.lower()}-{number}", f"output={out}", "evaluation.every=1", "training.epochs=5"]
+        place = [
+            f"seed={number}",
+            f"name={row.title.lower()}-{number}",
+            f"output={out}",
+            "evaluation.every=1",
+            "training.epochs=5",
+        ]
         try:
             run = train(load_config(row.recipe, [*BUDGET, *row.overrides, *settings, *place]))
         except UserError as error:  # degenerate labels end a run

@@ -22,6 +22,7 @@ import yaml
 from reid_ray.config import Config, Search, hashed_settings, with_absolute_paths
 from reid_ray.config.loading import validate
 from reid_ray.errors import ConfigError, RunError
+from reid_ray.evaluation.protocols import protocol_of
 from reid_ray.io.files import atomic_write, storage_errors
 from reid_ray.io.lease import LEASE, hold, is_lease
 from reid_ray.io.paths import RemotePath, as_path
@@ -120,6 +121,8 @@ def make_request(
         raise ConfigError(
             "--stop-early yes needs --objective map alone: other objectives are known only at the end of a trial."
         )
+    if by_labels and protocol_of(config.evaluation).primary != METRICS["map"]:
+        raise ConfigError(f"--objective map needs a protocol with identities, not {config.evaluation.protocol}.")
     if sweep and by_labels:
         raise ConfigError("--sweep needs --objective label-free: mAP does not depend on the last labels.")
     config = with_absolute_paths(config)

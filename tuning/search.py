@@ -24,7 +24,7 @@ from reid_ray.api import prepare, train
 from reid_ray.config import Config
 from reid_ray.devices import n_cores
 from reid_ray.errors import ConfigError
-from reid_ray.evaluation.protocols import why_not
+from reid_ray.evaluation.protocols import protocol_of, why_not
 from reid_ray.logging_utils import silenced, variables
 from reid_ray.runtime.actor_executor import fetch
 from reid_ray.runtime.cleanup import short_lived
@@ -230,6 +230,8 @@ def _check_inputs(request: Request, budget: Budget) -> None:
     if budget.compare:
         final, datasets, *_ = prepare(final_base(request))
         reason = why_not(datasets[MAIN].table, final.evaluation)
+        if protocol_of(final.evaluation).split == "train":
+            reason = f"Evaluation.protocol={final.evaluation.protocol} judges training images."
         if reason is not None:
             raise ConfigError(f"--compare evaluates on the test split, but {reason[0].lower()}{reason[1:]}")
 

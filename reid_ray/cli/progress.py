@@ -150,13 +150,16 @@ def describe(event: Event) -> str:
             f"({event['images_per_second']:.0f} images/s)"
         )
     if kind == "evaluate":
-        return (
-            f"evaluated after epoch {event['epoch']}: mAP {event['mAP']:.1%}, R1 {event['R1']:.1%} "
-            f"({event['evaluate_seconds']:.1f} s)"
-        )
+        return f"evaluated after epoch {event['epoch']}: {metrics_text(event)} ({event['evaluate_seconds']:.1f} s)"
     if kind == "end":
         return f"end       {event['epochs']} epochs, {event['seconds']:.0f} s"
     return str(kind)
+
+
+def metrics_text(event: Event) -> str:
+    """The main metrics of an `evaluate` event."""
+    names = {"mAP": "mAP", "R1": "R1", "cycle_consistency": "cycle consistency"}
+    return ", ".join(f"{name} {event[key]:.1%}" for key, name in names.items() if key in event)
 
 
 def make_console(*, stderr: bool = False) -> Console:

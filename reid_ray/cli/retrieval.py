@@ -130,7 +130,7 @@ def _reranking(rerank: bool, k1: int | None, k2: int | None, lambda_value: float
 def _measure(run: Run, dataset: Dataset, settings: EvaluationConfig, rerank: dict[str, Any] | None) -> dict[str, Any]:
     """Metrics on a dataset; with re-ranking settings also those after re-ranking, under `reranked`."""
     from reid_ray.evaluation.protocols import evaluate_distances, why_not
-    from reid_ray.training.datasets import query_and_gallery
+    from reid_ray.training.datasets import evaluated_rows
     from reid_ray.training.services import evaluated_attributes, score
 
     reason = why_not(dataset.table, settings)
@@ -139,7 +139,7 @@ def _measure(run: Run, dataset: Dataset, settings: EvaluationConfig, rerank: dic
     if rerank is not None and settings.protocol != "single_query":
         raise ConfigError(f"--rerank is for evaluation.protocol=single_query, and this is {settings.protocol}.")
     console = make_console(stderr=True)
-    table = query_and_gallery(dataset.table, settings)
+    table = evaluated_rows(dataset.table, settings)
     names = evaluated_attributes(run.model, table)
     features = embed_with_progress(run, table, dataset, console, attributes=bool(names))
     metrics = score(features, table, settings, names)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from reid_ray.cli.progress import make_console
+from reid_ray.cli.progress import make_console, metrics_text
 from reid_ray.config import Config, config_hash
 
 # The run's state imports PyTorch, so import it where it is used: --help should not wait for it.
@@ -55,7 +55,7 @@ def _rows(config: Config, state: RunState) -> list[tuple[str, str]]:
         counts = f"{refresh['n_clusters']} clusters, {refresh['n_outliers']} outliers of {refresh['n_images']} images"
         rows.append(("labels", f"{counts}, for epoch {refresh['epoch'] + 1}"))
     if found := state.events.get("evaluate"):
-        rows.append(("evaluated", f"mAP {found['mAP']:.1%}, R1 {found['R1']:.1%} after epoch {found['epoch']}"))
+        rows.append(("evaluated", f"{metrics_text(found)} after epoch {found['epoch']}"))
     if start := state.events.get("start"):
         rows.append(("trained by", f"{start['n_workers']} workers on {start['device']}"))
     rows.append(("checkpoint", state.checkpoint or "none yet"))

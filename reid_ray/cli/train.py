@@ -66,7 +66,7 @@ def demo(overrides: Overrides = None) -> None:
 
     console = make_console()
     run = train_with_progress(load_config("demo", overrides or []), console)
-    if not run.metrics("evaluate"):
+    if not any("mAP" in event for event in run.metrics("evaluate")):
         finish(run, console)
         return
     with console.status("Colour-histogram baseline and ranked sheet"):

@@ -112,12 +112,13 @@ class EvaluationConfig(Section):
     """Evaluate the model of an epoch while the next epoch trains; the metrics are logged at the end of that epoch."""
     batch_size: int = Field(default=64, ge=1)
     """Images per forward pass in extraction. Batches are fixed: results do not depend on the number of extractors."""
-    protocol: Literal["single_query", "sysu_mm01", "regdb", "mars"] = "single_query"
+    protocol: Literal["single_query", "sysu_mm01", "regdb", "mars", "camera_cycles"] = "single_query"
     """Evaluation protocol. `single_query`: each query image against all gallery images except those of the same
     identity and camera (Market-1501). `sysu_mm01`: infrared queries against ten galleries sampled from the visible
     images; metrics are means over these trials, and the CMC counts people. `regdb`: all visible images against all
     thermal ones, or the reverse. `mars`: single query between tracklets, whose features are pooled from the features of
-    their frames; pid 0 marks distractors."""
+    their frames; pid 0 marks distractors. `camera_cycles`: needs no identities; the share of walks between cameras that
+    return (docs/labels.md), on the training images; it also selects the model `best`."""
     temporal_parts: int = Field(default=1, ge=1)
     """Protocol mars: consecutive parts of a tracklet whose mean features are concatenated. 1 is the mean of all frames
     (TP); SCR uses 3 (TPP)."""

@@ -2,7 +2,7 @@
 
 A protocol is a pure function of query features, gallery features, the table and the settings of `evaluation`,
 registered by name in `PROTOCOLS`. This module has the single-query protocol of `ranking`; `trials` has the visible–
-infrared protocols, `mars` the one for tracklets.
+infrared protocols, `mars` the one for tracklets. `camera_cycles` needs no identities and judges training images.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
 
 from reid_ray.config import EvaluationConfig
 from reid_ray.data.table import ImageTable
@@ -32,6 +34,7 @@ from reid_ray.evaluation.trials import (
     sysu_evaluable,
 )
 from reid_ray.io.paths import as_path
+from reid_ray.labels.camera_cycles import cycle_consistency
 from reid_ray.types import UNKNOWN, IntArray
 
 Metrics = dict[str, float | int]
@@ -45,6 +48,7 @@ class EvaluationProtocol:
         evaluate: query features [Q, D], gallery features [G, D], table, settings → numbers for the log.
         evaluable: table, settings → None, or a one-line reason why it cannot be evaluated.
         primary: the metric that selects the best model.
+        split: the rows that it judges; those of the training split are its gallery.
         unit: compared items: images or tracklets. With tracklets, features and table given to `evaluate` have
             one row per tracklet; `evaluable` always reads the image table.
     """
@@ -52,6 +56,7 @@ class EvaluationProtocol:
     evaluate: Callable[[Array, Array, ImageTable, EvaluationConfig], Metrics]
     evaluable: Callable[[ImageTable, EvaluationConfig], str | None]
     primary: str = "mAP"
+    split: Literal["query and gallery", "train"] = "query and gallery"
     unit: Literal["image", "tracklet"] = "image"
 
 
@@ -154,11 +159,29 @@ def _mars(q_features: Array, g_features: Array, table: ImageTable, settings: Eva
     return mars(q_features, g_features, *ids, ap=settings.ap).as_dict()
 
 
+def _camera_cycles(q_features: Array, g_features: Array, table: ImageTable, settings: EvaluationConfig) -> Metrics:
+    cycles = cycle_consistency(np.asarray(g_features, dtype=np.float32), table.camids)
+    if cycles is None:
+        raise DataError(f"{table.name} has fewer than two cameras.")
+    return {"cycle_consistency": cycles, "n_images": len(table)}
+
+
+def _cycles_evaluable(table: ImageTable, settings: EvaluationConfig) -> str | None:
+    camids = table.split("train").camids
+    if len(np.unique(camids[camids != UNKNOWN])) > 1:
+        return None
+    return (
+        f"{table.name} cannot be evaluated by evaluation.protocol=camera_cycles: its training split has fewer than two "
+        f"cameras."
+    )
+
+
 PROTOCOLS: dict[str, EvaluationProtocol] = {
     "single_query": EvaluationProtocol(_single_query, lambda table, settings: evaluable(table)),
     "sysu_mm01": EvaluationProtocol(_sysu_mm01, _sysu_evaluable),
     "regdb": EvaluationProtocol(_regdb, lambda table, settings: regdb_evaluable(table)),
     "mars": EvaluationProtocol(_mars, lambda table, settings: mars_evaluable(table), unit="tracklet"),
+    "camera_cycles": EvaluationProtocol(_camera_cycles, _cycles_evaluable, primary="cycle_consistency", split="train"),
 }
 """Protocols by the value of `evaluation.protocol`."""
 

@@ -30,6 +30,7 @@ from reid_ray.encoder.description import (
 )
 from reid_ray.encoder.rebuilding import in_float32, settings_of
 from reid_ray.errors import ExportError, RunError
+from reid_ray.evaluation.protocols import protocol_of
 from reid_ray.export.card import LICENCE_NOTE, model_card
 from reid_ray.export.check import Check, check_files, images_to_compare
 from reid_ray.export.programs import write_int8, write_onnx, write_torch_export, write_torchscript
@@ -180,7 +181,8 @@ def _metrics(run: Run, model: str) -> dict[str, float]:
     events = run.metrics("evaluate")
     if not events:
         return {}
-    event = max(events, key=lambda each: each.get("mAP") or 0.0) if model == "best" else events[-1]
+    primary = protocol_of(run.config.evaluation).primary
+    event = max(events, key=lambda each: each.get(primary) or 0.0) if model == "best" else events[-1]
     ignored = {"event", "time", "epoch", "global_step", "seconds"}
     return {name: value for name, value in event.items() if isinstance(value, int | float) and name not in ignored}
 

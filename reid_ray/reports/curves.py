@@ -110,6 +110,11 @@ def _panels(events: Sequence[Event]) -> list[Panel]:
             mark=None if best is None else _best_mark(best),
         ),
         Panel(
+            "Cycle consistency of training images, %",
+            "epoch",
+            {"after the epoch": per_epoch("evaluation", "cycle_consistency", 100)},
+        ),
+        Panel(
             "Label quality",
             "epoch",
             {name: per_epoch("refresh", key) for name, key in quality.items()},

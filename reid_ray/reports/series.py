@@ -174,6 +174,7 @@ _COLUMNS: dict[str, Callable[[EpochRow], str]] = {
     "R5": _formatter("evaluation", "R5", "{:.1f}", 100),
     "R10": _formatter("evaluation", "R10", "{:.1f}", 100),
     "mINP": _formatter("evaluation", "mINP", "{:.1f}", 100),
+    "camera cycles": _formatter("evaluation", "cycle_consistency", "{:.1f}", 100),
     "clusters": _formatter("refresh", "n_clusters", "{:.0f}"),
     "outliers": _formatter("refresh", "outlier_share", "{:.1f}%", 100),
     "label-free": _formatter("refresh", "label_free", "{:.3f}"),

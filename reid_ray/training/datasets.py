@@ -43,10 +43,21 @@ def sections_of_stage(stage: Stage) -> list[str]:
 
 
 def evaluation_table(dataset: Dataset, config: Config) -> ImageTable | None:
-    """Query rows followed by gallery rows, or None if there is nothing to evaluate or evaluation is switched off."""
+    """The rows that the protocol judges, or None if there is nothing to evaluate or evaluation is switched off."""
     if config.evaluation.every is None or why_not(dataset.table, config.evaluation) is not None:
         return None
-    return query_and_gallery(dataset.table, config.evaluation)
+    return evaluated_rows(dataset.table, config.evaluation)
+
+
+def evaluated_rows(table: ImageTable, settings: EvaluationConfig) -> ImageTable:
+    """The rows that the protocol judges: query rows followed by gallery rows, or the training rows.
+
+    Raises:
+        DataError: as `query_and_gallery`.
+    """
+    if protocol_of(settings).split == "train":
+        return table.split("train")
+    return query_and_gallery(table, settings)
 
 
 def query_and_gallery(table: ImageTable, settings: EvaluationConfig) -> ImageTable:
