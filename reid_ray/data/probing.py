@@ -1,11 +1,13 @@
 """Find the image that crashes its decoder by bisection: groups of images are decoded in separate processes.
 
-Native code that crashes on a damaged file ends the process without naming the file. `find_fatal_image` starts several
-processes, so it is only for groups of images that have crashed a process before.
+Native code that crashes on a damaged file ends the process without naming the file. `find_fatal_image` starts one
+process, which imports what decoding needs and forks for each group, because imports take longer than decoding. It is
+only for groups of images that have crashed a process before.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import signal
@@ -13,11 +15,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 
 from reid_ray.data.images import ImageReader
-
-READY = b"ready\n"
-"""Written by a child process when it has imported everything and read its task."""
 
 
 def find_fatal_image(images: ImageReader, paths: Sequence[str], seconds: float) -> tuple[str, str] | None:
@@ -30,46 +30,71 @@ def find_fatal_image(images: ImageReader, paths: Sequence[str], seconds: float) 
         paths: of the suspected images.
         seconds: time limit for decoding a group.
     """
-    fate = _fate(images, paths, seconds)
-    while fate is not None and len(paths) > 1:
-        half = len(paths) // 2
-        fate = _fate(images, paths[:half], seconds)
-        paths = paths[:half] if fate else paths[half:]
-        if fate is None:
-            fate = _fate(images, paths, seconds)
-    return None if fate is None else (paths[0], fate)
-
-
-def _fate(images: ImageReader, paths: Sequence[str], seconds: float) -> str | None:
-    """How a process that decodes some images ends; None if it succeeds or could not start."""
-    task = pickle.dumps((images, list(paths)))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-c", "from reid_ray.data.probing import main; main()"]
-    try:
-        child = subprocess.run(
-            command,
-            input=task,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        return f"no answer in {seconds:g} s" if READY in (error.stdout or b"") else None
-    # The system kills processes when memory is short, which is not the fault of an image.
-    if child.returncode in (0, -signal.SIGKILL) or READY not in child.stdout:
-        return None
-    if child.returncode < 0:
-        return f"signal {signal.Signals(-child.returncode).name}"
-    return f"exit code {child.returncode}"
+    with (
+        suppress(BrokenPipeError),  # it could not start, or was killed
+        subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as prober,
+    ):
+        return _bisect(prober, images, list(paths), seconds)
+    return None
+
+
+def _bisect(
+    prober: subprocess.Popen[bytes], images: ImageReader, paths: list[str], seconds: float
+) -> tuple[str, str] | None:
+    def fate(group: list[str]) -> str:
+        return _ask(prober, (seconds, type(images).__module__, pickle.dumps((images, group))))
+
+    found = fate(paths)
+    while found and len(paths) > 1:
+        half = len(paths) // 2
+        found = fate(paths[:half])
+        paths = paths[:half] if found else paths[half:]
+        found = found or fate(paths)
+    return (paths[0], found) if found else None
+
+
+def _ask(prober: subprocess.Popen[bytes], task: tuple[float, str, bytes]) -> str:
+    """How a process that decodes some images ends; empty if it succeeds, or if the prober itself has ended."""
+    assert prober.stdin is not None
+    assert prober.stdout is not None
+    pickle.dump(task, prober.stdin)
+    prober.stdin.flush()
+    return prober.stdout.readline().decode().strip()
 
 
 def main() -> None:
-    """Decode the images of the task on standard input."""
-    images, paths = pickle.load(sys.stdin.buffer)  # from `_fate`, never from a file
-    sys.stdout.buffer.write(READY)
-    sys.stdout.buffer.flush()
-    for path in paths:
-        with suppress(Exception):  # a broken image that raises does not crash the process
-            images.read(path)
+    """Answer each task on standard input with a line, until the input ends."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a decoder prints is no answer
+    with suppress(EOFError):
+        while True:
+            seconds, module, task = pickle.load(sys.stdin.buffer)  # from `_ask`, never from a file
+            with suppress(ImportError):  # here rather than in every fork
+                import_module(module)
+            print(_fate(task, seconds), file=answers, flush=True)
+
+
+def _fate(task: bytes, seconds: float) -> str:
+    child = multiprocessing.get_context("fork").Process(target=_decode, args=(task,))
+    child.start()
+    child.join(seconds)
+    code = child.exitcode
+    if code is None:
+        child.kill()
+        return f"no answer in {seconds:g} s"
+    # The system kills processes when memory is short, which is not the fault of an image.
+    if code in (0, -signal.SIGKILL):
+        return ""
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def _decode(task: bytes) -> None:
+    with suppress(Exception):  # a reader that cannot be unpickled here is not the fault of an image
+        images, paths = pickle.loads(task)  # here, because threads and connections of a reader do not survive a fork
+        for path in paths:
+            with suppress(Exception):  # a broken image that raises does not crash the process
+                images.read(path)

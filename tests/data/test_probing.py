@@ -24,6 +24,8 @@ class Images:
             time.sleep(600)
         if path.startswith("exit"):
             os._exit(139)
+        if path.startswith("prints"):
+            print("signal SIGSEGV", flush=True)
         if path.startswith("bad"):
             raise DataError("refused in words")
 
@@ -42,7 +44,11 @@ def test_the_image_is_found(paths, found):
 
 
 def test_an_image_that_is_never_decoded():
-    assert find_fatal_image(Images(), ["hang"], 20) == ("hang", "no answer in 20 s")
+    assert find_fatal_image(Images(), ["a", "hang"], 1) == ("hang", "no answer in 1 s")
+
+
+def test_what_a_decoder_prints_is_no_answer():
+    assert find_fatal_image(Images(), ["prints", "a"], 120) is None
 
 
 def test_a_process_that_cannot_begin_blames_nothing(monkeypatch):
