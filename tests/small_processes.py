@@ -1,6 +1,7 @@
-"""Processes of tests: free ports, exit codes, and processes that are still running."""
+"""Processes of tests: free ports, groups of workers, exit codes, and processes that are still running."""
 
 import contextlib
+import multiprocessing
 import socket
 import time
 from pathlib import Path
@@ -10,6 +11,23 @@ def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
+
+
+def fork_workers(worker, size, seconds=300):
+    """`worker(rank, size)` in as many forks of this process, which has imported everything and started no threads.
+
+    A process that begins with an import of PyTorch takes longer to start than most tests of workers to run. Workers
+    that do not end in time end with this process.
+    """
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=worker, args=(rank, size), daemon=True) for rank in range(size)]
+    for process in processes:
+        process.start()
+    deadline = time.monotonic() + seconds
+    for process in processes:
+        process.join(max(0, deadline - time.monotonic()))
+    codes = [process.exitcode for process in processes]
+    assert codes == [0] * size, f"exit codes of {size} workers: {codes}"
 
 
 def finish(process, code=0):

@@ -13,8 +13,8 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
 
 from reid_ray.data.images import ImageReader
@@ -30,21 +30,29 @@ def find_fatal_image(images: ImageReader, paths: Sequence[str], seconds: float) 
         paths: of the suspected images.
         seconds: time limit for decoding a group.
     """
+    with started_prober() as prober:
+        return first_fatal(prober, images, list(paths), seconds)
+
+
+@contextmanager
+def started_prober() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that runs `main` for the block."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-c", "from reid_ray.data.probing import main; main()"]
     with (
-        suppress(BrokenPipeError),  # it could not start, or was killed
+        suppress(BrokenPipeError),  # of a last task that a process which has ended cannot read
         subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         ) as prober,
     ):
-        return _bisect(prober, images, list(paths), seconds)
-    return None
+        yield prober
 
 
-def _bisect(
+def first_fatal(
     prober: subprocess.Popen[bytes], images: ImageReader, paths: list[str], seconds: float
 ) -> tuple[str, str] | None:
+    """`find_fatal_image` by a process that has been started."""
+
     def fate(group: list[str]) -> str:
         return _ask(prober, (seconds, type(images).__module__, pickle.dumps((images, group))))
 
@@ -61,8 +69,11 @@ def _ask(prober: subprocess.Popen[bytes], task: tuple[float, str, bytes]) -> str
     """How a process that decodes some images ends; empty if it succeeds, or if the prober itself has ended."""
     assert prober.stdin is not None
     assert prober.stdout is not None
-    pickle.dump(task, prober.stdin)
-    prober.stdin.flush()
+    try:
+        pickle.dump(task, prober.stdin)
+        prober.stdin.flush()
+    except BrokenPipeError:  # it could not start, or was killed
+        return ""
     return prober.stdout.readline().decode().strip()
 
 

@@ -1,8 +1,8 @@
 """BN groups over several processes: the number of workers changes nothing.
 
 One small network is trained for two steps on the same global batches in one process, and by 2 and 4 processes that
-talk by gloo; outputs, gradients and running statistics must agree in float64. This file is also the program of each
-process: `python FILE RANK FOLDER`.
+talk by gloo; outputs, gradients and running statistics must agree in float64. This file is also the program that
+starts them, as forks of itself: `python FILE FOLDER`.
 """
 
 from __future__ import annotations
@@ -11,21 +11,22 @@ import copy
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from small_processes import fork_workers
 from torch import Tensor, nn
 
-import reid_ray.models
 from reid_ray.errors import ConfigError
 from reid_ray.models import GroupBatchNorm, make_teacher, prepare_bn_groups, synchronise_buffers
 
 GLOBAL_BATCH = 16
 N_STEPS = 2
-WORLD_SIZES = (4, 2)
+WORLD_SIZES = (2, 4)
 CASES = [(group, buffers) for group in (None, 16, 8, 4, 2) for buffers in ("first", "mean")]
 
 Result = dict[str, Any]
@@ -120,42 +121,28 @@ def other_facts(local_batch: int) -> Result:
     return facts
 
 
-def run_rank(rank: int, folder: Path) -> None:
-    """All that one process does: as one of 4 ranks, then, if it is one of the first two, as one of 2."""
+def run_rank(rank: int, world_size: int, folder: Path) -> None:
+    """All that one process does."""
     torch.set_num_threads(1)
-    for world_size in WORLD_SIZES:
-        if rank >= world_size:
-            return
-        rendezvous = f"file://{folder}/rendezvous-{world_size}"
-        dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world_size)
-        cases = {case: train(*case, rank, world_size) for case in CASES}
-        facts = other_facts(GLOBAL_BATCH // world_size)
-        torch.save({"cases": cases, "facts": facts}, folder / f"{rank}-of-{world_size}.pt")
-        dist.destroy_process_group()
+    rendezvous = f"file://{folder}/rendezvous-{world_size}"
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world_size)
+    cases = {case: train(*case, rank, world_size) for case in CASES}
+    facts = other_facts(GLOBAL_BATCH // world_size)
+    torch.save({"cases": cases, "facts": facts}, folder / f"{rank}-of-{world_size}.pt")
+    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def results_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the results of all ranks of all world sizes; the processes are started once."""
+    """The folder with the results of all ranks of all world sizes."""
     folder = tmp_path_factory.mktemp("ranks")
-    source_root = Path(reid_ray.models.__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(source_root), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(folder)], env=environment, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(max(WORLD_SIZES))
-    ]
-    try:
-        errors = [process.communicate(timeout=300)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert not any(process.returncode for process in processes), "\n".join(errors)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, __file__, str(folder)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     return folder
 
 
-@pytest.fixture(params=[2, 4])
+@pytest.fixture(params=WORLD_SIZES)
 def ranks(request: pytest.FixtureRequest, results_folder: Path) -> list[Result]:
     """Results of all ranks of one world size, in order."""
     files = [results_folder / f"{rank}-of-{request.param}.pt" for rank in range(request.param)]
@@ -206,4 +193,5 @@ def test_bf16_over_ranks(ranks: list[Result]) -> None:
 
 
 if __name__ == "__main__":
-    run_rank(int(sys.argv[1]), Path(sys.argv[2]))
+    for world_size in WORLD_SIZES:
+        fork_workers(partial(run_rank, folder=Path(sys.argv[1])), world_size)

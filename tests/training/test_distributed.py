@@ -1,21 +1,26 @@
 """Gather, slices and summed gradients: the exact gradient of the global loss for any number of workers.
 
-This file is also the program of each worker: `python FILE RANK SIZE FOLDER`.
+This file is also the program that starts the workers, as forks of itself: `python FILE FOLDER`.
 """
 
+import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from small_processes import fork_workers
 from torch import nn
 
 from reid_ray.training import distributed
 from reid_ray.training.distributed import DistributedContext
 from reid_ray.types import Labels
+
+SIZES = (2, 4)
 
 
 def global_loss(features, classifier, targets):
@@ -39,7 +44,7 @@ def expected_gradients():
 def worker(rank, size, folder):
     torch.set_num_threads(1)
     distributed.BUCKET_ELEMENTS = 6  # several buckets, each of several gradients
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=size)
+    dist.init_process_group("gloo", init_method=f"file://{folder / f'store-{size}'}", rank=rank, world_size=size)
     context = DistributedContext.current()
     network, classifier, images, targets = build()
     unused = nn.Parameter(torch.zeros(2).double())
@@ -56,7 +61,7 @@ def worker(rank, size, folder):
         "same labels": labels_error(context, 5),
         "other labels": labels_error(context, rank),
     }
-    torch.save(([p.grad for p in parameters], messages), folder / f"{rank}.pt")
+    torch.save(([p.grad for p in parameters], messages), folder / f"{rank}-of-{size}.pt")
     dist.destroy_process_group()
 
 
@@ -69,13 +74,19 @@ def labels_error(context, number):
         return str(error)
 
 
-@pytest.mark.parametrize("size", [2, 4])
-def test_gradients_are_those_of_the_global_batch(size, tmp_path):
-    command = [sys.executable, __file__]
-    workers = [subprocess.Popen([*command, str(rank), str(size), str(tmp_path)]) for rank in range(size)]
-    assert [process.wait(timeout=120) for process in workers] == [0] * size
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Folder with what every worker of every group has found."""
+    folder = tmp_path_factory.mktemp("workers")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, __file__, str(folder)], env=environment, check=True)
+    return folder
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_gradients_are_those_of_the_global_batch(size, results):
     for rank in range(size):
-        gradients, messages = torch.load(tmp_path / f"{rank}.pt")
+        gradients, messages = torch.load(results / f"{rank}-of-{size}.pt")
         for found, expected in zip(gradients, expected_gradients(), strict=False):
             torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
         assert gradients[-1] is None, "a parameter without a gradient has none on any worker"
@@ -101,4 +112,5 @@ def test_one_worker_changes_nothing():
 
 
 if __name__ == "__main__":
-    worker(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    for size in SIZES:
+        fork_workers(partial(worker, folder=Path(sys.argv[1])), size)

@@ -3,18 +3,20 @@
 `toy_system` is a method outside the package. It must end with the same weights whatever the number of workers, whatever
 was killed in between, in any stage, and on Ray as in one process; and the package must have no case for any method.
 
-This file is also the program of each worker: `python FILE RANK SIZE FOLDER RECIPE`.
+This file is also the program that starts the workers, as forks of itself: `python FILE FOLDER`.
 """
 
 import ast
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from small_processes import fork_workers
 from small_runs import assert_bit_equal, largest_relative_difference, newest_state, numbers_of
 from toy_system import OVERRIDES, write_images
 
@@ -100,27 +102,23 @@ def test_the_features_that_a_stage_trains_on_are_extracted_once(toy):
     assert file.stat().st_mtime_ns == before
 
 
-def worker(rank, size, folder, recipe):
+SIZES = (1, 2, 4)
+
+
+def worker(rank, size, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/store-{size}", rank=rank, world_size=size)
-    config = load_config(recipe)
+    config = load_config(folder / f"workers-{size}.yaml")
     train_inline(config, {"data": read_dataset(config.data)})
     dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_one_two_and_four_workers_end_with_the_same_weights(toy, tmp_path):
-    numbers = {}
-    for size in (1, 2, 4):
-        config = toy(f"name=workers-{size}", f"runtime.n_workers={size}")
-        recipe = tmp_path / f"{config.name}.yaml"
-        recipe.write_text(dump_config(config))
-        command = [sys.executable, __file__]
-        workers = [
-            subprocess.Popen([*command, str(rank), str(size), str(tmp_path), str(recipe)], env=ENVIRONMENT)
-            for rank in range(size)
-        ]
-        assert [process.wait(timeout=300) for process in workers] == [0] * size
-        numbers[size] = numbers_of(newest_state(RunDirectory.of(config)))
+    configs = {size: toy(f"name=workers-{size}", f"runtime.n_workers={size}") for size in SIZES}
+    for config in configs.values():
+        (tmp_path / f"{config.name}.yaml").write_text(dump_config(config))
+    subprocess.run([sys.executable, __file__, str(tmp_path)], env=ENVIRONMENT, check=True)
+    numbers = {size: numbers_of(newest_state(RunDirectory.of(config))) for size, config in configs.items()}
     assert largest_relative_difference(numbers[1], numbers[2]) < 1e-6
     assert largest_relative_difference(numbers[1], numbers[4]) < 1e-6
 
@@ -168,4 +166,7 @@ def test_nothing_outside_a_method_s_own_files_has_a_case_for_it(path):
 
 
 if __name__ == "__main__":
-    worker(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])
+    import torch._dynamo  # the first optimizer of a process imports it; here, once for all workers
+
+    for size in SIZES:
+        fork_workers(partial(worker, folder=Path(sys.argv[1])), size)

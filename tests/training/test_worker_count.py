@@ -4,20 +4,22 @@ One, two and four workers must end with the same weights, whatever the method. I
 training amplifies step by step, cannot hide an error; float32 drift is another matter and is reported in
 docs/results.md.
 
-This file is also the program of each worker: `python FILE RANK SIZE FOLDER RECIPES…`. Starting a process takes longer
-than a run, so one group of workers makes all runs of its size; and of their checkpoints, gigabytes in float64, only the
-numbers to compare are kept.
+This file is also the program that trains: `python FILE FOLDER`, with recipes in `FOLDER/SIZE`. Starting a process takes
+longer than a run, so one process starts the groups of workers as forks of itself, and a group makes all runs of its
+size; and of their checkpoints, gigabytes in float64, only the numbers to compare are kept.
 """
 
 import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from small_processes import fork_workers
 from small_runs import METHOD_RUNS, largest_relative_difference, numbers_of, tiny_config
 
 from reid_ray.config import dump_config, load_config
@@ -27,6 +29,7 @@ from reid_ray.training.datasets import read_datasets
 from reid_ray.training.inline import train_inline
 
 ITERATIONS = 2
+SIZES = (1, 2, 4)
 
 RUNS = {name: ("model.bn_group=4", "model.bn_buffers=mean", *options) for name, options in METHOD_RUNS.items()}
 RUNS["groups-over-workers"] = ("model.bn_group=8", "model.bn_buffers=first")
@@ -34,7 +37,24 @@ RUNS["branches-over-workers"] = ("model.bn_group=16", "model.bn_buffers=first", 
 """Every method with BN groups that lie in one worker, and some with groups that span them."""
 
 
-def worker(rank, size, folder, recipes):
+OFTEN_AND_SELDOM = {"often": 1, "seldom": 100}
+"""Steps between the checkpoints of two runs that are otherwise the same."""
+
+
+def configs_of(size, folder):
+    """Every run on `size` workers; on two also those that differ in when checkpoints are written."""
+    common = ("training.precision=float64", f"training.iterations={ITERATIONS}", f"runtime.n_workers={size}")
+    configs = [tiny_config(folder, f"name={name}", *options, *common) for name, options in RUNS.items()]
+    if size == 2:
+        options = ("training.iterations=4", "runtime.n_workers=2", "model.bn_group=4", "model.bn_buffers=mean")
+        configs += [
+            tiny_config(folder, f"name={name}", f"training.checkpoint_every={every}", *options)
+            for name, every in OFTEN_AND_SELDOM.items()
+        ]
+    return configs
+
+
+def worker(rank, size, folder):
     kept = {}
 
     def keep_numbers(checkpoint, _folder, _keep):
@@ -43,7 +63,7 @@ def worker(rank, size, folder, recipes):
 
     Checkpoint.save = keep_numbers
     dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=size)
-    for recipe in recipes:
+    for recipe in sorted(folder.glob("*.yaml")):
         config = load_config(recipe)
         name = config.name
         train_inline(config, read_datasets(config))
@@ -54,44 +74,22 @@ def worker(rank, size, folder, recipes):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """`trained(size)`: by run, every number that its last checkpoint holds after training on `size` workers."""
-    known = {}
-
-    def train(size):
-        if size not in known:
-            known[size] = trained_numbers(size, tmp_path_factory.mktemp(f"workers-{size}"))
-        return known[size]
-
-    return train
-
-
-def trained_numbers(size, folder):
-    common = ("training.precision=float64", f"training.iterations={ITERATIONS}", f"runtime.n_workers={size}")
-    configs = {name: tiny_config(folder, f"name={name}", *options, *common) for name, options in RUNS.items()}
-    return train_together(configs, size, folder)
-
-
-def train_together(configs, size, folder):
-    """Train on as many processes, one configuration after the other; what each ends with, by name."""
-    recipes = []
-    for config in configs.values():
-        recipes.append(folder / f"{config.name}.yaml")
-        recipes[-1].write_text(dump_config(config))
+    """By number of workers and run: every number that its last checkpoint holds."""
+    folder = tmp_path_factory.mktemp("workers")
+    ends = {}
+    for size in SIZES:
+        (folder / str(size)).mkdir()
+        for config in configs_of(size, folder / str(size)):
+            (folder / str(size) / f"{config.name}.yaml").write_text(dump_config(config))
+            ends[size, config.name] = (len(stages_of(config)) - 1, 2, 0)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    arguments = [str(size), str(folder), *map(str, recipes)]
-    workers = [
-        subprocess.Popen([sys.executable, __file__, str(rank), *arguments], env=environment) for rank in range(size)
-    ]
-    try:
-        assert [process.wait(timeout=600) for process in workers] == [0] * size
-    finally:
-        for process in workers:
-            process.kill()
-    kept = torch.load(folder / "numbers.pt")
+    subprocess.run([sys.executable, __file__, str(folder)], env=environment, check=True)
+    kept = {
+        (size, name): found for size in SIZES for name, found in torch.load(folder / str(size) / "numbers.pt").items()
+    }
     shutil.rmtree(folder)  # exported models: gigabytes too
-    ends = {name: (len(stages_of(config)) - 1, 2, 0) for name, config in configs.items()}
-    assert {name: tuple(position) for name, (*position, _) in kept.items()} == ends
-    return {name: numbers for name, (*_, numbers) in kept.items()}
+    assert {key: tuple(position) for key, (*position, _) in kept.items()} == ends
+    return {key: numbers for key, (*_, numbers) in kept.items()}
 
 
 def test_every_method_is_tried(tmp_path):
@@ -100,24 +98,22 @@ def test_every_method_is_tried(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", SIZES[1:])
 @pytest.mark.parametrize("run", RUNS)
 def test_workers_end_with_the_weights_of_one(trained, run, size):
-    assert largest_relative_difference(trained(1)[run], trained(size)[run]) < 1e-6
+    assert largest_relative_difference(trained[1, run], trained[size, run]) < 1e-6
 
 
 @pytest.mark.slow
-def test_when_checkpoints_are_written_changes_nothing(tmp_path):
+def test_when_checkpoints_are_written_changes_nothing(trained):
     """In float32 and to the last bit, though a checkpoint merges the running statistics of the workers."""
-    common = ("training.iterations=4", "runtime.n_workers=2", "model.bn_group=4", "model.bn_buffers=mean")
-    configs = {
-        name: tiny_config(tmp_path, f"name={name}", f"training.checkpoint_every={every}", *common)
-        for name, every in (("often", 1), ("seldom", 100))
-    }
-    often, seldom = train_together(configs, 2, tmp_path).values()
+    often, seldom = (trained[2, name] for name in OFTEN_AND_SELDOM)
     assert often.keys() == seldom.keys()
     assert all(torch.equal(often[name], seldom[name]) for name in often)
 
 
 if __name__ == "__main__":
-    worker(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])
+    import torch._dynamo  # the first optimizer of a process imports it; here, once for all workers
+
+    for size in SIZES:
+        fork_workers(partial(worker, folder=Path(sys.argv[1]) / str(size)), size)
