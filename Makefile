@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Only these files are collected for Ray's process: to import the others takes as long as a test.
+RAY_TESTS = $(shell grep --recursive --files-with-matches --include='test_*.py' 'mark\.ray' tests)
 
 .PHONY: help demo tune-demo test test-ray test-others lint types check docs site clean
 
@@ -27,7 +29,7 @@ test: $(READY)  ## Run all tests, those with Ray in a process of their own
 	$(MAKE) --jobs=2 test-ray test-others
 
 test-ray: $(READY)
-	OMP_NUM_THREADS=1 RAY_worker_niceness=0 $(BIN)/pytest -m ray --durations=15 --basetemp="$$(mktemp -d)/tests"
+	OMP_NUM_THREADS=1 RAY_worker_niceness=0 $(BIN)/pytest $(RAY_TESTS) -m ray --durations=15 --basetemp="$$(mktemp -d)/tests"
 
 test-others: $(READY)
 	OMP_NUM_THREADS=1 nice -n 5 $(BIN)/pytest -m 'not ray' --numprocesses=2 --dist=loadfile --no-loadscope-reorder \
