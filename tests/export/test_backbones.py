@@ -20,7 +20,6 @@ TRACED = ("folder", "torchscript")
 @pytest.mark.parametrize(
     ("backbone", "formats"),
     [
-        ("osnet_x0_25", TRACED),
         ("osnet_ain_x0_25", TRACED),
         pytest.param("osnet_x0_25", FORMATS, marks=pytest.mark.slow),
         ("timm:test_resnet", TRACED),
