@@ -10,6 +10,7 @@ import pytest
 from fault_bench import Bench, Job, wait_until_gone
 from fault_injection import FAULTS
 from faults import Trial
+from small_cluster import FAST_HEALTH_CHECKS
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -20,7 +21,7 @@ def trial():
     rays_folder = tempfile.TemporaryDirectory(prefix="rf-", dir="/tmp", ignore_cleanup_errors=True)
     with pytest.MonkeyPatch.context() as patch, rays_folder as folder:
         own = {"HOME": folder, "RAY_TMPDIR": folder, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
-        for name, value in own.items():
+        for name, value in {**own, **FAST_HEALTH_CHECKS}.items():
             patch.setenv(name, value)
         with Bench.of(Path(folder), n_nodes=3) as bench:
             yield Trial(bench)
