@@ -13,7 +13,7 @@ def free_port():
         return free.getsockname()[1]
 
 
-def fork_workers(worker, size, seconds=300):
+def fork_workers(worker, size, seconds=600):
     """`worker(rank, size)` in as many forks of this process, which has imported everything and started no threads.
 
     A process that begins with an import of PyTorch takes longer to start than most tests of workers to run. Workers
