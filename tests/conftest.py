@@ -35,13 +35,29 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path not in slow)
 
 
+def pytest_collection_finish():
+    """Thousands of tests and the modules that they import stay to the end; without `freeze`, each collection of garbage
+    would visit them all again, a second or more for every file."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _memory_handed_back():
     """Training keeps freed memory for its next step; a process that runs many test files must not."""
     yield
     if platform.libc_ver()[0] == "glibc":
         gc.collect()
+        gc.freeze()  # modules that were imported since
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_fsync():
+    """Files of tests need not survive a power failure, and most are removed before the system would write them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(autouse=True)
