@@ -158,7 +158,7 @@ def correlations(results: Sequence[Result], truths: Sequence[str]) -> str:
     ]
     headings = [f"{truth} ({at + 1})" for at in range(len(sets)) for truth in truths]
     lines += ["", f"| score | {' | '.join(headings)} |", "|---|" + "---|" * len(headings)]
-    for score in SCORES:
+    for score in ("model_score", *SCORES):
         cells = [spearman(group, score, truth) for group in groups for truth in truths]
         if any(cell != "–" for cell in cells):
             lines.append(f"| `{score}` | {' | '.join(cells)} |")

@@ -121,17 +121,7 @@ def describe(event: Event) -> str:
             + (f", resuming at epoch {event['epoch'] + 1}, step {event['step']}" if _resumed(event) else "")
         )
     if kind == "refresh":
-        quality = "".join(
-            f", {label} {event[key]:.3f}"
-            for key, label in (
-                ("label_free", "label-free"),
-                ("cycle_consistency", "cycles"),
-                ("ari", "ARI"),
-                ("nmi", "NMI"),
-                ("pairwise_f1", "F1"),
-            )
-            if event.get(key) is not None
-        )
+        quality = "".join(f", {label} {event[key]:.3f}" for key, label in QUALITIES if event.get(key) is not None)
         seconds = ", ".join(
             f"{event[key]:.1f} s {what}"
             for key, what in (("extract_seconds", "extraction"), ("label_seconds", "labelling"))
