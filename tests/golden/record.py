@@ -25,6 +25,7 @@ import torch
 from reid_ray.api import train
 from reid_ray.config import load_config
 from reid_ray.data.views import normalize, resize
+from reid_ray.inference.extraction import model_columns
 from reid_ray.methods import stages_of
 from reid_ray.training import loop
 from reid_ray.training.metrics import MetricsLog
@@ -61,23 +62,65 @@ SOURCE_STAGE = "{epochs: 1, iterations: 3, warmup_epochs: 0, sampler: cameras_fi
 ADAPTATION = (f"source={SOURCE}", f"stages={{source: {SOURCE_STAGE}}}")
 FIXED_EPS = ("labels.eps=0.7",)
 SHARE_EPS = ("labels.rho=0.05",)
+SHORT = "{epochs: 1, iterations: 3, warmup_epochs: 0, lr_steps: []}"
+TRACKLETS = ("data.synthetic.tracklets_per_id=4", "data.synthetic.tracklet_frames=[1, 3]")
+SMALL_GCL = (
+    "method={name: gcl, generator_width: 4, dilations: [1, 2], hidden_dim: 16, discriminator_width: 4, n_scales: 2}",
+    "training.n_instances=1",
+    "training.optimizers.identity.lr=1.0e-9",  # images of an untrained generator magnify rounding (tests/small_runs.py)
+    "training.lr=1.0e-9",
+    f"stages.generate={SHORT}",
+    *FIXED_EPS,
+)
 
 CASES = {
     "abmt": ("abmt", SHARE_EPS),
     "abmt-dropout": ("abmt", (*SHARE_EPS, "method.dropout=0.2", "method.teacher_view=own")),
     "abmt-uda": ("abmt-uda", (*SHARE_EPS, *ADAPTATION)),
+    "am0bh": ("am0bh", ()),
+    "am0bh-attr": ("am0bh-attr", ("method.piece_dim=1",)),
     "cap": ("cap", (*FIXED_EPS, "method.inter_from_epoch=1")),
     "cluster-contrast": ("cluster-contrast", FIXED_EPS),
     "demo": ("demo", FIXED_EPS),
     "demo-resumed": ("demo", (*FIXED_EPS, "training.checkpoint_every=1")),
+    "dg-vae": (
+        "dg-vae",
+        (
+            "method={name: dg_vae, identity_dim: 16, ambiguity_dim: 8, decoder_channels: [8]}",
+            "data.synthetic.spectrum=near_infrared",
+            "data.synthetic.n_cameras=6",
+            "data.synthetic.images_per_id=12",
+            "evaluation.protocol=sysu_mm01",
+            f"stages={{task: {SHORT}, generate: {SHORT}}}",
+        ),
+    ),
+    "gcl": ("gcl", (*SMALL_GCL, f"stages.warmup={SHORT}")),
+    "gcl-uda": ("gcl-uda", (*SMALL_GCL, f"source={SOURCE}", f"stages.source={SHORT}")),
+    "havana": (
+        "havana",
+        ("method={name: havana, n_copies: 2, variation_dim: 8, hidden_dim: 32}", f"stages.baseline={SHORT}"),
+    ),
     "ice": ("ice", FIXED_EPS),
     "ice-agnostic": ("ice-agnostic", FIXED_EPS),
     "ice-stale": ("ice", (*FIXED_EPS, "labels.staleness=1")),
     "ice-supervised": ("ice-supervised", FIXED_EPS),
+    "is-gan": (
+        "is-gan",
+        (
+            "method={name: is_gan, stripes: [2], identity_dim: 8, unrelated_dim: 4, noise_dim: 4, "
+            "generator_channels: [8, 8, 8, 8, 3], discriminator_channels: [4, 8]}",
+            f"stages={{identity: {SHORT}, disentangle: {SHORT}}}",
+        ),
+    ),
     "mmt": ("mmt", SHARE_EPS),
     "mmt-uda": ("mmt-uda", (*ADAPTATION, f"stages.source_2={SOURCE_STAGE}", "labels.n_clusters=6")),
     "mt-baseline": ("mt-baseline", SHARE_EPS),
     "mt-baseline-uda": ("mt-baseline-uda", (*SHARE_EPS, *ADAPTATION)),
+    "scr": ("scr", ("method.partitions=p1+p2(s2c2)", "method.reduced_dim=16")),
+    "scr-video": (
+        "scr-video",
+        ("method.partitions=p2(s2c2)", "method.reduced_dim=16", "method.clip_frames=2", *TRACKLETS),
+    ),
     "source": ("source", (f"target={SOURCE}",)),
     "spcl": ("spcl", FIXED_EPS),
     "spcl-uda": ("spcl-uda", (*FIXED_EPS, f"source={SOURCE}")),
@@ -176,9 +219,11 @@ def labels_digest(table):
 def feature_projections(run, n_images=8, n_directions=4):
     """Final float64 features of some query images, projected on fixed directions."""
     data = run.config.data
-    images = [run.dataset.images.read(path) for path in run.dataset.query.paths[:n_images]]
+    rows = run.dataset.query.take(np.arange(n_images))
+    images = [run.dataset.images.read(path) for path in rows.paths]
     batch = normalize(torch.stack([resize(image, data.height, data.width) for image in images])).double()
-    features = run.model.embed(batch).numpy()
+    columns = {name: torch.from_numpy(values) for name, values in model_columns(run.model, rows).items()}
+    features = run.model.embed(batch, **columns).numpy()
     directions = np.random.default_rng(0).standard_normal((features.shape[1], n_directions))
     return (features @ directions).ravel().tolist()
 
