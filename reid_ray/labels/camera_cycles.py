@@ -9,6 +9,8 @@ of different people coincide.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from reid_ray.labels.clustering import BoolArray
@@ -18,15 +20,15 @@ from reid_ray.types import UNKNOWN, FeatureRows, FloatArray, IntArray
 N_ALIKE = 5
 """Nearest images of its own camera at which a walk may end; with 3 to 12 the score ranks models about equally well."""
 
-ROWS = 2048
-"""Rows of a product."""
+ROWS, SIMILARITIES = 2048, 2**25
+"""Rows of a product, and its similarities with all images of a camera (128 MB), at most."""
 
 
 def cycle_consistency(features: FeatureRows, camids: IntArray, *, n_alike: int = N_ALIKE) -> float | None:
     """Share of walks to each other camera and back that end at the image or at one of its nearest; 0 … 1.
 
     Images that are as near as the end of the walk count as nearer, so features that coincide do not score. Time is
-    quadratic, as in a neighbour search; memory is linear.
+    quadratic, as in a neighbour search; memory is linear, with at most `SIMILARITIES` of a product.
 
     Args:
         features: float32 [N, D], L2-normalised.
@@ -47,20 +49,26 @@ def cycle_consistency(features: FeatureRows, camids: IntArray, *, n_alike: int =
     n_consistent = 0
     for camera, members in enumerate(own):
         others = np.delete(np.arange(len(own)), camera)
-        for block in blocks(members.stop - members.start, ROWS):
-            at = np.arange(members.start + block.start, members.start + block.stop)
+        for at in _row_blocks(members, members):
             ends = nearest[nearest[at][:, others], camera]  # [rows, cameras − 1]
             n_consistent += int(_is_alike(values, at, members, ends, n_alike).sum())
     return n_consistent / (len(rows) * (len(own) - 1))
+
+
+def _row_blocks(rows: slice, members: slice) -> Iterator[IntArray]:
+    """The numbers of some rows, in blocks whose products with all members are within `SIMILARITIES`."""
+    n_rows = max(1, min(ROWS, SIMILARITIES // (members.stop - members.start)))
+    for block in blocks(rows.stop - rows.start, n_rows):
+        yield np.arange(rows.start + block.start, rows.start + block.stop)
 
 
 def _nearest_by_camera(values: FloatArray, own: list[slice]) -> IntArray:
     """int64 [N, C], the row of each camera that is nearest to each row of another; −1 for its own camera."""
     nearest = np.full((len(values), len(own)), -1, dtype=np.int64)
     for camera, members in enumerate(own):
-        for block in blocks(len(values), ROWS):
-            nearest[block, camera] = members.start + (values[block] @ values[members].T).argmax(axis=1)
-        nearest[members, camera] = -1
+        for others in (slice(0, members.start), slice(members.stop, len(values))):
+            for at in _row_blocks(others, members):
+                nearest[at, camera] = members.start + (values[at] @ values[members].T).argmax(axis=1)
     return nearest
 
 
