@@ -190,3 +190,11 @@ def test_runs_and_indexes_open_without_slow_packages():
     code = f"import sys; from reid_ray import Index, load_run; print([m for m in {slow} if m in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+def test_small_processes_of_ray_start_without_pytorch():
+    """Each actor and task is a process that imports the module of its class or function."""
+    modules = "reid_ray.runtime.attempts, reid_ray.runtime.shared, reid_ray.io.memory_limit"
+    code = f"import sys; import {modules}; print([m for m in ('torch', 'numba', 'pandas') if m in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
