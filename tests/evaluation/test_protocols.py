@@ -196,7 +196,7 @@ def rows_of(split, cameras):
     return st.lists(st.tuples(st.just(split), st.integers(-1, 3), st.sampled_from(cameras)), min_size=1, max_size=6)
 
 
-@settings(max_examples=30)
+@settings(max_examples=200)
 @given(rows_of("query", [3, 6]), rows_of("gallery", [1, 2, 4, 5]))
 def test_sysu_evaluable_is_what_sysu_mm01_can_do(query, gallery):
     table, features = sysu_table(*query, *gallery), [np.ones((len(rows), 2)) for rows in (query, gallery)]

@@ -21,7 +21,6 @@ def trial():
     rays_folder = tempfile.TemporaryDirectory(prefix="rf-", dir="/tmp", ignore_cleanup_errors=True)
     with pytest.MonkeyPatch.context() as patch, rays_folder as folder:
         own = {"HOME": folder, "RAY_TMPDIR": folder, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
-        own["RAY_metrics_report_interval_ms"] = "1000"  # instead of ten seconds
         for name, value in {**own, **FAST_HEALTH_CHECKS}.items():
             patch.setenv(name, value)
         with Bench.of(Path(folder), n_nodes=3) as bench:
