@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+import hypothesis
 import pytest
 from small_processes import free_port
 
@@ -23,6 +24,9 @@ from reid_ray.config import dump_config
 
 
 def pytest_configure():
+    # The same cases in every run, however slow the machine is.
+    hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
+    hypothesis.settings.load_profile("fixed")
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # no telemetry from tests
     # Background jobs of a shell, and their children, ignore Ctrl-C; tests send it.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -2,9 +2,13 @@
 
 import contextlib
 import multiprocessing
+import os
 import socket
 import time
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+
+multiprocessing.get_context("forkserver").set_forkserver_preload(["reid_ray.training.inline", "torch._dynamo"])
 
 
 def free_port():
@@ -28,6 +32,30 @@ def fork_workers(worker, size, seconds=600):
         process.join(max(0, deadline - time.monotonic()))
     codes = [process.exitcode for process in processes]
     assert codes == [0] * size, f"exit codes of {size} workers: {codes}"
+
+
+class TrainingProcess(ForkServerProcess):
+    """A process that trains, for tests that kill it: a fork of a server that has imported PyTorch.
+
+    A new interpreter takes several times as long to start as these runs take to train.
+    """
+
+    def __init__(self, config):
+        super().__init__(daemon=True)
+        self.config, self.environment = config, dict(os.environ)
+        self.start()
+
+    def run(self):
+        from reid_ray.api import train
+
+        os.environ.update(self.environment)  # the server has that of its start
+        train(self.config)
+
+    def poll(self):
+        return self.exitcode
+
+    def communicate(self):
+        return f"{self}; its traceback is in the standard error of the tests", None
 
 
 def finish(process, code=0):

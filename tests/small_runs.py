@@ -227,14 +227,14 @@ def largest_relative_difference(expected, found):
     return max(map(relative, expected))
 
 
-def wait_for(directory, wanted, process, since):
+def wait_for(directory, wanted, process, since, *, poll_seconds=0.005):
     """Until the log holds an event that `wanted` accepts, written by a process that was started at `since`."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         if any(wanted(event) for event in read_metrics(directory.metrics_file) if event["time"] >= since):
             return
         assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.005)
+        time.sleep(poll_seconds)
     raise AssertionError("the run never got there")
 
 

@@ -3,6 +3,8 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -58,10 +60,16 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@cache
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
 def imports_of(path: Path) -> set[str]:
     """Absolute names of everything that a file imports, at its top level or inside functions."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -81,7 +89,7 @@ TESTS_AND_BENCHMARKS = [path for folder in ("tests", "benchmarks") for path in s
 def imported_modules(path: Path) -> set[str]:
     """Modules of this project that the file imports, inside functions too, but not for type checking."""
     found = set()
-    pending: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    pending: list[ast.AST] = [parse(path)]
     while pending:
         node = pending.pop()
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
@@ -117,13 +125,19 @@ def inside(name: str, package: str) -> bool:
     return name == package or name.startswith(f"{package}.")
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_name)
-def test_only_some_packages_import_ray(path):
-    name = module_name(path)
-    if any(inside(name, package) for package in RAY_PACKAGES):
-        return
-    offending = {target for target in imports_of(path) if inside(target, "ray")}
-    assert not offending, f"{name} imports {offending}; only {', '.join(RAY_PACKAGES)} may"
+def importers_of(package: str, *, allowed: Iterable[str]) -> dict[str, set[str]]:
+    """Module → what it imports of a package, for all modules outside the packages that may."""
+    found = {}
+    for name, path in MODULES.items():
+        targets = {target for target in imports_of(path) if inside(target, package)}
+        if targets and not any(inside(name, owner) for owner in allowed):
+            found[name] = targets
+    return found
+
+
+def test_only_some_packages_import_ray():
+    assert importers_of("ray", allowed=RAY_PACKAGES) == {}
+    assert importers_of("ray", allowed=()), "the packages that may import it do"
 
 
 @pytest.mark.parametrize("layer", MAY_IMPORT)
@@ -139,12 +153,8 @@ def test_layers_import_only_what_they_may(layer):
             raise AssertionError(f"{module_name(path)} imports {target}, which {layer} may not")
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_name)
-def test_only_top_layers_import_the_runtime(path):
-    name = module_name(path)
-    if inside(name, "reid_ray.runtime") or any(inside(name, top) for top in MAY_IMPORT_RUNTIME):
-        return
-    assert not {target for target in imports_of(path) if inside(target, "reid_ray.runtime")}
+def test_only_top_layers_import_the_runtime():
+    assert importers_of("reid_ray.runtime", allowed={"reid_ray.runtime", *MAY_IMPORT_RUNTIME}) == {}
 
 
 def test_find_cycles():
@@ -178,5 +188,13 @@ def test_runs_and_indexes_open_without_slow_packages():
     """Each command waits for what these import; torchvision alone takes as long as PyTorch."""
     slow = ("torchvision", "scipy.io", "pandas", "matplotlib", "sklearn", "ray", "torch._dynamo")
     code = f"import sys; from reid_ray import Index, load_run; print([m for m in {slow} if m in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+def test_small_processes_of_ray_start_without_pytorch():
+    """Each actor and task is a process that imports the module of its class or function."""
+    modules = "reid_ray.runtime.attempts, reid_ray.runtime.shared, reid_ray.io.memory_limit"
+    code = f"import sys; import {modules}; print([m for m in ('torch', 'numba', 'pandas') if m in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"

@@ -7,7 +7,6 @@ deterministic, so a retried task gives the same result.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +27,7 @@ from reid_ray.inference.predictions import EmbedAndPredict
 from reid_ray.methods import empty_network
 from reid_ray.models import from_numpy
 from reid_ray.runtime.actor_executor import StoredFeatures, fetch
+from reid_ray.runtime.attempts import Attempts
 from reid_ray.runtime.faults import MAX_RESTARTS
 from reid_ray.runtime.resources import Plan, ProcessResources
 from reid_ray.training.datasets import EVALUATION, MAIN, ImageCaches
@@ -126,22 +126,6 @@ class Extractor:
             network.load_state_dict(from_numpy(weights.state))
             self._ready = (*key, for_extraction(network))
         return self._ready[2]
-
-
-class Attempts:
-    """Counts how often a task was begun and not ended, which extractors that die cannot remember."""
-
-    def __init__(self) -> None:
-        self._begun: Counter[Hashable] = Counter()
-
-    def begin(self, key: Hashable) -> int:
-        """Times that the task was begun before without an end."""
-        self._begun[key] += 1
-        return self._begun[key] - 1
-
-    def end(self, key: Hashable) -> int:
-        """Forget the task."""
-        return self._begun.pop(key, 0)
 
 
 class Labeller:

@@ -11,8 +11,8 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from reid_ray.errors import RunError, StorageError
+from reid_ray.io.memory_limit import memory_limit
 from reid_ray.io.paths import Location, as_path
-from reid_ray.training.requirements import memory_limit
 
 
 def check_shared(folder: Location) -> None:

@@ -15,11 +15,12 @@ from reid_ray.config import Config
 from reid_ray.data.images import Dataset
 from reid_ray.devices import choose_device, local_rank, prepare_process
 from reid_ray.errors import ConfigError
+from reid_ray.io.memory_limit import memory_limit
 from reid_ray.training.datasets import ImageCaches
 from reid_ray.training.distributed import DistributedContext
 from reid_ray.training.loop import Trainer
 from reid_ray.training.metrics import Event
-from reid_ray.training.requirements import check_memory, memory_limit
+from reid_ray.training.requirements import check_memory
 from reid_ray.training.rundir import RunDirectory
 from reid_ray.training.services import InlineServices, run_on_main
 

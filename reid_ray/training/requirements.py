@@ -7,11 +7,9 @@ allocator overhead are not counted: a run that exceeds memory by this estimate d
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 
@@ -29,8 +27,6 @@ PREFETCHED = 2
 """Batches that a loader prepares ahead, in addition to one for each of its threads (`data.loader.prefetch`)."""
 ADAM_MOMENTS = 2
 MEASURED_IMAGES = 2
-
-CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 @dataclass(frozen=True)
@@ -150,17 +146,6 @@ def check_fits(needed: Requirements, config: Config, *, host_bytes: int, device_
         _check(needed.on_device, device_bytes, "GPU memory", config)
 
 
-def memory_limit() -> int:
-    """Bytes of memory of this machine or container.
-
-    Includes memory that other processes use at the moment: it may be free later, and a run that could fit must not be
-    rejected.
-    """
-    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [int(text) for name in CGROUP_LIMITS if (text := _read(name)).isdecimal()]
-    return min([installed, *limits])
-
-
 def _check(parts: Mapping[str, int], available: int, what: str, config: Config) -> None:
     total = sum(parts.values())
     if total <= available:
@@ -173,13 +158,6 @@ def _check(parts: Mapping[str, int], available: int, what: str, config: Config) 
         f"is available; use smaller images (data.height={config.data.height}, data.width={config.data.width}), a "
         f"smaller batch (training.n_pids × n_instances = {batch}), or more workers."
     )
-
-
-def _read(name: str) -> str:
-    try:
-        return Path(name).read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
 
 
 def _gigabytes(size: int) -> str:

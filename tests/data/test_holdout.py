@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from reid_ray.config import DataConfig, SyntheticConfig, config_hash, load_config
 from reid_ray.data import read_dataset
@@ -43,10 +45,8 @@ def naive_queries(camids: list[int]) -> list[int]:
     return rows
 
 
-@pytest.mark.parametrize("seed", range(60))
-def test_queries_equal_trying(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    camids = rng.integers(-1, int(rng.integers(1, 5)), int(rng.integers(1, 9))).tolist()
+@given(st.lists(st.integers(-1, 3), min_size=1, max_size=8))
+def test_queries_equal_trying(camids: list[int]) -> None:
     assert query_rows(camids) == naive_queries(camids)
 
 
@@ -66,8 +66,8 @@ def test_queries_of_plain_cases(camids: list[int], rows: list[int]) -> None:
     assert query_rows(camids) == rows
 
 
-@pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@settings(max_examples=60)
+@given(seed=st.integers(0, 2**32 - 1), share=st.sampled_from([0.1, 0.5, 0.9]))
 def test_rows_go_where_they_should(seed: int, share: float) -> None:
     table = random_table(seed)
     held = hold_out(table, share)
@@ -95,7 +95,8 @@ def test_rows_go_where_they_should(seed: int, share: float) -> None:
     assert held.name == "mine-holdout"
 
 
-@pytest.mark.parametrize("seed", range(10))
+@settings(max_examples=10)
+@given(seed=st.integers(0, 2**32 - 1))
 def test_every_query_counts(seed: int) -> None:
     held = hold_out(random_table(seed), 0.5)
     assert evaluable(held) is None

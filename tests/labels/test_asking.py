@@ -7,6 +7,8 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 from reid_ray.labels.asking import Question, questions
@@ -92,7 +94,8 @@ def oracle(distances: npt.NDArray[np.float32], labels: list[int]) -> set[Questio
     return found
 
 
-@pytest.mark.parametrize("seed", range(20))
+@settings(max_examples=20)
+@given(seed=st.integers(0, 2**32 - 1))
 def test_merges_equal_loops(seed: int) -> None:
     rng = np.random.default_rng(seed)
     steps = np.triu(np.where(rng.random((16, 16)) < 0.4, rng.integers(1, 18, (16, 16)), 20), 1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from reid_ray.labels import camera_cycles
 from reid_ray.labels.camera_cycles import cycle_consistency
@@ -27,19 +29,21 @@ def by_loops(features: FloatArray, camids: IntArray, n_alike: int) -> float:
     return consistent / walks
 
 
-@pytest.mark.parametrize("similarities", [1, 30, 10_000])
-@pytest.mark.parametrize("seed", range(12))
-def test_equals_loops(seed: int, similarities: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@settings(max_examples=40)
+@given(seed=st.integers(0, 2**32 - 1), n_rows=st.integers(4, 40), n_alike=st.integers(0, 3))
+def test_equals_loops(seed: int, n_rows: int, n_alike: int) -> None:
     """In steps of 1/4, so that products are exact and tie; with duplicates, far camera numbers and unknown cameras."""
-    monkeypatch.setattr(camera_cycles, "SIMILARITIES", similarities)
     rng = np.random.default_rng(seed)
-    n_rows = int(rng.integers(4, 40))
     features = (rng.integers(-4, 5, (n_rows, 5)) / 4).astype(np.float32)
     features[:: int(rng.integers(2, 9))] = features[0]
     camids = rng.choice([-1, 2, 40, 7][: int(rng.integers(3, 5))], n_rows)
     camids[:2] = 2, 40
-    n_alike = int(rng.integers(0, 4))
-    assert cycle_consistency(features, camids, n_alike=n_alike) == pytest.approx(by_loops(features, camids, n_alike))
+    expected = pytest.approx(by_loops(features, camids, n_alike))
+    for rows, similarities in ((3, 10_000), (2048, 1), (2048, 30)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(camera_cycles, "ROWS", rows)
+            patch.setattr(camera_cycles, "SIMILARITIES", similarities)
+            assert cycle_consistency(features, camids, n_alike=n_alike) == expected
 
 
 @pytest.mark.parametrize("camids", [[], [-1, -1], [3, 3, -1]])

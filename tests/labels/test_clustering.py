@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.cluster import DBSCAN
@@ -31,6 +33,8 @@ from reid_ray.labels.clustering import (
 )
 
 pytestmark = pytest.mark.filterwarnings("error")
+
+SEEDS = st.integers(0, 2**32 - 1)
 
 EPS = 0.55
 BACKENDS = ["components", "sklearn", "cupy", "cuml"]
@@ -140,7 +144,7 @@ def random_case(seed: int) -> RandomCase:
     return RandomCase(distance_mat, min_samples, expected)
 
 
-@pytest.mark.parametrize("seed", range(100))
+@given(seed=SEEDS)
 def test_equals_scikit_learn(seed: int) -> None:
     distance_mat, min_samples, expected = random_case(seed)
     for max_distance in (EPS, 0.8):  # the graph may hold pairs beyond eps
@@ -216,7 +220,8 @@ def test_long_indices() -> None:
     assert dbscan(graph, eps=0.5, min_samples=2).tolist() == [0, 0, 0, 1, 1]
 
 
-@pytest.mark.parametrize("seed", range(60))
+@settings(max_examples=60)
+@given(seed=SEEDS)
 def test_any_split_into_blocks_gives_the_same_labels(seed: int) -> None:
     """Blocks of one row, empty ones, and forests merged in any order; read-only arrays, as in Ray's object store."""
     distance_mat, min_samples, expected = random_case(seed)
@@ -248,12 +253,12 @@ def test_more_forests_than_a_byte_can_count() -> None:
     assert merge_forests(np.ones(3, dtype=bool), []).tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_hooking_finds_the_first_row_of_each_component(seed: int) -> None:
+@settings(max_examples=30)
+@given(seed=SEEDS, n_rows=st.integers(1, 300), is_path=st.booleans())
+def test_hooking_finds_the_first_row_of_each_component(seed: int, n_rows: int, is_path: bool) -> None:
     rng = np.random.default_rng(seed)
-    n_rows = int(rng.integers(1, 300))
     heads, tails = rng.integers(0, n_rows, (2, int(n_rows * rng.choice([0, 0.3, 0.7, 3])))).astype(np.int32)
-    if seed % 5 == 0:  # one path, in random order: long to follow
+    if is_path:  # in random order: long to follow
         order = rng.permutation(n_rows).astype(np.int32)
         heads, tails = order[:-1], order[1:]
     groups = connected_components(csr_array((np.ones(len(heads)), (heads, tails)), (n_rows, n_rows)), directed=False)[1]

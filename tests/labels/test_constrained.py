@@ -144,7 +144,7 @@ def labels_of(case: Case, n_blocks: int = 1) -> IntArray:
     return constrained_labels(parts, core, forests, case.constraints, EPS, blocks, SerialExecutor())
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(cases(), st.integers(1, 5))
 def test_equals_the_definition(case: Case, n_blocks: int) -> None:
     labels = labels_of(case, n_blocks)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.cluster import HDBSCAN
@@ -15,6 +17,7 @@ from reid_ray.labels.hdbscan import LEAST_DISTANCE, hdbscan
 
 pytestmark = pytest.mark.filterwarnings("error")
 
+SEEDS = st.integers(0, 2**32 - 1)
 DistanceMat = npt.NDArray[np.float32]
 
 
@@ -100,7 +103,8 @@ def test_random_cases_contain_clusters() -> None:
     assert sum(n == 0 for n in n_clusters) > 3
 
 
-@pytest.mark.parametrize("seed", range(60))
+@settings(max_examples=60)
+@given(seed=SEEDS)
 @pytest.mark.parametrize("make", [tied_distances, untied_distances])
 def test_equals_the_paper(make, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -111,7 +115,7 @@ def test_equals_the_paper(make, seed: int) -> None:
         assert found.dtype == np.int64
 
 
-@pytest.mark.parametrize("seed", range(100))
+@given(seed=SEEDS)
 @pytest.mark.parametrize("min_cluster_size", [2, 3, 6])
 def test_equals_scikit_learn_without_decisive_ties(seed: int, min_cluster_size: int) -> None:
     """With min_samples=1 only absent pairs are tied. Scikit-learn may put a row that nothing connects into any
@@ -130,7 +134,8 @@ def test_equals_scikit_learn_without_decisive_ties(seed: int, min_cluster_size: 
     np.testing.assert_array_equal(found, number_by_first_member(expected.astype(np.int64)))
 
 
-@pytest.mark.parametrize("seed", range(30))
+@settings(max_examples=30)
+@given(seed=SEEDS)
 def test_scikit_learn_differs_only_in_rows_that_join_late(seed: int) -> None:
     """Core distances tie edges. A row that scikit-learn clusters and we do not joins no earlier than the whole cluster
     joins others."""

@@ -8,6 +8,8 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from sklearn.metrics import adjusted_rand_score, silhouette_samples
 
@@ -22,6 +24,8 @@ from reid_ray.labels.label_free import (
 from reid_ray.types import IntArray
 
 pytestmark = pytest.mark.filterwarnings("error")
+
+SEEDS = st.integers(0, 2**32 - 1)
 
 
 def to_graph(distance_mat: npt.NDArray[np.float32]) -> csr_array:
@@ -42,18 +46,16 @@ def labels_of(rng: np.random.Generator, n_rows: int) -> IntArray:
     return np.where(labels < 0, -1, 3 * labels)
 
 
-@pytest.mark.parametrize("seed", range(40))
-@pytest.mark.parametrize("rows_per_block", [7, 10_000])
-def test_silhouette_equals_scikit_learn_on_the_dense_matrix(
-    seed: int, rows_per_block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(encoding, "ROWS_PER_BLOCK", rows_per_block)
+@settings(max_examples=80)
+@given(seed=SEEDS, n_rows=st.integers(1, 50), rows_per_block=st.sampled_from([7, 10_000]))
+def test_silhouette_equals_scikit_learn_on_the_dense_matrix(seed: int, n_rows: int, rows_per_block: int) -> None:
     rng = np.random.default_rng(seed)
-    n_rows = int(rng.integers(1, 50))
     distance_mat, labels = random_distances(n_rows, rng), labels_of(rng, n_rows)
     members = labels != -1
     n_clusters = len(set(labels[members]))
-    found = graph_silhouette(to_graph(distance_mat), labels)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoding, "ROWS_PER_BLOCK", rows_per_block)
+        found = graph_silhouette(to_graph(distance_mat), labels)
     if n_clusters < 2:
         assert found == 0
     elif n_clusters < members.sum():  # scikit-learn refuses a cluster per row
@@ -72,12 +74,12 @@ def test_silhouette_of_right_and_wrong_labels() -> None:
     assert graph_silhouette(graph, np.array([0, 1, 0, 1, 0, 1])) < 0.2
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_stability_is_the_rand_index_with_outliers_alone(seed: int) -> None:
+@settings(max_examples=40)
+@given(seed=SEEDS, n_rows=st.integers(2, 40), are_alike=st.booleans())
+def test_stability_is_the_rand_index_with_outliers_alone(seed: int, n_rows: int, are_alike: bool) -> None:
     rng = np.random.default_rng(seed)
-    n_rows = int(rng.integers(2, 40))
     previous, current = labels_of(rng, n_rows), labels_of(rng, n_rows)
-    if seed % 2:
+    if are_alike:
         current = np.where(rng.random(n_rows) < 0.8, previous, current)
     alone = [np.where(labels < 0, 1000 + np.arange(n_rows), labels) for labels in (previous, current)]
     degenerate = all(len(set(labels)) == 1 for labels in alone) or all(len(set(labels)) == n_rows for labels in alone)
@@ -119,11 +121,11 @@ def naive_cameras(labels: IntArray, camids: IntArray) -> dict[str, float]:
     return scores
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_camera_scores_equal_loops(seed: int) -> None:
+@settings(max_examples=40)
+@given(seed=SEEDS, n_rows=st.integers(1, 60), n_cameras=st.integers(1, 8))
+def test_camera_scores_equal_loops(seed: int, n_rows: int, n_cameras: int) -> None:
     rng = np.random.default_rng(seed)
-    n_rows = int(rng.integers(1, 60))
-    labels, camids = labels_of(rng, n_rows), rng.integers(-1, int(rng.integers(1, 8)), n_rows)
+    labels, camids = labels_of(rng, n_rows), rng.integers(-1, n_cameras, n_rows)
     assert camera_scores(labels, camids) == pytest.approx(naive_cameras(labels, camids), abs=1e-9)
 
 
@@ -146,13 +148,12 @@ def test_camera_scores_of_simple_cases() -> None:
     assert mixed["camera_mix"] == pytest.approx(1 / (12 / 15))
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_size_scores_equal_loops(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    labels = labels_of(rng, int(rng.integers(1, 60)))
+@settings(max_examples=20)
+@given(seed=SEEDS, n_rows=st.integers(1, 60))
+def test_size_scores_equal_loops(seed: int, n_rows: int) -> None:
+    labels = labels_of(np.random.default_rng(seed), n_rows)
     sizes = [int((labels == cluster).sum()) for cluster in set(labels.tolist()) - {-1}]
-    if not sizes:
-        pytest.skip("no cluster")
+    assume(sizes)
     shares = np.array(sizes) / sum(sizes)
     assert size_scores(labels) == pytest.approx(
         {

@@ -27,7 +27,7 @@ def unit(values):
     return np.divide(values, norms, out=np.zeros_like(values), where=norms > 0).astype(np.float32)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10**6),
     n_rows=st.integers(0, 40),

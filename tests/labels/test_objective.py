@@ -7,6 +7,8 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 from reid_ray.labels import encoding
@@ -41,14 +43,16 @@ def random_graph(rng: np.random.Generator, n_rows: int) -> csr_array:
     return csr_array((distance_mat[rows, columns], (rows, columns)), distance_mat.shape)
 
 
-@pytest.mark.parametrize("seed", range(30))
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32 - 1), n_rows=st.integers(0, 40), has_tracklets=st.booleans())
 @pytest.mark.parametrize("rows_per_block", [5, 10_000])
-def test_objective_equals_loops_over_pairs(seed: int, rows_per_block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_objective_equals_loops_over_pairs(
+    rows_per_block: int, seed: int, n_rows: int, has_tracklets: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(encoding, "ROWS_PER_BLOCK", rows_per_block)
     rng = np.random.default_rng(seed)
-    n_rows = int(rng.integers(0, 40))
     labels, graphs = labels_of(rng, n_rows), [random_graph(rng, n_rows) for _ in range(2)]
-    tracklets = rng.integers(-1, 8, n_rows) if seed % 3 else None
+    tracklets = rng.integers(-1, 8, n_rows) if has_tracklets else None
     expected = []
     for graph in graphs:
         dense = np.ones((n_rows, n_rows), dtype=np.float32)

@@ -8,6 +8,8 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from reid_ray.labels import ground_truth_scores, label_statistics
@@ -29,12 +31,17 @@ def naive_pairwise(labels: IntArray, pids: IntArray) -> tuple[float, float, floa
     return precision, recall, 2 * precision * recall / (precision + recall) if true_positives else 0.0
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_scores_equal_pairs_and_scikit_learn(seed: int) -> None:
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n_images=st.integers(2, 60),
+    n_clusters=st.integers(1, 30),
+    n_persons=st.integers(1, 30),
+)
+def test_scores_equal_pairs_and_scikit_learn(seed: int, n_images: int, n_clusters: int, n_persons: int) -> None:
     rng = np.random.default_rng(seed)
-    n_images = int(rng.integers(2, 60))
-    labels = rng.integers(-1, rng.integers(1, 30), n_images)
-    pids = rng.integers(-1, rng.integers(1, 30), n_images) * 100
+    labels = rng.integers(-1, n_clusters, n_images)
+    pids = rng.integers(-1, n_persons, n_images) * 100
     pids[pids < 0] = -1
     scores = ground_truth_scores(labels, pids)
     found = [scores[f"pairwise_{name}"] for name in ("precision", "recall", "f1")]

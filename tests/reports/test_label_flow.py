@@ -6,7 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from reid_ray.reports.label_flow import FATES, draw_flow, fates
 
@@ -21,12 +22,16 @@ def fate(before: list[int], after: list[int], row: int) -> str:
     return "split off" if successor != new else "stays" if source == old else "merged"
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_fates_equal_a_loop(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    before, after = rng.integers(-1, 5, (2, int(rng.integers(0, 40))))
-    expected = Counter(fate(before.tolist(), after.tolist(), row) for row in range(len(before)))
-    assert fates(before, after) == {name: expected[name] for name in FATES}
+LABELS = st.integers(-1, 4)
+
+
+@given(st.lists(st.tuples(LABELS, LABELS), max_size=40))
+def test_fates_equal_a_loop(labels: list[tuple[int, int]]) -> None:
+    before, after = [old for old, _ in labels], [new for _, new in labels]
+    expected = Counter(fate(before, after, row) for row in range(len(before)))
+    assert fates(np.array(before, dtype=np.int64), np.array(after, dtype=np.int64)) == {
+        name: expected[name] for name in FATES
+    }
 
 
 def test_drawing(tmp_path: Path) -> None:

@@ -2,13 +2,13 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 
 import pytest
 import torch
+from small_processes import TrainingProcess
 from small_runs import assert_bit_equal, newest_state, steps_logged, wait_for
 
 from reid_ray.api import train
@@ -50,7 +50,7 @@ print(json.dumps(found))
 
 
 @pytest.mark.slow
-def test_a_run_lives_in_a_store(tiny, tmp_path, bucket, reid_ray_process):
+def test_a_run_lives_in_a_store(tiny, tmp_path, bucket):
     local = pack(read_dataset(tiny().data), tmp_path / "packed")
     remote = as_path(f"{bucket}/packed")
     for file in local.iterdir():
@@ -59,14 +59,13 @@ def test_a_run_lives_in_a_store(tiny, tmp_path, bucket, reid_ray_process):
     config = tiny(f"output={bucket}/runs", f"data.root={remote}", "name=killed", *packed)
     directory = RunDirectory.of(config)
 
-    since, process = time.time(), reid_ray_process(config)
-    wait_for(directory, lambda event: event["event"] == "epoch", process, since)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    again = reid_ray_process(config)
-    output, _ = again.communicate(timeout=120)
-    assert again.returncode == 0, output
-    assert "resuming at epoch" in output
+    since, process = time.time(), TrainingProcess(config)
+    wait_for(directory, lambda event: event["event"] == "epoch", process, since, poll_seconds=0.1)
+    process.kill()
+    process.join()
+    train(config)
+    starts = [event for event in read_metrics(directory.metrics_file) if event["event"] == "start"]
+    assert [start["global_step"] > 0 for start in starts] == [False, True], "the second process resumes"
     assert steps_logged(directory) == list(range(1, 9)), "no step is logged twice, and none is missing"
 
     undisturbed = train(tiny(f"data.root={local}", "name=undisturbed", *packed))

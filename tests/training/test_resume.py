@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+from small_processes import TrainingProcess
 from small_runs import assert_bit_equal, newest_state, steps_logged, wait_for
 
 from reid_ray.api import train
@@ -29,20 +30,33 @@ MOMENTS = {
 }
 
 
-@pytest.mark.slow
-def test_killed_at_every_kind_of_moment_a_run_ends_bit_equal(tiny, reid_ray_process):
+@pytest.fixture
+def reid_ray_train(tmp_path, monkeypatch):
+    """`reid_ray_train(config)`: the command line in this process; its exit code."""
+
+    def command(config):
+        recipe = tmp_path / f"{config.name}.yaml"
+        recipe.write_text(dump_config(config))
+        monkeypatch.setattr(sys, "argv", ["reid-ray", "train", str(recipe)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code
+
+    return command
+
+
+def test_killed_at_every_kind_of_moment_a_run_ends_bit_equal(tiny, reid_ray_train, capsys):
     """One run, killed again and again; a process that an earlier kill has harmed would show at the end."""
     config = tiny("name=killed", *LONGER)
     directory = RunDirectory.of(config)
     for moment, wanted in MOMENTS.items():
-        since, process = time.time(), reid_ray_process(config)
+        since, process = time.time(), TrainingProcess(config)
         wait_for(directory, wanted, process, since)
-        os.killpg(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, moment
-    again = reid_ray_process(config)
-    output, _ = again.communicate(timeout=120)
-    assert again.returncode == 0, output
-    assert "resuming at epoch 2" in output
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, moment
+    assert reid_ray_train(config) == 0
+    assert "resuming at epoch 2" in capsys.readouterr().out
     assert steps_logged(directory) == list(range(1, 17)), "no step is logged twice, and none is missing"
     assert not list(directory.path.rglob("*.tmp"))
     killed = newest_state(directory)
@@ -50,14 +64,12 @@ def test_killed_at_every_kind_of_moment_a_run_ends_bit_equal(tiny, reid_ray_proc
     assert_bit_equal(newest_state(undisturbed.directory), killed)
 
 
-def test_ctrl_c_leaves_a_run_that_goes_on_where_it_was(tiny, tmp_path, monkeypatch, capsys):
+def test_ctrl_c_leaves_a_run_that_goes_on_where_it_was(tiny, reid_ray_train, monkeypatch, capsys):
     """Through the command line: a signal inside a step, one sentence, exit code 130, and nothing done twice."""
     from reid_ray.cli import progress
 
     config = tiny("name=interrupted", "training.epochs=1", "training.iterations=6")
     directory = RunDirectory.of(config)
-    recipe = tmp_path / "interrupted.yaml"
-    recipe.write_text(dump_config(config))
     show = progress.RunProgress.__call__
 
     def press_ctrl_c(self, event):
@@ -66,10 +78,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on_where_it_was(tiny, tmp_path, monkeypat
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(progress.RunProgress, "__call__", press_ctrl_c)
-    monkeypatch.setattr(sys, "argv", ["reid-ray", "train", str(recipe)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 130
+    assert reid_ray_train(config) == 130
     assert "Rerun the same command to resume from the last checkpoint" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert steps_logged(directory) == [1, 2, 3]

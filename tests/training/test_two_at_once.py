@@ -1,13 +1,12 @@
 """The same command twice at the same time: one process trains, the other is told so, and none is in the way later."""
 
 import json
-import os
-import signal
 import sys
 import time
 from dataclasses import asdict, replace
 
 import pytest
+from small_processes import TrainingProcess
 from small_runs import begun_directory, on_workers, steps_logged, wait_for
 
 from reid_ray.api import train
@@ -26,12 +25,10 @@ from reid_ray.training.rundir import RunDirectory
 from reid_ray.training.services import run_on_main
 
 
-def test_the_second_start_is_refused_and_the_run_resumes_after_a_kill(
-    tiny, reid_ray_process, tmp_path, monkeypatch, capsys
-):
+def test_the_second_start_is_refused_and_the_run_resumes_after_a_kill(tiny, tmp_path, monkeypatch, capsys):
     config = tiny("training.epochs=400", "training.iterations=2")
     directory = RunDirectory.of(config)
-    since, first = time.time(), reid_ray_process(config)
+    since, first = time.time(), TrainingProcess(config)
     wait_for(directory, lambda event: event["event"] == "epoch", first, since)
     recipe = tmp_path / "again.yaml"
     recipe.write_text(dump_config(config))
@@ -42,8 +39,8 @@ def test_the_second_start_is_refused_and_the_run_resumes_after_a_kill(
     message = " ".join(capsys.readouterr().err.split())
     assert f"already training into {directory.path}: process {first.pid} on " in message
     assert "(now in epoch " in message
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
+    first.kill()
+    first.join()
     assert directory.lease_file.exists(), "a killed process removes nothing"
     n_epochs = 1 + max(event["epoch"] for event in read_metrics(directory.metrics_file) if event["event"] == "epoch")
     run = train(tiny(f"training.epochs={n_epochs + 1}", "training.iterations=2"))

@@ -1,0 +1,22 @@
+"""The actor that counts attempts, in a module of its own, because the actor's process imports the module."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable
+
+
+class Attempts:
+    """Counts how often a task was begun and not ended, which extractors that die cannot remember."""
+
+    def __init__(self) -> None:
+        self._begun: Counter[Hashable] = Counter()
+
+    def begin(self, key: Hashable) -> int:
+        """Times that the task was begun before without an end."""
+        self._begun[key] += 1
+        return self._begun[key] - 1
+
+    def end(self, key: Hashable) -> int:
+        """Forget the task."""
+        return self._begun.pop(key, 0)
