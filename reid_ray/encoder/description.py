@@ -17,7 +17,7 @@ FORMAT_VERSION = 1
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 
-Kind = Literal["weights", "onnx", "torchscript", "torch-export", "modules"]
+Kind = Literal["weights", "onnx", "torchscript", "torch-export", "torchreid", "modules"]
 Takes = Literal["images", "frames"]
 
 
@@ -27,7 +27,8 @@ class ExportedFile:
 
     Attributes:
         kind: `weights` (safetensors, read with the architecture that `settings` describes), a program (`onnx`,
-            `torchscript`, `torch-export`), or `modules`: all networks of the method, generators included.
+            `torchscript`, `torch-export`), `torchreid` (weights with torchreid's names), or `modules`: all networks of
+            the method, generators included.
         takes: input of a program: `images`, float32 [N, 3, H, W], normalised RGB; or `frames`, uint8 [N, h, w, 3],
             BGR of any size.
         sha256: hash of the content, in hexadecimal.

@@ -29,6 +29,7 @@ from reid_ray.encoder.description import (
     write_description,
 )
 from reid_ray.encoder.rebuilding import in_float32, settings_of
+from reid_ray.encoder.torchreid import write_torchreid
 from reid_ray.errors import ExportError, RunError
 from reid_ray.evaluation.protocols import protocol_of
 from reid_ray.export.card import LICENCE_NOTE, model_card
@@ -40,7 +41,7 @@ from reid_ray.io.paths import as_path
 from reid_ray.methods import METHODS, Method
 from reid_ray.run import Run
 
-Format = Literal["folder", "onnx", "torchscript", "torch-export"]
+Format = Literal["folder", "onnx", "torchscript", "torch-export", "torchreid"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 CARD = "README.md"
@@ -53,7 +54,7 @@ Writer = Callable[[nn.Module, InputFormat, Takes, Path, str], None]
 
 @dataclass(frozen=True)
 class Program:
-    """Writer and file name of a format."""
+    """Writer and file name of a format; `{backbone}` in the name is replaced."""
 
     file: str
     kind: Kind
@@ -64,6 +65,7 @@ PROGRAMS: Mapping[Format, Program] = {
     "onnx": Program("model.onnx", "onnx", write_onnx),
     "torchscript": Program("model.torchscript.pt", "torchscript", write_torchscript),
     "torch-export": Program("model.pt2", "torch-export", write_torch_export),
+    "torchreid": Program("{backbone}.pt", "torchreid", write_torchreid),
 }
 
 
@@ -82,7 +84,7 @@ def export_run(
     Args:
         out: the folder; it is created when all files in it have been checked.
         formats: `folder`: safetensors, read by `load_encoder` and hub clients; `onnx`, `torchscript`, `torch-export`:
-            programs that do not need this package.
+            programs that do not need this package; `torchreid`: an OSNet for torchreid, BoxMOT and `reid`.
         model: `last`, or `best` by the run's own evaluations.
         preprocess: programs read uint8 BGR crops of any size instead of normalised images.
         int8: also write the ONNX program quantised to 8 bits; the run's images determine the ranges of activations.
@@ -208,8 +210,10 @@ def _program_file(
 ) -> dict[str, ExportedFile]:
     network = in_float32(copy.deepcopy(run.model))
     described = _embedded_description(description)
-    program.write(network, description.input, takes, folder / program.file, described)
-    return {program.file: ExportedFile(program.kind, takes, sha256_of(folder / program.file))}
+    name = program.file.format(backbone=description.backbone)
+    takes = "images" if program.kind == "torchreid" else takes
+    program.write(network, description.input, takes, folder / name, described)
+    return {name: ExportedFile(program.kind, takes, sha256_of(folder / name))}
 
 
 def _embedded_description(description: Description) -> str:
