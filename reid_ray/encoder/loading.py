@@ -43,6 +43,10 @@ def load_encoder(
     """
     if precision not in get_args(Precision):
         raise ExportError(f"precision={precision!r}: use {' or '.join(map(repr, get_args(Precision)))}.")
+    if batch_size < 1:
+        raise ExportError(f"batch_size={batch_size}: use 1 or more.")
+    if "://" in str(path):
+        raise ExportError(f"{path} is not a local folder; copy the exported folder to this machine first.")
     place = Path(path).expanduser()
     if not place.exists():
         raise ExportError(f"{place} does not exist; give a folder that 'reid-ray export' has written.")
@@ -91,6 +95,8 @@ def _device(device: str | torch.device | None) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise ExportError(f"device={device!r} is not a device of PyTorch; use 'cpu' or 'cuda'.") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise ExportError(f"device={str(device)!r} is not supported; use 'cpu' or 'cuda'.")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ExportError("device='cuda', but PyTorch finds no CUDA device here; use device='cpu'.")
     return chosen

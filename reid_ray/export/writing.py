@@ -36,7 +36,7 @@ from reid_ray.export.card import LICENCE_NOTE, model_card
 from reid_ray.export.check import Check, check_files, images_to_compare
 from reid_ray.export.programs import write_int8, write_onnx, write_torch_export, write_torchscript
 from reid_ray.inference.exported import read_exported
-from reid_ray.io.files import sha256_of
+from reid_ray.io.files import first_line, sha256_of
 from reid_ray.io.paths import as_path
 from reid_ray.methods import METHODS, Method
 from reid_ray.run import Run
@@ -103,6 +103,8 @@ def export_run(
             raise ExportError(f"There is no format '{name}'; formats are {', '.join(FORMATS)}.")
     if int8 and "onnx" not in formats:
         raise ExportError("int8 is made from the ONNX program; add --format onnx.")
+    if preprocess and not {"onnx", "torchscript", "torch-export"} & set(formats):
+        raise ExportError("--preprocess is for programs; add --format onnx, torchscript or torch-export.")
     target = as_path(str(out))
     if not isinstance(target, Path):
         raise ExportError(f"{out} is in an object store; export to a local folder, and copy it there.")
@@ -113,7 +115,10 @@ def export_run(
     images = images_to_compare(run)
     if int8 and not images.real:
         raise ExportError("--int8 needs the run's images for the ranges of activations, and they cannot be read.")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(f"Cannot create {target.parent} ({first_line(error)}); choose another folder.") from error
     with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
         folder = Path(temporary) / target.name
         folder.mkdir()

@@ -117,7 +117,11 @@ class Index:
     @cached_property
     def features(self) -> JoinedFeatures:
         """float32 [N, D], memory-mapped."""
-        return JoinedFeatures([read_features(self.path / part.name).flat() for part in self.manifest.parts])
+        try:
+            return JoinedFeatures([read_features(self.path / part.name).flat() for part in self.manifest.parts])
+        except DataError as error:
+            damage = str(error).partition(";")[0]  # the rest is about folders of 'reid-ray extract'
+            raise DataError(f"{self.path} is damaged ({damage}); build the index again.") from error
 
     @property
     def threshold(self) -> Threshold | None:
