@@ -89,6 +89,8 @@ def test_queries_may_be_images_or_features(index):
     assert index.search(images, top=1).rows.tolist() == [[0], [35]]
     assert index.search(index.features[30:33], top=1).rows.tolist() == [[30], [31], [32]]
     assert index.search(images[0].permute(1, 2, 0).numpy(), top=1).rows.tolist() == [[0]]
+    with pytest.raises(DataError, match=r"features of norm 1 to 3, and must be L2-normalised"):
+        index.search(index.features[30:32] * np.float32([[1], [3]]))
 
 
 def test_a_search_loads_no_slow_packages(index):
