@@ -26,8 +26,9 @@ def export(
         list[str] | None,
         typer.Option(
             "--format",
-            help="'folder' (weights and config.json, for reid_ray.load_encoder and hub clients), 'onnx', 'torchscript' "
-            "or 'torch-export'; may be repeated. Default: folder.",
+            help="'folder' (weights and config.json, for reid_ray.load_encoder and hub clients), 'onnx', "
+            "'torchscript', 'torch-export', or 'torchreid' (an OSNet for torchreid, BoxMOT and reid); may be "
+            "repeated. Default: folder.",
         ),
     ] = None,
     model: Annotated[

@@ -74,7 +74,10 @@ def index(
     data = _config_of(opened, crops, overrides or []).data
     dataset = read_dataset(data)
     if split != "all":
-        dataset = Dataset(dataset.table.split(split), dataset.images)
+        chosen = dataset.table.split(split)
+        if not len(chosen):
+            raise DataError(f"{dataset.table.name} has no images in split '{split}'; use train, query, gallery or all.")
+        dataset = Dataset(chosen, dataset.images)
     console = make_console(stderr=True)
     try:
         with counting(console, f"Indexing {dataset.table.name}", len(dataset.table)) as bars:
@@ -130,6 +133,8 @@ def search(
     page = None if html is None else as_path(html)
     if page is not None and page.suffix not in (".html", ".htm"):
         raise DataError(f"--html {html} must end in .html.")
+    if isinstance(page, Path) and page.is_dir():
+        raise DataError(f"--html {html} is a folder; choose a file.")
     if isinstance(page, Path) and not page.absolute().parent.is_dir():
         raise DataError(f"The folder of {html} does not exist; create it, or choose another --html.")
     opened = Index(index, run=run)

@@ -17,7 +17,7 @@ FORMAT_VERSION = 1
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 
-Kind = Literal["weights", "onnx", "torchscript", "torch-export", "modules"]
+Kind = Literal["weights", "onnx", "torchscript", "torch-export", "torchreid", "modules"]
 Takes = Literal["images", "frames"]
 
 
@@ -27,7 +27,8 @@ class ExportedFile:
 
     Attributes:
         kind: `weights` (safetensors, read with the architecture that `settings` describes), a program (`onnx`,
-            `torchscript`, `torch-export`), or `modules`: all networks of the method, generators included.
+            `torchscript`, `torch-export`), `torchreid` (weights with torchreid's names), or `modules`: all networks of
+            the method, generators included.
         takes: input of a program: `images`, float32 [N, 3, H, W], normalised RGB; or `frames`, uint8 [N, h, w, 3],
             BGR of any size.
         sha256: hash of the content, in hexadecimal.
@@ -118,7 +119,7 @@ class Description:
             raise ExportError(f"{where} describes no model exported by reid_ray: it has no format_version.")
         if version != FORMAT_VERSION:
             raise ExportError(
-                f"{where} has format version {version}, and this version of reid_ray reads version {FORMAT_VERSION}; "
+                f"{where} has format version {version!r}, and this version of reid_ray reads version {FORMAT_VERSION}; "
                 f"export the run again, or install the version that wrote it ({content.get('library', 'unknown')})."
             )
         known = {each.name for each in fields(cls)}
@@ -126,8 +127,10 @@ class Description:
             values = {name: value for name, value in content.items() if name in known}
             values["input"] = InputFormat(**{**values["input"], **_as_tuples(values["input"])})
             values["files"] = {name: ExportedFile(**file) for name, file in values["files"].items()}
-            return cls(**values)
-        except (KeyError, TypeError, AttributeError) as error:
+            description = cls(**values)
+            _check_types(description)
+            return description
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ExportError(f"{where} is incomplete or damaged ({error}); export the run again.") from error
 
 
@@ -168,6 +171,20 @@ def check_file(description: Description, file: Path) -> None:
             f"{file} has changed since it was exported (sha256 {found[:12]}…, expected {expected[:12]}…); "
             f"copy the folder again, or export the run again."
         )
+
+
+def _check_types(description: Description) -> None:
+    """Raise `ValueError` naming the first value of another type, or a size below 1."""
+    size = description.input
+    numbers = {"height": size.height, "width": size.width, "feature_size": description.feature_size}
+    for name, number in numbers.items():
+        if not isinstance(number, int) or number < 1:
+            raise ValueError(f"{name} is {number!r}")
+    if not isinstance(description.settings, dict):
+        raise ValueError(f"settings is {description.settings!r}")
+    for name, file in description.files.items():
+        if not isinstance(file.sha256, str):
+            raise ValueError(f"the sha256 of {name} is {file.sha256!r}")
 
 
 def _as_tuples(values: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:

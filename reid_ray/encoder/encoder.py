@@ -16,6 +16,7 @@ from reid_ray.encoder.backends import Backend
 from reid_ray.encoder.boxes import crop_boxes
 from reid_ray.encoder.description import Description
 from reid_ray.errors import ExportError
+from reid_ray.io.files import first_line
 from reid_ray.types import FloatArray
 
 
@@ -78,9 +79,12 @@ class Encoder:
         """Copy the exported model to another folder, which must be empty if it exists.
 
         Raises:
-            ExportError: the folder is not empty.
+            ExportError: the folder is not empty, or cannot be written.
         """
         target = Path(directory)
-        if target.exists() and any(target.iterdir()):
-            raise ExportError(f"{target} is not empty; choose a new folder.")
-        shutil.copytree(self._folder, target, dirs_exist_ok=True)
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise ExportError(f"{target} exists and is not an empty folder; choose a new one.")
+        try:
+            shutil.copytree(self._folder, target, dirs_exist_ok=True)
+        except OSError as error:
+            raise ExportError(f"Cannot copy {self._folder} to {target} ({first_line(error)}).") from error

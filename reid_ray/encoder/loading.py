@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -20,7 +21,7 @@ from reid_ray.encoder.rebuilding import in_float32, load_network
 from reid_ray.errors import ExportError
 
 Precision = Literal["run", "float32"]
-LOADED: tuple[Kind, ...] = ("weights", "onnx", "torchscript", "torch-export")
+LOADED: tuple[Kind, ...] = ("weights", "onnx", "torchscript", "torch-export", "torchreid")
 """Kinds of files that compute features, in order of preference within a folder."""
 
 
@@ -42,6 +43,10 @@ def load_encoder(
     """
     if precision not in get_args(Precision):
         raise ExportError(f"precision={precision!r}: use {' or '.join(map(repr, get_args(Precision)))}.")
+    if batch_size < 1:
+        raise ExportError(f"batch_size={batch_size}: use 1 or more.")
+    if "://" in str(path):
+        raise ExportError(f"{path} is not a local folder; copy the exported folder to this machine first.")
     place = Path(path).expanduser()
     if not place.exists():
         raise ExportError(f"{place} does not exist; give a folder that 'reid-ray export' has written.")
@@ -51,6 +56,10 @@ def load_encoder(
     if file.name not in description.files or description.files[file.name].kind not in LOADED:
         raise ExportError(f"{file} is not a file that computes features; {folder} has {_names(description)}.")
     check_file(description, file)
+    if description.files[file.name].kind == "torchreid":
+        from reid_ray.encoder.torchreid import FEATURE_SIZE
+
+        description = replace(description, feature_size=FEATURE_SIZE)
     return Encoder(description, _backend(description, file, _device(device), precision), folder, batch_size=batch_size)
 
 
@@ -59,6 +68,10 @@ def _backend(description: Description, file: Path, device: torch.device, precisi
     if entry.kind == "weights":
         network = load_network(description, file)
         return NetworkBackend(in_float32(network) if precision == "float32" else network, device)
+    if entry.kind == "torchreid":
+        from reid_ray.encoder.torchreid import torchreid_backend
+
+        return torchreid_backend(file, description.backbone, device)
     make = {"onnx": onnx_backend, "torchscript": torchscript_backend, "torch-export": torch_export_backend}[entry.kind]
     return make(file, entry.takes, device)
 
@@ -82,6 +95,8 @@ def _device(device: str | torch.device | None) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise ExportError(f"device={device!r} is not a device of PyTorch; use 'cpu' or 'cuda'.") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise ExportError(f"device={str(device)!r} is not supported; use 'cpu' or 'cuda'.")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ExportError("device='cuda', but PyTorch finds no CUDA device here; use device='cpu'.")
     return chosen

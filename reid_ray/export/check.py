@@ -17,6 +17,7 @@ from reid_ray.encoder.backends import NetworkBackend
 from reid_ray.encoder.encoder import Encoder
 from reid_ray.encoder.loading import load_encoder
 from reid_ray.encoder.rebuilding import in_float32
+from reid_ray.encoder.torchreid import rectified
 from reid_ray.errors import ExportError, UserError
 from reid_ray.io.files import first_line
 from reid_ray.run import Run
@@ -67,7 +68,8 @@ def check_files(
     """Compare files of an exported folder with the run.
 
     Weights are compared with features extracted by the run itself. Programs compute in float32 and are compared with
-    the run's network in float32, because bfloat16 may change a feature by more than an exporter does.
+    the run's network in float32, because bfloat16 may change a feature by more than an exporter does; torchreid's
+    network with the features that its ReLU leaves.
 
     Raises:
         ExportError: features differ.
@@ -79,9 +81,12 @@ def check_files(
     checks = []
     for name in names:
         encoder = load_encoder(folder / name, device=device, batch_size=run.config.evaluation.batch_size)
-        expected = as_run if encoder.description.files[name].kind == "weights" else in_single
+        kind, source = encoder.description.files[name].kind, images.source
+        expected = as_run if kind == "weights" else in_single
+        if kind == "torchreid":
+            expected, source = rectified(torch.from_numpy(in_single)).numpy(), f"rectified, {source}"
         cosine = smallest_cosine(_embedded(encoder, pixels, folder / name), expected)
-        checks.append(Check(name, cosine, images.source, exact=name not in inexact))
+        checks.append(Check(name, cosine, source, exact=name not in inexact))
     for check in checks:
         if not check.passed:
             raise ExportError(

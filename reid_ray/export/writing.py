@@ -29,18 +29,19 @@ from reid_ray.encoder.description import (
     write_description,
 )
 from reid_ray.encoder.rebuilding import in_float32, settings_of
+from reid_ray.encoder.torchreid import write_torchreid
 from reid_ray.errors import ExportError, RunError
 from reid_ray.evaluation.protocols import protocol_of
 from reid_ray.export.card import LICENCE_NOTE, model_card
 from reid_ray.export.check import Check, check_files, images_to_compare
 from reid_ray.export.programs import write_int8, write_onnx, write_torch_export, write_torchscript
 from reid_ray.inference.exported import read_exported
-from reid_ray.io.files import sha256_of
+from reid_ray.io.files import first_line, sha256_of
 from reid_ray.io.paths import as_path
 from reid_ray.methods import METHODS, Method
 from reid_ray.run import Run
 
-Format = Literal["folder", "onnx", "torchscript", "torch-export"]
+Format = Literal["folder", "onnx", "torchscript", "torch-export", "torchreid"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 CARD = "README.md"
@@ -53,7 +54,7 @@ Writer = Callable[[nn.Module, InputFormat, Takes, Path, str], None]
 
 @dataclass(frozen=True)
 class Program:
-    """Writer and file name of a format."""
+    """Writer and file name of a format; `{backbone}` in the name is replaced."""
 
     file: str
     kind: Kind
@@ -64,6 +65,7 @@ PROGRAMS: Mapping[Format, Program] = {
     "onnx": Program("model.onnx", "onnx", write_onnx),
     "torchscript": Program("model.torchscript.pt", "torchscript", write_torchscript),
     "torch-export": Program("model.pt2", "torch-export", write_torch_export),
+    "torchreid": Program("{backbone}.pt", "torchreid", write_torchreid),
 }
 
 
@@ -82,7 +84,7 @@ def export_run(
     Args:
         out: the folder; it is created when all files in it have been checked.
         formats: `folder`: safetensors, read by `load_encoder` and hub clients; `onnx`, `torchscript`, `torch-export`:
-            programs that do not need this package.
+            programs that do not need this package; `torchreid`: an OSNet for torchreid, BoxMOT and `reid`.
         model: `last`, or `best` by the run's own evaluations.
         preprocess: programs read uint8 BGR crops of any size instead of normalised images.
         int8: also write the ONNX program quantised to 8 bits; the run's images determine the ranges of activations.
@@ -101,6 +103,8 @@ def export_run(
             raise ExportError(f"There is no format '{name}'; formats are {', '.join(FORMATS)}.")
     if int8 and "onnx" not in formats:
         raise ExportError("int8 is made from the ONNX program; add --format onnx.")
+    if preprocess and not {"onnx", "torchscript", "torch-export"} & set(formats):
+        raise ExportError("--preprocess is for programs; add --format onnx, torchscript or torch-export.")
     target = as_path(str(out))
     if not isinstance(target, Path):
         raise ExportError(f"{out} is in an object store; export to a local folder, and copy it there.")
@@ -111,7 +115,10 @@ def export_run(
     images = images_to_compare(run)
     if int8 and not images.real:
         raise ExportError("--int8 needs the run's images for the ranges of activations, and they cannot be read.")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(f"Cannot create {target.parent} ({first_line(error)}); choose another folder.") from error
     with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
         folder = Path(temporary) / target.name
         folder.mkdir()
@@ -208,8 +215,10 @@ def _program_file(
 ) -> dict[str, ExportedFile]:
     network = in_float32(copy.deepcopy(run.model))
     described = _embedded_description(description)
-    program.write(network, description.input, takes, folder / program.file, described)
-    return {program.file: ExportedFile(program.kind, takes, sha256_of(folder / program.file))}
+    name = program.file.format(backbone=description.backbone)
+    takes = "images" if program.kind == "torchreid" else takes
+    program.write(network, description.input, takes, folder / name, described)
+    return {name: ExportedFile(program.kind, takes, sha256_of(folder / name))}
 
 
 def _embedded_description(description: Description) -> str:

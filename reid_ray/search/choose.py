@@ -15,7 +15,7 @@ from reid_ray.labels.features import read_rows
 from reid_ray.labels.refresh import OnStage, cluster_rows
 from reid_ray.search.index import Index
 from reid_ray.search.manifest import LEASE, read_index_manifest
-from reid_ray.search.threshold import Threshold, choose_threshold
+from reid_ray.search.threshold import Threshold, choose_threshold, chosen_rows
 from reid_ray.types import FloatArray
 
 MAX_CLUSTERED = 20_000
@@ -28,7 +28,8 @@ def threshold_of_labels(
     """Choose the threshold by pairs of the query and gallery images of a dataset, and write it into the index.
 
     Args:
-        dataset: its query and gallery show people that the model was not trained on.
+        dataset: its query and gallery show people that the model was not trained on. Gallery images of people without a
+            query are left out, because the distractors of Market-1501 and MARS have one pid and are not one person.
         embed: computes the features of a table by the model of the index.
 
     Raises:
@@ -36,11 +37,15 @@ def threshold_of_labels(
     """
     splits = np.array(dataset.table.arrow["split"].to_pylist())
     table = dataset.table.where((splits != "train") & (dataset.table.pids >= 0))
+    queries = table.split("query").pids
+    if len(queries):
+        table = table.where(np.isin(table.pids, queries))
     if not len(table):
         raise DataError(
             f"{dataset.table.name} has no query and gallery images with identities, by which a threshold could be "
             f"chosen; pass other data, hold some out (data.holdout=0.2), or use --clusters."
         )
+    table = table.take(chosen_rows(table.pids))
     features = embed(table, dataset)
     chosen = choose_threshold(
         features, table.pids, table.camids, false_accept=false_accept, origin="labels", data=dataset.table.name

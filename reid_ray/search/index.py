@@ -32,6 +32,9 @@ from reid_ray.types import FeatureRows, FloatArray, IntArray
 TIME = "time"
 """Column of the time of a crop."""
 
+MAX_NORM_ERROR = 0.01
+"""Largest difference from 1 of the norm of a query that is a feature."""
+
 
 @dataclass(frozen=True)
 class Matches:
@@ -117,7 +120,11 @@ class Index:
     @cached_property
     def features(self) -> JoinedFeatures:
         """float32 [N, D], memory-mapped."""
-        return JoinedFeatures([read_features(self.path / part.name).flat() for part in self.manifest.parts])
+        try:
+            return JoinedFeatures([read_features(self.path / part.name).flat() for part in self.manifest.parts])
+        except DataError as error:
+            damage = str(error).partition(";")[0]  # the rest is about folders of 'reid-ray extract'
+            raise DataError(f"{self.path} is damaged ({damage}); build the index again.") from error
 
     @property
     def threshold(self) -> Threshold | None:
@@ -165,11 +172,18 @@ class Index:
 
         Raises:
             ConfigError: `approximate` without faiss.
-            DataError: an image cannot be read, or the index lacks the column of a filter.
+            DataError: an image cannot be read, features that are not normalised, or the index lacks the column of a
+                filter.
             RunError: the run cannot be opened; it is not needed for queries that are features.
         """
         if isinstance(queries, np.ndarray) and queries.ndim == 2 and queries.dtype.kind == "f":
             embedded = queries.astype(np.float32, copy=False)
+            norms = np.linalg.norm(embedded, axis=1)
+            if (np.abs(norms - 1) > MAX_NORM_ERROR).any():
+                raise DataError(
+                    f"Queries are features of norm {norms.min():.3g} to {norms.max():.3g}, and must be L2-normalised; "
+                    f"divide each by its norm."
+                )
         else:
             embedded = self.run.embed(queries, channels=channels)
         allowed = self._allowed(cameras, since, until)

@@ -79,7 +79,7 @@ def choose_threshold(
     """
     if not 0 < false_accept < 1:
         raise DataError(f"The rate of false accepts must be above 0 and below 1; got {false_accept}.")
-    rows = _chosen_rows(groups, max_images, seed)
+    rows = chosen_rows(groups, max_images, seed)
     groups, camids = groups[rows], camids[rows]
     similarity_mat = features[rows] @ features[rows].T
     upper = np.triu(np.ones(similarity_mat.shape, dtype=bool), 1)
@@ -106,7 +106,7 @@ def choose_threshold(
     )
 
 
-def _chosen_rows(groups: IntArray, max_images: int, seed: int) -> IntArray:
+def chosen_rows(groups: IntArray, max_images: int = MAX_IMAGES, seed: int = 0) -> IntArray:
     """Rows of known groups: all, or those of randomly ordered groups until there are `max_images`."""
     known = np.flatnonzero(groups >= 0)
     if len(known) <= max_images:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 from torchvision.io import encode_jpeg
@@ -125,11 +126,14 @@ def test_thresholds(index, crops):
     [
         (("--html", "page.pdf"), "must end in .html"),
         (("--html", "none/page.html"), "does not exist"),
+        (("--html", "folder.html"), "is a folder; choose a file"),
         (("--since", "yesterday"), "is not a time"),
         (("--since", "2026-05-01"), "no column 'time'"),
     ],
 )
-def test_wrong_options(index, crops, arguments, message):
+def test_wrong_options(index, crops, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.html").mkdir()
     assert message in str(command("search", index, next(crops.iterdir()), *arguments, code=1).exception)
 
 
@@ -138,6 +142,20 @@ def test_wrong_images(index, crops, tmp_path):
     assert "Cannot decode" in str(command("search", index, tmp_path / "text.jpg", code=1).exception)
     assert "Cannot read the image" in str(command("search", index, tmp_path / "none.jpg", code=1).exception)
     assert "is not an index" in str(command("search", crops, tmp_path / "text.jpg", code=1).exception)
+
+
+def test_a_split_without_images(finished_run, crops, tmp_path):
+    options = ("index", finished_run.path, crops, "--out", tmp_path / "index", "--split", "all of it")
+    assert "no images in split 'all of it'; use train, query" in str(command(*options, code=1).exception)
+    assert not (tmp_path / "index").exists()
+
+
+def test_a_damaged_index(index, crops, tmp_path):
+    """Messages are about the index, not about the folder of features that a part is."""
+    damaged = shutil.copytree(index, tmp_path / "index")
+    next((damaged / "part-00000").glob("rows-*.parquet")).unlink()
+    error = str(command("search", damaged, next(crops.iterdir()), code=1).exception)
+    assert error == f"{damaged} is damaged ({damaged}/part-00000 lacks 1 of 1 shards); build the index again."
 
 
 def test_clusters_and_data_exclude_each_other(index):

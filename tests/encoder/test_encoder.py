@@ -108,7 +108,7 @@ def test_the_adapters_give_the_same_features(exported, encoder, features, tmp_pa
     np.testing.assert_allclose(for_tracker(encoder)(bgr, whole), features[:1], atol=1e-5)
     encoder.save_pretrained(tmp_path / "copy")
     assert np.array_equal(reid_ray.load_encoder(tmp_path / "copy").embed(PIXELS), features)
-    with pytest.raises(ExportError, match="is not empty"):
+    with pytest.raises(ExportError, match="is not an empty folder"):
         encoder.save_pretrained(tmp_path / "copy")
 
 

@@ -30,6 +30,8 @@ def refused(path, message, **options):
 def test_another_format_version(folder):
     edit(folder, format_version=2, library="reid_ray 9.0")
     refused(folder, r"config.json has format version 2.*reads version 1; .*reid_ray 9.0")
+    edit(folder, format_version="1")
+    refused(folder, "has format version '1', and")
 
 
 def test_no_exported_model(folder, tmp_path):
@@ -52,6 +54,20 @@ def test_a_missing_field(folder):
     del config["input"]
     (folder / "config.json").write_text(json.dumps(config))
     refused(folder, r"is incomplete or damaged \('input'\)")
+
+
+def test_values_of_other_types(folder):
+    config = json.loads((folder / "config.json").read_text())
+    file = {"kind": "weights", "takes": "images", "sha256": 5}
+    for changes, value in (
+        ({"input": {**config["input"], "height": "256"}}, "height is '256'"),
+        ({"input": {**config["input"], "width": 0}}, "width is 0"),
+        ({"feature_size": "64"}, "feature_size is '64'"),
+        ({"settings": None}, "settings is None"),
+        ({"files": {"model.safetensors": file}}, "the sha256 of model.safetensors is 5"),
+    ):
+        edit(folder, **{**config, **changes})
+        refused(folder, rf"is incomplete or damaged \({value}\); export the run again")
 
 
 def test_a_changed_file(folder):
@@ -99,3 +115,18 @@ def test_a_file_that_computes_nothing(folder):
 def test_arguments(folder):
     refused(folder, "precision='half': use 'run' or 'float32'", precision="half")
     refused(folder, "device='tpu9' is not a device", device="tpu9")
+    refused(folder, "device='meta' is not supported; use 'cpu' or 'cuda'", device="meta")
+    refused(folder, "batch_size=0: use 1 or more", batch_size=0)
+    refused("s3://bucket/exported", "s3://bucket/exported is not a local folder; copy")
+
+
+def test_copies(folder, tmp_path):
+    encoder = load_encoder(folder)
+    encoder.save_pretrained(tmp_path / "copy")
+    assert load_encoder(tmp_path / "copy").dim == encoder.dim
+    (tmp_path / "file").touch()
+    for target, message in ((folder, "not an empty folder"), (tmp_path / "file", "not an empty folder")):
+        with pytest.raises(ExportError, match=message):
+            encoder.save_pretrained(target)
+    with pytest.raises(ExportError, match="Cannot copy"):
+        encoder.save_pretrained(tmp_path / "file" / "copy")

@@ -8,7 +8,7 @@ from small_runs import tiny_config
 
 import reid_ray
 from reid_ray.api import train
-from reid_ray.export import FORMATS, export_run
+from reid_ray.export import export_run
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 90, 50, 3), dtype=np.uint8)
 FILES = {"onnx": "model.onnx", "torchscript": "model.torchscript.pt", "torch-export": "model.pt2"}
@@ -21,7 +21,7 @@ TRACED = ("folder", "torchscript")
     ("backbone", "formats"),
     [
         ("osnet_ain_x0_25", TRACED),
-        pytest.param("osnet_x0_25", FORMATS, marks=pytest.mark.slow),
+        pytest.param("osnet_x0_25", ("folder", *FILES), marks=pytest.mark.slow),
         ("timm:test_resnet", TRACED),
         ("timm:test_vit", ("folder", "torchscript", "torch-export")),
     ],

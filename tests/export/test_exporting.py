@@ -175,6 +175,9 @@ def test_bad_arguments_are_one_line(finished_run, tmp_path):
         (("--out", tmp_path / "new", "--format", "tflite"), "There is no format 'tflite'; formats are folder, onnx"),
         (("--out", tmp_path / "new", "--int8"), "add --format onnx"),
         (("--out", "s3://bucket/model"), "is in an object store"),
+        (("--out", tmp_path / "full" / "file" / "new"), "Cannot create"),
+        (("--out", tmp_path / "new", "--preprocess"), "--preprocess is for programs; add --format onnx"),
+        (("--out", tmp_path / "new", "--format", "torchreid"), "is for an OSNet with average pooling"),
     ):
         result = run_command(finished_run.path, *arguments)
         assert isinstance(result.exception, ExportError)

@@ -1,4 +1,4 @@
-"""The public package `reid` loads an exported folder as a module and gives our features.
+"""The public package `reid` loads an exported folder as a module, and an OSNet by name, and gives our features.
 
 It is no dependency, since it brings OpenCV, supervision and downloaders. To run this test, install it next to this
 package: pip install --pre --no-deps reid supervision pydeprecate opencv-python-headless gdown defusedxml
@@ -6,17 +6,19 @@ package: pip install --pre --no-deps reid supervision pydeprecate opencv-python-
 
 import json
 import shutil
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 import reid_ray
 from reid_ray.config import DataConfig, ModelConfig
 from reid_ray.data.readers import read_dataset
 from reid_ray.encoder import HubNetwork
+from reid_ray.encoder.description import InputFormat
+from reid_ray.encoder.torchreid import rectified, write_torchreid
 from reid_ray.evaluation import evaluate_table
 from reid_ray.export.check import MIN_COSINE, smallest_cosine
 from reid_ray.models import build_network
@@ -89,26 +91,27 @@ def test_its_evaluation_of_market_1501_agrees(exported_folder, market):
     assert 5 < found["map"] < 95
 
 
-def test_its_osnet_rectifies_features(tmp_path):
-    """`fc` of torchreid's OSNet can hold the BN neck, but ends in a ReLU: the folder loads, features are max(x, 0)."""
+def test_an_osnet_with_torchreid_s_names_loads_by_name(tmp_path):
+    """Every tensor fits, and features are those of the network behind the ReLU of the head."""
     torch.manual_seed(0)
     network = build_network(ModelConfig(backbone="osnet_x0_25", weights=None)).eval()
-    width, n_out = network.dim, 512
     images = torch.randn(8, 3, 64, 32)
     with torch.no_grad():
         pooled = network(images).pooled
         network.neck.running_mean.copy_(pooled.mean(0))
         network.neck.running_var.copy_(pooled.var(0))
-        features = network(images).feature
-    state = dict(network.backbone.state_dict())
-    state["fc.0.weight"], state["fc.0.bias"] = torch.eye(n_out, width), torch.zeros(n_out)
-    defaults = torch.nn.BatchNorm1d(n_out).state_dict()
-    for name, values in network.neck.state_dict().items():
-        state[f"fc.1.{name}"] = torch.cat([values, defaults[name][width:]]) if values.dim() else values
-    save_file(state, tmp_path / "weights.safetensors")
-    (tmp_path / "reid_config.json").write_text(json.dumps({"architecture": "osnet_x0_25"}))
-    model = reid.ReIDModel.from_pretrained(str(tmp_path), device="cpu")  # an error unless every tensor fits
+        features = network.embed(images)
+    file = tmp_path / "osnet_x0_25.pt"
+    write_torchreid(network, InputFormat(64, 32, (), ()), "images", file, json.dumps({"backbone": "osnet_x0_25"}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # `reid` warns of tensors that are missing or left over
+        model = reid.ReIDModel.from_pretrained(
+            str(file),
+            architecture="osnet_x0_25",
+            preprocessing=reid.ReIDPreprocessing(input_size=(64, 32)),
+            device="cpu",
+        )
     with torch.no_grad():
         found = model._backbone(images)
-    torch.testing.assert_close(found[:, :width], features.relu(), rtol=1e-4, atol=1e-4)
-    assert smallest_cosine(found[:, :width].numpy(), features.numpy()) < 0.9
+    assert smallest_cosine(found.numpy(), rectified(features).numpy()) > MIN_COSINE
+    assert smallest_cosine(found[:, : network.dim].numpy(), features.numpy()) < 0.9

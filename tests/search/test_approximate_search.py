@@ -76,6 +76,11 @@ def test_the_file_is_read_again_completed_and_replaced_if_damaged(tmp_path, feat
     assert open_inverted_file(tmp_path, features[:, :8].copy()).d == 8  # another model's
 
 
+def test_few_rows_are_one_cell_without_a_warning(tmp_path, features, capfd):
+    assert open_inverted_file(tmp_path, features[:30]).nlist == 1
+    assert capfd.readouterr() == ("", "")
+
+
 def test_bad_queries_are_refused_as_by_the_exact_search(features, inverted):
     with pytest.raises(ConfigError, match="at least 1"):
         nearest_among_cells(QUERIES, features, 0, inverted)

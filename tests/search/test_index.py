@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from datetime import datetime
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -13,11 +14,14 @@ import torch
 from torchvision.io import encode_jpeg
 
 from reid_ray.config import DataConfig
+from reid_ray.data.images import Dataset
 from reid_ray.data.readers import read_dataset
 from reid_ray.errors import DataError, RunError
 from reid_ray.io.lease import hold
-from reid_ray.search import Index, build_index, threshold_of_clusters, threshold_of_labels
+from reid_ray.search import Index, build_index, choose_threshold, threshold_of_clusters, threshold_of_labels
 from reid_ray.search import build as building
+from reid_ray.search import choose as choosing
+from reid_ray.search.threshold import chosen_rows
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +93,8 @@ def test_queries_may_be_images_or_features(index):
     assert index.search(images, top=1).rows.tolist() == [[0], [35]]
     assert index.search(index.features[30:33], top=1).rows.tolist() == [[30], [31], [32]]
     assert index.search(images[0].permute(1, 2, 0).numpy(), top=1).rows.tolist() == [[0]]
+    with pytest.raises(DataError, match=r"features of norm 1 to 3, and must be L2-normalised"):
+        index.search(index.features[30:32] * np.float32([[1], [3]]))
 
 
 def test_a_search_loads_no_slow_packages(index):
@@ -243,3 +249,31 @@ def test_thresholds_are_kept_in_the_index(finished_run, crops, tmp_path):
     by_clusters = threshold_of_clusters(opened, false_accept=0.1)
     assert Index(out).threshold == by_clusters
     assert by_clusters.origin == "clusters"
+
+
+def test_a_threshold_embeds_only_images_that_it_compares(finished_run, crops, tmp_path, monkeypatch):
+    """Not those of a person without a query, such as distractors, who share a pid, nor more than a sample."""
+    out = tmp_path / "index"
+    build(finished_run, crops, "all", out)
+    dataset = finished_run.dataset
+    distractor = dataset.query.pids[0]
+    splits = np.array(dataset.table.arrow["split"].to_pylist())
+    table = dataset.table.where((splits != "query") | (dataset.table.pids != distractor))
+    others = table.where((np.array(table.arrow["split"].to_pylist()) != "train") & (table.pids != distractor))
+    assert (table.split("gallery").pids == distractor).any()
+    embedded = []
+
+    def embed(table, images):
+        embedded.append(table.paths)
+        return finished_run.embed_table(table, images)
+
+    chosen = threshold_of_labels(Index(out), Dataset(table, dataset.images), embed, false_accept=0.1)
+    assert chosen.n_different == sum(a != b for a, b in combinations(others.pids.tolist(), 2))
+    monkeypatch.setattr(choosing, "chosen_rows", partial(chosen_rows, max_images=10))
+    sampled = threshold_of_labels(Index(out), Dataset(table, dataset.images), embed, false_accept=0.1)
+    assert [len(paths) for paths in embedded] == [len(others), 10]
+    features = finished_run.embed_table(others, dataset)
+    options = {"false_accept": 0.1, "origin": "labels", "data": table.name, "max_images": 10}
+    expected = choose_threshold(features, others.pids, others.camids, **options)
+    assert (sampled.n_same, sampled.n_different) == (expected.n_same, expected.n_different)
+    assert sampled.value == pytest.approx(expected.value, abs=1e-3)

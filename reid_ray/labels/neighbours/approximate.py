@@ -121,6 +121,7 @@ def inverted_file(features: FeatureRows, seed: int = 0) -> Any:
     precision, metric = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
     index = faiss.IndexIVFScalarQuantizer(faiss.IndexFlatIP(dim), dim, n_cells, precision, metric, False)
     index.cp.seed = seed
+    index.cp.min_points_per_centroid = 1  # fewer than 39 rows have one cell, of which faiss would warn
     index.train(_sample(features, n_cells * TRAINING_ROWS_PER_CELL, seed))
     add_rows(index, features)
     return index
