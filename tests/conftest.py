@@ -145,6 +145,7 @@ def ray_address(ray_folder):
         # Not the argument temp_dir: Ray would still write the address to /tmp/ray, which need not exist.
         for name in ("HOME", "RAY_TMPDIR"):
             patch.setenv(name, str(ray_folder))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))  # for modules of tests
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("RAY_AUTH_MODE", "disabled")
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
