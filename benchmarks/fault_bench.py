@@ -72,6 +72,7 @@ class Bench:
 
     folder: Path
     cluster: Cluster
+    n_nodes: int
     nodes: list[Any] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -89,17 +90,18 @@ class Bench:
             free.bind(("127.0.0.1", 0))
             head["dashboard_port"] = free.getsockname()[1]
         cluster = Cluster(initialize_head=True, head_node_args=head)
-        bench = cls(folder, cluster, environment={**os.environ, "HOME": str(home)})
+        bench = cls(folder, cluster, n_nodes, environment={**os.environ, "HOME": str(home)})
         try:
-            for _ in range(n_nodes):
-                bench.add_node()
+            bench.replace_nodes()
             cluster.wait_for_nodes()
             yield bench
         finally:
             cluster.shutdown()
 
-    def add_node(self) -> None:
-        self.nodes.append(self.cluster.add_node(num_cpus=2))
+    def replace_nodes(self) -> None:
+        """Start nodes in the place of those that were killed."""
+        while len(self.nodes) < self.n_nodes:
+            self.nodes.append(self.cluster.add_node(num_cpus=2))
 
     def nodes_of(self, role: str) -> list[Any]:
         """The nodes, except for the head, on which processes of this role run."""

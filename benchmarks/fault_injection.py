@@ -40,10 +40,7 @@ def kill_node(role: str) -> Callable[[Job], str]:
     def fault(job: Job) -> str:
         job.wait_for("step", 8)
         job.bench.kill_node(job.bench.nodes_of(role)[0])
-        try:
-            code, output = job.finish()
-        finally:
-            job.bench.add_node()
+        code, output = job.finish()
         assert code == 0, output
         return "its processes were started again on other nodes"
 
@@ -91,7 +88,6 @@ def preempt(job: Job) -> str:
         code, output = job.finish()
     finally:
         job.bench.kill_node(node)
-        job.bench.add_node()
     assert code == 0, output
     starts = [event for event in job.events() if event["event"] == "start"]
     place = f"epoch {starts[-1]['epoch']}, step {starts[-1]['step']}" if len(starts) > 1 else "its end"
@@ -132,11 +128,7 @@ def lose_nodes(job: Job) -> str:
     gone = [node for node in job.bench.nodes if node not in trainers] + trainers[:1]
     for node in gone:
         job.bench.kill_node(node)
-    try:
-        code, output = job.finish()
-    finally:
-        for _ in gone:
-            job.bench.add_node()
+    code, output = job.finish()
     assert code == 0, output
     starts = [event["n_workers"] for event in job.events() if event["event"] == "start"]
     return f"it continued with {starts[-1]} worker"

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,16 @@ class Trial:
         self.bench = bench
         self._whole: dict[tuple[str, ...], tuple[dict[str, Any], float]] = {}
 
-    def undisturbed(self, settings: tuple[str, ...] = ()) -> tuple[dict[str, Any], float]:
-        """Final state of the run, and its seconds."""
+    def undisturbed(
+        self, settings: tuple[str, ...] = (), meanwhile: Callable[[Job], None] | None = None
+    ) -> tuple[dict[str, Any], float]:
+        """Final state of the run, and its seconds. `meanwhile` is called while it trains, and may delay it."""
         key = tuple(setting for setting in settings if not setting.startswith("runtime."))
         if key not in self._whole:
             job = Job(self.bench, self.bench.config("whole", *key))
             try:
+                if meanwhile is not None:
+                    meanwhile(job)
                 code, output = job.finish()
                 assert code == 0, output
                 self._whole[key] = state(job.directory), time.time() - job.started
@@ -56,6 +60,7 @@ class Trial:
 
     def do(self, name: str) -> Outcome:
         fault = FAULTS[name]
+        self.bench.replace_nodes()
         expected, seconds = self.undisturbed(fault.settings)
         job = Job(self.bench, self.bench.config(f"run-{name}", *fault.settings))
         try:

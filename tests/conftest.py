@@ -136,39 +136,35 @@ def ray_folder():
         yield Path(folder)
 
 
+@pytest.fixture(scope="session")
+def ray_address(ray_folder):
+    """Address of a Ray cluster with four logical CPUs, which starts once for all tests."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        # Not the argument temp_dir: Ray would still write the address to /tmp/ray, which need not exist.
+        for name in ("HOME", "RAY_TMPDIR"):
+            patch.setenv(name, str(ray_folder))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))  # for modules of tests
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        head = {"num_cpus": 4, "include_dashboard": False, "include_log_monitor": False}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+    yield cluster.address
+    cluster.shutdown()
+
+
 @pytest.fixture(scope="module")
-def local_ray(ray_folder):
-    """One local Ray for all tests of a file, so that its workers start once."""
+def local_ray(ray_address):
+    """The tests of a file are a driver of the cluster at `ray_address`."""
     import ray
 
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("HOME", str(ray_folder)), ("OMP_NUM_THREADS", "1"), ("RAY_AUTH_MODE", "disabled")):
-            patch.setenv(name, value)
-        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, _temp_dir=str(ray_folder))
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def logical_cluster(ray_folder):
-    """`logical_cluster(n, …)`: address of a Ray cluster with n logical CPUs for the tests of a file."""
-    from ray.cluster_utils import Cluster
-
-    clusters = []
-
-    def start(num_cpus, *, include_dashboard):
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in (("HOME", str(ray_folder)), ("OMP_NUM_THREADS", "1"), ("RAY_AUTH_MODE", "disabled")):
-                patch.setenv(name, value)
-            # Not the argument temp_dir: Ray would still write the address to /tmp/ray, which need not exist.
-            patch.setenv("RAY_TMPDIR", str(ray_folder))
-            head = {"num_cpus": num_cpus, "include_dashboard": include_dashboard}
-            clusters.append(Cluster(initialize_head=True, head_node_args=head))
-        return clusters[-1].address
-
-    yield start
-    for cluster in clusters:
-        cluster.shutdown()
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")  # as a run sets it
+        ray.init(address=ray_address, log_to_driver=False)
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture

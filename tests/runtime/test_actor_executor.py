@@ -72,16 +72,6 @@ class Mortal:
         return function(*arguments)
 
 
-@pytest.fixture
-def local_ray(ray_folder):
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("HOME", str(ray_folder)), ("OMP_NUM_THREADS", "1"), ("RAY_AUTH_MODE", "disabled")):
-            patch.setenv(name, value)
-        ray.init(num_cpus=2, include_dashboard=False, _temp_dir=str(ray_folder), log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
@@ -106,6 +96,8 @@ def test_actors_share_a_refresh_and_may_die_in_it(tmp_path):
     for actor, step in zip(actors, ("search_exactly", "graph_rows", "border_labels"), strict=False):
         ray.get(actor.die_before.remote(step))
     assert digest(4) == expected.digest()
+    for actor in actors:
+        ray.kill(actor)
 
 
 @pytest.mark.usefixtures("without_ray")

@@ -24,7 +24,7 @@ def three_gpus(ray_folder):
         for name, value in (("HOME", str(ray_folder)), ("OMP_NUM_THREADS", "1"), ("RAY_AUTH_MODE", "disabled")):
             patch.setenv(name, value)
         options = {"num_cpus": 4, "num_gpus": 3, "include_dashboard": False, "log_to_driver": False}
-        ray.init(_temp_dir=str(ray_folder), **options)
+        ray.init("local", _temp_dir=str(ray_folder), **options)
     yield
     ray.shutdown()
 

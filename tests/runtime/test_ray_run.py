@@ -9,7 +9,10 @@ import pytest
 import torch
 from small_processes import finish, outlive, processes_named
 from small_runs import assert_bit_equal, newest_state, steps_logged, wait_for
+from torchvision.io import write_jpeg
 
+from reid_ray.cli import main
+from reid_ray.config import dump_config
 from reid_ray.data.readers import read_dataset
 from reid_ray.training.metrics import read_metrics
 from reid_ray.training.rundir import RunDirectory
@@ -28,19 +31,13 @@ RUN = (
 ACTORS = ("ray::RayTrainWorker", "ray::Extractor", "ray::Labeller")
 
 
-@pytest.fixture(scope="module")
-def cluster(logical_cluster):
-    """A Ray cluster for the tests of this file to join; its address."""
-    return logical_cluster(8, include_dashboard=False)
-
-
 def at_step(number):
     return lambda event: event["event"] == "step" and event["global_step"] >= number
 
 
 @pytest.mark.timeout(600)
 def test_weights_equal_those_without_ray_even_if_processes_are_killed(
-    tiny, reid_ray_process, cluster, ray_folder, tmp_path
+    tiny, reid_ray_process, ray_address, ray_folder, tmp_path
 ):
     """One run on Ray loses a trainer and an extractor, is interrupted, and resumes on another cluster.
 
@@ -57,7 +54,7 @@ def test_weights_equal_those_without_ray_even_if_processes_are_killed(
     expected = newest_state(RunDirectory.of(inline))
     shutil.rmtree(RunDirectory.of(inline).path)
 
-    joined = tiny("name=ray", "runtime.backend=ray", f"runtime.address={cluster}", *run)
+    joined = tiny("name=ray", "runtime.backend=ray", f"runtime.address={ray_address}", *run)
     directory = RunDirectory.of(joined)
     since, process = time.time(), reid_ray_process(joined)
     wait_for(directory, at_step(8), process, since)
@@ -77,14 +74,18 @@ def test_weights_equal_those_without_ray_even_if_processes_are_killed(
     assert [event["n_different"] for event in events if event["event"] == "refresh"] == [1, 1]
 
 
-def test_user_error_on_ray_is_a_one_line_message(tiny, reid_ray_process, cluster, ray_folder, tmp_path):
-    from torchvision.io import write_jpeg
-
+def test_user_error_on_ray_is_a_one_line_message(tiny, local_ray, ray_folder, tmp_path, capfd):
+    """The driver lives on, so the run itself must end its actors."""
     (tmp_path / "crops").mkdir()
     for i in range(8):
         write_jpeg(torch.randint(0, 256, (3, 32, 16), dtype=torch.uint8), str(tmp_path / "crops" / f"{i}.jpg"))
     (tmp_path / "crops" / "3.jpg").write_bytes(b"this is no image")
-    images = ("data.layout=folder", f"data.root={tmp_path / 'crops'}")
-    output = finish(reid_ray_process(tiny("runtime.backend=ray", f"runtime.address={cluster}", *RUN, *images)), code=2)
+    config = tiny("runtime.backend=ray", "data.layout=folder", f"data.root={tmp_path / 'crops'}")
+    (tmp_path / "run.yaml").write_text(dump_config(config), encoding="utf-8")
+    with pytest.raises(SystemExit) as ended:
+        main(["train", str(tmp_path / "run.yaml")])
+    output = "".join(capfd.readouterr())
+    assert ended.value.code == 2, output
     assert "3.jpg" in output
+    assert "Traceback" not in output, output
     assert not outlive(ACTORS, ray_folder), "actors outlive the run that made them"

@@ -124,16 +124,10 @@ def test_one_two_and_four_workers_end_with_the_same_weights(toy, tmp_path):
 
 
 @pytest.mark.ray
-def test_on_ray_it_computes_what_one_process_computes(toy, tmp_path, ray_folder):
+def test_on_ray_it_computes_what_one_process_computes(toy, local_ray):
     inline = train(toy("name=inline"))
-    config = toy("name=on-ray", "runtime.backend=ray", "runtime.n_workers=2", "runtime.n_extractors=2")
-    recipe = tmp_path / "on-ray.yaml"
-    recipe.write_text(dump_config(config))
-    environment = {**ENVIRONMENT, "HOME": str(tmp_path), "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": str(ray_folder)}
-    command = [sys.executable, "-m", "reid_ray", "train", str(recipe)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    expected, found = numbers_of(newest_state(inline.directory)), numbers_of(newest_state(RunDirectory.of(config)))
+    on_ray = train(toy("name=on-ray", "runtime.backend=ray", "runtime.n_workers=2", "runtime.n_extractors=2"))
+    expected, found = numbers_of(newest_state(inline.directory)), numbers_of(newest_state(on_ray.directory))
     assert largest_relative_difference(expected, found) < 1e-6
 
 

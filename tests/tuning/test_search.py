@@ -91,17 +91,11 @@ def test_killed_search_resumes_and_no_trial_runs_twice(tune, tmp_path, ray_folde
     assert gone([lambda: list(ray_folder.glob("reid-*"))])
 
 
-@pytest.fixture(scope="module")
-def four_cpus(logical_cluster):
-    """A cluster of four logical CPUs to join; its address."""
-    return logical_cluster(4, include_dashboard=True)
-
-
 @pytest.mark.timeout(400)
-def test_two_trials_with_trainers_and_pools_share_four_cpus(tune, four_cpus, tmp_path, monkeypatch):
+def test_two_trials_with_trainers_and_pools_share_four_cpus(tune, ray_address, tmp_path, monkeypatch):
     """Each has a trainer with two CPUs and a pool, so two fit. A trial larger than the cluster is refused at once."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    on_ray = ("runtime.backend=ray", f"runtime.address={four_cpus}", "training.epochs=1")
+    on_ray = ("runtime.backend=ray", f"runtime.address={ray_address}", "training.epochs=1")
     larger = tiny_config(tmp_path, *on_ray, "runtime.n_workers=4", "runtime.cpus_per_worker=2")
     with pytest.raises(ConfigError, match="the cluster lacks 4 more CPUs"):
         search(make_request(larger, name="larger"), Budget(trials=2))
