@@ -65,6 +65,13 @@ def _no_fsync():
 
 
 @pytest.fixture(autouse=True)
+def _seeded():
+    """Random tensors of a test do not depend on the tests before it in the same process."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def _nothing_left(request):
     """Remove the files of a test as soon as it ends: a run takes up to half a gigabyte, and pytest would keep them
     until the end of the session."""
@@ -138,7 +145,7 @@ def ray_folder():
 
 @pytest.fixture(scope="session")
 def ray_address(ray_folder):
-    """Address of a Ray cluster with four logical CPUs, which starts once for all tests."""
+    """Address of a Ray cluster with four logical CPUs, which starts once for all tests; searches need its dashboard."""
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
@@ -148,7 +155,7 @@ def ray_address(ray_folder):
         patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))  # for modules of tests
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("RAY_AUTH_MODE", "disabled")
-        head = {"num_cpus": 4, "include_dashboard": False, "include_log_monitor": False}
+        head = {"num_cpus": 4, "include_dashboard": True, "include_log_monitor": False}
         cluster = Cluster(initialize_head=True, head_node_args=head)
     yield cluster.address
     cluster.shutdown()
