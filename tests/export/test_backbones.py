@@ -21,7 +21,7 @@ TRACED = ("folder", "torchscript")
     ("backbone", "formats"),
     [
         ("osnet_ain_x0_25", TRACED),
-        pytest.param("osnet_x0_25", ("folder", *FILES), marks=pytest.mark.slow),
+        pytest.param("osnet_x0_25", ("folder", "onnx"), marks=pytest.mark.slow),
         ("timm:test_resnet", TRACED),
         ("timm:test_vit", ("folder", "torchscript", "torch-export")),
     ],
