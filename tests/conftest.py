@@ -121,6 +121,22 @@ def exported_folder(finished_run, tmp_path_factory):
 
 
 @pytest.fixture
+def market_copy(finished_run, tmp_path):
+    """A folder with the test images of `finished_run` as Market-1501 names them, at the input size, without loss."""
+    from PIL import Image
+
+    dataset, size = finished_run.dataset, finished_run.config.data
+    for folder, table in (("query", dataset.query), ("bounding_box_test", dataset.gallery)):
+        (tmp_path / folder).mkdir()
+        for i, path in enumerate(table.paths):
+            pixels = dataset.images.read(path).permute(1, 2, 0).numpy()
+            name = f"{table.pids[i] + 1:04d}_c{table.camids[i] + 1}s1_{i:06d}_00.jpg"
+            Image.fromarray(pixels).resize((size.width, size.height)).save(tmp_path / folder / name, format="PNG")
+    (tmp_path / "bounding_box_train").symlink_to(tmp_path / "query")
+    return tmp_path
+
+
+@pytest.fixture
 def file_size_limit():
     """`with file_size_limit(n):` writes beyond n bytes per file fail, as on a full disk."""
 

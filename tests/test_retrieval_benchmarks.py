@@ -6,7 +6,6 @@ import clients
 import export
 import pytest
 import search
-from torchvision.io import write_png
 
 import reid_ray
 from reid_ray.config import DataConfig
@@ -14,23 +13,10 @@ from reid_ray.data.readers import read_dataset
 from reid_ray.evaluation import evaluate_table
 
 
-@pytest.fixture
-def market(finished_run, tmp_path):
-    """The test images of the run as Market-1501 names them, without loss."""
-    dataset = finished_run.dataset
-    for folder, table in (("query", dataset.query), ("bounding_box_test", dataset.gallery)):
-        (tmp_path / folder).mkdir()
-        for i, path in enumerate(table.paths):
-            name = f"{table.pids[i] + 1:04d}_c{table.camids[i] + 1}s1_{i:06d}_00.jpg"
-            write_png(dataset.images.read(path), str(tmp_path / folder / name))
-    (tmp_path / "bounding_box_train").symlink_to(tmp_path / "query")
-    return tmp_path
-
-
-def test_backends_are_evaluated(exported_folder, market, capsys):
-    export.main([str(exported_folder), str(market), "--evaluate", "--backends", "run", "float32"])
+def test_backends_are_evaluated(exported_folder, market_copy, capsys):
+    export.main([str(exported_folder), str(market_copy), "--evaluate", "--backends", "run", "float32"])
     *_, as_run, in_float32 = capsys.readouterr().out.splitlines()
-    dataset = read_dataset(DataConfig(layout="market1501", root=str(market)))
+    dataset = read_dataset(DataConfig(layout="market1501", root=str(market_copy)))
     for row, precision in ((as_run, "run"), (in_float32, "float32")):
         encoder = reid_ray.load_encoder(exported_folder, precision=precision, batch_size=export.BATCH)
         features = (encoder.embed(split.paths) for split in (dataset.query, dataset.gallery))
@@ -41,12 +27,12 @@ def test_backends_are_evaluated(exported_folder, market, capsys):
         assert 5 < float(figures[0]) < 95
 
 
-def test_clients_that_are_not_installed_are_named(exported_folder, market, capsys, monkeypatch):
+def test_clients_that_are_not_installed_are_named(exported_folder, market_copy, capsys, monkeypatch):
     def missing(name):
         raise ModuleNotFoundError(f"No module named '{name}'")
 
     monkeypatch.setattr(clients.importlib, "import_module", missing)
-    clients.main([str(exported_folder), str(market)])
+    clients.main([str(exported_folder), str(market_copy)])
     printed = capsys.readouterr().out
     assert re.findall(r"^\| (\w+) \| \| not installed", printed, re.MULTILINE) == ["reid", "boxmot", "torchreid"]
 

@@ -1,10 +1,11 @@
 """`--format torchreid`: an OSNet with torchreid's names, whose features are those of the run behind a ReLU.
 
 The clients are no dependencies. To run their tests, install them next to this package, which has what they need for it:
-pip install --no-deps boxmot torchreid opencv-python-headless
+pip install --no-deps boxmot torchreid opencv-python-headless, and `reid` as in test_reid_client.py.
 """
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -131,3 +132,21 @@ def test_torchreid_builds_the_same_network(tmp_path):
     with torch.no_grad():
         found = theirs(normalize(PIXELS)).numpy()
     assert smallest_cosine(found, rectified(features_of(network)).numpy()) > 0.9999
+
+
+def test_reid_builds_the_same_network(tmp_path):
+    reid = pytest.importorskip("reid", reason="the package reid is not installed")
+    network = network_of("osnet_x0_25")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # `reid` warns of tensors that are missing or left over
+        model = reid.ReIDModel.from_pretrained(
+            str(written(network, "osnet_x0_25", tmp_path)),
+            architecture="osnet_x0_25",
+            preprocessing=reid.ReIDPreprocessing(input_size=(64, 32)),
+            device="cpu",
+        )
+    with torch.no_grad():
+        found = model._backbone(normalize(PIXELS))
+    features = features_of(network)
+    assert smallest_cosine(found.numpy(), rectified(features).numpy()) > 0.9999
+    assert smallest_cosine(found[:, : network.dim].numpy(), features.numpy()) < 0.9
