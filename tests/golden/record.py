@@ -186,7 +186,8 @@ def run_case(name, folder):
         if event["event"] == "step" and event["global_step"] == killed_at:
             raise KilledError
 
-    with logged_events() as events, rounded_between_stages() if len(stages_of(config)) > 1 else nullcontext():
+    has_source = any(stage.name == "source" for stage in stages_of(config))
+    with logged_events() as events, rounded_between_stages() if has_source else nullcontext():
         if killed_at:
             with suppress(KilledError):
                 train(config, listener=kill)
