@@ -8,7 +8,10 @@ import time
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-multiprocessing.get_context("forkserver").set_forkserver_preload(["reid_ray.training.inline", "torch._dynamo"])
+# What every run imports, here or later: the first optimizer of a process imports _dynamo, and the first table pandas.
+multiprocessing.get_context("forkserver").set_forkserver_preload(
+    ["reid_ray.training.inline", "reid_ray.data.synthetic", "torch._dynamo", "pandas"]
+)
 
 
 def free_port():
@@ -18,12 +21,12 @@ def free_port():
 
 
 def fork_workers(worker, size, seconds=600):
-    """`worker(rank, size)` in as many forks of this process, which has imported everything and started no threads.
+    """`worker(rank, size)` in as many forks of a server that has imported PyTorch and started no threads.
 
     A process that begins with an import of PyTorch takes longer to start than most tests of workers to run. Workers
     that do not end in time end with this process.
     """
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")
     processes = [context.Process(target=worker, args=(rank, size), daemon=True) for rank in range(size)]
     for process in processes:
         process.start()

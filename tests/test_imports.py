@@ -194,7 +194,7 @@ def test_runs_and_indexes_open_without_slow_packages():
 
 def test_small_processes_of_ray_start_without_pytorch():
     """Each actor and task is a process that imports the module of its class or function."""
-    modules = "reid_ray.runtime.attempts, reid_ray.runtime.shared, reid_ray.io.memory_limit"
+    modules = "reid_ray.runtime.light_actors, reid_ray.runtime.shared, reid_ray.io.memory_limit"
     code = f"import sys; import {modules}; print([m for m in ('torch', 'numba', 'pandas') if m in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"

@@ -27,8 +27,8 @@ from reid_ray.inference.predictions import EmbedAndPredict
 from reid_ray.methods import empty_network
 from reid_ray.models import from_numpy
 from reid_ray.runtime.actor_executor import StoredFeatures, fetch
-from reid_ray.runtime.attempts import Attempts
 from reid_ray.runtime.faults import MAX_RESTARTS
+from reid_ray.runtime.light_actors import Attempts, GpuPlaceholder
 from reid_ray.runtime.resources import Plan, ProcessResources
 from reid_ray.training.datasets import EVALUATION, MAIN, ImageCaches
 from reid_ray.training.rundir import RunDirectory
@@ -271,10 +271,3 @@ def _reserve_rest_of_gpu(extractor: Any, rest: float) -> Any:
     placeholder = ray.remote(GpuPlaceholder).options(num_cpus=0, num_gpus=rest, scheduling_strategy=near).remote()
     fetch(placeholder.ready.remote())
     return placeholder
-
-
-class GpuPlaceholder:
-    """Reserves part of a GPU while other actors are placed."""
-
-    def ready(self) -> bool:
-        return True

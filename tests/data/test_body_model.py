@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from seeds import SEEDS
 
 from reid_ray.data.meshes import FileMeshes
 from reid_ray.data.meshes.body_model import SMPL_ARRAYS, Crop, body_model, hmr_mesh, rotation
@@ -57,7 +59,8 @@ def naive_vertices(model: dict[str, np.ndarray], pose: np.ndarray, shape: np.nda
     return np.array(vertices)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@settings(max_examples=3)
+@given(seed=SEEDS)
 def test_vertices(seed: int) -> None:
     rng = np.random.default_rng(100 + seed)
     pose, shape = rng.normal(size=(N_JOINTS, 3)), rng.normal(size=N_SHAPES)

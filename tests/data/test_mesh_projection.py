@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from seeds import SEEDS
 
 from reid_ray.data.meshes import ANGLES, NOVEL_ANGLES, Mesh, fitted_mesh, project, turned
 from reid_ray.data.meshes.kernels import lambert, rasterise, vertex_normals
@@ -82,7 +84,8 @@ def triangles(seed: int, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @pytest.mark.parametrize("kind", ["large", "across the border", "partly behind", "small", "connected"])
-@pytest.mark.parametrize("seed", range(4))
+@settings(max_examples=4)
+@given(seed=SEEDS)
 def test_equals_ray_casting(kind: str, seed: int) -> None:
     vertices, faces, values = triangles(seed, kind)
     expected = naive_image(vertices, faces, values, CAMERA, HEIGHT, WIDTH)

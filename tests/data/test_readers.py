@@ -10,7 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
 from read_layouts import read, rows
+from seeds import SEEDS
 
 from reid_ray.config import DataConfig, SyntheticConfig
 from reid_ray.data import read_dataset
@@ -333,7 +335,8 @@ def test_numbering(names: list[str], cameras: dict[str, int], persons: dict[str,
     assert person_numbers(names) == persons
 
 
-@pytest.mark.parametrize("seed", range(5))
+@settings(max_examples=5)
+@given(seed=SEEDS)
 def test_camera_numbers_do_not_depend_on_the_order(seed: int):
     rng = random.Random(seed)
     names = [str(rng.randrange(50)) for _ in range(30)]

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from seeds import SEEDS
 
 from reid_ray.data.synthetic.body import BOX, ROUND_CONE, Parts, Posture, assemble, make_pose
 from reid_ray.data.synthetic.cameras import Sensor, make_camera
@@ -46,7 +48,8 @@ def _inside(part: Parts, points: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", [ROUND_CONE, BOX])
-@pytest.mark.parametrize("seed", range(8))
+@settings(max_examples=8)
+@given(seed=SEEDS)
 def test_depth_is_where_a_march_along_the_ray_enters(kind: float, seed: int) -> None:
     part, view = _random_part(np.random.default_rng(seed), kind), _view()
     buffer = render(view, part, H, W)

@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from seeds import SEEDS
 
 from reid_ray.data.table import SCHEMA, ImageTable
 from reid_ray.errors import DataError
@@ -89,7 +91,8 @@ def test_a_table_without_rows_is_a_table():
     assert len(table.split("query")) == 0
 
 
-@pytest.mark.parametrize("seed", range(5))
+@settings(max_examples=5)
+@given(seed=SEEDS)
 def test_split_keeps_rows_in_order(seed: int):
     rng = np.random.default_rng(seed)
     n = int(rng.integers(0, 40))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from seeds import SEEDS
 
 from reid_ray.errors import DataError
 from reid_ray.evaluation import rank_metrics, regdb, sysu_mm01
@@ -65,7 +67,8 @@ def slow_scores(case) -> tuple[list[tuple[int, float, float]], int]:
 
 
 @pytest.mark.parametrize("name", list(CASES))
-@pytest.mark.parametrize("seed", range(5))
+@settings(max_examples=5)
+@given(seed=SEEDS)
 def test_sysu_equals_the_slow_reference(name: str, seed: int) -> None:
     case = random_case(name, seed)
     expected, n_skipped = slow_scores(case)
@@ -129,7 +132,8 @@ def test_fewer_people_than_ranks() -> None:
     assert metrics.rank(2) == metrics.rank(50) == 1
 
 
-@pytest.mark.parametrize("seed", range(3))
+@settings(max_examples=3)
+@given(seed=SEEDS)
 @pytest.mark.parametrize("features", ["continuous", "ties"])
 def test_regdb_equals_the_slow_reference(features: str, seed: int) -> None:
     query, gallery, q_pids, g_pids, *_ = random_case("plain" if features == "continuous" else "ties", seed)

@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from seeds import SEEDS
 
 from reid_ray.errors import DataError
 from reid_ray.evaluation import ranked_by_distance, score_queries, top_matches
 
 
-@pytest.mark.parametrize("seed", range(6))
+@settings(max_examples=6)
+@given(seed=SEEDS)
 def test_equals_ranking_by_features(seed):
     """Quantised features have exact products, so ties are ties for both; some queries have no match, some are junk."""
     rng = np.random.default_rng(seed)

@@ -6,6 +6,8 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from seeds import SEEDS
 from sklearn.metrics import average_precision_score
 
 from reid_ray.errors import DataError
@@ -166,7 +168,8 @@ def test_mismatched_blocks_of_distances_are_refused():
         rank_metrics_of_distances([], [1, 2], [], [0, 0], [])
 
 
-@pytest.mark.parametrize("seed", range(5))
+@settings(max_examples=5)
+@given(seed=SEEDS)
 def test_mean_ap_is_that_of_scikit_learn_where_nothing_ties(seed):
     query, gallery, q_pids, g_pids, q_camids, g_camids = case = random_case("plain", seed)
     expected = []

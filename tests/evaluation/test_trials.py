@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cross_modal_layouts import SYSU_TEST_IDS, SYSU_VAL_IDS, write_whole_sysu
+from hypothesis import given, settings
 from scipy.io import savemat
+from seeds import SEEDS
 
 from reid_ray.config import DataConfig
 from reid_ray.data import read_dataset
@@ -100,7 +102,8 @@ def galleries_by_loop(table: ImageTable, cameras: list[int], trial: int) -> list
 
 
 @pytest.mark.parametrize(("search", "cameras"), [("all", [1, 2, 4, 5]), ("indoor", [1, 2])])
-@pytest.mark.parametrize("seed", range(3))
+@settings(max_examples=3)
+@given(seed=SEEDS)
 def test_single_shot_galleries_are_those_of_the_common_code(seed: int, search: str, cameras: list[int]) -> None:
     table = small_table(seed)
     state = random.getstate()

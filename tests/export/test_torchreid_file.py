@@ -63,7 +63,8 @@ def test_features_are_those_of_the_network_behind_a_relu(backbone, tmp_path):
     expected[:, :width] = features.clamp(min=0)
     if width <= 256:
         expected[:, width : 2 * width] = (-features).clamp(min=0)
-    np.testing.assert_allclose(found, nn.functional.normalize(expected), atol=1e-5)
+    # Pooled features of noise hardly differ, so the neck magnifies rounding.
+    np.testing.assert_allclose(found, nn.functional.normalize(expected), atol=1e-4)
     assert smallest_cosine(found[:, :width], features.numpy()) < 0.95
 
 

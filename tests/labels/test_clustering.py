@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
+from seeds import SEEDS
 from sklearn.cluster import DBSCAN
 
 from reid_ray.errors import ConfigError
@@ -34,7 +35,6 @@ from reid_ray.labels.clustering import (
 
 pytestmark = pytest.mark.filterwarnings("error")
 
-SEEDS = st.integers(0, 2**32 - 1)
 
 EPS = 0.55
 BACKENDS = ["components", "sklearn", "cupy", "cuml"]

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
+from seeds import SEEDS
 from sklearn.cluster import HDBSCAN
 
 from reid_ray.errors import ConfigError
@@ -17,7 +17,6 @@ from reid_ray.labels.hdbscan import LEAST_DISTANCE, hdbscan
 
 pytestmark = pytest.mark.filterwarnings("error")
 
-SEEDS = st.integers(0, 2**32 - 1)
 DistanceMat = npt.NDArray[np.float32]
 
 

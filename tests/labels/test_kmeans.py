@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from seeds import SEEDS
 
 from reid_ray.errors import ConfigError
 from reid_ray.labels.kmeans import kmeans
@@ -19,7 +21,8 @@ def three_groups(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32), groups
 
 
-@pytest.mark.parametrize("seed", range(5))
+@settings(max_examples=5)
+@given(seed=SEEDS)
 def test_finds_groups_and_numbers_them_by_first_member(seed: int) -> None:
     features, groups = three_groups(np.random.default_rng(seed))
     number = {2: 0, 0: 1, 1: 2}

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
+from seeds import SEEDS
 from sklearn.metrics import adjusted_rand_score, silhouette_samples
 
 from reid_ray.labels import encoding
@@ -24,8 +25,6 @@ from reid_ray.labels.label_free import (
 from reid_ray.types import IntArray
 
 pytestmark = pytest.mark.filterwarnings("error")
-
-SEEDS = st.integers(0, 2**32 - 1)
 
 
 def to_graph(distance_mat: npt.NDArray[np.float32]) -> csr_array:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
+from seeds import SEEDS
 
 from reid_ray.labels import encoding
 from reid_ray.labels.clustering import dbscan
@@ -106,7 +107,8 @@ def test_references_depend_on_the_features_only(make_features: Callable[..., Flo
         np.testing.assert_array_equal(graph.indices, alone.indices)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@settings(max_examples=3)
+@given(seed=SEEDS)
 def test_objective_prefers_the_people_to_parts_and_unions_of_them(seed: int) -> None:
     rng = np.random.default_rng(seed)
     people = np.repeat(np.arange(30), 12)

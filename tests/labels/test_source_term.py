@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from seeds import SEEDS
 from sklearn.cluster import DBSCAN
 
 from reid_ray.config import LabelsConfig
@@ -67,7 +69,8 @@ def config(**settings):
     )
 
 
-@pytest.mark.parametrize("seed", range(3))
+@settings(max_examples=3)
+@given(seed=SEEDS)
 def test_labels_are_those_of_dbscan_on_the_dense_matrix(seed):
     features, source = unit(120, seed=seed), unit(50, seed=seed + 10)
     dense = dense_distance(features, source)

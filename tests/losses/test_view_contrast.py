@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from seeds import SEEDS
 from torch import Tensor
 
 from reid_ray.losses import (
@@ -109,7 +111,8 @@ def random_case(
 
 @pytest.mark.parametrize("instance_positive", ["memory", "feature"])
 @pytest.mark.parametrize("negatives_from", ["generated", "original"])
-@pytest.mark.parametrize("seed", range(3))
+@settings(max_examples=3)
+@given(seed=SEEDS)
 def test_losses_and_gradients(seed: int, instance_positive: str, negatives_from: str) -> None:
     memory, features, generated, labels = random_case(seed)
     rows = [3, 0, 7, 3, 11]
@@ -160,7 +163,8 @@ def test_no_negatives_no_loss() -> None:
 
 
 @pytest.mark.parametrize("positives", ["independent", "shared"])
-@pytest.mark.parametrize("seed", range(4))
+@settings(max_examples=4)
+@given(seed=SEEDS)
 def test_draws(seed: int, positives: str) -> None:
     rng = np.random.default_rng(seed)
     labels = rng.integers(-1, 5, 40)

@@ -1,16 +1,12 @@
 """BN groups over several processes: the number of workers changes nothing.
 
 One small network is trained for two steps on the same global batches in one process, and by 2 and 4 processes that
-talk by gloo; outputs, gradients and running statistics must agree in float64. This file is also the program that
-starts them, as forks of itself: `python FILE FOLDER`.
+talk by gloo; outputs, gradients and running statistics must agree in float64.
 """
 
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -136,9 +132,8 @@ def run_rank(rank: int, world_size: int, folder: Path) -> None:
 def results_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the results of all ranks of all world sizes."""
     folder = tmp_path_factory.mktemp("ranks")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, __file__, str(folder)], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    for world_size in WORLD_SIZES:
+        fork_workers(partial(run_rank, folder=folder), world_size)
     return folder
 
 
@@ -190,8 +185,3 @@ def test_bf16_over_ranks(ranks: list[Result]) -> None:
         assert facts["types"] == [torch.bfloat16, torch.bfloat16, torch.float32, torch.float32]
         assert facts["error"] < 0.05
         assert facts["channels_last"]
-
-
-if __name__ == "__main__":
-    for world_size in WORLD_SIZES:
-        fork_workers(partial(run_rank, folder=Path(sys.argv[1])), world_size)

@@ -18,7 +18,7 @@ from reid_ray.methods import METHODS, FeatureCache, build_method, stages_of
 from reid_ray.models import build_embedder, to_numpy
 from reid_ray.runtime import actor_pool
 from reid_ray.runtime.actor_pool import Copy, Extractor, Labeller, Pool
-from reid_ray.runtime.attempts import Attempts
+from reid_ray.runtime.light_actors import Attempts
 from reid_ray.runtime.pool_services import PoolServices
 from reid_ray.training.datasets import EVALUATION, ImageCaches, evaluation_table, read_datasets
 from reid_ray.training.distributed import DistributedContext

@@ -14,8 +14,8 @@ from reid_ray.errors import DataError
 from reid_ray.models import build_embedder, to_numpy
 from reid_ray.runtime.actor_executor import fetch
 from reid_ray.runtime.actor_pool import Extractor, Pool
-from reid_ray.runtime.attempts import Attempts
 from reid_ray.runtime.faults import MAX_RESTARTS
+from reid_ray.runtime.light_actors import Attempts
 from reid_ray.training.rundir import RunDirectory
 from reid_ray.types import Weights
 

@@ -1,13 +1,6 @@
-"""Gather, slices and summed gradients: the exact gradient of the global loss for any number of workers.
+"""Gather, slices and summed gradients: the exact gradient of the global loss for any number of workers."""
 
-This file is also the program that starts the workers, as forks of itself: `python FILE FOLDER`.
-"""
-
-import os
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -78,8 +71,8 @@ def labels_error(context, number):
 def results(tmp_path_factory):
     """Folder with what every worker of every group has found."""
     folder = tmp_path_factory.mktemp("workers")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, __file__, str(folder)], env=environment, check=True)
+    for size in SIZES:
+        fork_workers(partial(worker, folder=folder), size)
     return folder
 
 
@@ -109,8 +102,3 @@ def test_one_worker_changes_nothing():
     assert context.all_reduce_max(3) == 3
     assert context.is_main_process
     assert labels_error(context, 0) is None
-
-
-if __name__ == "__main__":
-    for size in SIZES:
-        fork_workers(partial(worker, folder=Path(sys.argv[1])), size)

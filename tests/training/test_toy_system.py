@@ -2,14 +2,9 @@
 
 `toy_system` is a method outside the package. It must end with the same weights whatever the number of workers, whatever
 was killed in between, in any stage, and on Ray as in one process; and the package must have no case for any method.
-
-This file is also the program that starts the workers, as forks of itself: `python FILE FOLDER`.
 """
 
 import ast
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +23,6 @@ from reid_ray.training.inline import train_inline
 from reid_ray.training.rundir import RunDirectory
 
 TESTS = Path(__file__).parents[1]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
 
 
 class KilledError(Exception):
@@ -117,7 +111,8 @@ def test_one_two_and_four_workers_end_with_the_same_weights(toy, tmp_path):
     configs = {size: toy(f"name=workers-{size}", f"runtime.n_workers={size}") for size in SIZES}
     for config in configs.values():
         (tmp_path / f"{config.name}.yaml").write_text(dump_config(config))
-    subprocess.run([sys.executable, __file__, str(tmp_path)], env=ENVIRONMENT, check=True)
+    for size in SIZES:
+        fork_workers(partial(worker, folder=tmp_path), size)
     numbers = {size: numbers_of(newest_state(RunDirectory.of(config))) for size, config in configs.items()}
     assert largest_relative_difference(numbers[1], numbers[2]) < 1e-6
     assert largest_relative_difference(numbers[1], numbers[4]) < 1e-6
@@ -163,10 +158,3 @@ def test_nothing_outside_a_method_s_own_files_has_a_case_for_it(tmp_path):
     assert [case for path in OUTSIDE for case in cases_for_a_method(path)] == []
     (tmp_path / "cases.py").write_text("isinstance(method, (str, ICE))\nis_ice = config.method.name == 'ice'\n")
     assert len(list(cases_for_a_method(tmp_path / "cases.py"))) == 2
-
-
-if __name__ == "__main__":
-    import torch._dynamo  # the first optimizer of a process imports it; here, once for all workers
-
-    for size in SIZES:
-        fork_workers(partial(worker, folder=Path(sys.argv[1])), size)

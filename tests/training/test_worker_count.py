@@ -4,17 +4,12 @@ One, two and four workers must end with the same weights, whatever the method. I
 training amplifies step by step, cannot hide an error; float32 drift is another matter and is reported in
 docs/results.md.
 
-This file is also the program that trains: `python FILE FOLDER`, with recipes in `FOLDER/SIZE`. Starting a process takes
-longer than a run, so one process starts the groups of workers as forks of itself, and a group makes all runs of its
-size; and of their checkpoints and exports, gigabytes in float64, only the numbers to compare are kept.
+Starting a process takes longer than a run, so a group of workers makes all runs of its size; and of their checkpoints
+and exports, gigabytes in float64, only the numbers to compare are kept.
 """
 
-import os
 import shutil
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -86,8 +81,7 @@ def trained(tmp_path_factory):
         for config in configs_of(size, folder / str(size)):
             (folder / str(size) / f"{config.name}.yaml").write_text(dump_config(config))
             ends[size, config.name] = (len(stages_of(config)) - 1, 2, 0)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, __file__, str(folder)], env=environment, check=True)
+        fork_workers(partial(worker, folder=folder / str(size)), size)
     kept = {
         (size, name): found for size in SIZES for name, found in torch.load(folder / str(size) / "numbers.pt").items()
     }
@@ -114,10 +108,3 @@ def test_when_checkpoints_are_written_changes_nothing(trained):
     often, seldom = (trained[2, name] for name in OFTEN_AND_SELDOM)
     assert often.keys() == seldom.keys()
     assert all(torch.equal(often[name], seldom[name]) for name in often)
-
-
-if __name__ == "__main__":
-    import torch._dynamo  # the first optimizer of a process imports it; here, once for all workers
-
-    for size in SIZES:
-        fork_workers(partial(worker, folder=Path(sys.argv[1]) / str(size)), size)

@@ -7,6 +7,8 @@ from collections import Counter
 
 import pytest
 import torch
+from hypothesis import given, settings
+from seeds import SEEDS
 
 from reid_ray.errors import DataError
 from reid_ray.losses.dg_vae import (
@@ -91,7 +93,8 @@ def test_a_batch_without_a_triplet(labels: list[int], modality: list[int], messa
 
 
 @pytest.mark.parametrize("kind", list(BATCHES))
-@pytest.mark.parametrize("seed", range(3))
+@settings(max_examples=3)
+@given(seed=SEEDS)
 def test_hardest_triplets(kind: str, seed: int) -> None:
     labels, modality = batch(kind)
     features = torch.randn(len(labels), 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
@@ -121,7 +124,8 @@ def triplet_loss_by_loop(
 
 @pytest.mark.parametrize("margin", [0.0, 0.1, 3.0])
 @pytest.mark.parametrize("kind", list(BATCHES))
-@pytest.mark.parametrize("seed", range(3))
+@settings(max_examples=3)
+@given(seed=SEEDS)
 def test_triplet_loss(kind: str, seed: int, margin: float) -> None:
     labels, modality = batch(kind)
     generator = torch.Generator().manual_seed(seed)

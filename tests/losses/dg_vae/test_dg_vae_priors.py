@@ -7,6 +7,8 @@ from itertools import product
 
 import pytest
 import torch
+from hypothesis import given, settings
+from seeds import SEEDS
 from torch import Tensor
 
 from reid_ray.losses.dg_vae import ambiguity_loss, large_margin_loss, margin_reward, mixture_prior_loss
@@ -56,7 +58,8 @@ def gmm_by_loop(case: dict[str, Tensor], logdet: str, form: str, reduction: str)
 
 @pytest.mark.parametrize(("logdet", "form"), list(product(["minus", "plus"], ["sampled", "closed"])))
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
-@pytest.mark.parametrize("seed", range(3))
+@settings(max_examples=3)
+@given(seed=SEEDS)
 def test_mixture_prior(seed: int, reduction: str, logdet: str, form: str) -> None:
     case = random_case(seed)
     found = mixture_prior_loss(**case, logdet=logdet, form=form, reduction=reduction)
@@ -124,7 +127,8 @@ def lmc_by_loop(case: dict[str, Tensor], margins: list[float], form: str, reduct
 
 @pytest.mark.parametrize("form", ["intent", "printed", "printed_variance"])
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
-@pytest.mark.parametrize("seed", range(3))
+@settings(max_examples=3)
+@given(seed=SEEDS)
 def test_large_margin(seed: int, reduction: str, form: str) -> None:
     case = random_case(seed)
     margins = torch.rand(4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
@@ -191,7 +195,8 @@ def test_margin_reward() -> None:
     assert margin_reward(torch.tensor([1.0, 2.0, 6.0])).item() == -3
 
 
-@pytest.mark.parametrize("seed", range(3))
+@settings(max_examples=3)
+@given(seed=SEEDS)
 def test_ambiguity(seed: int) -> None:
     case = random_case(seed)
     total = 0.0

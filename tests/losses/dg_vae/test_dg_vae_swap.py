@@ -7,6 +7,8 @@ from itertools import product
 
 import pytest
 import torch
+from hypothesis import given, settings
+from seeds import SEEDS
 from torch import Tensor
 
 from reid_ray.losses.dg_vae import (
@@ -76,7 +78,8 @@ def test_swaps_are_named_by_whose_code_it_is() -> None:
     assert not any("negative" in swap and swap.identity != swap.ambiguity for swap in RECONSTRUCTED_SWAPS)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@settings(max_examples=3)
+@given(seed=SEEDS)
 def test_reconstruction(seed: int) -> None:
     scene = Scene(seed)
     total = 0.0
@@ -102,7 +105,8 @@ def test_targets_take_gradients_only_if_live() -> None:
         assert loss.requires_grad == (target == "live")
 
 
-@pytest.mark.parametrize("seed", range(3))
+@settings(max_examples=3)
+@given(seed=SEEDS)
 def test_cycle(seed: int) -> None:
     scene = Scene(seed)
     total = 0.0
@@ -121,7 +125,8 @@ def test_cycle(seed: int) -> None:
     assert found.item() == pytest.approx(total / (8 * 9))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@settings(max_examples=3)
+@given(seed=SEEDS)
 def test_identity_of_decoded_maps(seed: int) -> None:
     scene = Scene(seed)
     numbers = {5: 0, 9: 1, 2: 2}

@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from seeds import SEEDS
 
 from reid_ray.losses import generator_loss
 from reid_ray.losses.is_gan import discriminator_domain_loss
@@ -29,7 +31,8 @@ def random_logits(seed: int, n_sets: int) -> tuple[torch.Tensor, list[torch.Tens
 
 @pytest.mark.parametrize("noisy", [False, True])
 @pytest.mark.parametrize("n_sets", [0, 1, 3])
-@pytest.mark.parametrize("seed", range(3))
+@settings(max_examples=3)
+@given(seed=SEEDS)
 def test_of_the_discriminator(seed: int, n_sets: int, noisy: bool) -> None:
     real, generated = random_logits(seed, n_sets)
     real_noise = torch.rand_like(real) if noisy else None
@@ -41,7 +44,8 @@ def test_of_the_discriminator(seed: int, n_sets: int, noisy: bool) -> None:
     assert found.item() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@settings(max_examples=3)
+@given(seed=SEEDS)
 def test_of_the_generator(seed: int) -> None:
     _, generated = random_logits(seed, 3)
     expected = sum(bce_by_loop(logits, torch.ones_like(logits)) for logits in generated)

@@ -6,6 +6,8 @@ from collections import Counter
 
 import pytest
 import torch
+from hypothesis import given, settings
+from seeds import SEEDS
 
 from reid_ray.errors import ConfigError
 from reid_ray.losses.is_gan import (
@@ -94,7 +96,8 @@ def test_one_part_cannot_be_shuffled() -> None:
     assert not draw_part_mask(1, generator(), part_shuffle="none").any()
 
 
-@pytest.mark.parametrize("seed", range(5))
+@settings(max_examples=5)
+@given(seed=SEEDS)
 def test_parts_come_from_the_positive_where_the_mask_says(seed: int) -> None:
     rng = generator(seed)
     parts = torch.randn(6, 8, 3, generator=rng)
