@@ -121,8 +121,15 @@ VIDEO = (
 )
 """Tracklets of synthetic people, or of the given data; 15 frames per tracklet are compared."""
 
-TRACKLET_LABELS = ("labels.unit=tracklet", "labels.k1=8", "labels.k2=3")
-"""Small neighbourhoods, since a person has many frames but few tracklets."""
+TRACKLET_LABELS = (
+    "labels.unit=tracklet",
+    "labels.k1=4",
+    "labels.k2=2",
+    "labels.min_samples=2",
+    "labels.outliers=singleton",
+)
+"""Small neighbourhoods, since a person has many frames but few tracklets (four here); and a tracklet without neighbours
+still shows one person."""
 
 TP, TPP = "evaluation.temporal_parts=1", "evaluation.temporal_parts=3"
 EVEN, RANDOM = "evaluation.temporal_sampling=even", "evaluation.temporal_sampling=random"
