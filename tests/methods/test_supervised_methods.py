@@ -99,11 +99,13 @@ def gaussians_by_hand(method, x, batch):
 
 
 @pytest.mark.parametrize("left_out", [None, "kl_v"])
-def test_havana(make, left_out):
+@pytest.mark.parametrize("kl_reduction", ["mean", "sum"])
+def test_havana(make, left_out, kl_reduction):
     weights = ("method.weight_triplet=0.8", "method.weight_elbo=0.3", "method.weight_divergence=2")
     numbers = ("method.margin=0.6", "method.label_smoothing=0.2")
     without = () if left_out is None else (f"method.without=[{left_out}]",)
-    method = make("havana", *weights, *numbers, *without, stage="vnae")
+    reduction = () if kl_reduction == "mean" else ("method.kl_reduction=sum",)  # the default is the mean
+    method = make("havana", *weights, *numbers, *without, *reduction, stage="vnae")
     x = random(B, WIDTH)
     batch = make_batch(inputs({"feature": x}, LABELS), key=(0, 2, 3))
     update = one_update(method, batch, "vnae")
@@ -113,13 +115,14 @@ def test_havana(make, left_out):
     farthest = squares.masked_fill(~same, 0).amax(dim=1)
     nearest = squares.masked_fill(same, torch.inf).amin(dim=1)
     (weight,) = method.classifier.weights
+    reduced = getattr(torch, kl_reduction)
     expected = {
         "ce": F.cross_entropy(z @ weight.t(), LABELS, label_smoothing=0.2),
         "triplet": (farthest - nearest + 0.6).clamp(min=0).mean(),
         "reconstruction_x": (x - x_decoded).square().mean(),
-        "kl_z": z.square().sum(dim=1).mean() / 2,
+        "kl_z": reduced(z.square(), dim=1).mean() / 2,
         "reconstruction_z": (z - z_decoded).square().mean(),
-        "kl_v": ((v.std.square() + v.mean.square() - 1) / 2 - v.std.log()).sum(dim=1).mean(),
+        "kl_v": reduced((v.std.square() + v.mean.square() - 1) / 2 - v.std.log(), dim=1).mean(),
     }
     if left_out:
         expected[left_out] = torch.zeros((), dtype=torch.float64)
