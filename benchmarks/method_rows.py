@@ -113,6 +113,21 @@ FEATURE_STEPS = (
 )
 """Settings for HAVANA on cached features: 1,200 steps where the paper has 60,000, at thirty times its rate."""
 
+NO_SHUFFLING = ("method.weight_part_shuffling=0",)
+NO_DOMAIN = ("method.weight_domain=0",)
+NO_CLASSES = ("method.weight_classes=0",)
+
+IS_GAN = ("training.n_pids=4", "training.n_instances=4")
+IS_GAN_BASELINE = (*IS_GAN, "training.epochs=24", "training.lr_steps=[20]")
+IS_GAN_STAGES = (
+    *IS_GAN,
+    "stages.identity.epochs=12",
+    "stages.identity.lr_steps=[10]",
+    "stages.disentangle.epochs=8",
+    "training.epochs=4",
+)
+"""As many steps in all three stages as the baseline has in one; `training.iterations` is that of all stages."""
+
 VIDEO = (
     "data.synthetic={n_train_ids: 60, n_test_ids: 40, n_cameras: 6, tracklets_per_id: 4, tracklet_frames: [15, 40]}",
     "evaluation.protocol=mars",
@@ -209,6 +224,22 @@ TABLES: dict[str, tuple[Row, ...]] = {
             "p1+p2(s2c2)+p3(s3c3)",
         )
     ),
+    "is_gan": (
+        Row("L_R", "is-gan-baseline", IS_GAN_BASELINE),
+        *(
+            Row(f"L_R, part {part}", "is-gan-baseline", (*IS_GAN_BASELINE, f"method.stripes=[{part}]"))
+            for part in ("1", "2", "3", "1,2", "1,3")
+        ),
+        Row("L_R + L_U + L_S", "is-gan", (*IS_GAN_STAGES, *NO_SHUFFLING, *NO_DOMAIN, *NO_CLASSES)),
+        Row("+ L_PS", "is-gan", (*IS_GAN_STAGES, *NO_DOMAIN, *NO_CLASSES)),
+        Row("+ L_PS + L_D", "is-gan", (*IS_GAN_STAGES, *NO_CLASSES)),
+        Row("+ L_PS + L_C", "is-gan", (*IS_GAN_STAGES, *NO_DOMAIN)),
+        Row("all", "is-gan", IS_GAN_STAGES),
+        *(
+            Row(f"all, part {part}", "is-gan", (*IS_GAN_STAGES, f"method.stripes=[{part}]"))
+            for part in ("1", "2", "3", "1,2", "1,3")
+        ),
+    ),
     "havana": (
         Row("baseline", "source", ("method.label_smoothing=0.1", "method.margin=0.3")),
         Row("+ VNAE", "havana", ("method.triplet=mean", *NO_HVD)),
@@ -269,7 +300,7 @@ TABLES: dict[str, tuple[Row, ...]] = {
 }
 
 
-SUPERVISED_TABLES = ("am0bh", "scr", "havana", "havana-settings")
+SUPERVISED_TABLES = ("am0bh", "scr", "is_gan", "havana", "havana-settings")
 
 COMMON: dict[str, tuple[str, ...]] = {
     "near_infrared": (
@@ -281,6 +312,7 @@ COMMON: dict[str, tuple[str, ...]] = {
     "ablations": (*FROM_SOURCE, *PRETRAINED),
     "am0bh": SUPERVISED,
     "scr": SUPERVISED,
+    "is_gan": SUPERVISED,
     "havana": SUPERVISED,
     "havana-settings": SUPERVISED,
     "video": VIDEO,

@@ -8,6 +8,7 @@
     python benchmarks/methods.py unsupervised data.layout=market1501 data.root=FOLDER model.weights=torchvision
     python benchmarks/methods.py am0bh --images 38400 data.layout=market1501 data.root=FOLDER model.weights=torchvision
     python benchmarks/methods.py scr                       # partitions of tables 3.2 and 3.3
+    python benchmarks/methods.py is_gan                    # losses and parts: tables 2 and 3
     python benchmarks/methods.py havana                    # rows of tables 3 and 5, on one extractor
     python benchmarks/methods.py havana-settings           # α, β, γ, widths and erasing: tables 4, 6, figures 8, 9
     python benchmarks/methods.py video                     # TP and TPP of table 3.5; ICE on tracklets and on frames

@@ -52,8 +52,8 @@ class HAVANAConfig(MethodConfig):
     without: tuple[Literal["reconstruction_x", "kl_z", "reconstruction_z", "kl_v"], ...] = ()
     """Terms of the bound to omit (table 5)."""
     kl_reduction: Literal["mean", "sum"] = "mean"
-    """Reduction of the divergences over dimensions. `mean` puts them on the scale of the mean squared errors; with `sum`
-    they outweigh all other terms, and z_μ keeps little of x. Not specified in the paper."""
+    """Reduction of the divergences over dimensions, not specified in the paper. `mean` puts them on the scale of the
+    mean squared errors; with `sum` they outweigh all other terms, and z_μ keeps little of x."""
     signs: Literal["equation_13", "algorithm_1"] = "equation_13"
     """`algorithm_1` maximises the divergences as printed in the paper, and training diverges."""
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
