@@ -86,8 +86,12 @@ class Row:
     title: str
     recipe: str = ""
     overrides: tuple[str, ...] = ()
+    start: tuple[str, str] | None = None
+    """Table and title of the row whose model this one starts from."""
+    fixed: tuple[str, ...] = ()
+    """Overrides that come last, after those of the command line."""
     on: str | None = None
-    """Title of the row whose model is the frozen extractor or, with `measured`, is only evaluated."""
+    """With `measured`: title of the row whose model is evaluated."""
     measured: tuple[str, ...] = ()
     """Settings of `evaluation` for the model of the row `on`; nothing is trained."""
 
@@ -127,6 +131,22 @@ IS_GAN_STAGES = (
     "training.epochs=4",
 )
 """As many steps in all three stages as the baseline has in one; `training.iterations` is that of all stages."""
+
+WARM_UP = ("model.bn_group=null", "model.bn_buffers=first", "training.epochs=3")
+"""Cluster-contrast that is stopped early, as GCL has the most to add then."""
+
+GENERATION = (
+    "model.bn_group=null",
+    "model.bn_buffers=first",
+    "training.epochs=6",
+    "training.iterations=null",
+    "training.n_pids=16",
+    "training.n_instances=1",
+    "stages.generate.epochs=20",
+    "method.generator_width=16",
+    "method.discriminator_width=16",
+)
+"""Passes over the images, 60 steps of 16 images each: 20 of the generator, then 6 of all together."""
 
 VIDEO = (
     "data.synthetic={n_train_ids: 60, n_test_ids: 40, n_cameras: 6, tracklets_per_id: 4, tracklet_frames: [15, 40]}",
@@ -182,6 +202,17 @@ CROSS_MODAL_ROWS = (
     Row("12 full, means over dimensions", "dg-vae", (*SWAP, "method.latent_reduction=mean")),
 )
 """Numbered as in table 2 of DG-VAE's paper."""
+
+
+def on_features(title: str, *overrides: str) -> Row:
+    """A row of HAVANA on the features of the baseline."""
+    return Row(title, "havana", overrides, start=("havana", "baseline"), fixed=FEATURE_STEPS)
+
+
+def from_warm_up(title: str, *overrides: str) -> Row:
+    """A row of GCL that starts from the baseline."""
+    return Row(title, "gcl", (*GENERATION, *overrides), start=("gcl", "baseline"))
+
 
 TABLES: dict[str, tuple[Row, ...]] = {
     "unsupervised": (
@@ -242,32 +273,33 @@ TABLES: dict[str, tuple[Row, ...]] = {
     ),
     "havana": (
         Row("baseline", "source", ("method.label_smoothing=0.1", "method.margin=0.3")),
-        Row("+ VNAE", "havana", ("method.triplet=mean", *NO_HVD)),
-        Row("+ JS triplet", "havana", NO_HVD),
-        Row("+ HVD", "havana", ("method.covariance_constraint=false",)),
-        Row("+ covariance constraint", "havana"),
-        Row(
-            "L_reconx",
-            "havana",
-            ("method.triplet=none", *without("kl_z", "reconstruction_z", "kl_v")),
-        ),
-        Row("L_reconx + L_klz", "havana", ("method.triplet=none", *without("reconstruction_z", "kl_v"))),
-        Row("L_reconx + L_klz + L_jst", "havana", without("reconstruction_z", "kl_v")),
-        Row("L_reconx + L_klz + L_jst + L_reconz", "havana", without("kl_v")),
+        on_features("+ VNAE", "method.triplet=mean", *NO_HVD),
+        on_features("+ JS triplet", *NO_HVD),
+        on_features("+ HVD", "method.covariance_constraint=false"),
+        on_features("+ covariance constraint"),
+        on_features("L_reconx", "method.triplet=none", *without("kl_z", "reconstruction_z", "kl_v")),
+        on_features("L_reconx + L_klz", "method.triplet=none", *without("reconstruction_z", "kl_v")),
+        on_features("L_reconx + L_klz + L_jst", *without("reconstruction_z", "kl_v")),
+        on_features("L_reconx + L_klz + L_jst + L_reconz", *without("kl_v")),
     ),
     "havana-settings": (
         *(
-            Row(
-                f"α = {alpha}, β = {beta}",
-                "havana",
-                (f"method.weight_elbo={alpha}", f"method.weight_divergence={beta}"),
-            )
+            on_features(f"α = {alpha}, β = {beta}", f"method.weight_elbo={alpha}", f"method.weight_divergence={beta}")
             for alpha in (0.1, 0.2, 0.5)
             for beta in (0.5, 1.0, 2.0)
         ),
-        *(Row(f"γ = {margin}", "havana", (f"method.margin={margin}",)) for margin in (0.3, 0.4, 0.5, 0.6, 0.7)),
-        *(Row(f"width {width}", "havana", (f"method.hidden_dim={width}",)) for width in (256, 512, 1024, 2048)),
-        Row("without erasing", "havana", ("data.strong.erase=0",)),
+        *(on_features(f"γ = {margin}", f"method.margin={margin}") for margin in (0.3, 0.4, 0.5, 0.6, 0.7)),
+        *(on_features(f"width {width}", f"method.hidden_dim={width}") for width in (256, 512, 1024, 2048)),
+        on_features("without erasing", "data.strong.erase=0"),
+    ),
+    "gcl": (
+        Row("baseline", "cluster-contrast", WARM_UP),
+        from_warm_up("+ L_gan", "method.weight_original=0", "method.weight_instance=0", "method.weight_generated=0"),
+        from_warm_up("+ L_vi without generation", "method.generation=false"),
+        from_warm_up("+ L_vi without generation, augmentation", "method.generation=false", "method.augment=true"),
+        from_warm_up("+ L_gan + L_vi", "method.weight_instance=0", "method.weight_generated=0"),
+        from_warm_up("+ L_gan + L_vi + L'_vi", "method.weight_generated=0"),
+        from_warm_up("all"),
     ),
     "video": (
         Row("SCR, TP(R)", on="SCR, TPP(E)", measured=(TP, RANDOM)),

@@ -10,6 +10,7 @@
     python benchmarks/methods.py scr                       # partitions of tables 3.2 and 3.3
     python benchmarks/methods.py is_gan                    # losses and parts: tables 2 and 3
     python benchmarks/methods.py havana                    # rows of tables 3 and 5, on one extractor
+    python benchmarks/methods.py gcl                       # rows of thesis table 5.3, from one warm-up
     python benchmarks/methods.py havana-settings           # α, β, γ, widths and erasing: tables 4, 6, figures 8, 9
     python benchmarks/methods.py video                     # TP and TPP of table 3.5; ICE on tracklets and on frames
 
@@ -28,7 +29,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from method_rows import BUDGET, COMMON, DRAWN, FEATURE_STEPS, FROM_SOURCE, RHO, SUPERVISED_TABLES, TABLES, Row
+from method_rows import BUDGET, COMMON, DRAWN, FROM_SOURCE, RHO, SUPERVISED_TABLES, TABLES, Row
 
 from reid_ray.api import train
 from reid_ray.config import Config, load_config
@@ -113,10 +114,11 @@ def configure(given: argparse.Namespace, row: Row, seed: int) -> Config:
     if given.images is not None:
         training = load_config(row.recipe, settings).training
         settings.append(f"training.iterations={max(1, round(given.images / training.epochs / training.batch_size))}")
-    if row.recipe == "havana":
-        own = argparse.Namespace(**{**vars(given), "table": "havana"})
-        baseline = train(configure(own, row_named("havana", "baseline"), seed))
-        settings += [f"model.weights=run:{baseline.path}", *FEATURE_STEPS]
+    if row.start is not None:
+        table, title = row.start
+        own = argparse.Namespace(**{**vars(given), "table": table})
+        settings.append(f"model.weights=run:{train(configure(own, row_named(table, title), seed)).path}")
+    settings += row.fixed
     config = load_config(row.recipe, settings)
     if config.data.layout != "synthetic" or given.table in SUPERVISED_TABLES:
         return config
