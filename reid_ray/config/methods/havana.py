@@ -34,8 +34,8 @@ class HAVANAConfig(MethodConfig):
     divergence: Literal["gaussian_mean", "geometric", "monte_carlo"] = "gaussian_mean"
     """Estimator of the Jensen–Shannon divergence, which has no closed form. Not specified in the paper."""
     divergence_reduction: Literal["mean", "sum"] = "mean"
-    """Reduction over dimensions, not specified in the paper. As a sum over 2048 dimensions the true divergence saturates
-    for almost all pairs, and the others dwarf the margin."""
+    """Reduction over dimensions, not specified in the paper. As a sum over 2048 dimensions, the true divergence
+    saturates for almost all pairs, and the others dwarf the margin."""
     n_samples: int = Field(default=8, ge=1)
     """Samples of `monte_carlo`."""
     distiller: bool = True
