@@ -117,9 +117,10 @@ FEATURE_STEPS = (
 )
 """Settings for HAVANA on cached features: 1,200 steps where the paper has 60,000, at thirty times its rate."""
 
-NO_SHUFFLING = ("method.weight_part_shuffling=0",)
-NO_DOMAIN = ("method.weight_domain=0",)
-NO_CLASSES = ("method.weight_classes=0",)
+NO_SHUFFLING, NO_DOMAIN, NO_CLASSES = (f"method.weight_{term}=0" for term in ("part_shuffling", "domain", "classes"))
+
+PARTS = ("1", "2", "3", "1,2", "1,3")
+"""Values of `method.stripes` in table 3 of IS-GAN's paper."""
 
 IS_GAN = ("training.n_pids=4", "training.n_instances=4")
 IS_GAN_BASELINE = (*IS_GAN, "training.epochs=24", "training.lr_steps=[20]")
@@ -132,12 +133,10 @@ IS_GAN_STAGES = (
 )
 """As many steps in all three stages as the baseline has in one; `training.iterations` is that of all stages."""
 
-WARM_UP = ("model.bn_group=null", "model.bn_buffers=first", "training.epochs=3")
+WARM_UP = ("training.epochs=3",)
 """Cluster-contrast that is stopped early, as GCL has the most to add then."""
 
 GENERATION = (
-    "model.bn_group=null",
-    "model.bn_buffers=first",
     "training.epochs=6",
     "training.iterations=null",
     "training.n_pids=16",
@@ -259,17 +258,14 @@ TABLES: dict[str, tuple[Row, ...]] = {
         Row("L_R", "is-gan-baseline", IS_GAN_BASELINE),
         *(
             Row(f"L_R, part {part}", "is-gan-baseline", (*IS_GAN_BASELINE, f"method.stripes=[{part}]"))
-            for part in ("1", "2", "3", "1,2", "1,3")
+            for part in PARTS
         ),
-        Row("L_R + L_U + L_S", "is-gan", (*IS_GAN_STAGES, *NO_SHUFFLING, *NO_DOMAIN, *NO_CLASSES)),
-        Row("+ L_PS", "is-gan", (*IS_GAN_STAGES, *NO_DOMAIN, *NO_CLASSES)),
-        Row("+ L_PS + L_D", "is-gan", (*IS_GAN_STAGES, *NO_CLASSES)),
-        Row("+ L_PS + L_C", "is-gan", (*IS_GAN_STAGES, *NO_DOMAIN)),
+        Row("L_R + L_U + L_S", "is-gan", (*IS_GAN_STAGES, NO_SHUFFLING, NO_DOMAIN, NO_CLASSES)),
+        Row("+ L_PS", "is-gan", (*IS_GAN_STAGES, NO_DOMAIN, NO_CLASSES)),
+        Row("+ L_PS + L_D", "is-gan", (*IS_GAN_STAGES, NO_CLASSES)),
+        Row("+ L_PS + L_C", "is-gan", (*IS_GAN_STAGES, NO_DOMAIN)),
         Row("all", "is-gan", IS_GAN_STAGES),
-        *(
-            Row(f"all, part {part}", "is-gan", (*IS_GAN_STAGES, f"method.stripes=[{part}]"))
-            for part in ("1", "2", "3", "1,2", "1,3")
-        ),
+        *(Row(f"all, part {part}", "is-gan", (*IS_GAN_STAGES, f"method.stripes=[{part}]")) for part in PARTS),
     ),
     "havana": (
         Row("baseline", "source", ("method.label_smoothing=0.1", "method.margin=0.3")),
@@ -347,6 +343,7 @@ COMMON: dict[str, tuple[str, ...]] = {
     "is_gan": SUPERVISED,
     "havana": SUPERVISED,
     "havana-settings": SUPERVISED,
+    "gcl": ("model.bn_group=null", "model.bn_buffers=first"),
     "video": VIDEO,
 }
 """Settings shared by the runs of a table, in addition to the budget."""
